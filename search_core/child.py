@@ -1,0 +1,207 @@
+"""The child network of a genotype: trained from scratch, or with weights inherited from the supernet."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_core.cell import CellPlan, Stem, cell_edges, plan_child
+from search_core.errors import GenotypeError
+from search_core.genotype import Genotype, has_pool_norm
+from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
+from search_core.primitives import build_primitive
+from search_core.supernet import MixedEdge, SearchCell, Supernet
+
+
+def drop_path(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Zero whole images of x (N, C, H, W) with `probability` and scale the others by 1 / (1 - probability).
+
+    (Larsson et al., ICLR 2017; as in DARTS.)
+    """
+    keep = torch.rand((x.shape[0], 1, 1, 1), device=x.device, generator=generator) >= probability
+    return x * keep / (1 - probability)
+
+
+class ChildCell(nn.Module):
+    """One cell with one operation per kept edge. A node without kept edges is zeros."""
+
+    def __init__(self, plan: CellPlan, genotype: Genotype, *, affine: bool, pool_norm: bool) -> None:
+        super().__init__()
+        self.plan = plan
+        self.kept = genotype.edges(plan.cell_type)
+        self.concat = genotype.concat(plan.cell_type)
+        self.num_nodes = genotype.num_nodes(plan.cell_type)
+        self.inputs = CellInputs(plan, affine=affine)
+        self.operations = nn.ModuleList(
+            _kept_operation(edge.primitive, plan.channels, plan.edge_geometry(edge.source)[1], affine, pool_norm)
+            for edge in self.kept
+        )
+
+    def forward(
+        self, before_previous: Tensor, previous: Tensor, drop_path_prob: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out)."""
+        nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
+        incoming = defaultdict(list)
+        for edge, operation in zip(self.kept, self.operations, strict=True):
+            incoming[edge.target].append((edge.source, operation))
+        for target in range(2, self.num_nodes + 2):
+            terms = []
+            for source, operation in incoming[target]:
+                term = operation(nodes[source])
+                if drop_path_prob > 0 and not isinstance(operation, nn.Identity):
+                    assert generator is not None, "drop path needs a generator"
+                    term = drop_path(term, drop_path_prob, generator)
+                terms.append(term)
+            nodes[target] = sum(terms[1:], terms[0]) if terms else self._zeros(nodes[0])
+        return torch.cat([nodes[node] for node in self.concat], dim=1)
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        return like.new_zeros((like.shape[0], self.plan.channels, *self.plan.size_out))
+
+
+def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, pool_norm: bool) -> nn.Module:
+    operation = build_primitive(primitive, channels, stride, affine=affine)
+    if not pool_norm and isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.MaxPool2d | nn.AvgPool2d):
+        return operation[0]
+    return operation
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on the cell at two thirds of the depth (DARTS' `AuxiliaryHeadCIFAR`).
+
+    The published head pools 8x8 (CIFAR) and 7x7 (ImageNet) to 2x2 with 5x5 windows; other sizes are pooled adaptively.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.linear = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        x = functional.relu(x)
+        height, width = x.shape[2:]
+        if height in (7, 8) and width in (7, 8):
+            x = functional.avg_pool2d(x, 5, stride=(height - 5, width - 5))
+        else:
+            x = functional.adaptive_avg_pool2d(x, 2)
+        return self.linear(self.features(x).flatten(1))  # type: ignore[no-any-return]
+
+
+class Child(nn.Module):
+    """Network of a genotype (SNAS section 4.2).
+
+    Args:
+        genotype: the architecture; nodes that lost all inputs and unused cell inputs are fine.
+        input_shape: channels, height, width of an image.
+        num_classes: number of logits.
+        cells: cells in the stack.
+        init_channels: channels of the first cells.
+        stem: `cifar` or `imagenet`.
+        auxiliary: whether to build the auxiliary head.
+        affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
+        pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        cells: int,
+        init_channels: int,
+        stem: Stem = "cifar",
+        auxiliary: bool = False,
+        affine: bool = True,
+        pool_norm: bool | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.genotype = genotype
+        self.plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+        pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
+        with seeded_weights(seed):
+            self.stem = build_stem(self.plan)
+            self.cells = nn.ModuleList(
+                ChildCell(cell, genotype, affine=affine, pool_norm=pool_norm) for cell in self.plan.cells
+            )
+            self.classifier = Classifier(self.plan.out_channels, num_classes)
+            self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, num_classes) if auxiliary else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        return self.forward_with_auxiliary(images)[0]
+
+    def forward_with_auxiliary(
+        self, images: Tensor, drop_path_prob: float = 0.0, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
+
+        Args:
+            images: (N, C, H, W).
+            drop_path_prob: in [0, 1); never applied to identity edges.
+            generator: source of the drop path's randomness, on the images' device; needed for drop path.
+        """
+        before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
+        auxiliary_logits = None
+        for index, cell in enumerate(self.cells):
+            output = cell(before_previous, previous, drop_path_prob, generator)
+            before_previous, previous = previous, output
+            if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
+                auxiliary_logits = self.auxiliary(previous)
+        return self.classifier(previous), auxiliary_logits
+
+
+def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
+    """Child network with a copy of the supernet's weights and batch norm statistics; nothing is trained.
+
+    Args:
+        supernet: the searchable network; it is not changed.
+        genotype: an architecture of its search space, every node concatenated.
+
+    Raises:
+        GenotypeError: if the genotype has edges or operations that the supernet does not have.
+    """
+    options, plan = supernet.options, supernet.plan
+    device = next(supernet.parameters()).device
+    child = Child(
+        genotype,
+        plan.input_shape,
+        supernet.num_classes,
+        cells=options.cells,
+        init_channels=options.init_channels,
+        stem=options.stem,
+        affine=False,
+        pool_norm=True,
+    ).to(device)
+    child.stem.load_state_dict(supernet.stem.state_dict())
+    child.classifier.load_state_dict(supernet.classifier.state_dict())
+    for child_cell, search_cell in zip(child.cells, supernet.cells, strict=True):
+        assert isinstance(child_cell, ChildCell)
+        assert isinstance(search_cell, SearchCell)
+        _inherit_cell(child_cell, search_cell, options.nodes)
+    return child.train(supernet.training)
+
+
+def _inherit_cell(child_cell: ChildCell, search_cell: SearchCell, num_nodes: int) -> None:
+    child_cell.inputs.load_state_dict(search_cell.inputs.state_dict())
+    positions = {nodes: position for position, nodes in enumerate(cell_edges(num_nodes))}
+    for edge, operation in zip(child_cell.kept, child_cell.operations, strict=True):
+        position = positions.get((edge.source, edge.target))
+        mixed = None if position is None else search_cell.edges[position]
+        if not isinstance(mixed, MixedEdge) or edge.primitive not in mixed.operations:
+            raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
+        operation.load_state_dict(mixed.operations[edge.primitive].state_dict())

@@ -1,0 +1,312 @@
+"""Resource cost: exact counts per operation, of whole networks, and differentiable (SNAS section 3.3).
+
+Counting rules: parameters include batch norm's scale and shift where it has them. Multiply-adds are those of
+convolutions and the classifier, for one image. Memory access counts, for every convolution, pool, identity and the
+classifier, the elements read, the elements written and the weights, as the SNAS authors' code does; batch norm and
+ReLU are taken as fused with the convolution, and `none` moves nothing.
+
+Shape suffixes: L cells of one type, E edges, O operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from search_core.cell import (
+    CellPlan,
+    NetworkOptions,
+    Size,
+    StackPlan,
+    Stem,
+    cell_edges,
+    halved,
+    plan_child,
+    plan_supernet,
+)
+from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype, has_pool_norm
+from search_core.schedules import PenaltyOptions
+
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+COST_KINDS: tuple[str, ...] = ("params", "madds", "memory_access")
+
+
+class Cost(NamedTuple):
+    """Exact counts of one operation or network, for one image."""
+
+    params: int = 0
+    madds: int = 0
+    memory_access: int = 0
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Exact counts of a whole network; the auxiliary head's parameters are kept apart."""
+
+    params: int
+    madds: int
+    memory_access: int
+    auxiliary_params: int
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Sum of costs, kind by kind."""
+    return Cost(*map(sum, zip(*costs, strict=True))) if (costs := tuple(costs)) else Cost()
+
+
+def _conv(
+    channels_in: int, channels_out: int, kernel: tuple[int, int], size_in: Size, size_out: Size, groups: int = 1
+) -> Cost:
+    weights = channels_in // groups * channels_out * kernel[0] * kernel[1]
+    pixels_in, pixels_out = size_in[0] * size_in[1], size_out[0] * size_out[1]
+    return Cost(weights, weights * pixels_out, channels_in * pixels_in + channels_out * pixels_out + weights)
+
+
+def _norm(channels: int, affine: bool) -> Cost:
+    return Cost(params=2 * channels if affine else 0)
+
+
+def _read_and_write(channels: int, size_in: Size, size_out: Size) -> Cost:
+    return Cost(memory_access=channels * (size_in[0] * size_in[1] + size_out[0] * size_out[1]))
+
+
+def _separable(channels: int, kernel: int, size_in: Size, size_out: Size, affine: bool) -> Cost:
+    return total(
+        (
+            _conv(channels, channels, (kernel, kernel), size_in, size_out, groups=channels),
+            _conv(channels, channels, (1, 1), size_out, size_out),
+            _norm(channels, affine),
+        )
+    )
+
+
+def _factorized_reduce(channels_in: int, channels_out: int, size: Size, affine: bool) -> Cost:
+    halves = (channels_out // 2, channels_out - channels_out // 2)
+    convs = [_conv(channels_in, half, (1, 1), size, halved(size)) for half in halves]
+    return total((*convs, _norm(channels_out, affine)))
+
+
+def primitive_cost(name: str, channels: int, size: Size, stride: int, *, affine: bool = True) -> Cost:
+    """Exact cost of one candidate operation.
+
+    Args:
+        name: one of `KNOWN_PRIMITIVES`.
+        channels: channels of input and output.
+        size: input height and width in pixels.
+        stride: 1 or 2.
+        affine: whether batch norms have a scale and a shift.
+
+    Raises:
+        ValueError: if the name is not known.
+    """
+    out = halved(size) if stride == 2 else size
+    if name == "none":
+        return Cost()
+    if name == "skip_connect" and stride == 1:
+        return _read_and_write(channels, size, size)
+    if name == "skip_connect":
+        return _factorized_reduce(channels, channels, size, affine)
+    if name in POOLS:
+        return total((_read_and_write(channels, size, out), _norm(channels, affine)))
+    if name == "conv_7x1_1x7":
+        between = (size[0], out[1])
+        return total(
+            (
+                _conv(channels, channels, (1, 7), size, between),
+                _conv(channels, channels, (7, 1), between, out),
+                _norm(channels, affine),
+            )
+        )
+    if name.startswith("sep_conv_"):
+        kernel = int(name[-1])
+        return total((_separable(channels, kernel, size, out, affine), _separable(channels, kernel, out, out, affine)))
+    if name.startswith("dil_conv_"):
+        return _separable(channels, int(name[-1]), size, out, affine)
+    raise ValueError(f"no cost is known for the primitive {name!r}")
+
+
+def _stem_cost(plan: StackPlan) -> Cost:
+    channels, height, width = plan.input_shape
+    size, out = (height, width), plan.stem_channels
+    if plan.stem == "cifar":
+        return total((_conv(channels, out, (3, 3), size, size), _norm(out, True)))
+    half, quarter = halved(size), halved(halved(size))
+    return total(
+        (
+            _conv(channels, out // 2, (3, 3), size, half),
+            _norm(out // 2, True),
+            _conv(out // 2, out, (3, 3), half, quarter),
+            _norm(out, True),
+            _conv(out, out, (3, 3), quarter, halved(quarter)),
+            _norm(out, True),
+        )
+    )
+
+
+def _cell_inputs_cost(cell: CellPlan, affine: bool) -> Cost:
+    previous = total(
+        (_conv(cell.channels_prev, cell.channels, (1, 1), cell.size_in, cell.size_in), _norm(cell.channels, affine))
+    )
+    if cell.reduction_prev:
+        return total(
+            (_factorized_reduce(cell.channels_prev_prev, cell.channels, cell.size_prev_prev, affine), previous)
+        )
+    before = _conv(cell.channels_prev_prev, cell.channels, (1, 1), cell.size_in, cell.size_in)
+    return total((before, _norm(cell.channels, affine), previous))
+
+
+def _linear(features: int, classes: int) -> Cost:
+    weights = features * classes
+    return Cost(weights + classes, weights, features + classes + weights + classes)
+
+
+def auxiliary_params(channels: int, classes: int) -> int:
+    """Parameters of the auxiliary head (DARTS' `AuxiliaryHead`): 1x1 conv to 128, 2x2 conv to 768, linear."""
+    return channels * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * classes + classes
+
+
+def _stack_cost(
+    plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], classes: int, *, affine: bool, pool_norm: bool = True
+) -> NetworkCost:
+    parts = [_stem_cost(plan)]
+    for cell in plan.cells:
+        parts.append(_cell_inputs_cost(cell, affine))
+        for edge in edges[cell.cell_type]:
+            size, stride = cell.edge_geometry(edge.source)
+            is_affine = affine and (pool_norm or edge.primitive not in POOLS)
+            parts.append(primitive_cost(edge.primitive, cell.channels, size, stride, affine=is_affine))
+    parts.append(_linear(plan.out_channels, classes))
+    return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, classes))
+
+
+def child_cost(
+    genotype: Genotype,
+    *,
+    cells: int,
+    init_channels: int,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    stem: Stem = "cifar",
+    pool_norm: bool | None = None,
+) -> NetworkCost:
+    """Exact counts of the child network of a genotype as it is trained from scratch (affine batch norms).
+
+    Args:
+        genotype: the architecture.
+        cells: cells in the stack.
+        init_channels: channels of the first cells.
+        input_shape: channels, height, width of an image.
+        num_classes: number of logits.
+        stem: `cifar` or `imagenet`.
+        pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+    """
+    plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+    edges = {cell_type: genotype.edges(cell_type) for cell_type in CELL_TYPES}
+    pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
+    return _stack_cost(plan, edges, num_classes, affine=True, pool_norm=pool_norm)
+
+
+def supernet_cost(options: NetworkOptions, input_shape: tuple[int, int, int], num_classes: int) -> NetworkCost:
+    """Exact counts of the searchable network, all operations of all edges running; `params` counts theta."""
+    edges = [
+        Edge(primitive, source, target)
+        for source, target in cell_edges(options.nodes)
+        for primitive in options.primitives
+    ]
+    plan = plan_supernet(options, input_shape)
+    return _stack_cost(plan, {"normal": edges, "reduce": edges}, num_classes, affine=False)
+
+
+class CostTable:
+    """Costs c of every operation on every edge of every cell, and the penalty C(Z) = sum c Z that they give.
+
+    Args:
+        options: the searchable network.
+        input_shape: channels, height, width.
+        device: where the table and the architecture samples live.
+        dtype: of the table.
+    """
+
+    def __init__(
+        self,
+        options: NetworkOptions,
+        input_shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        plan = plan_supernet(options, input_shape)
+        self._table: dict[tuple[str, CellType], Tensor] = {}
+        for cell_type in CELL_TYPES:
+            costs_LEO3 = [
+                [
+                    [primitive_cost(name, cell.channels, *cell.edge_geometry(source)) for name in options.primitives]
+                    for source, _ in cell_edges(options.nodes)
+                ]
+                for cell in plan.cells
+                if cell.cell_type == cell_type
+            ]
+            shape = (len(costs_LEO3), len(cell_edges(options.nodes)), len(options.primitives), 3)
+            table = torch.tensor(costs_LEO3, dtype=dtype, device=device).reshape(shape)
+            for position, kind in enumerate(COST_KINDS):
+                self._table[kind, cell_type] = table[..., position].contiguous()
+
+    def table(self, kind: str, cell_type: CellType) -> Tensor:
+        """Counts of one kind, shape (L, E, O)."""
+        return self._table[kind, cell_type]
+
+    def expected(self, kind: str, probabilities: Mapping[CellType, Tensor]) -> Tensor:
+        """Exact expected count of the searchable operations under `probabilities` (E, O) per cell type; a scalar."""
+        return torch.stack(
+            [(self._table[kind, cell_type] * probabilities[cell_type]).sum() for cell_type in CELL_TYPES]
+        ).sum()
+
+    def edge_costs(self, options: PenaltyOptions, z: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
+        """Each edge's own share of C(Z), in the unit of the penalty.
+
+        The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of
+        parameters, multiply-adds or elements, or log(1 + count) with `options.log`.
+
+        Args:
+            options: kind of cost, `log`, `mix`, `reduction_ratio`.
+            z: architecture sample per cell type, (E, O) shared by all cells or (L, E, O).
+
+        Returns:
+            Shares of shape (L, E) per cell type; their sum over both is C(Z).
+        """
+        shares = {}
+        for cell_type in CELL_TYPES:
+            counts_LE = {kind: (self._table[kind, cell_type] * z[cell_type]).sum(-1) for kind in _weights(options)}
+            shares[cell_type] = self._penalty(counts_LE, cell_type, options)
+        return shares
+
+    def expected_penalty(self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]) -> Tensor:
+        """Exact E_Z[C(Z)] for one-hot Z drawn from `probabilities` (E, O) per cell type; a scalar.
+
+        The expectation is taken of each operation's penalty, so it is exact with `log` too.
+        """
+        parts = []
+        for cell_type in CELL_TYPES:
+            counts_LEO = {kind: self._table[kind, cell_type] for kind in _weights(options)}
+            parts.append((self._penalty(counts_LEO, cell_type, options) * probabilities[cell_type]).sum())
+        return torch.stack(parts).sum()
+
+    def _penalty(self, counts: Mapping[str, Tensor], cell_type: CellType, options: PenaltyOptions) -> Tensor:
+        """Turn counts by kind, shape (L, ...), into penalties of the same shape."""
+        scaled = [
+            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * 1e-6)
+            for kind, weight in _weights(options).items()
+        ]
+        penalty = torch.stack(scaled).sum(0)
+        if options.reduction_ratio is None:
+            return penalty
+        ratio = options.reduction_ratio if cell_type == "reduce" else 1.0
+        return penalty * (ratio / max(penalty.shape[0], 1))
+
+
+def _weights(options: PenaltyOptions) -> dict[str, float]:
+    """Weight of each kind of cost that the penalty counts."""
+    return vars(options.mix) if options.mix is not None else {options.cost: 1.0}

@@ -1,0 +1,289 @@
+"""The discrete architecture: which primitive sits on which edge of the two cells.
+
+Nodes 0 and 1 of a cell are its inputs (outputs of the two previous cells); intermediate nodes start at 2. A genotype
+lists every kept edge; an edge whose choice is `none` is left out. Two edges between the same two nodes are allowed
+(NASNet has such cells), and a node may have no edge at all (its channels are zeros).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from search_core.errors import GenotypeError
+
+CellType = Literal["normal", "reduce"]
+CELL_TYPES: tuple[CellType, CellType] = ("normal", "reduce")
+
+#: Candidate operations of the DARTS and SNAS search space, in DARTS order.
+PRIMITIVES: tuple[str, ...] = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+#: All operations that a genotype may name: the above and those that only NASNet and AmoebaNet cells need.
+KNOWN_PRIMITIVES: tuple[str, ...] = (*PRIMITIVES, "sep_conv_7x7", "conv_7x1_1x7")
+
+FORMAT_VERSION = 1
+
+
+class Edge(NamedTuple):
+    """One kept edge of a cell: `primitive` reads node `source` and adds to node `target`."""
+
+    primitive: str
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """Both cells of an architecture, with the nodes that each concatenates to its output.
+
+    Raises:
+        GenotypeError: if an edge names an unknown primitive, does not run forward (`source < target`, `target >= 2`),
+            or if a concatenation is empty, repeats a node or names an input node.
+    """
+
+    normal: tuple[Edge, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Edge, ...]
+    reduce_concat: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for cell_type in CELL_TYPES:
+            for position, edge in enumerate(self.edges(cell_type)):
+                _check_edge(edge, f"{cell_type}[{position}]")
+            _check_concat(self.concat(cell_type), f"{cell_type}_concat")
+
+    def edges(self, cell_type: CellType) -> tuple[Edge, ...]:
+        """Kept edges of one cell type, in the order of the document."""
+        return self.normal if cell_type == "normal" else self.reduce
+
+    def concat(self, cell_type: CellType) -> tuple[int, ...]:
+        """Nodes whose channels form the output of one cell type."""
+        return self.normal_concat if cell_type == "normal" else self.reduce_concat
+
+    def num_nodes(self, cell_type: CellType) -> int:
+        """Number of intermediate nodes that one cell type spans, those without any input included."""
+        return max(*(edge.target for edge in self.edges(cell_type)), *self.concat(cell_type), 1) - 1
+
+    def num_active_nodes(self, cell_type: CellType) -> int:
+        """Number of intermediate nodes that a cell input still reaches along kept edges."""
+        reached = {0, 1}
+        for edge in sorted(self.edges(cell_type), key=lambda edge: edge.target):
+            if edge.source in reached:
+                reached.add(edge.target)
+        return len(reached) - 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as plain lists, with the keys of the published files and `version`."""
+        return {
+            "version": FORMAT_VERSION,
+            "normal": [list(edge) for edge in self.normal],
+            "normal_concat": list(self.normal_concat),
+            "reduce": [list(edge) for edge in self.reduce],
+            "reduce_concat": list(self.reduce_concat),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Genotype:
+        """Read the document form.
+
+        Args:
+            document: keys `normal`, `normal_concat`, `reduce`, `reduce_concat`; `version` optional.
+
+        Raises:
+            GenotypeError: on missing or unknown keys, a version that is not known, or a malformed entry.
+        """
+        if not isinstance(document, Mapping):
+            raise GenotypeError(f"a genotype must be a JSON object, got {type(document).__name__}")
+        keys = {"normal", "normal_concat", "reduce", "reduce_concat"}
+        missing, unknown = sorted(keys - set(document)), sorted(set(document) - keys - {"version"})
+        if missing or unknown:
+            raise GenotypeError(f"a genotype must have the keys {sorted(keys)}; missing {missing}, unknown {unknown}")
+        if document.get("version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise GenotypeError(f"`version` must be {FORMAT_VERSION}, got {document['version']!r}")
+        return cls(
+            normal=_parse_edges(document["normal"], "normal"),
+            normal_concat=_parse_concat(document["normal_concat"], "normal_concat"),
+            reduce=_parse_edges(document["reduce"], "reduce"),
+            reduce_concat=_parse_concat(document["reduce_concat"], "reduce_concat"),
+        )
+
+    def to_json(self) -> str:
+        """The document as JSON with one edge a line, for people and for `from_json`."""
+        lines = [f'  "version": {FORMAT_VERSION}']
+        for cell_type in CELL_TYPES:
+            edges = ",\n".join(f"    {json.dumps(list(edge))}" for edge in self.edges(cell_type))
+            lines.append(f'  "{cell_type}": [\n{edges}\n  ]' if edges else f'  "{cell_type}": []')
+            lines.append(f'  "{cell_type}_concat": {json.dumps(list(self.concat(cell_type)))}')
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read what `to_json` writes.
+
+        Raises:
+            GenotypeError: if the text is not JSON or not a genotype.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GenotypeError(f"a genotype must be a JSON document: {error}") from error
+        return cls.from_dict(document)
+
+
+def load_genotype(name_or_path: str | Path) -> Genotype:
+    """Find a genotype by the name of a published cell or by file.
+
+    Raises:
+        GenotypeError: if it is neither, or if the file is malformed; the message names the file.
+    """
+    if str(name_or_path) in PUBLISHED:
+        return PUBLISHED[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise GenotypeError(
+            f"{str(name_or_path)!r} is neither a file nor a published cell; published: {', '.join(PUBLISHED)}"
+        )
+    try:
+        return Genotype.from_json(path.read_text(encoding="utf-8"))
+    except (GenotypeError, UnicodeDecodeError) as error:
+        raise GenotypeError(f"{path}: {error}") from error
+
+
+def _check_edge(edge: Edge, place: str) -> None:
+    if edge.primitive not in KNOWN_PRIMITIVES or edge.primitive == "none":
+        raise GenotypeError(
+            f"{place}: the primitive must be one of {', '.join(KNOWN_PRIMITIVES[1:])} "
+            f"(leave out edges whose choice is none), got {edge.primitive!r}"
+        )
+    if edge.target < 2 or not 0 <= edge.source < edge.target:
+        raise GenotypeError(
+            f"{place}: an edge must run from a lower node to an intermediate node (0 <= source < target, target >= 2), "
+            f"got source {edge.source}, target {edge.target}"
+        )
+
+
+def _check_concat(concat: tuple[int, ...], place: str) -> None:
+    if not concat or len(set(concat)) != len(concat) or min(concat) < 2:
+        raise GenotypeError(f"{place}: must name distinct intermediate nodes (2 or higher), got {list(concat)}")
+
+
+def _parse_edges(value: Any, place: str) -> tuple[Edge, ...]:
+    if not isinstance(value, list):
+        raise GenotypeError(f"{place}: must be a list of [primitive, source, target], got {value!r}")
+    for position, item in enumerate(value):
+        if not (isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) and _are_nodes(item[1:])):
+            raise GenotypeError(f"{place}[{position}]: must be [primitive, source node, target node], got {item!r}")
+    return tuple(Edge(*item) for item in value)
+
+
+def _parse_concat(value: Any, place: str) -> tuple[int, ...]:
+    if not (isinstance(value, list) and _are_nodes(value)):
+        raise GenotypeError(f"{place}: must be a list of node numbers, got {value!r}")
+    return tuple(value)
+
+
+def _are_nodes(values: list[Any]) -> bool:
+    return all(type(value) is int for value in values)
+
+
+def _published(normal: str, normal_concat: str, reduce: str, reduce_concat: str) -> Genotype:
+    """Build a genotype from words such as `sep_conv_3x3:0>2` and digits of the concatenated nodes."""
+
+    def edges(words: str) -> tuple[Edge, ...]:
+        parsed = []
+        for word in words.split():
+            primitive, _, nodes = word.partition(":")
+            source, _, target = nodes.partition(">")
+            parsed.append(Edge(primitive, int(source), int(target)))
+        return tuple(parsed)
+
+    return Genotype(edges(normal), tuple(map(int, normal_concat)), edges(reduce), tuple(map(int, reduce_concat)))
+
+
+#: Published cells: SNAS (Xie et al., ICLR 2019, figures 3-5 and the authors' release), DARTS (Liu et al., ICLR 2019,
+#: figures 4-7), NASNet-A (Zoph et al., CVPR 2018) and AmoebaNet-A (Real et al., AAAI 2019) in DARTS' encoding.
+PUBLISHED: dict[str, Genotype] = {
+    "SNAS_mild": _published(
+        "sep_conv_3x3:0>2 sep_conv_3x3:1>2 skip_connect:0>3 dil_conv_3x3:1>3 "
+        "skip_connect:0>4 skip_connect:1>4 skip_connect:0>5 sep_conv_3x3:1>5",
+        "2345",
+        "max_pool_3x3:0>2 max_pool_3x3:1>2 max_pool_3x3:1>3 skip_connect:2>3 "
+        "max_pool_3x3:1>4 skip_connect:2>4 max_pool_3x3:0>5 dil_conv_5x5:2>5",
+        "2345",
+    ),
+    "SNAS_moderate": _published(
+        "dil_conv_5x5:0>2 skip_connect:1>2 sep_conv_3x3:0>3 skip_connect:1>3 "
+        "skip_connect:0>4 skip_connect:1>4 sep_conv_3x3:0>5 dil_conv_5x5:1>5",
+        "2345",
+        "max_pool_3x3:0>2 max_pool_3x3:1>2 sep_conv_5x5:0>3 dil_conv_5x5:1>3 "
+        "sep_conv_5x5:0>4 sep_conv_5x5:1>4 sep_conv_5x5:0>5 sep_conv_5x5:1>5",
+        "2345",
+    ),
+    "SNAS_aggressive": _published(
+        "sep_conv_5x5:0>2 skip_connect:1>2 skip_connect:0>3 skip_connect:1>3 "
+        "dil_conv_5x5:1>4 skip_connect:0>4 skip_connect:0>5 dil_conv_5x5:1>5",
+        "2345",
+        "sep_conv_5x5:0>2 sep_conv_5x5:0>3",
+        "2345",
+    ),
+    "DARTS_V1": _published(
+        "sep_conv_3x3:1>2 sep_conv_3x3:0>2 skip_connect:0>3 sep_conv_3x3:1>3 "
+        "skip_connect:0>4 sep_conv_3x3:1>4 sep_conv_3x3:0>5 skip_connect:2>5",
+        "2345",
+        "max_pool_3x3:0>2 max_pool_3x3:1>2 skip_connect:2>3 max_pool_3x3:0>3 "
+        "max_pool_3x3:0>4 skip_connect:2>4 skip_connect:2>5 avg_pool_3x3:0>5",
+        "2345",
+    ),
+    "DARTS_V2": _published(
+        "sep_conv_3x3:0>2 sep_conv_3x3:1>2 sep_conv_3x3:0>3 sep_conv_3x3:1>3 "
+        "skip_connect:0>4 sep_conv_3x3:1>4 skip_connect:0>5 dil_conv_3x3:2>5",
+        "2345",
+        "max_pool_3x3:0>2 max_pool_3x3:1>2 max_pool_3x3:1>3 skip_connect:2>3 "
+        "max_pool_3x3:0>4 skip_connect:2>4 max_pool_3x3:1>5 skip_connect:2>5",
+        "2345",
+    ),
+    "NASNet": _published(
+        "sep_conv_5x5:1>2 sep_conv_3x3:0>2 sep_conv_5x5:0>3 sep_conv_3x3:0>3 avg_pool_3x3:1>4 "
+        "skip_connect:0>4 avg_pool_3x3:0>5 avg_pool_3x3:0>5 sep_conv_3x3:1>6 skip_connect:1>6",
+        "23456",
+        "sep_conv_5x5:1>2 sep_conv_7x7:0>2 max_pool_3x3:1>3 sep_conv_7x7:0>3 avg_pool_3x3:1>4 "
+        "sep_conv_5x5:0>4 skip_connect:3>5 avg_pool_3x3:2>5 sep_conv_3x3:2>6 max_pool_3x3:1>6",
+        "456",
+    ),
+    "AmoebaNet": _published(
+        "avg_pool_3x3:0>2 max_pool_3x3:1>2 sep_conv_3x3:0>3 sep_conv_5x5:2>3 sep_conv_3x3:0>4 "
+        "avg_pool_3x3:3>4 sep_conv_3x3:1>5 skip_connect:1>5 skip_connect:0>6 avg_pool_3x3:1>6",
+        "456",
+        "avg_pool_3x3:0>2 sep_conv_3x3:1>2 max_pool_3x3:0>3 sep_conv_7x7:2>3 sep_conv_7x7:0>4 "
+        "avg_pool_3x3:1>4 max_pool_3x3:0>5 max_pool_3x3:1>5 conv_7x1_1x7:0>6 sep_conv_3x3:5>6",
+        "346",
+    ),
+}
+
+#: Cells whose published counts come from DARTS' evaluation network, which has no batch norm behind pools. SNAS' own
+#: network has an affine one there, and so has every child network that this project derives.
+_WITHOUT_POOL_NORM = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet")
+
+
+def has_pool_norm(genotype: Genotype) -> bool:
+    """Whether the network of this genotype has batch norm behind its pools.
+
+    True, as in SNAS, but for the cells published with DARTS' evaluation network, known by their edges in any order.
+    """
+
+    def key(cells: Genotype) -> tuple[object, ...]:
+        return sorted(cells.normal), cells.normal_concat, sorted(cells.reduce), cells.reduce_concat
+
+    return all(key(genotype) != key(PUBLISHED[name]) for name in _WITHOUT_POOL_NORM)

@@ -1,0 +1,91 @@
+"""What the supernet and the child network share: stem, cell inputs, classifier and the way cells are chained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_core.cell import CellPlan, StackPlan
+from search_core.primitives import FactorizedReduce, ReluConvBn
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Draw the initial weights of modules made inside from `seed`, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class CifarStem(nn.Module):
+    """3x3 conv and batch norm at full size; both inputs of the first cell are its output."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) to twice (N, C_out, H, W)."""
+        x = self.norm(self.conv(images))
+        return x, x
+
+
+class ImageNetStem(nn.Module):
+    """Three 3x3 convs of stride 2; the first cell's inputs are their outputs at 1/4 and 1/8 of the size."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.quarter = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out // 2, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out // 2),
+            nn.ReLU(),
+            nn.Conv2d(channels_out // 2, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.eighth = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) to (N, C_out, H / 4, W / 4) and (N, C_out, H / 8, W / 8)."""
+        quarter = self.quarter(images)
+        return quarter, self.eighth(quarter)
+
+
+def build_stem(plan: StackPlan) -> nn.Module:
+    """The stem that a plan names."""
+    stem = CifarStem if plan.stem == "cifar" else ImageNetStem
+    return stem(plan.input_shape[0], plan.stem_channels)
+
+
+class CellInputs(nn.Module):
+    """Bring the outputs of the two previous cells to the channels and the size of this cell."""
+
+    def __init__(self, plan: CellPlan, *, affine: bool) -> None:
+        super().__init__()
+        adapt = FactorizedReduce if plan.reduction_prev else ReluConvBn
+        self.before_previous = adapt(plan.channels_prev_prev, plan.channels, affine=affine)
+        self.previous = ReluConvBn(plan.channels_prev, plan.channels, affine=affine)
+
+    def forward(self, before_previous: Tensor, previous: Tensor) -> list[Tensor]:
+        """Nodes 0 and 1 of the cell, each (N, channels, *size_in)."""
+        return [self.before_previous(before_previous), self.previous(previous)]
+
+
+class Classifier(nn.Module):
+    """Global average pool and one linear layer."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        return self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]

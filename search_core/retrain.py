@@ -1,0 +1,316 @@
+"""Training a child network from scratch: one report per epoch, resumable bit for bit on CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from search_core.child import Child
+from search_core.cost import NetworkCost, child_cost
+from search_core.data import ImageData
+from search_core.errors import DataError, NonFiniteLossError, StateError, require
+from search_core.evaluation import Evaluation, evaluate
+from search_core.genotype import Genotype
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainOptions:
+    """Size and recipe of a child network trained from scratch (SNAS section 4.1, DARTS sections 3.2 and 3.3).
+
+    Defaults are the CIFAR recipe; `imagenet_transfer.yaml` holds the ImageNet one.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        cells: cells in the stack.
+        init_channels: channels of the first cells.
+        stem: `cifar` or `imagenet`.
+        lr: learning rate of the first epoch.
+        lr_schedule: `cosine` to 0, or `exponential` with factor `lr_decay` per epoch.
+        lr_decay: factor per epoch of the exponential schedule, in (0, 1].
+        momentum: of SGD, in [0, 1).
+        weight_decay: 0 or above.
+        grad_clip: maximal norm of the gradient, above 0.
+        label_smoothing: in [0, 1).
+        auxiliary_weight: weight of the auxiliary head's loss; 0 leaves the head out.
+        drop_path: drop path probability of the last epoch, grown linearly from 0, in [0, 1).
+        cutout: side of the square that cutout erases, in pixels; 0 for none.
+        validation_fraction: share of the training images kept for validation; default: that of the data set.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    epochs: int = 600
+    batch_size: int = 96
+    cells: int = 20
+    init_channels: int = 36
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    lr: float = 0.025
+    lr_schedule: Literal["cosine", "exponential"] = "cosine"
+    lr_decay: float = 0.97
+    momentum: float = 0.9
+    weight_decay: float = 3.0e-4
+    grad_clip: float = 5.0
+    label_smoothing: float = 0.0
+    auxiliary_weight: float = 0.4
+    drop_path: float = 0.2
+    cutout: int = 0
+    validation_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        fraction = self.validation_fraction
+        require(
+            *(
+                (name, value >= low, f"must be at least {low}, got {value}")
+                for name, value, low in (
+                    ("epochs", self.epochs, 1),
+                    ("batch_size", self.batch_size, 2),
+                    ("cells", self.cells, 1),
+                    ("weight_decay", self.weight_decay, 0),
+                    ("auxiliary_weight", self.auxiliary_weight, 0),
+                    ("cutout", self.cutout, 0),
+                )
+            ),
+            (
+                "init_channels",
+                self.init_channels >= 2 and self.init_channels % 2 == 0,
+                f"must be an even number of at least 2, got {self.init_channels}",
+            ),
+            ("lr", self.lr > 0 and math.isfinite(self.lr), f"must be a finite number above 0, got {self.lr}"),
+            ("lr_decay", 0 < self.lr_decay <= 1, f"must be in (0, 1], got {self.lr_decay}"),
+            ("momentum", 0 <= self.momentum < 1, f"must be in [0, 1), got {self.momentum}"),
+            ("grad_clip", self.grad_clip > 0, f"must be above 0, got {self.grad_clip}"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, f"must be in [0, 1), got {self.label_smoothing}"),
+            ("drop_path", 0 <= self.drop_path < 1, f"must be in [0, 1), got {self.drop_path}"),
+            ("validation_fraction", fraction is None or 0 < fraction < 1, f"must be in (0, 1), got {fraction}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainReport:
+    """State of a retraining after one epoch. Accuracies are fractions in [0, 1].
+
+    Attributes:
+        epoch: 0-based.
+        train_loss: mean cross entropy of the main classifier over the epoch, nats.
+        train_accuracy: over the epoch's augmented batches.
+        val_loss: nats.
+        val_accuracy: on the validation split.
+        lr: learning rate of this epoch.
+        drop_path: drop path probability of this epoch.
+        seconds: wall time of the epoch, validation included.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    drop_path: float
+    seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers of the report by name, without `epoch`."""
+        return {name: float(value) for name, value in vars(self).items() if name != "epoch"}
+
+
+class Retrain:
+    """One training of a child from scratch: iterate over it for one report per epoch, then ask for `test`.
+
+    Args:
+        genotype: the architecture.
+        options: size and recipe.
+        data: the images, on `device`.
+        device: where the training runs.
+        seed: seed of initial weights, data order, augmentation and drop path.
+
+    Raises:
+        DataError: if the training split has less than one batch.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        options: RetrainOptions,
+        data: ImageData,
+        device: torch.device | str = "cpu",
+        *,
+        seed: int = 0,
+    ) -> None:
+        if len(data.train) < options.batch_size:
+            raise DataError(
+                f"`batch_size` must be at most the number of training images {len(data.train)}, "
+                f"got {options.batch_size}"
+            )
+        self.genotype, self.options, self.data, self.seed = genotype, options, data, seed
+        self.epoch = 0
+        device = torch.device(device)
+        self.child = build_child(genotype, options, data, seed=seed).to(device)
+        self._augment = replace(data.augmentation, cutout=options.cutout)
+        self._optimiser = torch.optim.SGD(
+            self.child.parameters(),
+            options.lr,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            foreach=True,
+        )
+        self._generators = {
+            name: torch.Generator(device).manual_seed(seed + offset)
+            for offset, name in enumerate(("data", "drop_path"), start=1)
+        }
+
+    def __iter__(self) -> Iterator[RetrainReport]:
+        """Run the remaining epochs.
+
+        Yields:
+            The report of each epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite.
+        """
+        while self.epoch < self.options.epochs:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> RetrainReport:
+        """Train and validate one epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite.
+        """
+        start = time.perf_counter()
+        options = self.options
+        lr = learning_rate_at(options, self.epoch)
+        drop_path = options.drop_path * self.epoch / options.epochs
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        training = self._train(drop_path)
+        self.child.eval()
+        validation = evaluate(self.child, self.data.validation)
+        report = RetrainReport(
+            epoch=self.epoch,
+            train_loss=training.loss,
+            train_accuracy=training.accuracy,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            lr=lr,
+            drop_path=drop_path,
+            seconds=time.perf_counter() - start,
+        )
+        self.epoch += 1
+        return report
+
+    def test(self) -> Evaluation:
+        """Loss and accuracy on the test split: the one use of that split, after the last epoch.
+
+        Raises:
+            StateError: before the last epoch, when a look at the test split would be a selection on it.
+        """
+        if self.epoch < self.options.epochs:
+            raise StateError(
+                f"the test split is for the final figure: {self.epoch} of {self.options.epochs} epochs done"
+            )
+        self.child.eval()
+        return evaluate(self.child, self.data.test)
+
+    def cost(self) -> NetworkCost:
+        """Exact counts of the child."""
+        return child_cost(
+            self.genotype,
+            cells=self.options.cells,
+            init_channels=self.options.init_channels,
+            stem=self.options.stem,
+            input_shape=self.data.input_shape,
+            num_classes=self.data.num_classes,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        return {
+            "format": STATE_FORMAT,
+            "options": self._fingerprint(),
+            "epoch": self.epoch,
+            "child": self.child.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the retraining that gave `state` stopped.
+
+        Raises:
+            StateError: if the state has another format or comes from another genotype, recipe or seed.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
+        if state["options"] != self._fingerprint():
+            raise StateError(f"the state must come from an equal retraining, got {state['options']}")
+        self.child.load_state_dict(state["child"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name].cpu())
+        self.epoch = state["epoch"]
+
+    def _train(self, drop_path: float) -> Evaluation:
+        options, generator = self.options, self._generators["drop_path"]
+        losses, corrects, num_images = [], [], 0
+        self.child.train()
+        batches = self.data.train.batches(
+            options.batch_size, generator=self._generators["data"], augment=self._augment, drop_last=True
+        )
+        for images, labels in batches:
+            logits, auxiliary_logits = self.child.forward_with_auxiliary(images, drop_path, generator)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
+            losses.append(loss.detach())
+            corrects.append((logits.detach().argmax(1) == labels).sum())
+            num_images += len(labels)
+            if auxiliary_logits is not None:
+                auxiliary = functional.cross_entropy(auxiliary_logits, labels, label_smoothing=options.label_smoothing)
+                loss = loss + options.auxiliary_weight * auxiliary
+            self._optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.child.parameters(), options.grad_clip, foreach=True)
+            self._optimiser.step()
+        mean_loss = torch.stack(losses).mean().item()
+        if not math.isfinite(mean_loss):
+            raise NonFiniteLossError(
+                f"the training loss must stay finite, got {mean_loss} in epoch {self.epoch}; a lower lr may help"
+            )
+        return Evaluation(mean_loss, torch.stack(corrects).sum().item() / num_images)
+
+    def _fingerprint(self) -> str:
+        return json.dumps(
+            {"options": asdict(self.options), "genotype": self.genotype.to_dict(), "seed": self.seed}, sort_keys=True
+        )
+
+
+def learning_rate_at(options: RetrainOptions, epoch: int) -> float:
+    """Learning rate of `epoch` (0-based): cosine from `lr` to 0, or `lr * lr_decay^epoch`."""
+    if options.lr_schedule == "exponential":
+        return options.lr * options.lr_decay**epoch
+    return options.lr * (1 + math.cos(math.pi * epoch / options.epochs)) / 2
+
+
+def build_child(genotype: Genotype, options: RetrainOptions, data: ImageData, *, seed: int) -> Child:
+    """The child network at the size of the retraining, with fresh seeded weights."""
+    return Child(
+        genotype,
+        data.input_shape,
+        data.num_classes,
+        cells=options.cells,
+        init_channels=options.init_channels,
+        stem=options.stem,
+        auxiliary=options.auxiliary_weight > 0,
+        seed=seed,
+    )

@@ -1,0 +1,289 @@
+"""One search: epochs of a strategy on a data set, each ending in a report; resumable bit for bit on CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search_core.cell import NetworkOptions
+from search_core.child import inherit_child
+from search_core.cost import COST_KINDS, CostTable, child_cost
+from search_core.data import DatasetOptions, ImageData
+from search_core.errors import DataError, NonFiniteLossError, StateError, require
+from search_core.evaluation import evaluate, recalibrate
+from search_core.genotype import CELL_TYPES, CellType
+from search_core.relaxations import entropy
+from search_core.reports import CellReport, EpochReport
+from search_core.schedules import PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
+from search_core.strategies.base import EpochSettings, StepResult, Strategy
+from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.snas import Snas, SnasOptions
+from search_core.supernet import Supernet
+
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Everything that defines one search; the `search` section of a study file mirrors it.
+
+    Attributes:
+        dataset: images, splits and augmentation.
+        network: size of the searchable network.
+        strategy: the search algorithm and its own options.
+        temperature: schedule of the concrete distribution's temperature.
+        penalty: the resource penalty.
+        theta: optimiser of the operation weights.
+        alpha: optimiser of the architecture parameters.
+        epochs: passes over the training images, at least 1.
+        batch_size: images a step, at least 2.
+        recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
+        seed: seed of initial weights, data order, augmentation and architecture samples; a study sets its own.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    strategy: SnasOptions = field(default_factory=SnasOptions)
+    temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
+    penalty: PenaltyOptions = field(default_factory=PenaltyOptions)
+    theta: ThetaOptions = field(default_factory=ThetaOptions)
+    alpha: AlphaOptions = field(default_factory=AlphaOptions)
+    epochs: int = 150
+    batch_size: int = 64
+    recalibration_batches: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(
+            ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
+            ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
+            (
+                "recalibration_batches",
+                self.recalibration_batches >= 1,
+                f"must be at least 1, got {self.recalibration_batches}",
+            ),
+            ("seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"),
+        )
+
+
+class Search:
+    """One search: iterate over it for one report per epoch.
+
+    Args:
+        options: everything that defines the search.
+        data: the images, on `device`, loaded with `options.dataset`.
+        device: where the search runs.
+
+    Raises:
+        DataError: if the training split has less than one batch.
+    """
+
+    def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
+        if len(data.train) < options.batch_size:
+            raise DataError(
+                f"`batch_size` must be at most the number of training images {len(data.train)}, "
+                f"got {options.batch_size}"
+            )
+        self.options, self.data = options, data
+        self.epoch = 0
+        self._device = torch.device(device)
+        self._costs = CostTable(options.network, data.input_shape, self._device)
+        self.strategy: Strategy = build_strategy(options, data, self._costs, self._device)
+        self._generators = {
+            name: torch.Generator(self._device).manual_seed(options.seed + offset)
+            for offset, name in enumerate(("data", "architecture", "validation"), start=1)
+        }
+
+    def __iter__(self) -> Iterator[EpochReport]:
+        """Run the remaining epochs.
+
+        Yields:
+            The report of each epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite.
+        """
+        while self.epoch < self.options.epochs:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> EpochReport:
+        """Train and validate one epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite; the search must not be continued then.
+        """
+        start = time.perf_counter()
+        settings = self._settings()
+        self.strategy.begin_epoch(settings)
+        totals, num_images = self._train()
+        train_seconds = time.perf_counter() - start
+        report = self._report(settings, totals, num_images, start, train_seconds)
+        self.epoch += 1
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        return {
+            "format": STATE_FORMAT,
+            "options": _fingerprint(self.options),
+            "epoch": self.epoch,
+            "strategy": self.strategy.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the search that gave `state` stopped.
+
+        Raises:
+            StateError: if the state has another format or comes from a search with other options.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
+        if state["options"] != _fingerprint(self.options):
+            raise StateError(f"the state must come from equal options, got {state['options']}")
+        self.strategy.load_state_dict(state["strategy"])
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name].cpu())
+        self.epoch = state["epoch"]
+
+    def _settings(self) -> EpochSettings:
+        theta, progress = self.options.theta, self.epoch / self.options.epochs
+        return EpochSettings(
+            temperature=temperature_at(self.options.temperature, self.epoch, self.options.epochs),
+            eta=penalty_strength_at(self.options.penalty, self.epoch),
+            theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * (1 + math.cos(math.pi * progress)) / 2,
+        )
+
+    def _train(self) -> tuple[StepResult, int]:
+        """Means of loss and penalty over the epoch's steps and the number of correct images; number of images."""
+        steps, num_images = [], 0
+        batches = self.data.train.batches(
+            self.options.batch_size,
+            generator=self._generators["data"],
+            augment=self.data.augmentation,
+            drop_last=True,
+        )
+        for images, labels in batches:
+            steps.append(self.strategy.step(images, labels, self._generators["architecture"]))
+            num_images += len(labels)
+        totals = StepResult(
+            loss=torch.stack([step.loss for step in steps]).mean(),
+            penalty=torch.stack([step.penalty for step in steps]).mean(),
+            correct=torch.stack([step.correct for step in steps]).sum(),
+        )
+        if not (math.isfinite(totals.loss.item()) and math.isfinite(totals.penalty.item())):
+            raise NonFiniteLossError(
+                f"the training loss must stay finite, got loss {totals.loss.item()} and penalty "
+                f"{totals.penalty.item()} in epoch {self.epoch}; a lower theta.lr or penalty.strength may help"
+            )
+        return totals, num_images
+
+    def _report(
+        self, settings: EpochSettings, totals: StepResult, num_images: int, start: float, train_seconds: float
+    ) -> EpochReport:
+        strategy, validation = self.strategy, self.data.validation
+        genotype, probabilities = strategy.genotype(), strategy.probabilities()
+        strategy.supernet.eval()
+        supernet = evaluate(lambda images: strategy.predict(images, self._generators["validation"]), validation)
+        child = inherit_child(strategy.supernet, genotype)
+        inherited = evaluate(child, validation)
+        recalibrate(
+            child,
+            self.data.train,
+            batch_size=self.options.batch_size,
+            num_batches=self.options.recalibration_batches,
+            generator=self._generators["validation"],
+        )
+        recalibrated = evaluate(child, validation)
+        network = self.options.network
+        cost = child_cost(
+            genotype,
+            cells=network.cells,
+            init_channels=network.init_channels,
+            stem=network.stem,
+            input_shape=self.data.input_shape,
+            num_classes=self.data.num_classes,
+        )
+        cells = _cell_reports(strategy)
+        entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
+        expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        return EpochReport(
+            epoch=self.epoch,
+            supernet_val_accuracy=supernet.accuracy,
+            child_val_accuracy=inherited.accuracy,
+            child_val_error=1.0 - inherited.accuracy,
+            child_val_accuracy_recalibrated=recalibrated.accuracy,
+            discretization_gap=supernet.accuracy - inherited.accuracy,
+            train_loss=totals.loss.item(),
+            train_accuracy=totals.correct.item() / num_images,
+            train_penalty=totals.penalty.item(),
+            supernet_val_loss=supernet.loss,
+            child_val_loss=inherited.loss,
+            entropy_normal=entropies["normal"],
+            entropy_reduce=entropies["reduce"],
+            entropy_total=sum(entropies.values()),
+            temperature=settings.temperature,
+            eta=settings.eta,
+            **{f"expected_cost_{kind}": value for kind, value in expected.items()},
+            child_params=cost.params,
+            child_madds=cost.madds,
+            child_memory_access=cost.memory_access,
+            edges_normal=len(genotype.normal),
+            edges_reduce=len(genotype.reduce),
+            nodes_normal=genotype.num_active_nodes("normal"),
+            nodes_reduce=genotype.num_active_nodes("reduce"),
+            seconds=time.perf_counter() - start,
+            images_per_s=num_images / train_seconds,
+            genotype=genotype,
+            cells=cells,
+        )
+
+
+def build_strategy(options: SearchOptions, data: ImageData, costs: CostTable, device: torch.device) -> Strategy:
+    """The strategy that `options.strategy` names, with fresh seeded weights."""
+    supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
+    supernet.to(memory_format=torch.channels_last)
+    return Snas(
+        supernet,
+        options.strategy,
+        options.penalty,
+        costs,
+        theta=options.theta,
+        alpha=options.alpha,
+        seed=options.seed,
+    )
+
+
+def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:
+    alpha, probabilities, credits = strategy.alpha(), strategy.probabilities(), strategy.credits()
+    return {
+        cell_type: CellReport(
+            alpha=_rows(alpha[cell_type]),
+            probabilities=_rows(probabilities[cell_type]),
+            entropy=tuple(entropy(probabilities[cell_type]).tolist()),
+            credit=tuple(credits[cell_type].tolist()),
+        )
+        for cell_type in CELL_TYPES
+    }
+
+
+def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, matrix.tolist()))
+
+
+def _fingerprint(options: SearchOptions) -> str:
+    """Options as text; where the files lie and how many loaders read them does not matter to a resumed search."""
+    plain = asdict(options)
+    for name in ("root", "workers"):
+        del plain["dataset"][name]
+    return json.dumps(plain, sort_keys=True)
