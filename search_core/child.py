@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from search_core.cell import CellPlan, Stem, cell_edges, plan_child
 from search_core.errors import GenotypeError
-from search_core.genotype import Genotype, has_pool_norm
+from search_core.genotype import CELL_TYPES, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
 from search_core.supernet import MixedEdge, SearchCell, Supernet
@@ -173,9 +173,11 @@ def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
         genotype: an architecture of its search space, every node concatenated.
 
     Raises:
-        GenotypeError: if the genotype has edges or operations that the supernet does not have.
+        GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
+            nodes.
     """
     options, plan = supernet.options, supernet.plan
+    _check_concat(genotype, options.nodes)
     device = next(supernet.parameters()).device
     child = Child(
         genotype,
@@ -194,6 +196,15 @@ def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
         assert isinstance(search_cell, SearchCell)
         _inherit_cell(child_cell, search_cell, options.nodes)
     return child.train(supernet.training)
+
+
+def _check_concat(genotype: Genotype, num_nodes: int) -> None:
+    concat = tuple(range(2, num_nodes + 2))
+    for cell_type in CELL_TYPES:
+        if genotype.concat(cell_type) != concat:
+            raise GenotypeError(
+                f"{cell_type}_concat: must be {concat}, the nodes of the supernet, got {genotype.concat(cell_type)}"
+            )
 
 
 def _inherit_cell(child_cell: ChildCell, search_cell: SearchCell, num_nodes: int) -> None:

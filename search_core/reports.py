@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from search_core.genotype import CellType, Genotype
 
@@ -95,6 +96,15 @@ class EpochReport:
     def metrics(self) -> dict[str, float]:
         """All numbers of the report by name, without `epoch`."""
         return {name: float(getattr(self, name)) for name in METRICS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: `epoch`, `metrics`, `genotype` and `cells`."""
+        return {
+            "epoch": self.epoch,
+            "metrics": self.metrics(),
+            "genotype": self.genotype.to_dict(),
+            "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
+        }
 
 
 #: Names of the numbers that every epoch reports.

@@ -125,6 +125,10 @@ class RetrainReport:
         """All numbers of the report by name, without `epoch`."""
         return {name: float(value) for name, value in vars(self).items() if name != "epoch"}
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: `epoch` and `metrics`."""
+        return {"epoch": self.epoch, "metrics": self.metrics()}
+
 
 class Retrain:
     """One training of a child from scratch: iterate over it for one report per epoch, then ask for `test`.

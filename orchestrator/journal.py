@@ -1,0 +1,75 @@
+"""The journal of one trial or retraining: one JSON line per epoch, and one that says how it ended.
+
+The driver writes it as reports come in; it is the one source of a trial's metrics. MLflow is brought up to it, so
+an epoch is never logged twice and never missing, whatever was killed in between.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+End = Literal["complete", "stopped", "failed"]
+
+
+class Journal:
+    """Append-only record, one epoch after another.
+
+    Args:
+        path: the file; it is made with the first entry. A last line that a killed driver left half-written is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.epochs: list[dict[str, Any]] = []
+        self.end: End | None = None
+        self.reason = ""
+        if path.exists():
+            self._read()
+
+    def append_epoch(self, record: Mapping[str, Any]) -> bool:
+        """Record the report of the next epoch.
+
+        Args:
+            record: plain data with the key `epoch`.
+
+        Returns:
+            False if this epoch is recorded already: a resumed trial repeats what came after its checkpoint.
+        """
+        if self.end is not None or record["epoch"] < len(self.epochs):
+            return False
+        assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
+        self._write(record)
+        self.epochs.append(dict(record))
+        return True
+
+    def finish(self, end: End, reason: str = "") -> None:
+        """Record how it ended; the first end stays."""
+        if self.end is None:
+            self._write({"end": end, "reason": reason})
+            self.end, self.reason = end, reason
+
+    def last_metric(self, name: str) -> float:
+        """Metric of the last epoch; NaN if there is none."""
+        return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def _read(self) -> None:
+        text = self._path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            with self._path.open("r+b") as file:
+                file.truncate(len(whole))
+        for line in whole.splitlines():
+            entry = json.loads(line)
+            if "end" in entry:
+                self.end, self.reason = entry["end"], entry["reason"]
+            else:
+                self.epochs.append(entry)

@@ -1,0 +1,140 @@
+"""Ray: connect to a cluster, and run one phase of a study (its searches, or its retrainings) as Tune trials."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.config import StudySpec
+from orchestrator.errors import OrchestratorError
+from orchestrator.trainable import EpochTrainable
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_MAX_FAILURES = 2
+_PACKAGES = ("search_core", "orchestrator", "dashboards")
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start one on this machine; Ray's own output is kept off the terminal.
+
+    Args:
+        address: `auto` or `HOST:PORT` of a running cluster; None starts one on this machine.
+
+    Raises:
+        OrchestratorError: if the cluster does not answer.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for noisy in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        settings |= {"address": "local", "include_dashboard": False, "object_store_memory": 200 * 1024**2}
+    else:
+        root = Path(__file__).parents[1]
+        settings |= {"address": address, "runtime_env": {"py_modules": [str(root / package) for package in _PACKAGES]}}
+    try:
+        ray.init(**settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise OrchestratorError(f"the Ray cluster at {address or 'local'} must answer, got: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_phase(
+    spec: StudySpec,
+    trainable: type[EpochTrainable],
+    *,
+    storage: Path,
+    launch: str,
+    callback: Callback,
+    searcher: Searcher | None = None,
+    jobs: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Run trials until the searcher is done or all jobs are; returns early if the user interrupts.
+
+    Args:
+        spec: resources, concurrency and scheduler.
+        trainable: what a trial runs.
+        storage: absolute folder of Ray Tune's experiments.
+        launch: name of this experiment.
+        callback: hears every report.
+        searcher: gives the trials' jobs; or
+        jobs: a fixed list of them, which no scheduler stops.
+
+    Raises:
+        TuneError: if Ray gives up, for instance after its memory monitor killed a trial.
+    """
+    resources: dict[str, Any] = {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
+    if spec.resources.memory_gb is not None:
+        resources["memory"] = int(spec.resources.memory_gb * 1e9)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, resources),
+        param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(spec) if searcher else FIFOScheduler(),
+            num_samples=-1 if searcher else 1,
+            max_concurrent_trials=spec.max_concurrent,
+            reuse_actors=True,
+            trial_name_creator=job_label,
+            trial_dirname_creator=job_label,
+        ),
+        run_config=tune.RunConfig(
+            name=launch,
+            storage_path=str(storage),
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=3, checkpoint_frequency=1, checkpoint_at_end=True),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def make_scheduler(spec: StudySpec) -> TrialScheduler:
+    """The study's scheduler, counting epochs rather than seconds."""
+    goal, options = spec.scheduler_goal, spec.scheduler
+    if options.kind == "asha":
+        return AsyncHyperBandScheduler(
+            time_attr="epochs",
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=spec.search.epochs,
+            grace_period=min(options.grace_period, spec.search.epochs),
+            reduction_factor=options.reduction_factor,
+        )
+    if options.kind == "median":
+        return MedianStoppingRule(
+            time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
+        )
+    return FIFOScheduler()
+
+
+def job_label(trial: Trial) -> str:
+    """Label of the job that a Tune trial runs."""
+    return str(trial.config["job"]["label"])
+
+
+__all__ = ["TuneError", "cluster", "job_label", "make_scheduler", "run_phase"]

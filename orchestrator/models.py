@@ -1,0 +1,56 @@
+"""Retrained children as MLflow models."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import torch
+from mlflow.models import infer_signature
+
+from orchestrator.tracking import Tracker
+from orchestrator.trainable import load_state
+from search_core.data import ImageData
+from search_core.genotype import Genotype
+from search_core.retrain import RetrainOptions, build_child
+
+
+def log_child(
+    tracker: Tracker,
+    run_id: str,
+    *,
+    genotype: Genotype,
+    options: RetrainOptions,
+    data: ImageData,
+    checkpoint: str,
+    registered_name: str,
+) -> None:
+    """Log and register a trained child: images in, logits out, with signature and input example.
+
+    Args:
+        tracker: MLflow.
+        run_id: run of the retraining.
+        genotype: the cell.
+        options: size of the child.
+        data: the data set, for shapes and an example.
+        checkpoint: the last checkpoint file of the retraining.
+        registered_name: name in the model registry.
+    """
+    child = build_child(genotype, options, data, seed=0)
+    child.load_state_dict(load_state(Path(checkpoint))["child"])
+    child.eval()
+    images, _ = next(iter(data.validation.batches(2)))
+    example = images.cpu()
+    with torch.no_grad():
+        logits = child(example)
+    mlflow.set_tracking_uri(tracker.tracking_uri)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.pytorch.log_model(
+            child,
+            name="child",
+            input_example=example.numpy(),
+            signature=infer_signature(example.numpy(), logits.numpy()),
+            registered_model_name=registered_name,
+            pip_requirements=[f"torch=={version('torch')}"],
+        )

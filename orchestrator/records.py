@@ -1,0 +1,205 @@
+"""What is known of a study: its trials, its front and its retrainings, read from Optuna's storage and the journals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.config import StudySpec, search_options
+from orchestrator.journal import Journal
+from orchestrator.runs import StudyFolder, trial_label
+from orchestrator.space import Scalar
+from search_core.genotype import Genotype, load_genotype
+
+#: Numbers of the front that come from the search itself.
+FRONT_METRICS = (
+    "supernet_val_accuracy",
+    "child_val_accuracy",
+    "child_val_accuracy_recalibrated",
+    "child_params",
+    "child_madds",
+)
+
+State = Literal["running", "complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One search of a study.
+
+    Attributes:
+        number: in the study, from 0.
+        state: `running` also stands for a trial whose driver was killed.
+        values: sampled values by dotted key.
+        epochs: number of recorded epochs.
+        metrics: of the last epoch; empty before the first.
+        genotype: of the last epoch, plain data.
+        reason: why it failed or was stopped.
+        on_front: whether it is on the Pareto front (with one objective: whether it is the best).
+    """
+
+    number: int
+    state: State
+    values: Mapping[str, Scalar]
+    epochs: int
+    metrics: Mapping[str, float]
+    genotype: Mapping[str, Any] | None
+    reason: str
+    on_front: bool
+
+
+@dataclass(frozen=True)
+class RetrainRecord:
+    """One training of a found cell.
+
+    Attributes:
+        label: name of its journal and runs.
+        trial: number of the trial whose cell it is; None for a cell that the study file names.
+        seed: seed of the training.
+        state: as for trials.
+        epochs: number of recorded epochs.
+        metrics: of the last epoch; `test_accuracy` once it is complete.
+        reason: why it failed.
+    """
+
+    label: str
+    trial: int | None
+    seed: int
+    state: State
+    epochs: int
+    metrics: Mapping[str, float]
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetrainJob:
+    """A training to be done: whose cell, which cell, which seed."""
+
+    trial: int | None
+    genotype: Genotype
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Name of its journal and runs."""
+        return f"{'cell' if self.trial is None else trial_label(self.trial)}-seed{self.seed}"
+
+
+def read_trials(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> list[TrialRecord]:
+    """All trials of a study, by number."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    front = {trial.number for trial in best_trials(study)}
+    return [_read_trial(trial, folder, trial.number in front) for trial in trials]
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The Pareto front by number; with one objective the best trial; nothing before a trial is complete."""
+    if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        return []
+    return sorted(study.best_trials, key=lambda trial: trial.number)
+
+
+def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials from best to worst by the first objective, ties by number."""
+    sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> list[RetrainJob]:
+    """What the study file asks to be trained from scratch; a cell that several trials found is trained once.
+
+    Raises:
+        GenotypeError: if the study file names a cell that cannot be read.
+    """
+    section = spec.retrain
+    assert section is not None
+    seeds = range(spec.seed, spec.seed + section.seeds)
+    if section.genotype is not None:
+        return [RetrainJob(None, load_genotype(section.genotype), seed) for seed in seeds]
+    chosen = best_trials(study) if section.top == "front" else ranked_trials(study)[: section.top]
+    by_genotype: dict[Genotype, int] = {}
+    for trial in chosen:
+        journal = Journal(folder.journal("search", trial_label(trial.number)))
+        by_genotype.setdefault(Genotype.from_dict(journal.epochs[-1]["genotype"]), trial.number)
+    return [RetrainJob(number, genotype, seed) for genotype, number in by_genotype.items() for seed in seeds]
+
+
+def read_retrains(jobs: Iterable[RetrainJob], folder: StudyFolder) -> list[RetrainRecord]:
+    """State of each training that the study asks for."""
+    records = []
+    for job in jobs:
+        journal = Journal(folder.journal("retrain", job.label))
+        records.append(
+            RetrainRecord(
+                job.label,
+                job.trial,
+                job.seed,
+                journal.end or "running",
+                len(journal.epochs),
+                journal.epochs[-1]["metrics"] if journal.epochs else {},
+                journal.reason,
+            )
+        )
+    return records
+
+
+def front_rows(
+    trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord], spec: StudySpec
+) -> list[dict[str, Any]]:
+    """The front as plain rows, by the first objective: what was asked for, what was found, what retraining gave.
+
+    Accuracies are fractions; `test_accuracy` is the mean over seeds and `test_accuracy_sd` its sample standard
+    deviation; both are None before retraining. Costs are those of the child at the size of the search.
+    """
+    rows = []
+    for trial in sorted((trial for trial in trials if trial.on_front), key=lambda trial: _first_objective(trial, spec)):
+        options = search_options(spec, trial.values)
+        tests = [
+            record.metrics["test_accuracy"]
+            for record in retrains
+            if record.trial == trial.number and "test_accuracy" in record.metrics
+        ]
+        rows.append(
+            {
+                "trial": trial.number,
+                "eta": options.penalty.strength,
+                "temperature_kind": options.temperature.kind,
+                "temperature_end": options.temperature.end,
+                **{name: trial.metrics[name] for name in FRONT_METRICS},
+                "test_accuracy": mean(tests) if tests else None,
+                "test_accuracy_sd": stdev(tests) if len(tests) > 1 else None,
+                "genotype": trial.genotype,
+            }
+        )
+    return rows
+
+
+def _first_objective(trial: TrialRecord, spec: StudySpec) -> float:
+    value = trial.metrics[spec.objectives[0].metric]
+    return value if spec.objectives[0].mode == "min" else -value
+
+
+def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> TrialRecord:
+    journal = Journal(folder.journal("search", trial_label(trial.number)))
+    last = journal.epochs[-1] if journal.epochs else None
+    states: dict[TrialState, State] = {
+        TrialState.COMPLETE: "complete",
+        TrialState.PRUNED: "stopped",
+        TrialState.FAIL: "failed",
+    }
+    return TrialRecord(
+        number=trial.number,
+        state="stopped" if journal.end == "stopped" else states.get(trial.state, "running"),
+        values=trial.params,
+        epochs=len(journal.epochs),
+        metrics=last["metrics"] if last else {},
+        genotype=last["genotype"] if last else None,
+        reason=journal.reason,
+        on_front=on_front,
+    )

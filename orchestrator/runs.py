@@ -1,0 +1,100 @@
+"""Where everything lies that a run writes: one folder, `runs/` by default.
+
+runs/mlflow.db, runs/mlartifacts/     MLflow's embedded store
+runs/optuna.db                        Optuna's storage
+runs/<study>/study.yaml               the resolved study file
+runs/<study>/trials/0003.jsonl        journal of a trial
+runs/<study>/retrains/0003-seed0.jsonl
+runs/<study>/ray/<phase>-<launch>/    Ray Tune's folders, with the checkpoints
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import StudySpec
+
+DEFAULT_RUNS = Path("runs")
+CHECKPOINT_FILE = "state.pt"
+
+
+def trial_label(number: int) -> str:
+    """Name of a trial's journal and folders."""
+    return f"{number:04d}"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The folder of all runs; `root` is made absolute, since Ray's workers have other working directories."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", self.root.absolute())
+
+    def tracking_uri(self, configured: str | None = None) -> str:
+        """MLflow store: the study file's, else `MLFLOW_TRACKING_URI`, else SQLite in this folder."""
+        return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def artifact_location(self, tracking_uri: str, experiment: str) -> str | None:
+        """Folder of an experiment's artifacts; None where a tracking server decides."""
+        is_embedded = tracking_uri.startswith("sqlite:")
+        return (self.root / "mlartifacts" / experiment).as_uri() if is_embedded else None
+
+    def optuna_url(self, configured: str | None = None) -> str:
+        """Optuna storage: the study file's, else SQLite in this folder."""
+        return configured or f"sqlite:///{self.root / 'optuna.db'}"
+
+    def study(self, name: str) -> StudyFolder:
+        """Folder of one study, whether it exists or not."""
+        return StudyFolder(self.root / name)
+
+    def study_names(self) -> list[str]:
+        """Names of all studies in this folder, sorted."""
+        return sorted(path.parent.name for path in self.root.glob("*/study.yaml"))
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Folder of one study."""
+
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        """The resolved study file; the study exists if and only if this file does."""
+        return self.path / "study.yaml"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the one driver that may run the study."""
+        return self.path / ".lock"
+
+    def journal(self, phase: str, label: str) -> Path:
+        """Journal of one trial (`phase` search) or one retraining (`phase` retrain)."""
+        return self.path / ("trials" if phase == "search" else "retrains") / f"{label}.jsonl"
+
+    def ray_storage(self, spec: StudySpec) -> Path:
+        """Folder of Ray Tune's experiments, shared by all nodes."""
+        return Path(spec.storage.path).absolute() / spec.name if spec.storage.path else self.path / "ray"
+
+    def next_launch(self, spec: StudySpec, phase: str) -> str:
+        """Name of a new Ray Tune experiment: every launch has a folder of its own, so that none overwrites another."""
+        taken = [int(path.name.rpartition("-")[2]) for path in self.ray_storage(spec).glob(f"{phase}-[0-9]*")]
+        return f"{phase}-{max(taken, default=-1) + 1:02d}"
+
+    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> list[str]:
+        """Checkpoint files of one trial or retraining over all launches, newest first."""
+        found = self.ray_storage(spec).glob(f"{phase}-[0-9]*/{label}/checkpoint_*/{CHECKPOINT_FILE}")
+        return [str(path) for path in sorted(found, key=_age, reverse=True)]
+
+
+def _age(checkpoint: Path) -> tuple[int, int]:
+    launch, _, checkpoint_folder, _ = checkpoint.parts[-4:]
+    launch_number, checkpoint_number = (re.search(r"(\d+)$", name) for name in (launch, checkpoint_folder))
+    assert launch_number is not None
+    assert checkpoint_number is not None
+    return int(launch_number[0]), int(checkpoint_number[0])

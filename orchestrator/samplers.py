@@ -1,0 +1,47 @@
+"""Optuna: the storage, the samplers and the one study behind a study file."""
+
+from __future__ import annotations
+
+import optuna
+
+from orchestrator.config import StudySpec
+from orchestrator.space import grid_points
+
+
+def open_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
+    """Load the Optuna study of a study file, or create it (with the grid enqueued, for sampler `grid`).
+
+    Args:
+        spec: the study.
+        url: storage URL.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    exists = spec.name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
+    study = optuna.create_study(
+        storage=storage,
+        study_name=spec.name,
+        directions=["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives],
+        load_if_exists=True,
+    )
+    if spec.sampler == "grid" and not exists:
+        for point in grid_points(spec.sweep, limit=spec.trials):
+            study.enqueue_trial(point)
+    return study
+
+
+def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler that suggests trial `number`.
+
+    Each trial has a sampler of its own, seeded by study and trial: a suggestion depends on these and on the results
+    that are in the storage by then, not on how often the driver was restarted.
+    """
+    seed = spec.seed + 7919 * number
+    if spec.sampler == "tpe":
+        return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed, warn_independent_sampling=False)
+    if spec.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
+    if spec.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)

@@ -1,0 +1,175 @@
+"""The sections of a study file besides `search` and `sweep`: one frozen options class each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pydantic
+
+from orchestrator.errors import did_you_mean
+from orchestrator.yaml_file import describe
+from search_core.errors import require
+from search_core.retrain import RetrainOptions
+
+#: Numbers of an epoch's report that an objective or a scheduler may follow.
+REPORT_METRICS: tuple[str, ...] = (
+    "child_val_error",
+    "child_val_accuracy",
+    "child_val_accuracy_recalibrated",
+    "child_val_loss",
+    "supernet_val_accuracy",
+    "supernet_val_loss",
+    "discretization_gap",
+    "train_loss",
+    "entropy_normal",
+    "entropy_reduce",
+    "entropy_total",
+    "expected_cost_params",
+    "expected_cost_madds",
+    "expected_cost_memory_access",
+    "child_params",
+    "child_madds",
+    "child_memory_access",
+    "edges_normal",
+    "edges_reduce",
+    "nodes_normal",
+    "nodes_reduce",
+)
+
+Mode = Literal["min", "max"]
+
+
+def _metric_rule(metric: str) -> tuple[str, bool, str]:
+    known = ", ".join(REPORT_METRICS)
+    hint = did_you_mean(metric, REPORT_METRICS) or ";"
+    return (
+        "metric",
+        metric in REPORT_METRICS,
+        f"must be a metric of the epoch report, got `{metric}`{hint} metrics: {known}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A metric of the epoch report that the study minimises or maximises."""
+
+    metric: str
+    mode: Mode
+
+    def __post_init__(self) -> None:
+        require(_metric_rule(self.metric))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """Early stopping of trials; in a file, the bare kind is short for `{kind: ...}`.
+
+    Attributes:
+        kind: `none`, `asha` (successive halving) or `median` (stop below the median of the others).
+        metric: what is compared; default: the study's first objective.
+        mode: given with `metric`, and only then.
+        grace_period: epochs that each trial may run, at least 1.
+        reduction_factor: for `asha`, one of so many trials goes on at each rung, at least 2.
+    """
+
+    kind: Literal["none", "asha", "median"] = "none"
+    metric: str | None = None
+    mode: Mode | None = None
+    grace_period: int = 1
+    reduction_factor: int = 4
+
+    def __post_init__(self) -> None:
+        require(
+            _metric_rule(self.metric or REPORT_METRICS[0]),
+            ("mode", (self.mode is None) == (self.metric is None), "must be given together with `metric`, or neither"),
+            ("grace_period", self.grace_period >= 1, f"must be at least 1 epoch, got {self.grace_period}"),
+            ("reduction_factor", self.reduction_factor >= 2, f"must be at least 2, got {self.reduction_factor}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What Ray reserves for one trial.
+
+    Attributes:
+        cpu: CPU cores, above 0; fractions share a core.
+        gpu: GPUs, 0 or above; a fraction shares one GPU, above 1 only whole numbers.
+        memory_gb: memory in GB, above 0; default: not reserved.
+    """
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        memory = self.memory_gb
+        require(
+            ("cpu", 0 < self.cpu < math.inf, f"must be a finite number above 0, got {self.cpu}"),
+            ("gpu", 0 <= self.gpu < math.inf, f"must be a finite number of at least 0, got {self.gpu}"),
+            ("gpu", self.gpu <= 1 or self.gpu % 1 == 0, f"must be a fraction of 1 or a whole number, got {self.gpu}"),
+            ("memory_gb", memory is None or 0 < memory < math.inf, f"must be a finite number above 0, got {memory}"),
+        )
+
+
+def _check_top(value: object) -> object:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not is_count and value != "front":
+        raise ValueError(f"must be `front` or a whole number of at least 1, got {describe(value)}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainSection(RetrainOptions):
+    """Which cells are trained from scratch, and how (`RetrainOptions`).
+
+    Attributes:
+        top: `front` for the Pareto front of the study, or the number of best trials by the first objective.
+        seeds: trainings of each cell, with consecutive seeds.
+        register_as: name of the registered model; default `<study name>-child`.
+        genotype: genotype file or name of a published cell to retrain, for studies that search nothing.
+    """
+
+    top: Annotated[Literal["front"] | int, pydantic.BeforeValidator(_check_top)] = "front"
+    seeds: int = 1
+    register_as: str | None = None
+    genotype: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = self.register_as
+        require(
+            ("seeds", self.seeds >= 1, f"must be at least 1, got {self.seeds}"),
+            (
+                "register_as",
+                name is None or (name.strip() != "" and not set(name) & set("/:")),
+                f"must be a name without / and :, got `{name}`",
+            ),
+            ("genotype", self.genotype is None or self.genotype.strip() != "", "must be a file or a published name"),
+            (
+                "top",
+                self.genotype is None or self.top == "front",
+                f"must be left out with `genotype`, which is the only cell, got {self.top}",
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where MLflow keeps the study: `uri`; default: `MLFLOW_TRACKING_URI`, or else SQLite under the runs folder."""
+
+    uri: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Where the study's state is kept; default: under the runs folder.
+
+    Attributes:
+        url: Optuna storage URL.
+        path: directory of checkpoints, shared by all nodes of a cluster.
+    """
+
+    url: str | None = None
+    path: str | None = None

@@ -1,0 +1,278 @@
+"""MLflow: one experiment per study, a parent run, a run per trial, a run per retraining below its trial's.
+
+All is written by the driver, from journals. A run is found by its tag before it is created, and only what the journal
+has beyond the run's last step is logged: after any restart the runs go on, without repeats and holes.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from dashboards.draw import render_cells, render_cells_svg
+from orchestrator.journal import Journal
+from search_core.genotype import PRIMITIVES, Genotype
+
+UnitKind = Literal["search", "retrain"]
+
+#: Metric of every epoch that tells how far a run has been logged.
+_MARKERS: dict[UnitKind, str] = {"search": "child_val_error", "retrain": "val_accuracy"}
+
+#: MLflow's pages grow slow with many metric keys: the rest of the report is in `history.parquet`.
+SEARCH_METRICS: tuple[str, ...] = (
+    "child_val_error",
+    "child_val_accuracy",
+    "child_val_accuracy_recalibrated",
+    "supernet_val_accuracy",
+    "discretization_gap",
+    "train_loss",
+    "entropy_normal",
+    "entropy_reduce",
+    "temperature",
+    "eta",
+    "expected_cost_madds",
+    "child_madds",
+    "child_params",
+    "edges_normal",
+    "edges_reduce",
+)
+
+_MAX_BATCH = 100  # params and tags that one request may carry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What one MLflow run stands for.
+
+    Attributes:
+        label: unique in the experiment; the run's name, and the tag by which it is found again.
+        kind: a search (with cells per epoch) or a retraining.
+        parent: id of the parent run.
+        params: flat parameters.
+        tags: further tags.
+        metrics: names of the metrics to log; others stay in the history.
+        primitives: candidate operations, for the pictures of a search.
+    """
+
+    label: str
+    kind: UnitKind
+    parent: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[str] | None = None
+    primitives: Sequence[str] = PRIMITIVES
+
+
+@dataclass
+class _OpenRun:
+    """How far a run is logged."""
+
+    run_id: str
+    next_epoch: int
+    is_closed: bool
+
+
+class Tracker:
+    """Brings the runs of one experiment up to the journals.
+
+    Args:
+        tracking_uri: MLflow store.
+        experiment: name; created if it does not exist.
+        artifact_location: folder of the experiment's artifacts, None where a server decides.
+        tags: tags of every run, such as versions.
+
+    Raises:
+        MlflowException: if the store cannot be reached.
+    """
+
+    def __init__(
+        self, tracking_uri: str, experiment: str, *, artifact_location: str | None, tags: Mapping[str, str]
+    ) -> None:
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self.tracking_uri = tracking_uri
+        self.client = MlflowClient(tracking_uri)
+        self._tags = dict(tags)
+        self._runs: dict[str, _OpenRun] = {}
+        found = self.client.get_experiment_by_name(experiment)
+        self.experiment_id: str = (
+            found.experiment_id
+            if found is not None
+            else self.client.create_experiment(experiment, artifact_location=artifact_location)
+        )
+
+    def open_study(self, name: str, description: str, params: Mapping[str, object], spec_file: Path) -> str:
+        """Find or create the parent run of a study, and mark it as running.
+
+        Returns:
+            Its run id.
+        """
+        run_id = self._find("study")
+        if run_id is None:
+            tags = {"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": description, **self._tags}
+            run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+            self._log_params(run_id, params)
+            self.client.log_artifact(run_id, str(spec_file))
+        self.client.update_run(run_id, status="RUNNING")
+        return str(run_id)
+
+    def run_id(self, unit: Unit) -> str:
+        """The run of a unit, found or created."""
+        return self._open(unit).run_id
+
+    def sync(self, unit: Unit, journal: Journal) -> None:
+        """Log what the journal has beyond the run, and close the run if the journal is closed."""
+        run = self._open(unit)
+        for record in journal.epochs[run.next_epoch :]:
+            if unit.kind == "search":
+                self._log_cells(run.run_id, unit, record)
+            self._log_metrics(run.run_id, unit, record)
+            run.next_epoch = record["epoch"] + 1
+        if journal.end is not None and not run.is_closed:
+            self._close(run, unit, journal)
+
+    def close_study(self, run_id: str, *, complete: bool) -> None:
+        """Mark the parent run as finished, or as failed if something is missing."""
+        self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
+
+    def close_orphans(self, parent: str, labels: Sequence[str]) -> None:
+        """Close running runs of a study that none of its `labels` stands for."""
+        for run in self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
+            max_results=5000,
+        ):
+            if run.data.tags.get("snas.unit") not in labels:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _open(self, unit: Unit) -> _OpenRun:
+        if unit.label not in self._runs:
+            run_id = self._find(unit.label)
+            if run_id is None:
+                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False)
+            else:
+                steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
+                status = self.client.get_run(run_id).info.status
+                is_closed = status in ("FINISHED", "FAILED")
+                self._runs[unit.label] = _OpenRun(run_id, max(steps, default=-1) + 1, is_closed)
+                if not is_closed:
+                    self.client.update_run(run_id, status="RUNNING")
+        return self._runs[unit.label]
+
+    def _find(self, label: str) -> str | None:
+        runs = self.client.search_runs([self.experiment_id], f"tags.`snas.unit` = '{label}'", max_results=1)
+        return runs[0].info.run_id if runs else None
+
+    def _create(self, unit: Unit) -> str:
+        tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **unit.tags}
+        if unit.parent is not None:
+            tags["mlflow.parentRunId"] = unit.parent
+        run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
+        self._log_params(run_id, unit.params)
+        return run_id
+
+    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        entries = [Param(key, str(value)) for key, value in params.items()]
+        for first in range(0, len(entries), _MAX_BATCH):
+            self.client.log_batch(run_id, params=entries[first : first + _MAX_BATCH])
+
+    def _log_metrics(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
+        now = int(time.time() * 1000)
+        chosen = {name: value for name, value in record["metrics"].items() if not unit.metrics or name in unit.metrics}
+        self.client.log_batch(run_id, [Metric(name, value, now, record["epoch"]) for name, value in chosen.items()])
+
+    def _log_cells(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
+        picture = render_cells(
+            Genotype.from_dict(record["genotype"]),
+            probabilities=_probabilities(record),
+            primitives=unit.primitives,
+            title=f"{unit.label}, epoch {record['epoch']}",
+        )
+        self.client.log_image(run_id, picture, key="cells", step=record["epoch"])
+
+    def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
+        tags = [RunTag("snas.end", str(journal.end))]
+        if journal.reason:
+            tags.append(RunTag("mlflow.note.content", f"{journal.end}: {journal.reason}"))
+        self.client.log_batch(run.run_id, tags=tags)
+        if unit.kind == "search" and journal.epochs:
+            last = journal.epochs[-1]
+            genotype = Genotype.from_dict(last["genotype"])
+            picture = render_cells_svg(
+                genotype, probabilities=_probabilities(last), primitives=unit.primitives, title=unit.label
+            )
+            self.client.log_text(run.run_id, genotype.to_json(), "genotype.json")
+            self.client.log_text(run.run_id, picture, "cells.svg")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "history.parquet"
+            write_history(journal, file)
+            self.client.log_artifact(run.run_id, str(file))
+        self.client.set_terminated(run.run_id, "FAILED" if journal.end == "failed" else "FINISHED")
+        run.is_closed = True
+
+
+def write_history(journal: Journal, file: Path) -> None:
+    """Write a journal as Parquet: one row per epoch.
+
+    Columns: `epoch`, every metric, and for searches `genotype` (JSON) and, per cell type, `alpha_*`, `probabilities_*`
+    (rows of edges by operations), `entropy_*` and `credit_*` (per edge; entropies have the prefix `edge_entropy_*`).
+    """
+    rows = []
+    for record in journal.epochs:
+        row: dict[str, Any] = {"epoch": record["epoch"], **record["metrics"]}
+        if "cells" in record:
+            row["genotype"] = Genotype.from_dict(record["genotype"]).to_json()
+            for cell_type, cell in record["cells"].items():
+                row[f"alpha_{cell_type}"] = cell["alpha"]
+                row[f"probabilities_{cell_type}"] = cell["probabilities"]
+                row[f"edge_entropy_{cell_type}"] = cell["entropy"]
+                row[f"credit_{cell_type}"] = cell["credit"]
+        rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def _probabilities(record: Mapping[str, Any]) -> dict[Any, Any]:
+    return {cell_type: cell["probabilities"] for cell_type, cell in record["cells"].items()}
+
+
+def environment_tags() -> dict[str, str]:
+    """Versions and git commit, as tags of every run."""
+    packages = ("snas-orchestrator", "torch", "ray", "optuna", "mlflow", "numpy")
+    tags = {f"version.{package}": version(package) for package in packages}
+    return {**tags, "version.python": platform.python_version(), "git.commit": _git_commit()}
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested settings as dotted keys; settings that are None are left out."""
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+__all__ = ["SEARCH_METRICS", "MlflowException", "Tracker", "Unit", "environment_tags", "flatten", "write_history"]

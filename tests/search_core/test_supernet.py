@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from search_core.cell import NetworkOptions, cell_edges
+from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType
+from search_core.supernet import MixedEdge, SearchCell, Supernet
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, seeded
+
+
+def relaxed(options: NetworkOptions, *leading: int, seed: int = 0) -> dict[CellType, Tensor]:
+    shape = (*leading, len(cell_edges(options.nodes)), len(options.primitives))
+    generator = seeded(seed)
+    return {cell_type: torch.randn(shape, generator=generator).softmax(-1) for cell_type in CELL_TYPES}
+
+
+def plain_cell(cell: SearchCell, options: NetworkOptions, inputs: tuple[Tensor, Tensor], z_EO: Tensor) -> Tensor:
+    """`x_j = sum_{i<j} sum_k Z_ij^k O_ij^k(x_i)` edge by edge, operation by operation."""
+    nodes = cell.inputs(*inputs)
+    edges = cell_edges(options.nodes)
+    for target in range(2, options.nodes + 2):
+        terms = []
+        for position, (source, node) in enumerate(edges):
+            mixed = cell.edges[position]
+            assert isinstance(mixed, MixedEdge)
+            for op, name in enumerate(options.primitives):
+                if node == target and name != "none":
+                    terms.append(z_EO[position, op] * mixed.operations[name](nodes[source]))
+        nodes.append(torch.stack(terms).sum(0))
+    return torch.cat(nodes[2:], 1)
+
+
+def plain_supernet(supernet: Supernet, images: Tensor, z: Mapping[CellType, Tensor]) -> Tensor:
+    before_previous, previous = supernet.stem(images)
+    seen = dict.fromkeys(CELL_TYPES, 0)
+    for plan, cell in zip(supernet.plan.cells, supernet.cells, strict=True):
+        z_EO = z[plan.cell_type] if z[plan.cell_type].dim() == 2 else z[plan.cell_type][seen[plan.cell_type]]
+        assert isinstance(cell, SearchCell)
+        output = plain_cell(cell, supernet.options, (before_previous, previous), z_EO)
+        before_previous, previous = previous, output
+        seen[plan.cell_type] += 1
+    return supernet.classifier(previous)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("options", "input_shape"),
+    [
+        (TINY_NETWORK, (1, 8, 8)),
+        (NetworkOptions(nodes=3, cells=4, init_channels=2), (3, 7, 9)),
+        (NetworkOptions(nodes=1, cells=5, init_channels=4, primitives=("skip_connect", "none")), (1, 8, 8)),
+        (NetworkOptions(nodes=2, cells=3, init_channels=4, primitives=FEW_PRIMITIVES, stem="imagenet"), (3, 33, 40)),
+        (NetworkOptions(nodes=2, cells=1, init_channels=2, primitives=("dil_conv_5x5", "conv_7x1_1x7")), (2, 5, 5)),
+    ],
+)
+@pytest.mark.parametrize("per_cell", [False, True])
+def test_supernet_equals_the_plain_sum_over_edges_and_operations(
+    options: NetworkOptions, input_shape: tuple[int, int, int], per_cell: bool
+) -> None:
+    supernet = Supernet(options, input_shape, 10, seed=0)
+    leading = {cell_type: (supernet.num_cells(cell_type),) if per_cell else () for cell_type in CELL_TYPES}
+    z = {cell_type: relaxed(options, *leading[cell_type])[cell_type] for cell_type in CELL_TYPES}
+    images = torch.randn(4, *input_shape, generator=seeded(1))
+    logits = supernet(images, z)
+    assert logits.shape == (4, 10)
+    torch.testing.assert_close(logits, plain_supernet(supernet, images, z), rtol=1e-9, atol=1e-9)
+
+
+def test_a_shared_sample_equals_the_same_sample_in_every_cell() -> None:
+    supernet, shared = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), relaxed(TINY_NETWORK)
+    per_cell = {name: z.expand(supernet.num_cells(name), -1, -1).clone() for name, z in shared.items()}
+    images = torch.randn(4, 1, 8, 8, generator=seeded(1))
+    assert torch.equal(supernet(images, shared), supernet(images, per_cell))
+
+
+def test_every_cell_reads_its_own_sample() -> None:
+    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0).eval()
+    z: dict[CellType, Tensor] = {
+        "normal": relaxed(TINY_NETWORK, 1)["normal"],
+        "reduce": relaxed(TINY_NETWORK, 2)["reduce"],
+    }
+    images = torch.randn(4, 1, 8, 8, generator=seeded(1))
+    swapped = {**z, "reduce": z["reduce"].flip(0)}
+    assert not torch.allclose(supernet(images, z), supernet(images, swapped))
+
+
+@pytest.mark.parametrize(("cells", "normal", "reduction"), [(1, 0, 1), (2, 0, 2), (3, 1, 2), (8, 6, 2)])
+def test_number_of_cells_of_each_type(cells: int, normal: int, reduction: int) -> None:
+    options = NetworkOptions(nodes=1, cells=cells, init_channels=2, primitives=("none", "skip_connect"))
+    supernet = Supernet(options, (1, 8, 8), 10, seed=0)
+    assert (supernet.num_cells("normal"), supernet.num_cells("reduce")) == (normal, reduction)
+    assert supernet(torch.randn(2, 1, 8, 8), relaxed(options)).isfinite().all()
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_none_adds_nothing_wherever_it_stands(position: int) -> None:
+    others = [name for name in FEW_PRIMITIVES if name != "none"]
+    options = NetworkOptions(
+        nodes=2, cells=3, init_channels=4, primitives=(*others[:position], "none", *others[position:])
+    )
+    supernet = Supernet(options, (1, 8, 8), 10, seed=0).eval()
+    images, z = torch.randn(4, 1, 8, 8, generator=seeded(1)), relaxed(options)
+    logits = supernet(images, z)
+    for z_EO in z.values():
+        z_EO[:, position] = 7.0
+    assert torch.equal(supernet(images, z), logits)
+    z["normal"][0, position - 1] += 0.5
+    assert not torch.allclose(supernet(images, z), logits)
+
+
+def test_all_none_leaves_only_the_classifiers_bias() -> None:
+    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    z = {cell_type: torch.zeros(5, 5) for cell_type in CELL_TYPES}
+    logits = supernet(torch.randn(4, 1, 8, 8), z)
+    torch.testing.assert_close(logits, supernet.classifier.linear.bias.expand(4, 10))
+
+
+def test_gradients_reach_every_edge_operation_and_weight() -> None:
+    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    z = {name: weights.requires_grad_() for name, weights in relaxed(TINY_NETWORK).items()}
+    supernet(torch.randn(8, 1, 8, 8, generator=seeded(1)), z).square().sum().backward()
+    for weights in z.values():
+        assert weights.grad is not None
+        gradient = weights.grad
+        assert gradient.isfinite().all()
+        assert not gradient[:, 0].any()  # none
+        assert (gradient[:, 1:] != 0).all()
+    missing = [name for name, parameter in supernet.named_parameters() if parameter.grad is None]
+    assert missing == []
+
+
+def test_batch_norms_of_cells_are_not_affine() -> None:
+    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    norms = [module for module in supernet.cells.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(norm.affine for norm in norms)
+    assert supernet.stem.norm.affine
+
+
+def test_weights_follow_the_seed_and_leave_the_global_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    first, second, other = (Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=seed) for seed in (5, 5, 6))
+    assert torch.equal(before, torch.get_rng_state())
+    for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert torch.equal(a, c) == name.endswith("norm.weight") or name.endswith("norm.bias")
+
+
+@pytest.mark.gpu
+def test_weights_leave_the_global_random_state_of_the_gpu_alone() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    before = torch.cuda.get_rng_state()
+    Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_weights_do_not_seed_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for machines without a GPU: `torch.manual_seed` would seed every device through this function."""
+    seeds: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    assert seeds == []
+
+
+def test_alpha_is_no_parameter_of_the_supernet() -> None:
+    supernet = Supernet(NetworkOptions(cells=2, init_channels=2), (1, 8, 8), 10, seed=0)
+    assert {name.split(".")[0] for name, _ in supernet.named_parameters()} == {"stem", "cells", "classifier"}
+    assert not any(f"operations.{PRIMITIVES[0]}" in name for name, _ in supernet.named_modules())
