@@ -15,7 +15,7 @@ from orchestrator.progress import StudyView
 from orchestrator.tracking import Tracker, Unit
 
 
-class PhaseCallback(Callback):  # type: ignore[misc]
+class PhaseCallback(Callback):
     """Serves one phase of a study.
 
     The journal is written first and MLflow is brought up to it, so that a tracking server that is away for a while

@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune import Callback
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.config import StudySpec
@@ -94,7 +94,7 @@ def run_phase(
         param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(spec) if searcher else FIFOScheduler(),
+            scheduler=make_scheduler(spec) if searcher else None,
             num_samples=-1 if searcher else 1,
             max_concurrent_trials=spec.max_concurrent,
             reuse_actors=True,
@@ -113,8 +113,8 @@ def run_phase(
     tuner.fit()
 
 
-def make_scheduler(spec: StudySpec) -> TrialScheduler:
-    """The study's scheduler, counting epochs rather than seconds."""
+def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
+    """The study's scheduler, counting epochs rather than seconds; None for first in, first out."""
     goal, options = spec.scheduler_goal, spec.scheduler
     if options.kind == "asha":
         return AsyncHyperBandScheduler(
@@ -129,7 +129,7 @@ def make_scheduler(spec: StudySpec) -> TrialScheduler:
         return MedianStoppingRule(
             time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
         )
-    return FIFOScheduler()
+    return None
 
 
 def job_label(trial: Trial) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import optuna
 
 from orchestrator.config import StudySpec
@@ -39,7 +41,9 @@ def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:
     """
     seed = spec.seed + 7919 * number
     if spec.sampler == "tpe":
-        return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed, warn_independent_sampling=False)
+        with warnings.catch_warnings():  # `group` is called experimental since 2021
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed)
     if spec.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed)
     if spec.sampler == "gp":

@@ -24,7 +24,7 @@ from orchestrator.space import Scalar, suggest
 from search_core.errors import OptionsError
 
 
-class StudySearcher(Searcher):  # type: ignore[misc]
+class StudySearcher(Searcher):
     """Gives Ray Tune the unfinished trials of a study, then new ones until it has its number.
 
     Args:
@@ -60,7 +60,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         """The study file says what is searched and measured; Tune has nothing to add."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Configuration of the next trial, or `FINISHED`."""
         while (asked := self._ask()) is not None:
             number, values = asked
@@ -78,7 +78,7 @@ class StudySearcher(Searcher):  # type: ignore[misc]
                 "checkpoints": self._checkpoints(number),
             }
             return {"job": job}
-        return str(Searcher.FINISHED)
+        return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended, by its journal."""

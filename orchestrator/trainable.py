@@ -24,7 +24,7 @@ from search_core.search import Search, SearchOptions
 Options = TypeVar("Options")
 
 
-class EpochTrainable(tune.Trainable):  # type: ignore[misc]
+class EpochTrainable(tune.Trainable):
     """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
 
     - `label`: its name in the study;
@@ -67,10 +67,9 @@ class EpochTrainable(tune.Trainable):  # type: ignore[misc]
         """Write the state of the work."""
         torch.save(self.work.state_dict(), Path(checkpoint_dir) / CHECKPOINT_FILE)
 
-    def load_checkpoint(self, checkpoint_dir: str | None) -> None:
-        """Take over a state that `save_checkpoint` wrote."""
-        assert checkpoint_dir is not None
-        self.work.load_state_dict(load_state(Path(checkpoint_dir) / CHECKPOINT_FILE))
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Take over a state that `save_checkpoint` wrote; Ray gives the folder."""
+        self.work.load_state_dict(load_state(Path(checkpoint) / CHECKPOINT_FILE))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
@@ -122,7 +121,7 @@ class RetrainTrainable(EpochTrainable):
         """Run one epoch; after the last, the one look at the test split."""
         record = self.work.run_epoch().to_dict()
         if self.work.epoch >= self.work.options.epochs:
-            record["metrics"]["test_accuracy"] = self.work.test().accuracy
+            record["metrics"] |= self.work.final_metrics()
         return record
 
 

@@ -17,7 +17,7 @@ from search_core.primitives import FactorizedReduce, ReluConvBn
 def seeded_weights(seed: int) -> Iterator[None]:
     """Draw the initial weights of modules made inside from `seed`, and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
         yield
 
 

@@ -228,6 +228,15 @@ class Retrain:
         self.child.eval()
         return evaluate(self.child, self.data.test)
 
+    def final_metrics(self) -> dict[str, float]:
+        """`test_accuracy` (a fraction), and `params` and `madds` of the child; as `test`, after the last epoch only.
+
+        Raises:
+            StateError: before the last epoch.
+        """
+        cost = self.cost()
+        return {"test_accuracy": self.test().accuracy, "params": float(cost.params), "madds": float(cost.madds)}
+
     def cost(self) -> NetworkCost:
         """Exact counts of the child."""
         return child_cost(

@@ -23,7 +23,7 @@ def test_evaluate_equals_one_pass_over_all_images(batch_size: int) -> None:
     with torch.no_grad():
         logits = model(images)
     evaluation = evaluate(model, split, batch_size)
-    assert evaluation.accuracy == (logits.argmax(1) == labels).float().mean().item()
+    assert evaluation.accuracy == (logits.argmax(1) == labels).double().mean().item()
     assert evaluation.loss == pytest.approx(functional.cross_entropy(logits, labels).item(), rel=1e-6)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def test_temperature_of_a_single_epoch_is_the_start(kind: Any) -> None:
 def test_temperature_never_rises_and_never_passes_the_end(kind: Any) -> None:
     schedule = TemperatureOptions(kind=kind, start=1.0, end=0.05)
     values = [temperature_at(schedule, epoch, 150) for epoch in range(150)]
-    assert all(late <= early for early, late in zip(values, values[1:], strict=False))
+    assert all(late <= early for early, late in pairwise(values))
     assert min(values) == pytest.approx(0.05)
     assert min(values) > 0.05 - 1e-12
 

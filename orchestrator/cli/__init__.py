@@ -1,0 +1,49 @@
+"""The command line `snas`, one file a sub-command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli import profile, retrain, search, study, ui
+from orchestrator.errors import OrchestratorError
+from orchestrator.study import StudyInterrupted
+from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
+
+app = typer.Typer(
+    name="snas",
+    help="Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(search.search)
+app.add_typer(study.app, name="study")
+app.command()(retrain.retrain)
+app.command()(profile.profile)
+app.command()(ui.ui)
+
+#: Exit codes: bad input, a run that failed, a run that the user stopped.
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main() -> None:
+    """Run the command line; users' errors end with one message and no traceback."""
+    try:
+        app()
+    except StudyInterrupted as error:
+        _end(f"interrupted: {error}", INTERRUPTED)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except NonFiniteLossError as error:
+        _end(f"failed: {error}", FAILED)
+    except (OrchestratorError, DataError, GenotypeError, OptionsError) as error:
+        _end(f"error: {error}", BAD_INPUT)
+
+
+def _end(message: str, code: int) -> None:
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""Options and tables that several sub-commands share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from orchestrator.runs import DEFAULT_RUNS
+
+RunsOption = Annotated[
+    Path,
+    typer.Option("--runs", envvar="SNAS_RUNS", help="Folder of everything that runs write.", file_okay=False),
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace a setting of the file; dotted key, YAML value; repeatable."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+__all__ = ["DEFAULT_RUNS", "JsonOption", "RunsOption", "SetOption", "compact", "percent", "stamped", "stdout"]
+
+#: Where results go; messages go to stderr.
+stdout = Console(soft_wrap=False)
+
+
+def stamped(stem: str) -> str:
+    """A name that is not taken: the stem and the time."""
+    return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage, or a dash."""
+    return "-" if fraction is None else f"{fraction:.1%}"
+
+
+def compact(count: float) -> str:
+    """A count with three figures and k, M or G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"

@@ -1,0 +1,70 @@
+"""`snas retrain`: train a cell from scratch in this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout
+from orchestrator.config import RetrainConfig, RetrainSection, load_retrain
+from orchestrator.runs import Runs
+from orchestrator.single import found_cell, run_retrain, study_recipe
+from search_core.data import DatasetOptions
+from search_core.genotype import load_genotype
+from search_core.retrain import RetrainReport
+
+#: What is trained when neither a file nor a study says: a small child on digits, minutes on a laptop.
+_DEFAULT = RetrainConfig(
+    dataset=DatasetOptions(name="digits"),
+    retrain=RetrainSection(epochs=15, cells=8, init_channels=16, drop_path=0.0),
+)
+
+
+def retrain(
+    genotype: Annotated[str | None, typer.Option(metavar="FILE|NAME", help="Genotype file or published cell.")] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="MLflow run of the search that found it.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A study file, or one with `dataset` and `retrain`. [the run's study; else digits, 15 epochs]"
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of trainings. [the file's]")] = None,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    name: Annotated[str | None, typer.Option(help="Name of the run. [the cell's name and the time]")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Train the child network of a cell from scratch, test it once, and register it in MLflow.
+
+    Example: `snas retrain --genotype SNAS_mild --config studies/quickstart.yaml --seeds 3`
+    """
+    if (genotype is None) == (run is None):
+        raise typer.BadParameter("give either --genotype or --run", param_hint="--genotype / --run")
+    if settings and config is None:
+        raise typer.BadParameter("needs --config, whose settings it replaces", param_hint="--set")
+    folder = Runs(runs)
+    cell = load_genotype(genotype) if genotype is not None else found_cell(folder, str(run))
+    if config is not None:
+        recipe = load_retrain(config, settings)
+    else:
+        recipe = study_recipe(folder, run) if run is not None else _DEFAULT
+    if seeds is not None:
+        recipe = replace(recipe, retrain=replace(recipe.retrain, seeds=seeds))
+    stem = Path(genotype).stem if genotype is not None else f"run-{str(run)[:8]}"
+    results = run_retrain(cell, recipe, folder, name or stamped(stem), _print_epoch, parent_run=run)
+    accuracies = [result["test_accuracy"] for result in results]
+    spread = f" ± {stdev(accuracies):.2%} over {len(accuracies)} seeds" if len(accuracies) > 1 else ""
+    cost = f"{compact(results[0]['params'])} parameters, {compact(results[0]['madds'])} multiply-adds"
+    stdout.print(f"\ntest accuracy {mean(accuracies):.2%}{spread}; {cost}", highlight=False)
+
+
+def _print_epoch(seed: int, report: RetrainReport) -> None:
+    stdout.print(
+        f"seed {seed}  epoch {report.epoch:3d}  loss {report.train_loss:.3f}  train {report.train_accuracy:6.1%}"
+        f"  validation {report.val_accuracy:6.1%}  {report.seconds:.1f} s",
+        highlight=False,
+    )

@@ -1,0 +1,48 @@
+"""`snas search`: one search in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout
+from orchestrator.config import load_search
+from orchestrator.runs import Runs
+from orchestrator.single import run_search
+from search_core.reports import EpochReport
+
+_HEAD = "epoch  supernet  child  recalibrated  loss   entropy  temperature  edges  madds      s"
+
+
+def search(
+    config: Annotated[
+        Path, typer.Argument(help="A study file (its `search` section is used) or a file of search settings.")
+    ],
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    name: Annotated[str | None, typer.Option(help="Name of the run. [the file's name and the time]")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Run one search without Ray.
+
+    Example: `snas search studies/quickstart.yaml --set search.epochs=3 --set penalty.strength=1e-2`
+    """
+    options = load_search(config, settings)
+    stdout.print(_HEAD, highlight=False)
+    genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch)
+    stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
+    stdout.print(
+        f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True
+    )
+    stdout.print(f"retrain:  snas retrain --genotype {folder / 'genotype.json'}", highlight=False, soft_wrap=True)
+
+
+def _print_epoch(report: EpochReport) -> None:
+    edges = f"{report.edges_normal}+{report.edges_reduce}"
+    stdout.print(
+        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.1%}  {report.child_val_accuracy:5.1%}"
+        f"  {report.child_val_accuracy_recalibrated:12.1%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
+        f"  {report.temperature:11.3f}  {edges:>5}  {report.child_madds:<9d}  {report.seconds:.1f}",
+        highlight=False,
+    )

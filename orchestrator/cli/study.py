@@ -1,0 +1,213 @@
+"""`snas study`: run, resume, list, show and validate studies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.common import (
+    DEFAULT_RUNS,
+    JsonOption,
+    RunsOption,
+    SetOption,
+    compact,
+    percent,
+    stdout,
+)
+from orchestrator.config import load_study
+from orchestrator.errors import OrchestratorError
+from orchestrator.progress import ConsoleView
+from orchestrator.records import TrialRecord, front_rows
+from orchestrator.runs import Runs
+from orchestrator.study import Study
+
+app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster. [starts Ray on this machine]"),
+]
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    address: AddressOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study. [the file's]")] = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Run a study: searches, then retraining of the best cells, all of it in MLflow.
+
+    Example: `snas study run studies/quickstart.yaml --set trials=4 --name tiny`
+    """
+    overrides = [*settings, f"name={json.dumps(name)}"] if name is not None else settings
+    study = Study(load_study(file, overrides), Runs(runs))
+    if study.exists:
+        raise OrchestratorError(
+            f"study `{study.spec.name}` exists in {study.runs.root}: `snas study resume {study.spec.name}` goes on "
+            "with it, --name starts another"
+        )
+    _run(study, address)
+
+
+@app.command()
+def resume(name: NameArgument, address: AddressOption = None, runs: RunsOption = DEFAULT_RUNS) -> None:
+    """Go on with a study that was stopped or killed: finished work is kept, unfinished goes on from checkpoints.
+
+    Example: `snas study resume digits-quickstart`
+    """
+    _run(Study.load(name, Runs(runs)), address)
+
+
+@app.command("list")
+def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> None:
+    """List the studies in the folder of runs.
+
+    Example: `snas study list`
+    """
+    folder = Runs(runs)
+    studies = [_overview(Study.load(name, folder)) for name in folder.study_names()]
+    if as_json:
+        print(json.dumps(studies))
+        return
+    if not studies:
+        stdout.print(f"no studies in {folder.root}", highlight=False, soft_wrap=True)
+        return
+    table = Table(title=f"studies in {folder.root}", title_justify="left")
+    for column in ("study", "state", "data", "complete", "failed", "retrained"):
+        table.add_column(column)
+    for row in studies:
+        progress = f"{row['complete']} of {row['trials']}"
+        retrained = f"{row['retrained']} of {row['retrainings']}"
+        table.add_row(row["name"], row["state"], row["dataset"], progress, str(row["failed"]), retrained)
+    stdout.print(table)
+
+
+@app.command()
+def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> None:
+    """Show the front and all trials of a study.
+
+    Example: `snas study show digits-quickstart`
+    """
+    study = Study.load(name, Runs(runs))
+    trials, retrains = study.trials(), study.retrains()
+    front = front_rows(trials, retrains, study.spec)
+    if as_json:
+        document = {
+            **_overview(study),
+            "front": front,
+            "trial_records": [asdict(trial) for trial in trials],
+            "retrain_records": [asdict(record) for record in retrains],
+        }
+        print(json.dumps(document))
+        return
+    overview = _overview(study)
+    stdout.print(f"study {name}: {overview['state']}, {overview['complete']} of {overview['trials']} trials complete")
+    _print_trials(trials)
+    for record in retrains:
+        if record.reason:
+            stdout.print(f"retraining {record.label} {record.state}: {record.reason}", markup=False, highlight=False)
+    _print_front(front)
+
+
+@app.command()
+def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DEFAULT_RUNS) -> None:  # noqa: B006
+    """Check a study file whole; all faults are listed.
+
+    Example: `snas study validate studies/quickstart.yaml`
+    """
+    spec = load_study(file, settings)
+    goals = " and ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)
+    stdout.print(f"{file}: valid; {spec.num_trials} trials, {goals}", highlight=False, soft_wrap=True)
+
+
+def _run(study: Study, address: str | None) -> None:
+    with ConsoleView(Console()) as view:
+        study.run(view, address=address)
+    _print_front(front_rows(study.trials(), study.retrains(), study.spec))
+    runs = study.runs.root
+    stdout.print(
+        f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas ui --runs {runs}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if all(trial.state == "failed" for trial in study.trials()) and study.spec.num_trials:
+        raise OrchestratorError("every search failed; the reasons are above and in `snas study show`")
+
+
+def _overview(study: Study) -> dict[str, Any]:
+    trials, retrains = study.trials(), study.retrains()
+    is_done = study.num_open_trials() == 0 and all(record.state != "running" for record in retrains)
+    return {
+        "name": study.spec.name,
+        "state": "done" if is_done else "unfinished",
+        "dataset": study.spec.search.dataset.name,
+        "trials": study.spec.num_trials,
+        "complete": sum(trial.state == "complete" for trial in trials),
+        "stopped": sum(trial.state == "stopped" for trial in trials),
+        "failed": sum(trial.state == "failed" for trial in trials),
+        "retrainings": len(retrains),
+        "retrained": sum(record.state == "complete" for record in retrains),
+    }
+
+
+def _print_trials(trials: list[TrialRecord]) -> None:
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
+    table = Table(title="trials", title_justify="left")
+    table.add_column("trial")
+    table.add_column("state")
+    for key in (*keys, "epochs", "supernet", "child", "madds"):
+        table.add_column(key, justify="right")
+    for trial in trials:
+        sampled = [_shown(trial.values[key]) if key in trial.values else "-" for key in keys]
+        metrics = trial.metrics
+        supernet = percent(metrics.get("supernet_val_accuracy"))
+        child = percent(metrics.get("child_val_accuracy"))
+        madds = compact(metrics["child_madds"]) if metrics else "-"
+        front = "* " if trial.on_front else ""
+        table.add_row(f"{front}{trial.number}", trial.state, *sampled, str(trial.epochs), supernet, child, madds)
+    stdout.print(table)
+    for trial in trials:
+        if trial.reason:
+            stdout.print(f"trial {trial.number} {trial.state}: {trial.reason}", markup=False, highlight=False)
+
+
+def _print_front(front: list[dict[str, Any]]) -> None:
+    if not front:
+        stdout.print("no trial is complete yet")
+        return
+    table = Table(title="front (best trade-offs between the objectives)", title_justify="left")
+    columns = ("trial", "eta", "schedule", "supernet", "child", "retrained test", "params", "multiply-adds")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "schedule" else "right")
+    for row in front:
+        spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
+        table.add_row(
+            str(row["trial"]),
+            f"{row['eta']:.2e}",
+            f"{row['temperature_kind']} to {row['temperature_end']:.2f}",
+            percent(row["supernet_val_accuracy"]),
+            percent(row["child_val_accuracy"]),
+            percent(row["test_accuracy"]) + spread,
+            compact(row["child_params"]),
+            compact(row["child_madds"]),
+        )
+    stdout.print(table)
+    stdout.print(
+        "supernet and child: validation accuracy, the child without retraining; params and multiply-adds of the child "
+        "at the size of the search",
+        style="dim",
+    )
+
+
+def _shown(value: object) -> str:
+    return f"{value:.2e}" if isinstance(value, float) else str(value)

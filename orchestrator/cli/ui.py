@@ -1,0 +1,33 @@
+"""`snas ui`: MLflow's own pages on the project's store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.errors import OrchestratorError
+from orchestrator.runs import Runs
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Serve the MLflow UI of the embedded store on 127.0.0.1.
+
+    Example: `snas ui --runs runs --port 5000`
+    """
+    uri = Runs(runs).tracking_uri()
+    if uri.startswith(("http:", "https:")):
+        stdout.print(f"the tracking server {uri} has its own UI", highlight=False)
+        return
+    if uri.startswith("sqlite:///") and not os.path.exists(uri.removeprefix("sqlite:///")):
+        raise OrchestratorError(f"there is no store at {uri} yet: run a study first, or name its folder with --runs")
+    stdout.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
+    command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", *command])

@@ -1,0 +1,212 @@
+"""One search or one retraining in this process, without Ray: journal, checkpoint and MLflow run like in a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from dashboards.draw import render_cells_svg
+from orchestrator.config import RetrainConfig, load_retrain
+from orchestrator.errors import OrchestratorError
+from orchestrator.journal import Journal
+from orchestrator.models import log_child
+from orchestrator.runs import CHECKPOINT_FILE, Runs
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, environment_tags, flatten
+from orchestrator.yaml_file import dump_yaml
+from search_core.data import ImageData, load_data
+from search_core.errors import NonFiniteLossError
+from search_core.genotype import Genotype
+from search_core.reports import EpochReport
+from search_core.retrain import Retrain, RetrainReport
+from search_core.search import Search, SearchOptions
+
+SEARCHES = "searches"
+RETRAINS = "retrains"
+
+
+def default_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_search(
+    options: SearchOptions, runs: Runs, name: str, on_epoch: Callable[[EpochReport], None]
+) -> tuple[Genotype, Path]:
+    """Run one search and keep what it found.
+
+    Args:
+        options: the search.
+        runs: folder of all runs; this one's files lie in `searches/<name>`.
+        name: of the folder and of the MLflow run.
+        on_epoch: hears every report.
+
+    Returns:
+        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, `state.pt`.
+
+    Raises:
+        DataError: if the data set cannot be read.
+        OrchestratorError: if the name is taken.
+        NonFiniteLossError: if the loss is not finite.
+    """
+    device = default_device()
+    data = load_data(options.dataset, device)
+    search = Search(options, data, device)
+    folder = _new_folder(runs.root / SEARCHES / name)
+    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
+    tracker = open_tracker(runs, SEARCHES, data)
+    metrics, primitives = SEARCH_METRICS, options.network.primitives
+    unit = Unit(label=name, kind="search", params=flatten(asdict(options)), metrics=metrics, primitives=primitives)
+    journal = Journal(folder / "history.jsonl")
+    try:
+        for report in search:
+            journal.append_epoch(report.to_dict())
+            save_state(search, folder / CHECKPOINT_FILE)
+            tracker.sync(unit, journal)
+            on_epoch(report)
+    except NonFiniteLossError as error:
+        journal.finish("failed", str(error))
+        raise
+    else:
+        journal.finish("complete")
+    finally:
+        tracker.sync(unit, journal)
+    genotype = search.strategy.genotype()
+    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.strategy.probabilities().items()}
+    picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
+    (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
+    (folder / "cells.svg").write_text(picture, encoding="utf-8")
+    return genotype, folder
+
+
+def run_retrain(
+    genotype: Genotype,
+    config: RetrainConfig,
+    runs: Runs,
+    name: str,
+    on_epoch: Callable[[int, RetrainReport], None],
+    *,
+    parent_run: str | None = None,
+) -> list[dict[str, float]]:
+    """Train a cell from scratch, once per seed, and register the children.
+
+    Args:
+        genotype: the cell.
+        config: data set and recipe.
+        runs: folder of all runs; files lie in `retrains/<name>-seed<seed>`.
+        name: of the folders and of the MLflow runs.
+        on_epoch: hears every report, with its seed.
+        parent_run: MLflow run of the search that found the cell; the new runs go below it.
+
+    Returns:
+        The last epoch's metrics of each seed, with `test_accuracy`, `params` and `madds`.
+
+    Raises:
+        DataError: if the data set cannot be read.
+        OrchestratorError: if the name is taken.
+        NonFiniteLossError: if a loss is not finite.
+    """
+    device, section = default_device(), config.retrain
+    dataset = config.dataset
+    if section.validation_fraction is not None:
+        dataset = replace(dataset, validation_fraction=section.validation_fraction)
+    data = load_data(dataset, device)
+    tracker = open_tracker(runs, RETRAINS, data, parent_run)
+    results = []
+    for seed in range(config.seed, config.seed + section.seeds):
+        retrain = Retrain(genotype, section, data, device, seed=seed)
+        label = f"{name}-seed{seed}"
+        folder = _new_folder(runs.root / RETRAINS / label)
+        (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
+        params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
+        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params)
+        journal = Journal(folder / "history.jsonl")
+        for report in retrain:
+            record = report.to_dict()
+            if retrain.epoch >= section.epochs:
+                record["metrics"] |= retrain.final_metrics()
+            journal.append_epoch(record)
+            save_state(retrain, folder / CHECKPOINT_FILE)
+            tracker.sync(unit, journal)
+            on_epoch(seed, report)
+        journal.finish("complete")
+        tracker.sync(unit, journal)
+        log_child(
+            tracker,
+            tracker.run_id(unit),
+            genotype=genotype,
+            options=section,
+            data=data,
+            checkpoint=str(folder / CHECKPOINT_FILE),
+            registered_name=section.register_as or f"{name}-child",
+        )
+        results.append(journal.epochs[-1]["metrics"])
+    return results
+
+
+def found_cell(runs: Runs, run_id: str) -> Genotype:
+    """The genotype that a search's MLflow run has as an artifact.
+
+    Raises:
+        OrchestratorError: if there is no such run, or it has no genotype.
+    """
+    try:
+        client = MlflowClient(runs.tracking_uri())
+        return Genotype.from_json(Path(client.download_artifacts(run_id, "genotype.json")).read_text(encoding="utf-8"))
+    except (MlflowException, OSError) as error:
+        raise OrchestratorError(
+            f"run {run_id} in {runs.tracking_uri()} must exist and have the artifact genotype.json, got: {error}"
+        ) from error
+
+
+def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
+    """The retrain recipe of the study to which a trial's MLflow run belongs.
+
+    Raises:
+        OrchestratorError: if the run belongs to no study.
+        ConfigError: if the study has no `retrain` section.
+    """
+    client = MlflowClient(runs.tracking_uri())
+    try:
+        parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+        return load_retrain(client.download_artifacts(parent, "study.yaml"))
+    except (KeyError, MlflowException, OSError) as error:
+        raise OrchestratorError(f"run {run_id} belongs to no study: name a recipe with --config") from error
+
+
+def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str | None = None) -> Tracker:
+    """Tracker of an experiment; with `parent_run`, of the experiment of that run."""
+    uri = runs.tracking_uri()
+    runs.root.mkdir(parents=True, exist_ok=True)
+    tags = {
+        "dataset": data.name,
+        "dataset.digest": data.digest,
+        "dataset.split_digest": data.split_digest,
+        **environment_tags(),
+    }
+    try:
+        if parent_run is not None:
+            client = MlflowClient(uri)
+            experiment = client.get_experiment(client.get_run(parent_run).info.experiment_id).name
+        return Tracker(uri, experiment, artifact_location=runs.artifact_location(uri, experiment), tags=tags)
+    except MlflowException as error:
+        raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
+
+
+def save_state(work: Search | Retrain, file: Path) -> None:
+    """Write a checkpoint so that a kill leaves the last whole one."""
+    torch.save(work.state_dict(), file.with_suffix(".tmp"))
+    os.replace(file.with_suffix(".tmp"), file)
+
+
+def _new_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise OrchestratorError(f"{folder} exists: choose another --name") from error
+    return folder
