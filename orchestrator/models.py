@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from search_core.data import ImageData
 from search_core.genotype import Genotype
 from search_core.retrain import RetrainOptions, build_child
 
+_LOGGED = "snas.model"  # tag of a run whose model is logged
+
 
 def log_child(
     tracker: Tracker,
@@ -26,7 +30,7 @@ def log_child(
     checkpoint: str,
     registered_name: str,
 ) -> None:
-    """Log and register a trained child: images in, logits out, with signature and input example.
+    """Log and register a trained child, once per run: images in, logits out, with signature and input example.
 
     Args:
         tracker: MLflow.
@@ -37,6 +41,8 @@ def log_child(
         checkpoint: the last checkpoint file of the retraining.
         registered_name: name in the model registry.
     """
+    if _LOGGED in tracker.client.get_run(run_id).data.tags:
+        return
     child = build_child(genotype, options, data, seed=0)
     child.load_state_dict(load_state(Path(checkpoint))["child"])
     child.eval()
@@ -45,7 +51,8 @@ def log_child(
     with torch.no_grad():
         logits = child(example)
     mlflow.set_tracking_uri(tracker.tracking_uri)
-    with mlflow.start_run(run_id=run_id):
+    # MLflow prints what it registers; the progress view has the terminal.
+    with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=run_id):
         mlflow.pytorch.log_model(
             child,
             name="child",
@@ -54,3 +61,4 @@ def log_child(
             registered_model_name=registered_name,
             pip_requirements=[f"torch=={version('torch')}"],
         )
+    tracker.client.set_tag(run_id, _LOGGED, registered_name)

@@ -11,7 +11,7 @@ from orchestrator.space import grid_points
 
 
 def open_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
-    """Load the Optuna study of a study file, or create it (with the grid enqueued, for sampler `grid`).
+    """Load the Optuna study of a study file, or create it.
 
     Args:
         spec: the study.
@@ -20,17 +20,22 @@ def open_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
-    exists = spec.name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}
-    study = optuna.create_study(
+    return optuna.create_study(
         storage=storage,
         study_name=spec.name,
         directions=["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives],
         load_if_exists=True,
     )
-    if spec.sampler == "grid" and not exists:
-        for point in grid_points(spec.sweep, limit=spec.trials):
+
+
+def enqueue_grid(study: optuna.Study, spec: StudySpec) -> None:
+    """Enqueue the points of sampler `grid` that are not in the storage yet; for the one driver of the study only."""
+    if spec.sampler != "grid":
+        return
+    known = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+    for point in grid_points(spec.sweep, limit=spec.trials):
+        if point not in known:
             study.enqueue_trial(point)
-    return study
 
 
 def make_sampler(spec: StudySpec, number: int) -> optuna.samplers.BaseSampler:

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
 from orchestrator.runs import trial_label
-from orchestrator.samplers import make_sampler
+from orchestrator.samplers import enqueue_grid, make_sampler
 from orchestrator.space import Scalar, suggest
 from search_core.errors import OptionsError
 
@@ -44,6 +44,7 @@ class StudySearcher(Searcher):
         super().__init__(metric=spec.objectives[0].metric, mode=spec.objectives[0].mode)
         self._study, self._spec = study, spec
         self._open_journal, self._checkpoints = open_journal, checkpoints
+        enqueue_grid(study, spec)
         self._unfinished = study.get_trials(states=(TrialState.RUNNING,))
         self._numbers: dict[str, int] = {}
 
@@ -99,7 +100,10 @@ class StudySearcher(Searcher):
             trial = self._unfinished.pop(0)
             journal = self._open_journal(trial.number)
             if journal.end is None:
-                return trial.number, trial.params
+                # A driver killed while it drew the values left a part of them: the rest is drawn now.
+                self._study.sampler = make_sampler(self._spec, trial.number)
+                drawn = optuna.trial.Trial(self._study, trial._trial_id)
+                return trial.number, suggest(drawn, self._spec.sweep)
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
         asked = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         if len(asked) >= self._spec.num_trials:

@@ -138,8 +138,11 @@ class Study:
             parent = tracker.open_study(
                 self.spec.name, self._description(), self._study_params(data), self.folder.spec_file
             )
-            driver = _Driver(self, tracker, view, parent, data)
-            driver.run(address)
+            try:
+                _Driver(self, tracker, view, parent, data).run(address)
+            except (OrchestratorError, KeyboardInterrupt):
+                tracker.suspend()
+                raise
 
     @contextmanager
     def _driver_lock(self) -> Iterator[None]:
@@ -310,17 +313,14 @@ class _Driver:
     def _finish(self) -> None:
         """Bring MLflow up to all journals, log models and the summary, close the parent run."""
         trials, jobs = self._study.trials(), self._study.retrain_jobs()
-        units = [self._trial_unit(trial.number) for trial in trials]
-        for trial, unit in zip(trials, units, strict=True):
-            self._tracker.sync(unit, self._journal("search", trial_label(trial.number)))
+        for trial in trials:
+            self._tracker.sync(self._trial_unit(trial.number), self._journal("search", trial_label(trial.number)))
         for job in jobs:
             plain, journal = self._plain_job(job), self._journal("retrain", job.label)
             unit = self._unit("retrain", plain)
-            units.append(unit)
             self._tracker.sync(unit, journal)
             if journal.end == "complete":
                 self._log_model(unit, job, plain)
-        self._tracker.close_orphans(self._parent, [unit.label for unit in units])
         log_summary(self._tracker, self._parent, self._study)
         self._tracker.close_study(
             self._parent, complete=any(trial.state == "complete" for trial in trials) or not trials

@@ -149,15 +149,11 @@ class Tracker:
         """Mark the parent run as finished, or as failed if something is missing."""
         self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
 
-    def close_orphans(self, parent: str, labels: Sequence[str]) -> None:
-        """Close running runs of a study that none of its `labels` stands for."""
-        for run in self.client.search_runs(
-            [self.experiment_id],
-            f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'RUNNING'",
-            max_results=5000,
-        ):
-            if run.data.tags.get("snas.unit") not in labels:
-                self.client.set_terminated(run.info.run_id, "KILLED")
+    def suspend(self) -> None:
+        """Mark all running runs of the experiment as killed, until a resumed study goes on with them."""
+        running = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=5000)
+        for run in running:
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.runs import DEFAULT_RUNS
 
@@ -23,10 +26,25 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
-__all__ = ["DEFAULT_RUNS", "JsonOption", "RunsOption", "SetOption", "compact", "percent", "stamped", "stdout"]
+__all__ = [
+    "DEFAULT_RUNS",
+    "JsonOption",
+    "RunsOption",
+    "SetOption",
+    "compact",
+    "make_table",
+    "percent",
+    "stamped",
+    "stdout",
+]
 
 #: Where results go; messages go to stderr.
-stdout = Console(soft_wrap=False)
+stdout = Console(width=None if sys.stdout.isatty() else 120)
+
+
+def make_table(title: str) -> Table:
+    """An empty table in the house style."""
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def stamped(stem: str) -> str:

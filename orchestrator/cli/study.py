@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.cli.common import (
     DEFAULT_RUNS,
@@ -17,6 +16,7 @@ from orchestrator.cli.common import (
     RunsOption,
     SetOption,
     compact,
+    make_table,
     percent,
     stdout,
 )
@@ -82,7 +82,7 @@ def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -
     if not studies:
         stdout.print(f"no studies in {folder.root}", highlight=False, soft_wrap=True)
         return
-    table = Table(title=f"studies in {folder.root}", title_justify="left")
+    table = make_table(f"studies in {folder.root}")
     for column in ("study", "state", "data", "complete", "failed", "retrained"):
         table.add_column(column)
     for row in studies:
@@ -162,11 +162,11 @@ def _overview(study: Study) -> dict[str, Any]:
 
 def _print_trials(trials: list[TrialRecord]) -> None:
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
-    table = Table(title="trials", title_justify="left")
+    table = make_table("trials")
     table.add_column("trial")
     table.add_column("state")
-    for key in (*keys, "epochs", "supernet", "child", "madds"):
-        table.add_column(key, justify="right")
+    for key in (*keys, "epochs", "supernet", "child", "multiply-adds"):
+        table.add_column(key.replace(".", "\n"), justify="right")
     for trial in trials:
         sampled = [_shown(trial.values[key]) if key in trial.values else "-" for key in keys]
         metrics = trial.metrics
@@ -185,10 +185,10 @@ def _print_front(front: list[dict[str, Any]]) -> None:
     if not front:
         stdout.print("no trial is complete yet")
         return
-    table = Table(title="front (best trade-offs between the objectives)", title_justify="left")
-    columns = ("trial", "eta", "schedule", "supernet", "child", "retrained test", "params", "multiply-adds")
+    table = make_table("front: the best trade-offs between the objectives")
+    columns = ("trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds")
     for column in columns:
-        table.add_column(column, justify="left" if column == "schedule" else "right")
+        table.add_column(column, justify="left" if column == "temperature" else "right")
     for row in front:
         spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
         table.add_row(

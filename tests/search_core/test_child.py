@@ -74,15 +74,6 @@ def test_published_cell_runs_on_imagenet_sizes(input_shape: tuple[int, int, int]
         assert child(torch.randn(2, *input_shape, generator=seeded())).shape == (2, 1000)
 
 
-def test_every_published_cell_runs_at_paper_scale_on_the_meta_device() -> None:
-    for name in PUBLISHED:
-        with torch.device("meta"):
-            child = tiny_child(
-                name, input_shape=(3, 224, 224), num_classes=1000, cells=14, init_channels=48, stem="imagenet"
-            )
-            assert child(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
-
-
 # The DAG
 
 

@@ -52,7 +52,16 @@ def violations(package: str, forbidden: set[str], *, in_functions: bool = True) 
 
 
 def test_reading_imports_sees_them_wherever_they_stand() -> None:
-    code = "import a.b\nfrom c.d import e\nif True:\n    import f\nclass G:\n    import h\n    def i(self):\n        import j\n"
+    code = """
+import a.b
+from c.d import e
+if True:
+    import f
+class G:
+    import h
+    def i(self):
+        import j
+"""
     tree = ast.parse(code)
     assert [name for name, _ in imports(tree)] == ["a", "c", "f", "h", "j"]
     assert [name for name, _ in imports(tree, in_functions=False)] == ["a", "c", "f", "h"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.cell import NetworkOptions, cell_edges
+from search_core.cell import NetworkOptions
 from search_core.cost import CostTable
 from search_core.genotype import CELL_TYPES, CellType, Edge
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise

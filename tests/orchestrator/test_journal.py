@@ -1,0 +1,100 @@
+"""The journal: one line an epoch, whatever was killed in between."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from orchestrator.journal import Journal
+from tests.orchestrator.tiny import made_up_record, written_journal
+
+
+def two_epochs(folder: Path) -> Path:
+    return written_journal(folder / "deep" / "0000.jsonl", [made_up_record(0, loss=2.0), made_up_record(1, loss=1.0)])
+
+
+def test_journal_without_a_file_is_empty_and_makes_none(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "0000.jsonl")
+    assert (journal.epochs, journal.end, journal.reason) == ([], None, "")
+    assert math.isnan(journal.last_metric("loss"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_journal_reads_back_what_it_recorded(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    Journal(file).finish("stopped", "by the scheduler")
+    journal = Journal(file)
+    assert [record["epoch"] for record in journal.epochs] == [0, 1]
+    assert journal.last_metric("loss") == 1.0
+    assert math.isnan(journal.last_metric("another"))
+    assert (journal.end, journal.reason) == ("stopped", "by the scheduler")
+    assert [sorted(json.loads(line)) for line in file.read_text().splitlines()] == [
+        ["epoch", "genotype", "metrics"],
+        ["epoch", "genotype", "metrics"],
+        ["end", "reason"],
+    ]
+
+
+def test_journal_skips_epochs_that_a_resumed_trial_repeats(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    before, journal = file.read_bytes(), Journal(file)
+    assert not journal.append_epoch(made_up_record(0, loss=9.0))
+    assert not journal.append_epoch(made_up_record(1, loss=9.0))
+    assert file.read_bytes() == before
+    assert journal.last_metric("loss") == 1.0
+    assert journal.append_epoch(made_up_record(2, loss=0.5))
+    assert [record["metrics"]["loss"] for record in Journal(file).epochs] == [2.0, 1.0, 0.5]
+
+
+def test_journal_refuses_a_hole(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    before = file.read_bytes()
+    with pytest.raises(AssertionError, match=r"hole before epoch 3 in .*0000\.jsonl"):
+        Journal(file).append_epoch(made_up_record(3, loss=9.0))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [0, 1, 0.5, -1], ids=["nothing", "one byte", "half", "all but the line break"])
+def test_journal_drops_a_torn_last_line(tmp_path: Path, kept: float) -> None:
+    file = two_epochs(tmp_path)
+    whole = file.read_bytes()
+    line = (json.dumps(made_up_record(2, loss=0.5)) + "\n").encode()
+    size = int(len(line) * kept) if 0 < kept < 1 else int(kept)
+    file.write_bytes(whole + line[:size])
+    journal = Journal(file)
+    assert len(journal.epochs) == 2
+    assert file.read_bytes() == whole
+    assert journal.append_epoch(made_up_record(2, loss=0.25))
+    journal.finish("complete")
+    again = Journal(file)
+    assert [record["metrics"]["loss"] for record in again.epochs] == [2.0, 1.0, 0.25]
+    assert again.end == "complete"
+
+
+def test_journal_whose_only_line_is_torn_begins_anew(tmp_path: Path) -> None:
+    file = tmp_path / "0000.jsonl"
+    file.write_text('{"epoch": 0, "met')
+    journal = Journal(file)
+    assert journal.epochs == []
+    assert journal.append_epoch(made_up_record(0, loss=1.0))
+    assert len(Journal(file).epochs) == 1
+
+
+def test_journal_keeps_its_first_end(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    journal = Journal(file)
+    journal.finish("failed", "the loss was not finite")
+    journal.finish("complete")
+    assert not journal.append_epoch(made_up_record(2, loss=0.5)), "nothing follows the end"
+    Journal(file).finish("stopped", "later")
+    again = Journal(file)
+    assert (again.end, again.reason, len(again.epochs)) == ("failed", "the loss was not finite", 2)
+
+
+def test_journal_keeps_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    file = written_journal(tmp_path / "0000.jsonl", [made_up_record(0, loss=math.inf, error=math.nan)])
+    assert Journal(file).last_metric("loss") == math.inf
+    assert math.isnan(Journal(file).last_metric("error"))

@@ -1,0 +1,279 @@
+"""What Ray Tune is given to run and what Optuna is told, with Optuna's real storage and without Ray."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from orchestrator.config import StudySpec
+from orchestrator.journal import End, Journal
+from orchestrator.runs import Runs, trial_label
+from orchestrator.samplers import make_sampler, open_optuna_study
+from orchestrator.searcher import StudySearcher
+from search_core.search import SearchOptions
+from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, made_up_record, tiny_spec
+
+SWEEP: dict[str, Any] = {
+    "penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]},
+    "temperature.kind": {"choice": ["linear", "cosine"]},
+    "temperature.end": {"log_uniform": [0.03, 0.5]},
+}
+
+
+class Driver:
+    """What a driver has: the storage, the journals, a searcher. A new one in the same folder is a restarted one."""
+
+    def __init__(self, folder: Path, spec: StudySpec) -> None:
+        self.spec, self._folder = spec, Runs(folder).study(spec.name)
+        self._journals: dict[int, Journal] = {}
+        self.study = open_optuna_study(spec, Runs(folder).optuna_url())
+        self.searcher = StudySearcher(self.study, spec, self.journal, lambda number: [f"/checkpoints/{number}.pt"])
+
+    def journal(self, number: int) -> Journal:
+        if number not in self._journals:
+            self._journals[number] = Journal(self._folder.journal("search", trial_label(number)))
+        return self._journals[number]
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        suggested = self.searcher.suggest(trial_id)
+        assert isinstance(suggested, dict)
+        job: dict[str, Any] = suggested["job"]
+        return job
+
+    def run_trial(self, trial_id: str, end: End = "complete", **metrics: float) -> dict[str, Any]:
+        job = self.suggest(trial_id)
+        journal = self.journal(int(job["label"]))
+        journal.append_epoch(made_up_record(len(journal.epochs), **metrics))
+        journal.finish(end)
+        self.searcher.on_trial_complete(trial_id)
+        return job
+
+    @property
+    def states(self) -> list[str]:
+        return [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
+
+    @property
+    def params(self) -> list[dict[str, Any]]:
+        return [trial.params for trial in self.study.get_trials(deepcopy=False)]
+
+
+def made_up_error(params: dict[str, Any]) -> float:
+    """A result that depends on all values, so that samplers have something to learn."""
+    away = math.log10(params["penalty.strength"]) + 3
+    return away**2 + params["temperature.end"] + (params["temperature.kind"] == "linear")
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Callable[..., Driver]:
+    def start(**changes: Any) -> Driver:
+        return Driver(tmp_path, tiny_spec(**{"sweep": SWEEP, "objectives": ONE_OBJECTIVE, **changes}))
+
+    return start
+
+
+def test_searcher_gives_new_trials_up_to_their_number(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=3)
+    assert StudySearcher.num_open(first.study, first.spec) == 3
+    jobs = [first.run_trial(f"ray-{index}", child_val_error=0.5) for index in range(3)]
+    assert first.searcher.suggest("ray-3") == Searcher.FINISHED
+    assert StudySearcher.num_open(first.study, first.spec) == 0
+    assert [job["label"] for job in jobs] == ["0000", "0001", "0002"]
+    assert all((job["recorded"], job["checkpoints"]) == (0, [f"/checkpoints/{n}.pt"]) for n, job in enumerate(jobs))
+    assert driver(trials=3).searcher.suggest("ray-4") == Searcher.FINISHED
+
+
+def test_job_holds_the_study_settings_with_the_sampled_values(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=1, seed=5)
+    options = first.suggest("ray-0")["options"]
+    (params,) = first.params
+    assert set(params) == set(SWEEP)
+    assert options["penalty"]["strength"] == params["penalty.strength"]
+    assert options["temperature"]["kind"] == params["temperature.kind"]
+    assert options["temperature"]["end"] == params["temperature.end"]
+    assert (options["seed"], options["epochs"], options["network"]["cells"]) == (5, 2, 3)
+    assert set(options) == set(vars(SearchOptions()))
+
+
+def test_values_of_the_last_epoch_are_told(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=1)
+    job = first.suggest("ray-0")
+    journal = first.journal(0)
+    for epoch, error in enumerate((0.9, 0.25)):
+        journal.append_epoch(made_up_record(epoch, child_val_error=error))
+    journal.finish("complete")
+    first.searcher.on_trial_complete("ray-0")
+    assert job["label"] == "0000"
+    assert [trial.values for trial in first.study.trials] == [[0.25]]
+    assert first.states == ["COMPLETE"]
+
+
+def test_unfinished_trials_of_a_killed_driver_come_first(driver: Callable[..., Driver]) -> None:
+    killed = driver(trials=4)
+    killed.run_trial("ray-0", child_val_error=0.5)
+    running = [killed.suggest("ray-1"), killed.suggest("ray-2")]
+    killed.journal(2).append_epoch(made_up_record(0, child_val_error=0.5))
+    del killed
+
+    again = driver(trials=4)
+    assert StudySearcher.num_open(again.study, again.spec) == 3
+    resumed = [again.suggest("ray-3"), again.suggest("ray-4")]
+    assert [job["options"] for job in resumed] == [job["options"] for job in running]
+    assert [job["label"] for job in resumed] == ["0001", "0002"]
+    assert [job["recorded"] for job in resumed] == [0, 1]
+    assert [job["checkpoints"] for job in resumed] == [["/checkpoints/1.pt"], ["/checkpoints/2.pt"]]
+    assert again.suggest("ray-5")["label"] == "0003"
+    assert again.searcher.suggest("ray-6") == Searcher.FINISHED
+    again.journal(1).finish("complete")
+    again.searcher.on_trial_complete("ray-3")
+    assert again.states == ["COMPLETE", "FAIL", "RUNNING", "RUNNING"], "ray-3 ran trial 1, which recorded nothing"
+
+
+def test_finished_trial_that_the_killed_driver_could_not_tell_is_not_run(driver: Callable[..., Driver]) -> None:
+    killed = driver(trials=2)
+    killed.suggest("ray-0")
+    killed.journal(0).append_epoch(made_up_record(0, child_val_error=0.375))
+    killed.journal(0).finish("complete")
+    del killed
+
+    again = driver(trials=2)
+    assert again.suggest("ray-1")["label"] == "0001"
+    assert again.searcher.suggest("ray-2") == Searcher.FINISHED
+    assert again.states == ["COMPLETE", "RUNNING"]
+    assert again.study.trials[0].values == [0.375]
+
+
+@pytest.mark.parametrize("suggested", [(), ("penalty.strength",)], ids=["no value", "one value"])
+def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
+    driver: Callable[..., Driver], suggested: tuple[str, ...]
+) -> None:
+    expected = driver(name="whole", trials=1).suggest("ray-0")["options"]
+    killed = driver(trials=1)
+    killed.study.sampler = make_sampler(killed.spec, 0)
+    trial = killed.study.ask()
+    drawn = {key: trial.suggest_float(key, 1e-5, 1e-1, log=True) for key in suggested}
+    del killed
+
+    again = driver(trials=1)
+    options = again.suggest("ray-1")["options"]
+    (params,) = again.params
+    assert set(params) == set(SWEEP)
+    assert {key: params[key] for key in drawn} == drawn
+    assert options["temperature"]["end"] == params["temperature.end"]
+    assert options["temperature"] == expected["temperature"], "the killed driver would have drawn the same"
+    assert StudySearcher.num_open(again.study, again.spec) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_objective_that_is_not_finite_fails_the_trial(driver: Callable[..., Driver], value: float) -> None:
+    first = driver(trials=2, objectives=TWO_OBJECTIVES)
+    first.run_trial("ray-0", child_val_error=value, child_madds=10.0)
+    first.run_trial("ray-1", child_val_error=0.5, child_madds=value)
+    assert first.states == ["FAIL", "FAIL"]
+
+
+def test_trial_without_a_report_fails(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=1)
+    first.suggest("ray-0")
+    first.searcher.on_trial_complete("ray-0", result=None, error=True)
+    assert first.states == ["FAIL"]
+    assert StudySearcher.num_open(first.study, first.spec) == 0
+
+
+def test_failed_trial_counts_and_is_not_tried_again(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=2)
+    first.run_trial("ray-0", end="failed", child_val_error=0.5)
+    again = driver(trials=2)
+    assert again.suggest("ray-1")["label"] == "0001"
+    assert again.searcher.suggest("ray-2") == Searcher.FINISHED
+    assert again.states == ["FAIL", "RUNNING"]
+
+
+def test_stopped_trial_is_pruned_with_one_objective(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=1)
+    first.run_trial("ray-0", end="stopped", child_val_error=0.5)
+    assert first.states == ["PRUNED"]
+
+
+def test_stopped_trial_counts_with_its_last_values_with_two_objectives(driver: Callable[..., Driver]) -> None:
+    first = driver(trials=1, objectives=TWO_OBJECTIVES)
+    first.run_trial("ray-0", end="stopped", child_val_error=0.5, child_madds=100.0)
+    assert first.states == ["COMPLETE"]
+    assert first.study.trials[0].values == [0.5, 100.0]
+
+
+def test_mixture_of_values_that_does_not_fit_fails_with_its_reason(driver: Callable[..., Driver]) -> None:
+    sweep = {"network.init_channels": {"int": [4, 8]}}  # both ends are even, which the validation asks for
+    first = driver(trials=2, sweep=sweep)
+    odd = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params={"network.init_channels": 5},
+        distributions={"network.init_channels": optuna.distributions.IntDistribution(4, 8)},
+    )
+    first.study.add_trial(odd)
+    again = driver(trials=1, sweep=sweep)
+    assert again.searcher.suggest("ray-0") == Searcher.FINISHED
+    assert again.states == ["FAIL"]
+    assert again.journal(0).end == "failed"
+    assert again.journal(0).reason == "`search.network.init_channels` must be an even number of at least 2, got 5"
+
+
+def test_grid_gives_each_point_once_over_restarts(driver: Callable[..., Driver]) -> None:
+    changes: dict[str, Any] = {
+        "sampler": "grid",
+        "trials": 10,
+        "sweep": {"temperature.kind": {"choice": ["linear", "cosine"]}, "seed": {"int": [0, 1]}},
+    }
+    for index in range(3):  # a new driver for each trial
+        driver(**changes).run_trial(f"ray-{index}", child_val_error=0.5)
+    last = driver(**changes)
+    assert StudySearcher.num_open(last.study, last.spec) == 1
+    last.run_trial("ray-3", child_val_error=0.5)
+    assert last.searcher.suggest("ray-4") == Searcher.FINISHED
+    assert [(params["temperature.kind"], params["seed"]) for params in last.params] == [
+        ("linear", 0),
+        ("linear", 1),
+        ("cosine", 0),
+        ("cosine", 1),
+    ]
+    assert last.states == ["COMPLETE"] * 4
+
+
+#: TPE and GP draw at random before they have 10 results: more trials than that reach the sampler itself.
+@pytest.mark.parametrize(("sampler", "trials"), [("random", 5), ("nsga2", 5), ("tpe", 13), ("gp", 12)])
+def test_same_seed_suggests_the_same_whether_the_driver_restarts_or_not(
+    tmp_path: Path, sampler: str, trials: int
+) -> None:
+    def suggestions(folder: str, *, restarts: bool, seed: int = 3) -> list[dict[str, Any]]:
+        spec = tiny_spec(sampler=sampler, trials=trials, sweep=SWEEP, objectives=ONE_OBJECTIVE, seed=seed)
+        (tmp_path / folder).mkdir()
+        driver = Driver(tmp_path / folder, spec)
+        for index in range(trials):
+            if restarts:
+                driver = Driver(tmp_path / folder, spec)
+            job = driver.suggest(f"ray-{index}")
+            number = int(job["label"])
+            error = made_up_error(driver.params[number])
+            driver.journal(number).append_epoch(made_up_record(0, child_val_error=error))
+            driver.journal(number).finish("complete")
+            driver.searcher.on_trial_complete(f"ray-{index}")
+        return driver.params
+
+    once = suggestions("once", restarts=False)
+    assert suggestions("again", restarts=False) == once
+    assert suggestions("restarted", restarts=True) == once
+    assert len({params["penalty.strength"] for params in once}) == trials, "trials must not repeat each other"
+    if sampler == "random":
+        assert suggestions("other seed", restarts=False, seed=4) != once
+
+
+def test_searcher_pickles_without_its_storage(driver: Callable[..., Driver]) -> None:
+    """Ray pickles it with every snapshot; it must not take the study, the journals or a lock along."""
+    assert len(pickle.dumps(driver().searcher)) < 200
