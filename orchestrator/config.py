@@ -54,6 +54,11 @@ __all__ = [
     "search_options",
 ]
 
+#: Names of studies and runs: they become folders and MLflow tags.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+#: What lies beside the studies in the folder of runs.
+RESERVED_NAMES = ("searches", "retrains", "mlartifacts", "mlflow.db", "optuna.db")
+
 SweepField = Annotated[
     SweepEntry, pydantic.PlainValidator(SweepEntry.from_data), pydantic.PlainSerializer(SweepEntry.to_data)
 ]
@@ -108,13 +113,17 @@ class StudySpec(pydantic.BaseModel):
         return self
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
-        named = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", self.name)
         metrics = [objective.metric for objective in self.objectives]
         concurrent = self.max_concurrent
         yield (
             "name",
-            named is not None,
+            NAME_PATTERN.fullmatch(self.name) is not None,
             f"must be 1 to 80 letters, digits, `.`, `_` and `-`, the first a letter or digit, got `{self.name}`",
+        )
+        yield (
+            "name",
+            self.name not in RESERVED_NAMES,
+            f"must not be one of {', '.join(RESERVED_NAMES)}, got `{self.name}`",
         )
         yield "seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"
         yield "objectives", len(metrics) in (1, 2), f"must be one or two, got {len(metrics)}"

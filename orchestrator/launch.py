@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _MAX_FAILURES = 2
-_PACKAGES = ("search_core", "orchestrator", "dashboards")
+#: What a driver takes to the nodes of a cluster.
+PACKAGES = ("search_core", "orchestrator", "dashboards")
 
 
 @contextmanager
@@ -51,15 +53,30 @@ def cluster(address: str | None) -> Iterator[None]:
         settings |= {"address": "local", "include_dashboard": False, "object_store_memory": 200 * 1024**2}
     else:
         root = Path(__file__).parents[1]
-        settings |= {"address": address, "runtime_env": {"py_modules": [str(root / package) for package in _PACKAGES]}}
+        settings |= {"address": address, "runtime_env": {"py_modules": [str(root / package) for package in PACKAGES]}}
     try:
+        if address not in (None, "auto"):
+            _knock(str(address))
         ray.init(**settings)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OrchestratorError(f"the Ray cluster at {address or 'local'} must answer, got: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OrchestratorError(f"the Ray cluster at {address or 'this machine'} must answer, got: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nothing listens; Ray itself would try for many minutes.
+
+    Raises:
+        OSError: if nothing listens there.
+        ValueError: if it is not HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise ValueError(f"an address must be `auto` or HOST:PORT, got {address!r}")
+    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def run_phase(
@@ -137,4 +154,4 @@ def job_label(trial: Trial) -> str:
     return str(trial.config["job"]["label"])
 
 
-__all__ = ["TuneError", "cluster", "job_label", "make_scheduler", "run_phase"]
+__all__ = ["PACKAGES", "TuneError", "cluster", "job_label", "make_scheduler", "run_phase"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
 
@@ -50,9 +52,8 @@ def log_child(
     example = images.cpu()
     with torch.no_grad():
         logits = child(example)
-    mlflow.set_tracking_uri(tracker.tracking_uri)
     # MLflow prints what it registers; the progress view has the terminal.
-    with redirect_stderr(io.StringIO()), mlflow.start_run(run_id=run_id):
+    with redirect_stderr(io.StringIO()), _global_store(tracker.tracking_uri), mlflow.start_run(run_id=run_id):
         mlflow.pytorch.log_model(
             child,
             name="child",
@@ -62,3 +63,17 @@ def log_child(
             pip_requirements=[f"torch=={version('torch')}"],
         )
     tracker.client.set_tag(run_id, _LOGGED, registered_name)
+
+
+@contextmanager
+def _global_store(uri: str) -> Iterator[None]:
+    """Point MLflow's fluent functions to a store.
+
+    `set_tracking_uri` also sets MLFLOW_TRACKING_URI, which the next study of this process would take for the user's.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it

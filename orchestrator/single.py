@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dashboards.draw import render_cells_svg
-from orchestrator.config import RetrainConfig, load_retrain
+from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
@@ -57,25 +58,18 @@ def run_search(
     device = default_device()
     data = load_data(options.dataset, device)
     search = Search(options, data, device)
-    folder = _new_folder(runs.root / SEARCHES / name)
-    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
     tracker = open_tracker(runs, SEARCHES, data)
+    folder = _new_folder(runs.root / SEARCHES, name, tracker)
+    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
     metrics, primitives = SEARCH_METRICS, options.network.primitives
     unit = Unit(label=name, kind="search", params=flatten(asdict(options)), metrics=metrics, primitives=primitives)
     journal = Journal(folder / "history.jsonl")
-    try:
+    with _recorded(tracker, unit, journal):
         for report in search:
             journal.append_epoch(report.to_dict())
             save_state(search, folder / CHECKPOINT_FILE)
             tracker.sync(unit, journal)
             on_epoch(report)
-    except NonFiniteLossError as error:
-        journal.finish("failed", str(error))
-        raise
-    else:
-        journal.finish("complete")
-    finally:
-        tracker.sync(unit, journal)
     genotype = search.strategy.genotype()
     probabilities = {cell_type: rows.tolist() for cell_type, rows in search.strategy.probabilities().items()}
     picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
@@ -121,21 +115,20 @@ def run_retrain(
     for seed in range(config.seed, config.seed + section.seeds):
         retrain = Retrain(genotype, section, data, device, seed=seed)
         label = f"{name}-seed{seed}"
-        folder = _new_folder(runs.root / RETRAINS / label)
+        folder = _new_folder(runs.root / RETRAINS, label, tracker)
         (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
         params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
         unit = Unit(label=label, kind="retrain", parent=parent_run, params=params)
         journal = Journal(folder / "history.jsonl")
-        for report in retrain:
-            record = report.to_dict()
-            if retrain.epoch >= section.epochs:
-                record["metrics"] |= retrain.final_metrics()
-            journal.append_epoch(record)
-            save_state(retrain, folder / CHECKPOINT_FILE)
-            tracker.sync(unit, journal)
-            on_epoch(seed, report)
-        journal.finish("complete")
-        tracker.sync(unit, journal)
+        with _recorded(tracker, unit, journal):
+            for report in retrain:
+                record = report.to_dict()
+                if retrain.epoch >= section.epochs:
+                    record["metrics"] |= retrain.final_metrics()
+                journal.append_epoch(record)
+                save_state(retrain, folder / CHECKPOINT_FILE)
+                tracker.sync(unit, journal)
+                on_epoch(seed, report)
         log_child(
             tracker,
             tracker.run_id(unit),
@@ -204,9 +197,32 @@ def save_state(work: Search | Retrain, file: Path) -> None:
     os.replace(file.with_suffix(".tmp"), file)
 
 
-def _new_folder(folder: Path) -> Path:
+@contextmanager
+def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
+    """Record in journal and MLflow how the epochs inside end; a run that the user stops is marked as killed."""
     try:
-        folder.mkdir(parents=True)
+        yield
+    except NonFiniteLossError as error:
+        journal.finish("failed", str(error))
+        tracker.sync(unit, journal)
+        raise
+    except KeyboardInterrupt:
+        tracker.client.set_terminated(tracker.run_id(unit), "KILLED")
+        raise
+    journal.finish("complete")
+    tracker.sync(unit, journal)
+
+
+def _new_folder(parent: Path, name: str, tracker: Tracker) -> Path:
+    if NAME_PATTERN.fullmatch(name) is None:
+        raise OrchestratorError(
+            f"--name must be 1 to 80 letters, digits, `.`, `_` and `-`, the first a letter or digit, got `{name}`"
+        )
+    try:
+        (parent / name).mkdir(parents=True)
     except FileExistsError as error:
-        raise OrchestratorError(f"{folder} exists: choose another --name") from error
-    return folder
+        raise OrchestratorError(f"{parent / name} exists: choose another --name") from error
+    if tracker.has_run(name):  # of another folder of runs
+        (parent / name).rmdir()
+        raise OrchestratorError(f"{tracker.tracking_uri} has a run `{name}` already: choose another --name")
+    return parent / name

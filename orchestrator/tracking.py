@@ -125,10 +125,14 @@ class Tracker:
         if run_id is None:
             tags = {"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": description, **self._tags}
             run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-            self._log_params(run_id, params)
-            self.client.log_artifact(run_id, str(spec_file))
+        self._log_missing_params(run_id, params)
+        self.client.log_artifact(run_id, str(spec_file))
         self.client.update_run(run_id, status="RUNNING")
         return str(run_id)
+
+    def has_run(self, label: str) -> bool:
+        """Whether the experiment has a run of this label, perhaps from another folder of runs."""
+        return self._find(label) is not None
 
     def run_id(self, unit: Unit) -> str:
         """The run of a unit, found or created."""
@@ -166,6 +170,7 @@ class Tracker:
                 is_closed = status in ("FINISHED", "FAILED")
                 self._runs[unit.label] = _OpenRun(run_id, max(steps, default=-1) + 1, is_closed)
                 if not is_closed:
+                    self._log_missing_params(run_id, unit.params)
                     self.client.update_run(run_id, status="RUNNING")
         return self._runs[unit.label]
 
@@ -178,11 +183,13 @@ class Tracker:
         if unit.parent is not None:
             tags["mlflow.parentRunId"] = unit.parent
         run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
-        self._log_params(run_id, unit.params)
+        self._log_missing_params(run_id, unit.params)
         return run_id
 
-    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        entries = [Param(key, str(value)) for key, value in params.items()]
+    def _log_missing_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        """Log the parameters that the run has not: a driver may be killed right after it created the run."""
+        known = self.client.get_run(run_id).data.params
+        entries = [Param(key, str(value)) for key, value in params.items() if key not in known]
         for first in range(0, len(entries), _MAX_BATCH):
             self.client.log_batch(run_id, params=entries[first : first + _MAX_BATCH])
 
@@ -238,7 +245,8 @@ def write_history(journal: Journal, file: Path) -> None:
                 row[f"edge_entropy_{cell_type}"] = cell["entropy"]
                 row[f"credit_{cell_type}"] = cell["credit"]
         rows.append(row)
-    pq.write_table(pa.Table.from_pylist(rows), file)
+    columns = list(dict.fromkeys(name for row in rows for name in row))  # the last epoch may have more than the first
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), file)
 
 
 def _probabilities(record: Mapping[str, Any]) -> dict[Any, Any]:

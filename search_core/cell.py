@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from search_core.errors import require
+from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, CellType, Genotype
 
 Size = tuple[int, int]
@@ -37,6 +37,7 @@ class NetworkOptions:
         unknown = [name for name in self.primitives if name not in KNOWN_PRIMITIVES]
         distinct = len(set(self.primitives)) == len(self.primitives)
         require(
+            *literal_rules(self),
             ("nodes", self.nodes >= 1, f"must be at least 1, got {self.nodes}"),
             ("cells", self.cells >= 1, f"must be at least 1, got {self.cells}"),
             (

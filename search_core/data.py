@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from search_core.augment import Augmentation, channel_statistics
-from search_core.errors import DataError, require
+from search_core.errors import DataError, literal_rules, require
 from search_core.readers import (
     RawImages,
     make_fake,
@@ -85,6 +85,7 @@ class DatasetOptions:
 
     def __post_init__(self) -> None:
         require(
+            *literal_rules(self),
             (
                 "validation_fraction",
                 0 < self.validation_fraction < 1,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Literal, get_args, get_origin, get_type_hints
+
 
 class OptionsError(ValueError):
     """Options break one or more rules; all broken rules are in `faults`.
@@ -29,6 +32,32 @@ class StateError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
+
+
+def require_equal(fingerprint: str, stored: str) -> None:
+    """Check that a state belongs to the object that is asked to load it.
+
+    Args:
+        fingerprint: JSON object of what defines the object.
+        stored: the same of the object that gave the state.
+
+    Raises:
+        StateError: naming the keys that differ.
+    """
+    mine, theirs = json.loads(fingerprint), json.loads(stored)
+    differing = [key for key in mine if mine[key] != theirs.get(key)]
+    if differing or mine.keys() != theirs.keys():
+        raise StateError(f"the state must come from equal options and data; they differ in {', '.join(differing)}")
+
+
+def literal_rules(options: object) -> tuple[tuple[str, bool, str], ...]:
+    """Rules for `require`: every `Literal` field of an options class holds one of its values."""
+    rules = []
+    for name, hint in get_type_hints(type(options)).items():
+        if get_origin(hint) is Literal:
+            value, allowed = getattr(options, name), get_args(hint)
+            rules.append((name, value in allowed, f"must be one of {', '.join(map(str, allowed))}, got {value!r}"))
+    return tuple(rules)
 
 
 def require(*rules: tuple[str, bool, str]) -> None:

@@ -137,7 +137,7 @@ class Genotype:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits, too deep
             raise GenotypeError(f"a genotype must be a JSON document: {error}") from error
         return cls.from_dict(document)
 

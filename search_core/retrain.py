@@ -16,7 +16,7 @@ from torch.nn import functional
 from search_core.child import Child
 from search_core.cost import NetworkCost, child_cost
 from search_core.data import ImageData
-from search_core.errors import DataError, NonFiniteLossError, StateError, require
+from search_core.errors import DataError, NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
 
@@ -27,7 +27,7 @@ STATE_FORMAT = 1
 class RetrainOptions:
     """Size and recipe of a child network trained from scratch (SNAS section 4.1, DARTS sections 3.2 and 3.3).
 
-    Defaults are the CIFAR recipe; `imagenet_transfer.yaml` holds the ImageNet one.
+    Defaults are the CIFAR recipe but for `cutout`, which must fit the images (16 there).
 
     Attributes:
         epochs: passes over the training images.
@@ -43,8 +43,8 @@ class RetrainOptions:
         grad_clip: maximal norm of the gradient, above 0.
         label_smoothing: in [0, 1).
         auxiliary_weight: weight of the auxiliary head's loss; 0 leaves the head out.
-        drop_path: drop path probability of the last epoch, grown linearly from 0, in [0, 1).
-        cutout: side of the square that cutout erases, in pixels; 0 for none.
+        drop_path: drop path probability, grown linearly from 0 and reached after the last epoch, in [0, 1).
+        cutout: side of the square that cutout erases, in pixels, below the image's; 0 for none.
         validation_fraction: share of the training images kept for validation; default: that of the data set.
 
     Raises:
@@ -71,6 +71,7 @@ class RetrainOptions:
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
         require(
+            *literal_rules(self),
             *(
                 (name, value >= low, f"must be at least {low}, got {value}")
                 for name, value, low in (
@@ -142,6 +143,7 @@ class Retrain:
 
     Raises:
         DataError: if the training split has less than one batch.
+        OptionsError: if cutout would erase whole images.
     """
 
     def __init__(
@@ -158,6 +160,8 @@ class Retrain:
                 f"`batch_size` must be at most the number of training images {len(data.train)}, "
                 f"got {options.batch_size}"
             )
+        side = min(data.input_shape[1:])
+        require(("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"))
         self.genotype, self.options, self.data, self.seed = genotype, options, data, seed
         self.epoch = 0
         device = torch.device(device)
@@ -202,6 +206,8 @@ class Retrain:
         training = self._train(drop_path)
         self.child.eval()
         validation = evaluate(self.child, self.data.validation)
+        if math.isnan(validation.loss):  # the last step broke the weights; the loss before it was still finite
+            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
         report = RetrainReport(
             epoch=self.epoch,
             train_loss=training.loss,
@@ -267,8 +273,7 @@ class Retrain:
         """
         if state.get("format") != STATE_FORMAT:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        if state["options"] != self._fingerprint():
-            raise StateError(f"the state must come from an equal retraining, got {state['options']}")
+        require_equal(self._fingerprint(), state["options"])
         self.child.load_state_dict(state["child"])
         self._optimiser.load_state_dict(state["optimiser"])
         for name, generator in self._generators.items():
@@ -304,7 +309,13 @@ class Retrain:
 
     def _fingerprint(self) -> str:
         return json.dumps(
-            {"options": asdict(self.options), "genotype": self.genotype.to_dict(), "seed": self.seed}, sort_keys=True
+            {
+                "options": asdict(self.options),
+                "genotype": self.genotype.to_dict(),
+                "seed": self.seed,
+                "data": [self.data.digest, self.data.split_digest],
+            },
+            sort_keys=True,
         )
 
 

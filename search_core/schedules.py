@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from search_core.errors import require
+from search_core.errors import literal_rules, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class TemperatureOptions:
     def __post_init__(self) -> None:
         end_holds = self.kind == "constant" or 0 < self.end <= self.start
         require(
+            *literal_rules(self),
             (
                 "start",
                 self.start > 0 and math.isfinite(self.start),
@@ -131,6 +132,7 @@ class PenaltyOptions:
         ratio, warmup, schedule = self.reduction_ratio, self.warmup_epochs, self.schedule
         on, off = self.on_epoch, self.off_epoch
         require(
+            *literal_rules(self),
             (
                 "strength",
                 self.strength >= 0 and math.isfinite(self.strength),

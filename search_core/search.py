@@ -16,7 +16,7 @@ from search_core.cell import NetworkOptions
 from search_core.child import inherit_child
 from search_core.cost import COST_KINDS, CostTable, child_cost
 from search_core.data import DatasetOptions, ImageData
-from search_core.errors import DataError, NonFiniteLossError, StateError, require
+from search_core.errors import DataError, NonFiniteLossError, StateError, require, require_equal
 from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.relaxations import entropy
@@ -135,7 +135,7 @@ class Search:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
             "format": STATE_FORMAT,
-            "options": _fingerprint(self.options),
+            "options": self._fingerprint(),
             "epoch": self.epoch,
             "strategy": self.strategy.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
@@ -149,12 +149,18 @@ class Search:
         """
         if state.get("format") != STATE_FORMAT:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        if state["options"] != _fingerprint(self.options):
-            raise StateError(f"the state must come from equal options, got {state['options']}")
+        require_equal(self._fingerprint(), state["options"])
         self.strategy.load_state_dict(state["strategy"])
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name].cpu())
         self.epoch = state["epoch"]
+
+    def _fingerprint(self) -> str:
+        """Options and data as text; where files lie and how many loaders read them does not matter to a search."""
+        plain = asdict(self.options)
+        for name in ("root", "workers"):
+            del plain["dataset"][name]
+        return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
 
     def _settings(self) -> EpochSettings:
         theta, progress = self.options.theta, self.epoch / self.options.epochs
@@ -195,6 +201,8 @@ class Search:
         genotype, probabilities = strategy.genotype(), strategy.probabilities()
         strategy.supernet.eval()
         supernet = evaluate(lambda images: strategy.predict(images, self._generators["validation"]), validation)
+        if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
+            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
         child = inherit_child(strategy.supernet, genotype)
         inherited = evaluate(child, validation)
         recalibrate(
@@ -279,11 +287,3 @@ def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(map(tuple, matrix.tolist()))
-
-
-def _fingerprint(options: SearchOptions) -> str:
-    """Options as text; where the files lie and how many loaders read them does not matter to a resumed search."""
-    plain = asdict(options)
-    for name in ("root", "workers"):
-        del plain["dataset"][name]
-    return json.dumps(plain, sort_keys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from orchestrator.cli import profile, retrain, search, study, ui
@@ -42,6 +43,12 @@ def main() -> None:
         _end(f"failed: {error}", FAILED)
     except (OrchestratorError, DataError, GenotypeError, OptionsError) as error:
         _end(f"error: {error}", BAD_INPUT)
+    except MlflowException as error:  # a store that answered at the start and then went away
+        _end(f"failed: MLflow: {str(error).splitlines()[0]}", FAILED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(f"error: {error.filename} must be usable: {error.strerror}", BAD_INPUT)
 
 
 def _end(message: str, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -48,8 +49,9 @@ def make_table(title: str) -> Table:
 
 
 def stamped(stem: str) -> str:
-    """A name that is not taken: the stem and the time."""
-    return f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    """A name that is not taken: the stem, as far as a name may hold it, and the time."""
+    allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:60] or "run"
+    return f"{allowed}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def percent(fraction: float | None) -> str:

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout
 from orchestrator.config import load_search
 from orchestrator.runs import Runs
 from orchestrator.single import run_search
 from search_core.reports import EpochReport
 
-_HEAD = "epoch  supernet  child  recalibrated  loss   entropy  temperature  edges  madds      s"
+_HEAD = "epoch  supernet   child  recalib.   loss  entropy  temp.  edges     madds     s"
 
 
 def search(
@@ -29,7 +29,6 @@ def search(
     Example: `snas search studies/quickstart.yaml --set search.epochs=3 --set penalty.strength=1e-2`
     """
     options = load_search(config, settings)
-    stdout.print(_HEAD, highlight=False)
     genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
@@ -39,10 +38,13 @@ def search(
 
 
 def _print_epoch(report: EpochReport) -> None:
+    if report.epoch == 0:
+        stdout.print(_HEAD, highlight=False, soft_wrap=True)
     edges = f"{report.edges_normal}+{report.edges_reduce}"
     stdout.print(
-        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.1%}  {report.child_val_accuracy:5.1%}"
-        f"  {report.child_val_accuracy_recalibrated:12.1%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
-        f"  {report.temperature:11.3f}  {edges:>5}  {report.child_madds:<9d}  {report.seconds:.1f}",
+        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.1%}  {report.child_val_accuracy:6.1%}"
+        f"  {report.child_val_accuracy_recalibrated:8.1%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
+        f"  {report.temperature:5.3f}  {edges:>5}  {compact(report.child_madds):>8}  {report.seconds:4.1f}",
         highlight=False,
+        soft_wrap=True,
     )

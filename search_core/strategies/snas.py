@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.cost import CostTable
+from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
 from search_core.schedules import PenaltyOptions
@@ -35,6 +36,9 @@ class SnasOptions:
 
     kind: Literal["snas"] = "snas"
     sample_per: Literal["batch", "cell"] = "batch"
+
+    def __post_init__(self) -> None:
+        require(*literal_rules(self))
 
 
 class Snas(Strategy):

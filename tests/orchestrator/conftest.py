@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import mlflow
 import pytest
 import torch
-
-from tests.orchestrator.tiny import Outcome
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -25,23 +23,3 @@ def no_stores_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture
-def snas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """The command line in this process: `snas("profile", "SNAS_mild")`; an unforeseen exception fails the test."""
-
-    from orchestrator.cli import main  # it takes seconds, and only some tests need it
-
-    def run(*words: object) -> Outcome:
-        monkeypatch.setattr("sys.argv", ["snas", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -44,6 +47,23 @@ class Outcome:
     def said(self) -> str:
         """All that the user saw, as one line of words: the width of the terminal does not matter."""
         return " ".join((self.out + self.err).replace("│", " ").split())
+
+
+def snas(*words: object) -> Outcome:
+    """Run the command line in this process, as its script does; an unforeseen exception gets through to the test."""
+    from orchestrator.cli import main  # it takes seconds, and few tests need it
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch("sys.argv", ["snas", *map(str, words)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(code, out.getvalue(), err.getvalue())
 
 
 def study_data(**changes: Any) -> dict[str, Any]:

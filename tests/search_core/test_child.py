@@ -304,7 +304,7 @@ def test_child_with_few_edges_equals_the_supernet(kept: tuple[int, ...]) -> None
     supernet = trained_supernet(TINY_NETWORK).eval()
     one = torch.zeros(5, dtype=torch.long)
     one[list(kept)] = 3
-    choices: dict[CellType, Tensor] = {name: nn.functional.one_hot(one, 5) for name in CELL_TYPES}
+    choices: dict[CellType, Tensor] = {name: nn.functional.one_hot(one, 4) for name in CELL_TYPES}
     genotype = genotype_of(TINY_NETWORK, choices)
     assert len(genotype.normal) == len(kept)
     images = torch.randn(4, 1, 8, 8, generator=seeded())

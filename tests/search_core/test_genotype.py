@@ -147,6 +147,8 @@ def test_from_dict_names_a_missing_key(key: str) -> None:
     [
         ("{", "a genotype must be a JSON document: .*line 1 column 2"),
         ("", "a genotype must be a JSON document"),
+        ('{"normal_concat": [' + "9" * 5000 + "]}", "a genotype must be a JSON document: .*digits"),
+        ("[" * 100_000, "a genotype must be a JSON document: .*recursion"),
         ("[]", "a genotype must be a JSON object, got list"),
         ("null", "a genotype must be a JSON object, got NoneType"),
     ],

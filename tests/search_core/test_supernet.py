@@ -115,7 +115,7 @@ def test_none_adds_nothing_wherever_it_stands(position: int) -> None:
 
 def test_all_none_leaves_only_the_classifiers_bias() -> None:
     supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
-    z = {cell_type: torch.zeros(5, 5) for cell_type in CELL_TYPES}
+    z = {cell_type: torch.zeros(5, 4) for cell_type in CELL_TYPES}
     logits = supernet(torch.randn(4, 1, 8, 8), z)
     torch.testing.assert_close(logits, supernet.classifier.linear.bias.expand(4, 10))
 

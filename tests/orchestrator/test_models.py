@@ -1,0 +1,130 @@
+"""A trained child as an MLflow model, on a real store."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import Tensor
+
+from orchestrator.models import log_child
+from orchestrator.runs import CHECKPOINT_FILE, Runs
+from orchestrator.single import save_state
+from orchestrator.tracking import Tracker, Unit
+from search_core.retrain import Retrain, RetrainOptions
+from tests.orchestrator.tiny import cell_of
+from tests.search_core.tiny import CPU, images_of
+
+NAME = "tiny-child"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A child that was trained, logged and registered."""
+
+    uri: str
+    run_id: str
+    trained: Retrain
+    environment: str | None
+    tracker: Tracker
+    checkpoint: Path
+
+    def log(self) -> None:
+        log_child(
+            self.tracker,
+            self.run_id,
+            genotype=self.trained.genotype,
+            options=self.trained.options,
+            data=self.trained.data,
+            checkpoint=str(self.checkpoint),
+            registered_name=NAME,
+        )
+
+    def logits(self, images: Tensor) -> np.ndarray:
+        """What the trained child itself says."""
+        self.trained.child.eval()
+        with torch.no_grad():
+            return self.trained.child(images).numpy()
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    root = tmp_path_factory.mktemp("runs")
+    runs = Runs(root)
+    # The auxiliary head (on by default) must not come along.
+    options = RetrainOptions(epochs=1, batch_size=32, cells=3, init_channels=4, drop_path=0.2)
+    trained = Retrain(cell_of("sep_conv_3x3"), options, images_of(), CPU, seed=3)
+    list(trained)
+    save_state(trained, root / CHECKPOINT_FILE)
+    uri = f"sqlite:///{root}/mlflow.db"
+    tracker = Tracker(uri, "models", artifact_location=runs.artifact_location(uri, "models"), tags={})
+    run_id = tracker.run_id(Unit(label="retrain-0000-seed3", kind="retrain"))
+    found = Logged(uri, run_id, trained, None, tracker, root / CHECKPOINT_FILE)
+    found.log()
+    return Logged(uri, run_id, trained, os.environ.get("MLFLOW_TRACKING_URI"), tracker, found.checkpoint)
+
+
+@pytest.fixture(autouse=True)
+def store(logged: Logged) -> None:
+    mlflow.set_tracking_uri(logged.uri)
+
+
+def example(number: int) -> Tensor:
+    images, _ = next(iter(images_of().test.batches(number)))
+    assert len(images) == number
+    return images
+
+
+def test_child_is_registered_with_its_run(logged: Logged) -> None:
+    (version,) = MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")
+    assert version.run_id == logged.run_id
+    assert int(version.version) == 1
+
+
+def test_child_is_logged_once_per_run(logged: Logged) -> None:
+    """A resumed study comes by again."""
+    logged.log()
+    assert len(MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_child_has_signature_and_input_example(logged: Logged) -> None:
+    info = mlflow.models.get_model_info(f"models:/{NAME}/1")
+    assert info.signature is not None
+    (inputs,), (outputs,) = info.signature.inputs.inputs, info.signature.outputs.inputs
+    assert (inputs.type, inputs.shape) == (np.dtype("float32"), (-1, 1, 8, 8))
+    assert (outputs.type, outputs.shape) == (np.dtype("float32"), (-1, 10))
+    assert info.saved_input_example_info is not None
+
+
+@pytest.mark.parametrize("number", [2, 1, 7])
+def test_loaded_child_gives_the_same_logits(logged: Logged, number: int) -> None:
+    images = example(number)
+    loaded = mlflow.pytorch.load_model(f"models:/{NAME}/1")
+    with torch.no_grad():
+        logits = loaded(images)
+    # Another order of the same float32 sums.
+    np.testing.assert_allclose(logits.numpy(), logged.logits(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [2, 1, 7])
+def test_served_child_gives_the_same_logits(logged: Logged, number: int) -> None:
+    images = example(number)
+    served = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
+    logits = served.predict(images.numpy())
+    np.testing.assert_allclose(logits, logged.logits(images), rtol=1e-4, atol=1e-5)
+
+
+def test_logging_a_child_leaves_the_process_its_own_store(logged: Logged) -> None:
+    """MLflow's global store would be taken for the user's MLFLOW_TRACKING_URI by the next study of this process."""
+    assert logged.environment is None
+
+
+def test_run_of_a_logged_child_is_finished(logged: Logged) -> None:
+    run = MlflowClient(logged.uri).get_run(logged.run_id)
+    assert run.info.status == "FINISHED"

@@ -1,0 +1,396 @@
+"""MLflow runs brought up to journals, on a real SQLite store and once on a real server."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from orchestrator.journal import Journal
+from orchestrator.runs import Runs
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, environment_tags, flatten, write_history
+from search_core.cell import cell_edges
+from search_core.genotype import Genotype
+from search_core.reports import METRICS
+from tests.orchestrator.tiny import (
+    artifact_paths,
+    image_steps,
+    real_records,
+    retrain_records,
+    runs_of,
+    steps_of,
+    written_journal,
+)
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK
+
+_NAMES = (f"experiment-{number}" for number in count())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """One store for all tests, since making its tables takes seconds; each test has an experiment of its own."""
+    root = tmp_path_factory.mktemp("runs")
+    MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
+    return Runs(root)
+
+
+@pytest.fixture
+def experiment() -> str:
+    return next(_NAMES)
+
+
+def tracker_of(runs: Runs, experiment: str) -> Tracker:
+    """A tracker as a driver makes it; a second one is a restarted driver."""
+    uri = runs.tracking_uri()
+    location = runs.artifact_location(uri, experiment)
+    return Tracker(uri, experiment, artifact_location=location, tags={"snas.study": experiment})
+
+
+def search_unit(label: str = "trial-0000", **changes: Any) -> Unit:
+    unit = Unit(label=label, kind="search", params={"seed": 0}, metrics=SEARCH_METRICS, primitives=FEW_PRIMITIVES)
+    return replace(unit, **changes)
+
+
+def study_run(tracker: Tracker, folder: Path) -> str:
+    file = folder / "study.yaml"
+    file.write_text("name: tiny\n")
+    return tracker.open_study("tiny", "about it", {"trials": 3}, file)
+
+
+def read_artifact(runs: Runs, run: Run, name: str) -> Path:
+    return Path(MlflowClient(runs.tracking_uri()).download_artifacts(run.info.run_id, name))
+
+
+def test_study_has_one_parent_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    parent = study_run(tracker, tmp_path)
+    tracker.close_study(parent, complete=False)
+    assert tracker.client.get_run(parent).info.status == "FAILED"
+    again = tracker_of(runs, experiment)
+    assert study_run(again, tmp_path) == parent
+    (run,) = runs_of(again.client, experiment)
+    assert (run.info.run_name, run.info.status) == ("tiny", "RUNNING")
+    assert run.data.params == {"trials": "3"}
+    assert (run.data.tags["snas.kind"], run.data.tags["snas.study"]) == ("study", experiment)
+    assert run.data.tags["mlflow.note.content"] == "about it"
+    assert artifact_paths(again.client, parent) == ["study.yaml"]
+    again.close_study(parent, complete=True)
+    assert again.client.get_run(parent).info.status == "FINISHED"
+
+
+def test_sync_creates_one_run_below_its_parent(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records = real_records(2)
+    tracker = tracker_of(runs, experiment)
+    parent = study_run(tracker, tmp_path)
+    unit = search_unit(parent=parent, tags={"snas.checkpoint": "/somewhere/state.pt"})
+    tracker.sync(unit, Journal(written_journal(tmp_path / "0000.jsonl", records)))
+    _, run = runs_of(tracker.client, experiment)
+    assert (run.info.run_name, run.info.status) == ("trial-0000", "RUNNING")
+    assert run.data.params == {"seed": "0"}
+    expected = {
+        "snas.unit": "trial-0000",
+        "snas.kind": "search",
+        "snas.study": experiment,
+        "snas.checkpoint": "/somewhere/state.pt",
+        "mlflow.parentRunId": parent,
+    }
+    assert {key: run.data.tags.get(key) for key in expected} == expected
+    for name in SEARCH_METRICS:
+        points = tracker.client.get_metric_history(run.info.run_id, name)
+        assert [(point.step, point.value) for point in points] == [(i, records[i]["metrics"][name]) for i in range(2)]
+
+
+def test_few_metric_keys_reach_mlflow(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    """MLflow's pages grow slow with the number of keys."""
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", real_records(1))))
+    (run,) = runs_of(tracker.client, experiment)
+    assert set(run.data.metrics) == set(SEARCH_METRICS)
+    assert len(SEARCH_METRICS) <= 16
+    assert set(SEARCH_METRICS) < set(METRICS)
+
+
+def test_restarted_driver_goes_on_without_repeats_and_holes(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records, file = real_records(4), tmp_path / "0000.jsonl"
+    unit = search_unit()
+    tracker_of(runs, experiment).sync(unit, Journal(written_journal(file, records[:2])))
+    tracker_of(runs, experiment).sync(unit, Journal(file))  # nothing new
+    last = tracker_of(runs, experiment)
+    journal = Journal(written_journal(file, records[2:3]))
+    last.sync(unit, journal)
+    journal.append_epoch(records[3])
+    journal.finish("complete")
+    last.sync(unit, journal)
+    last.sync(unit, journal)
+    closed = tracker_of(runs, experiment)
+    closed.sync(unit, Journal(file))
+    (run,) = runs_of(last.client, experiment)
+    assert run.info.status == "FINISHED"
+    for name in SEARCH_METRICS:
+        assert steps_of(last.client, run.info.run_id, name) == [0, 1, 2, 3]
+    assert image_steps(last.client, run.info.run_id) == [0, 1, 2, 3]
+
+
+def test_driver_killed_before_the_params_were_logged_logs_them_later(
+    runs: Runs, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    file = written_journal(tmp_path / "0000.jsonl", real_records(1))
+    killed = tracker_of(runs, experiment)
+    monkeypatch.setattr(killed.client, "log_batch", die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.sync(search_unit(), Journal(file))
+    again = tracker_of(runs, experiment)
+    again.sync(search_unit(params={"seed": 0, "epochs": 3}), Journal(file))
+    (run,) = runs_of(again.client, experiment)
+    assert run.data.params == {"seed": "0", "epochs": "3"}
+    tracker_of(runs, experiment).sync(search_unit(params={"seed": 0, "epochs": 3}), Journal(file))  # nothing is changed
+
+
+def test_failed_journal_fails_its_run_with_the_reason(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    reason = "the training loss must stay finite, got loss nan"
+    no_epoch = written_journal(tmp_path / "0000.jsonl", [], "failed", reason)
+    one_epoch = written_journal(tmp_path / "0001.jsonl", real_records(1), "failed", reason)
+    tracker.sync(search_unit(), Journal(no_epoch))
+    tracker.sync(search_unit("trial-0001"), Journal(one_epoch))
+    for run in runs_of(tracker.client, experiment):
+        assert run.info.status == "FAILED"
+        assert run.data.tags["snas.end"] == "failed"
+        assert run.data.tags["mlflow.note.content"] == f"failed: {reason}"
+
+
+def test_stopped_journal_finishes_its_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1), "stopped", "by the scheduler"))
+    tracker.sync(search_unit(), journal)
+    (run,) = runs_of(tracker.client, experiment)
+    assert (run.info.status, run.data.tags["snas.end"]) == ("FINISHED", "stopped")
+
+
+def test_closed_search_has_its_artifacts(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records = real_records(2)
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", records, "complete")))
+    (run,) = runs_of(tracker.client, experiment)
+    names = artifact_paths(tracker.client, run.info.run_id)
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    genotype = Genotype.from_json(read_artifact(runs, run, "genotype.json").read_text())
+    assert genotype == Genotype.from_dict(records[-1]["genotype"])
+    assert "<svg" in read_artifact(runs, run, "cells.svg").read_text()
+    table = pq.read_table(read_artifact(runs, run, "history.parquet"))
+    assert table.num_rows == 2
+
+
+def test_pictures_of_all_epochs_are_one_image_series(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", real_records(3))))
+    (run,) = runs_of(tracker.client, experiment)
+    assert image_steps(tracker.client, run.info.run_id) == [0, 1, 2]
+    pictures = [name for name in artifact_paths(tracker.client, run.info.run_id, "images") if name.endswith(".png")]
+    width, height = _png_size(read_artifact(runs, run, pictures[0]))
+    assert width >= 800
+    assert {_png_size(read_artifact(runs, run, name)) for name in pictures} == {(width, height)}, "frames compare"
+
+
+def _png_size(file: Path) -> tuple[int, int]:
+    header = file.read_bytes()[:24]
+    return int.from_bytes(header[16:20]), int.from_bytes(header[20:24])
+
+
+def test_retraining_logs_all_its_metrics_and_no_cells(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    trial = tracker.run_id(search_unit())
+    unit = Unit(label="retrain-0000-seed0", kind="retrain", parent=trial, params={"seed": 0})
+    file = written_journal(tmp_path / "0000-seed0.jsonl", retrain_records(2), "complete")
+    tracker.sync(unit, Journal(file))
+    tracker_of(runs, experiment).sync(unit, Journal(file))
+    _, run = runs_of(tracker.client, experiment)
+    assert run.data.tags["mlflow.parentRunId"] == trial
+    assert set(run.data.metrics) == {"train_loss", "val_accuracy", "test_accuracy", "params", "madds"}
+    assert steps_of(tracker.client, run.info.run_id, "train_loss") == [0, 1]
+    assert steps_of(tracker.client, run.info.run_id, "test_accuracy") == [1]
+    assert artifact_paths(tracker.client, run.info.run_id) == ["history.parquet"]
+
+
+def test_metrics_that_are_not_finite_do_not_stop_the_log(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records = real_records(1)
+    records[0]["metrics"] |= {"train_loss": math.inf, "discretization_gap": math.nan}
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", records, "complete")))
+    (run,) = runs_of(tracker.client, experiment)
+    assert run.info.status == "FINISHED"
+    assert math.isnan(run.data.metrics["discretization_gap"])
+    assert run.data.metrics["train_loss"] > 1e300
+
+
+def test_run_takes_more_params_than_one_request(runs: Runs, experiment: str) -> None:
+    params = {f"section.key{number}": number for number in range(230)}
+    tracker = tracker_of(runs, experiment)
+    run_id = tracker.run_id(search_unit(params=params))
+    assert tracker.client.get_run(run_id).data.params == {key: str(value) for key, value in params.items()}
+
+
+def test_suspended_runs_are_marked_and_go_on_with_the_next_driver(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records, files = real_records(2), [tmp_path / "0000.jsonl", tmp_path / "0001.jsonl"]
+    tracker = tracker_of(runs, experiment)
+    parent = study_run(tracker, tmp_path)
+    units = [search_unit("trial-0000", parent=parent), search_unit("trial-0001", parent=parent)]
+    tracker.sync(units[0], Journal(written_journal(files[0], records[:1], "complete")))
+    tracker.sync(units[1], Journal(written_journal(files[1], records[:1])))
+    other = tracker_of(runs, f"{experiment}-other")
+    elsewhere = other.run_id(search_unit())
+    tracker.suspend()
+    assert [run.info.status for run in runs_of(tracker.client, experiment)] == ["KILLED", "FINISHED", "KILLED"]
+    assert tracker.client.get_run(elsewhere).info.status == "RUNNING"
+
+    again = tracker_of(runs, experiment)
+    study_run(again, tmp_path)
+    again.sync(units[0], Journal(files[0]))
+    again.sync(units[1], Journal(written_journal(files[1], records[1:])))
+    last = runs_of(tracker.client, experiment)
+    assert [run.info.status for run in last] == ["RUNNING", "FINISHED", "RUNNING"]
+    assert steps_of(again.client, last[2].info.run_id, "child_val_error") == [0, 1]
+
+
+def test_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
+        Tracker("http://127.0.0.1:9", "any", artifact_location=None, tags={})
+
+
+def test_history_holds_all_metrics_and_the_distributions(tmp_path: Path) -> None:
+    records = real_records(3)
+    write_history(Journal(written_journal(tmp_path / "0000.jsonl", records)), tmp_path / "history.parquet")
+    table = pq.read_table(tmp_path / "history.parquet")
+    per_cell = {
+        f"{name}_{cell}"
+        for name in ("alpha", "probabilities", "edge_entropy", "credit")
+        for cell in records[0]["cells"]
+    }
+    assert set(table.column_names) == {"epoch", "genotype", *METRICS, *per_cell}
+    rows = table.to_pylist()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    num_edges = len(cell_edges(TINY_NETWORK.nodes))
+    for row, record in zip(rows, records, strict=True):
+        assert {name: row[name] for name in METRICS} == record["metrics"]
+        assert row["alpha_normal"] == record["cells"]["normal"]["alpha"]
+        assert row["credit_reduce"] == record["cells"]["reduce"]["credit"]
+        assert row["edge_entropy_normal"] == record["cells"]["normal"]["entropy"]
+        assert [len(row["probabilities_reduce"]), len(row["probabilities_reduce"][0])] == [
+            num_edges,
+            len(FEW_PRIMITIVES),
+        ]
+        assert Genotype.from_dict(json.loads(row["genotype"])) == Genotype.from_dict(record["genotype"])
+
+
+def test_history_of_a_retraining_keeps_figures_that_came_last(tmp_path: Path) -> None:
+    write_history(Journal(written_journal(tmp_path / "r.jsonl", retrain_records(3))), tmp_path / "history.parquet")
+    table = pq.read_table(tmp_path / "history.parquet")
+    assert table.column("test_accuracy").to_pylist() == [None, None, 0.625]
+
+
+def test_history_without_epochs_is_a_readable_file(tmp_path: Path) -> None:
+    write_history(Journal(tmp_path / "none.jsonl"), tmp_path / "history.parquet")
+    assert pq.read_table(tmp_path / "history.parquet").num_rows == 0
+
+
+def test_environment_tags_name_versions_and_commit() -> None:
+    tags = environment_tags()
+    for package in ("torch", "ray", "optuna", "mlflow", "numpy", "python"):
+        assert tags[f"version.{package}"][0].isdigit()
+    assert len(tags["git.commit"]) in (40, len("not a git checkout"))
+
+
+def test_flatten_gives_dotted_keys_and_leaves_out_none() -> None:
+    nested = {"a": {"b": 1, "c": {"d": (1, 2)}, "e": None}, "f": "x"}
+    assert flatten(nested) == {"a.b": 1, "a.c.d": [1, 2], "f": "x"}
+    assert flatten(nested, "search.")["search.a.b"] == 1
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow tracking server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = f"-m mlflow server --host 127.0.0.1 --port {port} --workers 1".split()
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, *words, *stores],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(url, process)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError("the server did not answer in 120 s")
+
+
+@pytest.mark.integration
+def test_runs_are_the_same_on_a_tracking_server(
+    server: str, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    runs, records, file = Runs(tmp_path / "runs"), real_records(3), tmp_path / "0000.jsonl"
+    assert runs.tracking_uri() == server
+    first = tracker_of(runs, experiment)
+    parent = study_run(first, tmp_path)
+    unit = search_unit(parent=parent)
+    first.sync(unit, Journal(written_journal(file, records[:2])))
+    again = tracker_of(runs, experiment)
+    assert study_run(again, tmp_path) == parent
+    again.sync(unit, Journal(written_journal(file, records[2:], "complete")))
+    again.close_study(parent, complete=True)
+    study, trial = runs_of(again.client, experiment)
+    assert [run.info.status for run in (study, trial)] == ["FINISHED", "FINISHED"]
+    assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+    assert steps_of(again.client, trial.info.run_id, "child_val_error") == [0, 1, 2]
+    assert image_steps(again.client, trial.info.run_id) == [0, 1, 2]
+    names = artifact_paths(again.client, trial.info.run_id)
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    assert not (tmp_path / "runs").exists(), "the server keeps everything"
