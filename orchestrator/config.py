@@ -31,7 +31,7 @@ from orchestrator.sections import (
 from orchestrator.space import Scalar, SweepEntry, grid_points
 from orchestrator.sweep_check import SearchFile, apply_values, sweep_faults
 from orchestrator.yaml_file import YamlFile, read_yaml
-from search_core.data import DatasetOptions
+from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
 from search_core.search import SearchOptions
 
@@ -108,8 +108,13 @@ class StudySpec(pydantic.BaseModel):
         faults += [(f"sweep.{key}", message) for key, message in sweep_faults(self.search, self.sweep)]
         if faults:
             raise OptionsError(tuple(faults))
-        # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another.
-        object.__setattr__(self, "search", dataclasses.replace(self.search, seed=self.seed))
+        # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another; and
+        # trials have other working directories.
+        search = dataclasses.replace(self.search, seed=self.seed, dataset=absolute_root(self.search.dataset))
+        object.__setattr__(self, "search", search)
+        if self.retrain is not None and self.retrain.genotype is not None and Path(self.retrain.genotype).is_file():
+            file = str(Path(self.retrain.genotype).absolute())
+            object.__setattr__(self, "retrain", dataclasses.replace(self.retrain, genotype=file))
         return self
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:

@@ -51,6 +51,9 @@ SEARCH_METRICS: tuple[str, ...] = (
     "edges_reduce",
 )
 
+#: MLflow's UI then shows the experiment as model training rather than as a language application.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 _MAX_BATCH = 100  # params and tags that one request may carry
 
 
@@ -63,7 +66,7 @@ class Unit:
         kind: a search (with cells per epoch) or a retraining.
         parent: id of the parent run.
         params: flat parameters.
-        tags: further tags.
+        tags: further tags; brought up to date when the run is closed and after.
         metrics: names of the metrics to log; others stay in the history.
         primitives: candidate operations, for the pictures of a search.
     """
@@ -84,6 +87,7 @@ class _OpenRun:
     run_id: str
     next_epoch: int
     is_closed: bool
+    tags: dict[str, str]
 
 
 class Tracker:
@@ -112,7 +116,7 @@ class Tracker:
         self.experiment_id: str = (
             found.experiment_id
             if found is not None
-            else self.client.create_experiment(experiment, artifact_location=artifact_location)
+            else self.client.create_experiment(experiment, artifact_location=artifact_location, tags=_EXPERIMENT_TAGS)
         )
 
     def open_study(self, name: str, description: str, params: Mapping[str, object], spec_file: Path) -> str:
@@ -146,8 +150,10 @@ class Tracker:
                 self._log_cells(run.run_id, unit, record)
             self._log_metrics(run.run_id, unit, record)
             run.next_epoch = record["epoch"] + 1
-        if journal.end is not None and not run.is_closed:
-            self._close(run, unit, journal)
+        if journal.end is not None:
+            self._update_tags(run, unit)  # the last checkpoint is written after the last epoch is reported
+            if not run.is_closed:
+                self._close(run, unit, journal)
 
     def close_study(self, run_id: str, *, complete: bool) -> None:
         """Mark the parent run as finished, or as failed if something is missing."""
@@ -163,12 +169,12 @@ class Tracker:
         if unit.label not in self._runs:
             run_id = self._find(unit.label)
             if run_id is None:
-                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False)
+                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, dict(unit.tags))
             else:
                 steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
-                status = self.client.get_run(run_id).info.status
-                is_closed = status in ("FINISHED", "FAILED")
-                self._runs[unit.label] = _OpenRun(run_id, max(steps, default=-1) + 1, is_closed)
+                known = self.client.get_run(run_id)
+                is_closed = known.info.status in ("FINISHED", "FAILED")
+                self._runs[unit.label] = _OpenRun(run_id, max(steps, default=-1) + 1, is_closed, known.data.tags)
                 if not is_closed:
                     self._log_missing_params(run_id, unit.params)
                     self.client.update_run(run_id, status="RUNNING")
@@ -206,6 +212,12 @@ class Tracker:
             title=f"{unit.label}, epoch {record['epoch']}",
         )
         self.client.log_image(run_id, picture, key="cells", step=record["epoch"])
+
+    def _update_tags(self, run: _OpenRun, unit: Unit) -> None:
+        changed = {name: value for name, value in unit.tags.items() if run.tags.get(name) != value}
+        if changed:
+            self.client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in changed.items()])
+            run.tags |= changed
 
     def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
         tags = [RunTag("snas.end", str(journal.end))]

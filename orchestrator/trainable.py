@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import pickle
 from collections.abc import Mapping
 from functools import lru_cache
@@ -18,6 +19,7 @@ from orchestrator.runs import CHECKPOINT_FILE
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import NonFiniteLossError, StateError
 from search_core.genotype import Genotype
+from search_core.reports import METRICS
 from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
 
@@ -55,13 +57,17 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch; a loss that is not finite ends the trial as failed, with the reason."""
         if self.work.epoch >= self.work.options.epochs:  # the driver was killed between the last report and the end
-            return {"done": True}
+            return self._end_result()
         try:
             record = self.result()
         except NonFiniteLossError as error:
-            return {"failure": str(error), "done": True}
+            return self._end_result(failure=str(error))
         is_last = self.work.epoch >= self.work.options.epochs
         return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
+
+    def _end_result(self, **what: str) -> dict[str, Any]:
+        """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
+        return {**dict.fromkeys(METRICS, math.nan), "epochs": self.work.epoch, **what, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the state of the work."""

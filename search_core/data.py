@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -165,6 +165,13 @@ def load_data(options: DatasetOptions, device: torch.device) -> ImageData:
     if options.name == "image-folder":
         return _load_image_folder(options, device)
     return _load_in_memory(options, _read(options), device)
+
+
+def absolute_root(options: DatasetOptions) -> DatasetOptions:
+    """The same images for a process with another working directory: the folder, given or default, written out."""
+    in_package = options.name in ("digits", "fake")
+    elsewhere = options.name == "fashion-mnist" and options.root is None and not _root(options).is_dir()
+    return options if in_package or elsewhere else replace(options, root=str(_root(options).absolute()))
 
 
 def _read(options: DatasetOptions) -> RawImages:

@@ -167,6 +167,21 @@ def test_driver_killed_before_the_params_were_logged_logs_them_later(
     tracker_of(runs, experiment).sync(search_unit(params={"seed": 0, "epochs": 3}), Journal(file))  # nothing is changed
 
 
+def test_tags_that_come_late_are_brought_up_to_date(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    """The last checkpoint is written after the last epoch is reported."""
+    records, file = real_records(2), tmp_path / "0000.jsonl"
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(file, records[:1])))
+    journal = Journal(written_journal(file, records[1:], "complete"))
+    tracker.sync(search_unit(tags={"snas.checkpoint": "/checkpoint_0/state.pt"}), journal)
+    (run,) = runs_of(tracker.client, experiment)
+    assert run.data.tags["snas.checkpoint"] == "/checkpoint_0/state.pt"
+    tracker_of(runs, experiment).sync(search_unit(tags={"snas.checkpoint": "/checkpoint_1/state.pt"}), journal)
+    (run,) = runs_of(tracker.client, experiment)
+    assert run.data.tags["snas.checkpoint"] == "/checkpoint_1/state.pt"
+    assert run.info.status == "FINISHED"
+
+
 def test_failed_journal_fails_its_run_with_the_reason(runs: Runs, experiment: str, tmp_path: Path) -> None:
     tracker = tracker_of(runs, experiment)
     reason = "the training loss must stay finite, got loss nan"

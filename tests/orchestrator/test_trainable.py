@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.config import REPORT_METRICS
 from orchestrator.runs import CHECKPOINT_FILE
 from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, from_plain, load_state
 from search_core.retrain import RetrainOptions
@@ -79,14 +80,17 @@ def test_search_that_is_complete_has_nothing_to_record(tmp_path: Path) -> None:
     assert len(records(first)) == 2
     last = saved(first, tmp_path / "last")
     again = search(epochs=2, recorded=2, checkpoints=[last])
-    assert again.step() == {"done": True}
+    result = again.step()
+    assert (result["done"], result["epochs"]) == (True, 2)
+    assert not {"record", "failure"} & set(result)
 
 
 def test_loss_that_is_not_finite_ends_the_trial_with_the_reason() -> None:
     diverging = search(theta=ThetaOptions(lr=1e30))
     *_, last = steps(diverging)
-    assert set(last) == {"failure", "done"}
     assert last["done"] is True
+    assert "record" not in last
+    assert set(REPORT_METRICS) | {"epochs"} <= set(last), "Ray gives up on a result without the metric it follows"
     assert "the training loss must stay finite, got loss nan" in last["failure"]
     assert "a lower theta.lr" in last["failure"]
 

@@ -1,0 +1,289 @@
+"""Whole studies as a user runs them: a process, real Ray, real Optuna and MLflow stores."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from orchestrator.journal import Journal
+from orchestrator.tracking import SEARCH_METRICS
+from search_core.genotype import Genotype
+from tests.orchestrator.tiny import (
+    RETRAIN,
+    SEARCH,
+    TWO_OBJECTIVES,
+    Outcome,
+    artifact_paths,
+    image_steps,
+    runs_of,
+    snas,
+    steps_of,
+    study_data,
+)
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+#: Two objectives, two at a time, and a retraining of the front with two seeds.
+FRONT: dict[str, Any] = study_data(
+    name="front",
+    seed=2,
+    objectives=TWO_OBJECTIVES,
+    max_concurrent=2,
+    resources={"cpu": 0.5},
+    retrain={**RETRAIN, "seeds": 2},
+)
+#: In the order of the grid: a sound trial, one that diverges, one that is so expensive that ASHA stops it.
+STOPPED: dict[str, Any] = study_data(
+    name="stopped",
+    search={**SEARCH, "epochs": 3},
+    sweep={"network.init_channels": {"choice": [4, 16]}, "theta.lr": {"choice": [0.05, 1.0e30]}},
+    sampler="grid",
+    trials=3,
+    max_concurrent=1,
+    objectives=[{"metric": "expected_cost_madds", "mode": "min"}],
+    scheduler={"kind": "asha", "grace_period": 1, "reduction_factor": 2},
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A study that was run to its end."""
+
+    name: str
+    file: Path
+    runs: Path
+    outcome: Outcome
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.runs}/mlflow.db")
+
+    @property
+    def mlflow_runs(self) -> dict[str, Run]:
+        return {run.info.run_name: run for run in runs_of(self.client, self.name)}
+
+    def shown(self) -> dict[str, Any]:
+        outcome = snas("study", "show", self.name, "--json", "--runs", self.runs)
+        assert outcome.code == 0, outcome.said
+        document: dict[str, Any] = json.loads(outcome.out)
+        return document
+
+    def counts(self) -> dict[str, object]:
+        """What a resumed study must not add to."""
+        versions = self.client.search_model_versions()
+        runs = self.mlflow_runs
+        assert len(runs) == len(runs_of(self.client, self.name)), "two runs of one name"
+        return {
+            "models": len(versions),
+            "journals": {str(file): file.read_bytes() for file in self.runs.glob(f"{self.name}/*/*.jsonl")},
+            "launches": sorted(str(path) for path in self.runs.glob(f"{self.name}/ray/*")),
+            "runs": {name: (run.info.run_id, run.info.status) for name, run in runs.items()},
+            "points": {
+                (name, metric): steps_of(self.client, run.info.run_id, metric)
+                for name, run in runs.items()
+                for metric in run.data.metrics
+            },
+            "images": {name: image_steps(self.client, run.info.run_id) for name, run in runs.items()},
+        }
+
+
+def run_study(folder: Path, data: dict[str, Any]) -> Done:
+    file, runs = folder / "study.yaml", folder / "runs"
+    file.write_text(yaml.safe_dump(data), encoding="utf-8")
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
+    }
+    done = subprocess.run(
+        [Path(sys.executable).with_name("snas"), "study", "run", file, "--runs", runs],
+        capture_output=True,
+        text=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        timeout=600,
+    )
+    return Done(data["name"], file, runs, Outcome(done.returncode, done.stdout, done.stderr))
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run_study(tmp_path_factory.mktemp("front"), FRONT)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run_study(tmp_path_factory.mktemp("stopped"), STOPPED)
+
+
+def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> None:
+    assert front.outcome.code == 0, front.outcome.said
+    assert front.outcome.err == "", "Ray and MLflow keep quiet"
+    for line in (
+        "search: 3 to do",
+        "0000 complete: accuracy",
+        "0002 complete",
+        "retrain:",
+        "front: the best trade-offs",
+    ):
+        assert line in front.outcome.said
+    for column in ("eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds"):
+        assert column in front.outcome.said
+    assert f"snas study show front --runs {front.runs}" in front.outcome.out
+    assert f"snas ui --runs {front.runs}" in front.outcome.out
+
+
+def test_study_has_nested_runs(front: Done) -> None:
+    runs = front.mlflow_runs
+    document = front.shown()
+    retrains = [f"retrain-{record['label']}" for record in document["retrain_records"]]
+    assert len(retrains) in (2, 4, 6)
+    assert sorted(runs) == sorted(["front", "trial-0000", "trial-0001", "trial-0002", *retrains])
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
+    study = runs["front"].info.run_id
+    assert parents.pop("front") is None
+    for name, parent in parents.items():
+        trial = f"trial-{name.split('-')[1]}"
+        assert parent == (study if name.startswith("trial") else runs[trial].info.run_id)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+
+def test_runs_have_every_epoch_once(front: Done) -> None:
+    for name, run in front.mlflow_runs.items():
+        run_id = run.info.run_id
+        if name.startswith("trial"):
+            assert set(run.data.metrics) == set(SEARCH_METRICS)
+            assert all(steps_of(front.client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
+            assert image_steps(front.client, run_id) == [0, 1]
+            assert {"cells.svg", "genotype.json", "history.parquet"} < set(artifact_paths(front.client, run_id))
+        elif name.startswith("retrain"):
+            assert steps_of(front.client, run_id, "val_accuracy") == [0]
+            assert 0 <= run.data.metrics["test_accuracy"] <= 1
+
+
+def test_runs_say_where_they_come_from(front: Done) -> None:
+    runs = front.mlflow_runs
+    for name, run in runs.items():
+        tags = run.data.tags
+        assert {"git.commit", "dataset.digest", "dataset.split_digest", "version.torch", "version.ray"} <= set(tags)
+        if name == "front":
+            continue
+        checkpoint = Path(tags["snas.checkpoint"])
+        assert checkpoint.is_relative_to(front.runs)
+        epochs = 2 if name.startswith("trial") else 1
+        assert torch.load(checkpoint, weights_only=True)["epoch"] == epochs, "the final one"
+    trial = front.shown()["trial_records"][1]
+    eta = trial["values"]["penalty.strength"]
+    assert float(runs["trial-0001"].data.params["penalty.strength"]) == eta
+    assert runs["trial-0001"].data.params["seed"] == "2"
+
+
+def test_parent_run_has_the_study_and_its_summary(front: Done) -> None:
+    run = front.mlflow_runs["front"]
+    assert artifact_paths(front.client, run.info.run_id) == ["front.json", "study.yaml", "summary.png"]
+    study = front.client.download_artifacts(run.info.run_id, "study.yaml")
+    assert yaml.safe_load(Path(study).read_text())["retrain"]["seeds"] == 2
+    table = json.loads(Path(front.client.download_artifacts(run.info.run_id, "front.json")).read_text())
+    assert table == {"study": "front", "front": front.shown()["front"]}
+    assert run.data.params["sampler"] == "tpe"
+
+
+def test_children_are_registered(front: Done) -> None:
+    versions = front.client.search_model_versions("name = 'front-child'")
+    retrains = {run.info.run_id for name, run in front.mlflow_runs.items() if name.startswith("retrain")}
+    assert {version.run_id for version in versions} == retrains
+    assert len(versions) == len(retrains)
+
+
+def test_show_and_list_tell_how_the_study_went(front: Done) -> None:
+    document = front.shown()
+    expected = {"name": "front", "state": "done", "dataset": "fake", "trials": 3, "complete": 3, "failed": 0}
+    assert {key: document[key] for key in expected} == expected
+    assert document["retrained"] == document["retrainings"] == 2 * len(document["front"])
+    on_front = [record["number"] for record in document["trial_records"] if record["on_front"]]
+    assert sorted(row["trial"] for row in document["front"]) == on_front or document["retrainings"] < 2 * len(on_front)
+    for row in document["front"]:
+        Genotype.from_dict(row["genotype"])
+        assert 0 <= row["test_accuracy"] <= 1
+        assert row["test_accuracy_sd"] >= 0
+    text = snas("study", "show", "front", "--runs", front.runs)
+    assert "study front: done, 3 of 3 trials complete" in text.said
+    (listed,) = json.loads(snas("study", "list", "--json", "--runs", front.runs).out)
+    assert listed == {key: document[key] for key in listed}
+    assert "front done fake 3 of 3" in snas("study", "list", "--runs", front.runs).said
+
+
+def test_study_of_the_same_name_is_refused(front: Done) -> None:
+    before = front.counts()
+    outcome = snas("study", "run", front.file, "--runs", front.runs)
+    assert outcome.code == 2
+    assert "study `front` exists" in outcome.said
+    assert "snas study resume front" in outcome.said
+    assert front.counts() == before
+
+
+def test_resume_of_a_complete_study_changes_nothing(front: Done) -> None:
+    before = front.counts()
+    outcome = snas("study", "resume", "front", "--runs", front.runs)
+    assert outcome.code == 0, outcome.said
+    assert "front: the best trade-offs" in outcome.said
+    assert front.counts() == before
+
+
+def test_found_cell_is_retrained_with_the_recipe_of_its_study(front: Done) -> None:
+    trial = front.mlflow_runs["trial-0000"].info.run_id
+    outcome = snas("retrain", "--run", trial, "--seeds", 1, "--name", "once-more", "--runs", front.runs)
+    assert outcome.code == 0, outcome.said
+    run = front.mlflow_runs["once-more-seed0"]
+    assert run.data.tags["mlflow.parentRunId"] == trial
+    assert (run.data.params["init_channels"], run.data.params["epochs"]) == ("4", "1")
+
+
+def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped: Done) -> None:
+    assert stopped.outcome.code == 0, stopped.outcome.said
+    assert stopped.outcome.err == ""
+    reason = "the training loss must stay finite, got loss nan"
+    assert f"0001 failed: {reason}" in stopped.outcome.said.replace("accuracy no result (", "")
+    states = [record["state"] for record in stopped.shown()["trial_records"]]
+    assert states == ["complete", "failed", "stopped"]
+    assert reason in stopped.shown()["trial_records"][1]["reason"]
+    run = stopped.mlflow_runs["trial-0001"]
+    assert (run.info.status, run.data.tags["snas.end"]) == ("FAILED", "failed")
+    assert reason in run.data.tags["mlflow.note.content"]
+    assert stopped.mlflow_runs["stopped"].info.status == "FINISHED"
+    assert reason in snas("study", "show", "stopped", "--runs", stopped.runs).said
+
+
+def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
+    journals = [Journal(stopped.runs / "stopped" / "trials" / f"{number:04d}.jsonl") for number in range(3)]
+    assert [len(journal.epochs) for journal in journals] == [3, 0, 1]
+    assert [journal.end for journal in journals] == ["complete", "failed", "stopped"]
+    assert journals[2].reason == "stopped by the scheduler after 1 of 3 epochs"
+    run = stopped.mlflow_runs["trial-0002"]
+    assert (run.info.status, run.data.tags["snas.end"]) == ("FINISHED", "stopped")
+    assert steps_of(stopped.client, run.info.run_id, "child_val_error") == [0]
+    assert "expected_cost_madds" in run.data.metrics
+
+
+def test_grid_ran_its_points_in_order(stopped: Done) -> None:
+    values = [record["values"] for record in stopped.shown()["trial_records"]]
+    assert [(value["network.init_channels"], value["theta.lr"]) for value in values] == [
+        (4, 0.05),
+        (4, 1.0e30),
+        (16, 0.05),
+    ]
+    assert [row["trial"] for row in stopped.shown()["front"]] == [0]
+
+
+def test_resume_does_not_try_failed_and_stopped_trials_again(stopped: Done) -> None:
+    before = stopped.counts()
+    assert snas("study", "resume", "stopped", "--runs", stopped.runs).code == 0
+    assert stopped.counts() == before
