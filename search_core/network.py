@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,17 @@ def seeded_weights(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
         yield
+
+
+def make_generators(seed: int, streams: Sequence[str], device: torch.device) -> dict[str, torch.Generator]:
+    """One generator per named stream on `device`, independent of each other and of those of other seeds.
+
+    Sums of seed and position would not do: stream 1 of seed 0 would be stream 0 of seed 1.
+    """
+    return {
+        name: torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, position]).generate_state(1)[0]))
+        for position, name in enumerate(streams)
+    }
 
 
 class CifarStem(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from search_core.data import ImageData
 from search_core.errors import DataError, NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
+from search_core.network import make_generators
 
 STATE_FORMAT = 1
 
@@ -174,10 +176,7 @@ class Retrain:
             weight_decay=options.weight_decay,
             foreach=True,
         )
-        self._generators = {
-            name: torch.Generator(device).manual_seed(seed + offset)
-            for offset, name in enumerate(("data", "drop_path"), start=1)
-        }
+        self._generators = make_generators(seed, ("data", "drop_path"), device)
 
     def __iter__(self) -> Iterator[RetrainReport]:
         """Run the remaining epochs.
@@ -260,8 +259,8 @@ class Retrain:
             "format": STATE_FORMAT,
             "options": self._fingerprint(),
             "epoch": self.epoch,
-            "child": self.child.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "child": copy.deepcopy(self.child.state_dict()),  # training goes on in place
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
         }
 
@@ -275,7 +274,7 @@ class Retrain:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
         require_equal(self._fingerprint(), state["options"])
         self.child.load_state_dict(state["child"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name].cpu())
         self.epoch = state["epoch"]

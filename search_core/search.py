@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -19,6 +20,7 @@ from search_core.data import DatasetOptions, ImageData
 from search_core.errors import DataError, NonFiniteLossError, StateError, require, require_equal
 from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype import CELL_TYPES, CellType
+from search_core.network import make_generators
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
 from search_core.schedules import PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
@@ -99,10 +101,7 @@ class Search:
         self._device = torch.device(device)
         self._costs = CostTable(options.network, data.input_shape, self._device)
         self.strategy: Strategy = build_strategy(options, data, self._costs, self._device)
-        self._generators = {
-            name: torch.Generator(self._device).manual_seed(options.seed + offset)
-            for offset, name in enumerate(("data", "architecture", "validation"), start=1)
-        }
+        self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
     def __iter__(self) -> Iterator[EpochReport]:
         """Run the remaining epochs.
@@ -137,7 +136,7 @@ class Search:
             "format": STATE_FORMAT,
             "options": self._fingerprint(),
             "epoch": self.epoch,
-            "strategy": self.strategy.state_dict(),
+            "strategy": copy.deepcopy(self.strategy.state_dict()),  # training goes on in place
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
         }
 
@@ -150,7 +149,7 @@ class Search:
         if state.get("format") != STATE_FORMAT:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
         require_equal(self._fingerprint(), state["options"])
-        self.strategy.load_state_dict(state["strategy"])
+        self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name].cpu())
         self.epoch = state["epoch"]
@@ -200,7 +199,11 @@ class Search:
         strategy, validation = self.strategy, self.data.validation
         genotype, probabilities = strategy.genotype(), strategy.probabilities()
         strategy.supernet.eval()
-        supernet = evaluate(lambda images: strategy.predict(images, self._generators["validation"]), validation)
+        supernet = evaluate(
+            lambda images: strategy.predict(images, self._generators["validation"]),
+            validation,
+            self.options.batch_size,  # one architecture sample per batch, as in training
+        )
         if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
         child = inherit_child(strategy.supernet, genotype)
