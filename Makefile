@@ -3,13 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NAME ?= digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
+STUDY := digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
 PYTEST_ARGS ?=
 
 .PHONY: quickstart test lint format clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/snas study run studies/quickstart.yaml --name $(NAME)
+	$(BIN)/snas study run studies/quickstart.yaml --name $(STUDY)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

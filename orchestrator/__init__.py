@@ -1,19 +1,32 @@
 """Studies of SNAS searches on Ray Tune, explored by Optuna, tracked in MLflow."""
 
-from orchestrator.config import StudySpec, load_retrain, load_search, load_study, parse_study
+from orchestrator.config import RetrainConfig, StudySpec, load_retrain, load_search, load_study, parse_study
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.progress import ConsoleView, StudyView
+from orchestrator.records import RetrainRecord, TrialRecord, front_rows
 from orchestrator.runs import Runs
-from orchestrator.study import Study, StudyInterrupted
+from orchestrator.single import found_cell, run_retrain, run_search
+from orchestrator.study import Study, StudyFailed, StudyInterrupted
 
 __all__ = [
     "ConfigError",
+    "ConsoleView",
     "OrchestratorError",
+    "RetrainConfig",
+    "RetrainRecord",
     "Runs",
     "Study",
+    "StudyFailed",
     "StudyInterrupted",
     "StudySpec",
+    "StudyView",
+    "TrialRecord",
+    "found_cell",
+    "front_rows",
     "load_retrain",
     "load_search",
     "load_study",
     "parse_study",
+    "run_retrain",
+    "run_search",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from ray.tune import Callback
 from ray.tune.experiment import Trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.journal import Journal
 from orchestrator.launch import job_label
@@ -81,8 +82,8 @@ class PhaseCallback(Callback):
         """Bring MLflow up to the journal, or say that it is behind."""
         try:
             self._tracker.sync(self._make_unit(job), journal)
-        except MlflowException as error:
-            self._view.warn(f"MLflow is behind and will be brought up later: {str(error).splitlines()[0]}")
+        except (MlflowException, OSError, SQLAlchemyError) as error:  # requests' errors are OSErrors
+            self._view.warn(f"MLflow is behind and will be brought up later: {(str(error).splitlines() or [''])[0]}")
 
 
 def _reason(trial: Trial) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.errors import OrchestratorError
+
 End = Literal["complete", "stopped", "failed"]
 
 
@@ -19,7 +21,10 @@ class Journal:
     """Append-only record, one epoch after another.
 
     Args:
-        path: the file; it is made with the first entry. A last line that a killed driver left half-written is dropped.
+        path: the file; it is made with the first entry. A half-written last line does not count.
+
+    Raises:
+        OrchestratorError: if the file is damaged; the message names the line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,6 +32,7 @@ class Journal:
         self.epochs: list[dict[str, Any]] = []
         self.end: End | None = None
         self.reason = ""
+        self._whole_bytes = 0
         if path.exists():
             self._read()
 
@@ -58,18 +64,26 @@ class Journal:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        with self._path.open("ab") as file:
+            file.truncate(self._whole_bytes)  # drops what a killed driver left half-written
+            file.write(json.dumps(entry).encode() + b"\n")
+            self._whole_bytes = file.tell()
 
     def _read(self) -> None:
         text = self._path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        for line in whole.splitlines():
-            entry = json.loads(line)
-            if "end" in entry:
-                self.end, self.reason = entry["end"], entry["reason"]
-            else:
-                self.epochs.append(entry)
+        self._whole_bytes = text.rfind(b"\n") + 1
+        for number, line in enumerate(text[: self._whole_bytes].splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                if "end" in entry:
+                    self.end, self.reason = entry["end"], entry["reason"]
+                    continue
+                is_next = entry["epoch"] == len(self.epochs)
+            except (ValueError, TypeError, KeyError):
+                is_next = False
+            if not is_next:
+                raise OrchestratorError(
+                    f"{self._path}:{number}: a journal line must be the JSON report of epoch {len(self.epochs)}, "
+                    f"got {line[:60]!r}; the file is damaged: restore it, or run the study under another name"
+                )
+            self.epochs.append(entry)

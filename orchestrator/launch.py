@@ -103,6 +103,7 @@ def run_phase(
     Raises:
         TuneError: if Ray gives up, for instance after its memory monitor killed a trial.
     """
+    check_resources(spec)
     resources: dict[str, Any] = {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
     if spec.resources.memory_gb is not None:
         resources["memory"] = int(spec.resources.memory_gb * 1e9)
@@ -128,6 +129,22 @@ def run_phase(
         ),
     )
     tuner.fit()
+
+
+def check_resources(spec: StudySpec) -> None:
+    """Refuse a trial that no node of the cluster can hold: Ray would wait for ever.
+
+    Raises:
+        OrchestratorError: naming what is asked for and what the nodes have.
+    """
+    wanted = {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if not any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} cpu and {node.get('GPU', 0):g} gpu" for node in nodes)
+        raise OrchestratorError(
+            f"`resources` must fit on one node of the cluster, got cpu {wanted['CPU']:g} and gpu {wanted['GPU']:g} "
+            f"where the nodes have: {have}"
+        )
 
 
 def make_scheduler(spec: StudySpec) -> TrialScheduler | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import torch
 from mlflow.models import infer_signature
 
 from orchestrator.tracking import Tracker
-from orchestrator.trainable import load_state
+from orchestrator.trainable import LOAD_ERRORS, load_state
 from search_core.data import ImageData
 from search_core.genotype import Genotype
 from search_core.retrain import RetrainOptions, build_child
@@ -29,7 +30,7 @@ def log_child(
     genotype: Genotype,
     options: RetrainOptions,
     data: ImageData,
-    checkpoint: str,
+    state: Mapping[str, Any],
     registered_name: str,
 ) -> None:
     """Log and register a trained child, once per run: images in, logits out, with signature and input example.
@@ -40,13 +41,13 @@ def log_child(
         genotype: the cell.
         options: size of the child.
         data: the data set, for shapes and an example.
-        checkpoint: the last checkpoint file of the retraining.
+        state: state dict of the finished retraining.
         registered_name: name in the model registry.
     """
-    if _LOGGED in tracker.client.get_run(run_id).data.tags:
+    if is_logged(tracker, run_id):
         return
     child = build_child(genotype, options, data, seed=0)
-    child.load_state_dict(load_state(Path(checkpoint))["child"])
+    child.load_state_dict(state["child"])
     child.eval()
     images, _ = next(iter(data.validation.batches(2)))
     example = images.cpu()
@@ -77,3 +78,21 @@ def _global_store(uri: str) -> Iterator[None]:
         yield
     finally:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
+
+
+def is_logged(tracker: Tracker, run_id: str) -> bool:
+    """Whether a run has its model already."""
+    return _LOGGED in tracker.client.get_run(run_id).data.tags
+
+
+def read_state(checkpoint: str) -> dict[str, Any] | None:
+    """A checkpoint's state; None if the file is torn."""
+    try:
+        return load_state(Path(checkpoint))
+    except LOAD_ERRORS:
+        return None
+
+
+def is_final(state: Mapping[str, Any] | None, options: RetrainOptions) -> bool:
+    """Whether a state was taken after the last epoch."""
+    return state is not None and state.get("epoch") == options.epochs

@@ -37,6 +37,25 @@ class StudyView(Protocol):
         """Something the user should know."""
 
 
+class SilentView:
+    """Shows nothing."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Nothing to show."""
+
+    def started(self, label: str, epochs: int) -> None:
+        """Nothing to show."""
+
+    def epoch(self, label: str, journal: Journal) -> None:
+        """Nothing to show."""
+
+    def ended(self, label: str, journal: Journal) -> None:
+        """Nothing to show."""
+
+    def warn(self, message: str) -> None:
+        """Nothing to show."""
+
+
 class ConsoleView:
     """Draws a live table on a terminal, and prints one line per finished unit elsewhere.
 

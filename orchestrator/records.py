@@ -15,6 +15,7 @@ from orchestrator.journal import Journal
 from orchestrator.runs import StudyFolder, trial_label
 from orchestrator.space import Scalar
 from search_core.genotype import Genotype, load_genotype
+from search_core.schedules import TemperatureOptions
 
 #: Numbers of the front that come from the search itself.
 FRONT_METRICS = (
@@ -158,19 +159,21 @@ def front_rows(
     deviation; both are None before retraining. Costs are those of the child at the size of the search.
     """
     rows = []
+    cells = {trial.number: trial.genotype for trial in trials}
     for trial in sorted((trial for trial in trials if trial.on_front), key=lambda trial: _first_objective(trial, spec)):
         options = search_options(spec, trial.values)
         tests = [
             record.metrics["test_accuracy"]
             for record in retrains
-            if record.trial == trial.number and "test_accuracy" in record.metrics
+            if record.trial is not None
+            and cells[record.trial] == trial.genotype  # a cell that several trials found is trained once
+            and "test_accuracy" in record.metrics
         ]
         rows.append(
             {
                 "trial": trial.number,
                 "eta": options.penalty.strength,
-                "temperature_kind": options.temperature.kind,
-                "temperature_end": options.temperature.end,
+                "temperature": _described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
                 "test_accuracy": mean(tests) if tests else None,
                 "test_accuracy_sd": stdev(tests) if len(tests) > 1 else None,
@@ -178,6 +181,12 @@ def front_rows(
             }
         )
     return rows
+
+
+def _described(schedule: TemperatureOptions) -> str:
+    if schedule.kind == "constant":
+        return f"constant {schedule.start:.2f}"
+    return f"{schedule.kind} to {schedule.end:.2f}"
 
 
 def _first_objective(trial: TrialRecord, spec: StudySpec) -> float:

@@ -79,22 +79,19 @@ class StudyFolder:
 
     def ray_storage(self, spec: StudySpec) -> Path:
         """Folder of Ray Tune's experiments, shared by all nodes."""
-        return Path(spec.storage.path).absolute() / spec.name if spec.storage.path else self.path / "ray"
+        return Path(spec.storage.path).expanduser().absolute() / spec.name if spec.storage.path else self.path / "ray"
 
     def next_launch(self, spec: StudySpec, phase: str) -> str:
         """Name of a new Ray Tune experiment: every launch has a folder of its own, so that none overwrites another."""
-        taken = [int(path.name.rpartition("-")[2]) for path in self.ray_storage(spec).glob(f"{phase}-[0-9]*")]
-        return f"{phase}-{max(taken, default=-1) + 1:02d}"
+        names = [re.fullmatch(rf"{phase}-(\d+)", path.name) for path in self.ray_storage(spec).glob("*")]
+        return f"{phase}-{max((int(name[1]) for name in names if name), default=-1) + 1:02d}"
 
     def checkpoints(self, spec: StudySpec, phase: str, label: str) -> list[str]:
         """Checkpoint files of one trial or retraining over all launches, newest first."""
-        found = self.ray_storage(spec).glob(f"{phase}-[0-9]*/{label}/checkpoint_*/{CHECKPOINT_FILE}")
-        return [str(path) for path in sorted(found, key=_age, reverse=True)]
-
-
-def _age(checkpoint: Path) -> tuple[int, int]:
-    launch, _, checkpoint_folder, _ = checkpoint.parts[-4:]
-    launch_number, checkpoint_number = (re.search(r"(\d+)$", name) for name in (launch, checkpoint_folder))
-    assert launch_number is not None
-    assert checkpoint_number is not None
-    return int(launch_number[0]), int(checkpoint_number[0])
+        storage = self.ray_storage(spec)
+        aged = []
+        for path in storage.glob(f"{phase}-*/{label}/checkpoint_*/{CHECKPOINT_FILE}"):
+            place = re.fullmatch(rf"{phase}-(\d+)/{label}/checkpoint_(\d+)/.*", path.relative_to(storage).as_posix())
+            if place is not None:
+                aged.append((int(place[1]), int(place[2]), str(path)))
+        return [file for _, _, file in sorted(aged, reverse=True)]

@@ -10,22 +10,30 @@ from orchestrator.config import StudySpec
 from orchestrator.space import grid_points
 
 
-def open_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
-    """Load the Optuna study of a study file, or create it.
+def create_optuna_study(spec: StudySpec, url: str) -> None:
+    """Make the Optuna study of a study file.
 
-    Args:
-        spec: the study.
-        url: storage URL.
+    Raises:
+        optuna.exceptions.DuplicatedStudyError: if the storage has one of this name.
     """
+    minimise, maximise = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
+    directions = [minimise if objective.mode == "min" else maximise for objective in spec.objectives]
+    optuna.create_study(storage=_storage(url), study_name=spec.name, directions=directions)
+
+
+def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
+    """The Optuna study of a study file.
+
+    Raises:
+        KeyError: if the storage has none of this name.
+    """
+    return optuna.load_study(storage=_storage(url), study_name=spec.name)
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
-    return optuna.create_study(
-        storage=storage,
-        study_name=spec.name,
-        directions=["minimize" if objective.mode == "min" else "maximize" for objective in spec.objectives],
-        load_if_exists=True,
-    )
+    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
 
 
 def enqueue_grid(study: optuna.Study, spec: StudySpec) -> None:

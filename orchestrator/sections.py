@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import pydantic
 
 from orchestrator.errors import did_you_mean
 from orchestrator.yaml_file import describe
+from search_core.data import DatasetOptions
 from search_core.errors import require
 from search_core.retrain import RetrainOptions
 
@@ -136,6 +137,12 @@ class RetrainSection(RetrainOptions):
     register_as: str | None = None
     genotype: str | None = None
 
+    def dataset_for(self, search: DatasetOptions) -> DatasetOptions:
+        """The search's images, with this section's own share for validation."""
+        if self.validation_fraction is None:
+            return search
+        return replace(search, validation_fraction=self.validation_fraction)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         name = self.register_as
@@ -173,3 +180,12 @@ class Storage:
 
     url: str | None = None
     path: str | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            (
+                "path",
+                self.path is None or "://" not in self.path,
+                f"must be a folder that every node has mounted, got the address `{self.path}`",
+            )
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -106,9 +106,7 @@ def run_retrain(
         NonFiniteLossError: if a loss is not finite.
     """
     device, section = default_device(), config.retrain
-    dataset = config.dataset
-    if section.validation_fraction is not None:
-        dataset = replace(dataset, validation_fraction=section.validation_fraction)
+    dataset = section.dataset_for(config.dataset)
     data = load_data(dataset, device)
     tracker = open_tracker(runs, RETRAINS, data, parent_run)
     results = []
@@ -118,7 +116,7 @@ def run_retrain(
         folder = _new_folder(runs.root / RETRAINS, label, tracker)
         (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
         params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
-        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params)
+        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype)
         journal = Journal(folder / "history.jsonl")
         with _recorded(tracker, unit, journal):
             for report in retrain:
@@ -135,7 +133,7 @@ def run_retrain(
             genotype=genotype,
             options=section,
             data=data,
-            checkpoint=str(folder / CHECKPOINT_FILE),
+            state=retrain.state_dict(),
             registered_name=section.register_as or f"{name}-child",
         )
         results.append(journal.epochs[-1]["metrics"])

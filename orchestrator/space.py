@@ -193,6 +193,9 @@ def _parent_faults(sweep: Mapping[str, SweepEntry], parent: str, allowed: Sequen
     return [f"`when` must ask for values that `{parent}` can have ({described}), got {', '.join(strange)}"]
 
 
+_SHORT_RANGE = 64
+
+
 def parents_first(sweep: Mapping[str, SweepEntry]) -> list[str]:
     """The swept keys in an order in which those that `when` names come before those that depend on them.
 
@@ -245,13 +248,23 @@ def corner_points(sweep: Mapping[str, SweepEntry]) -> Iterator[dict[str, Scalar]
     the values that conditions ask for).
     """
     asked = {key: [v for entry in sweep.values() for v in entry.when.get(key, ())] for key in sweep}
-    corners = {key: list(dict.fromkeys([*entry.values, *asked[key]])) for key, entry in sweep.items()}
+    corners = {key: list(dict.fromkeys([*_telling(entry), *asked[key]])) for key, entry in sweep.items()}
     if math.prod(map(len, corners.values())) <= MAX_CORNER_POINTS:
         yield from _combinations(sweep, corners)
         return
     for focus in sweep:
         few = {key: list(dict.fromkeys([*values[:1], *asked[key]])) for key, values in corners.items()}
         yield from _combinations(sweep, {**few, focus: corners[focus]})
+
+
+def _telling(entry: SweepEntry) -> Sequence[Scalar]:
+    """Ends or choices; all of a short range of whole numbers, as a rule may hold at its ends alone (even numbers)."""
+    if entry.kind != "int":
+        return entry.values
+    low, high = entry.values
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    return entry.all_values() if high - low < _SHORT_RANGE else entry.values
 
 
 def _combinations(

@@ -6,9 +6,9 @@ What is done is read from Optuna's storage and the journals; there is no other s
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,8 +26,8 @@ from orchestrator.config import StudySpec, load_study, search_options
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.launch import TuneError, cluster, run_phase
-from orchestrator.models import log_child
-from orchestrator.progress import StudyView
+from orchestrator.models import is_final, is_logged, log_child, read_state
+from orchestrator.progress import SilentView, StudyView
 from orchestrator.records import (
     RetrainJob,
     RetrainRecord,
@@ -38,19 +38,29 @@ from orchestrator.records import (
     retrain_jobs,
 )
 from orchestrator.runs import Runs, StudyFolder, trial_label
-from orchestrator.samplers import open_optuna_study
+from orchestrator.samplers import create_optuna_study, load_optuna_study
 from orchestrator.searcher import StudySearcher
+from orchestrator.space import Scalar
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, environment_tags, flatten
 from orchestrator.trainable import RetrainTrainable, SearchTrainable, from_plain
 from orchestrator.yaml_file import dump_yaml
-from search_core.data import ImageData, load_data
-from search_core.retrain import RetrainOptions
+from search_core.data import ImageData, check_batch_size, load_data
+from search_core.errors import OptionsError
+from search_core.genotype import Genotype, load_genotype
+from search_core.retrain import RetrainOptions, check_recipe
 
 _MAX_LAUNCHES = 5
 
 
+_STORAGE_ERRORS = (SQLAlchemyError, OSError, ValueError, ImportError, KeyError, RuntimeError)
+
+
 class StudyInterrupted(OrchestratorError):
     """The user stopped the study; nothing is lost and `snas study resume` goes on."""
+
+
+class StudyFailed(OrchestratorError):
+    """Nothing came of a study: all its searches failed, or all its retrainings."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +82,15 @@ class Study:
         Raises:
             OrchestratorError: if there is none of this name.
         """
+        known = runs.study_names()
+        if name not in known:
+            shown = ", ".join(known) or "none"
+            raise OrchestratorError(f"there is no study `{name}` in {runs.root}; studies there: {shown}")
         file = runs.study(name).spec_file
-        if not file.is_file():
-            known = ", ".join(runs.study_names()) or "none"
-            raise OrchestratorError(f"there is no study `{name}` in {runs.root}; studies there: {known}")
-        return cls(load_study(file), runs)
+        spec = load_study(file)
+        if spec.name != name:
+            raise OrchestratorError(f"{file} must hold the study `{name}`, got `{spec.name}`: its folder was renamed")
+        return cls(spec, runs)
 
     @property
     def folder(self) -> StudyFolder:
@@ -90,17 +104,20 @@ class Study:
 
     @cached_property
     def optuna_study(self) -> optuna.Study:
-        """The study in Optuna's storage; made if it does not exist.
+        """The study in Optuna's storage.
 
         Raises:
-            OrchestratorError: if the storage cannot be opened.
+            OrchestratorError: if the storage cannot be opened or has no such study.
         """
         url = self.runs.optuna_url(self.spec.storage.url)
-        self.runs.root.mkdir(parents=True, exist_ok=True)
         try:
-            return open_optuna_study(self.spec, url)
-        except (SQLAlchemyError, ValueError, ImportError) as error:
-            raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {error}") from error
+            if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+                raise FileNotFoundError("there is no such file")  # opening it would make an empty one
+            return load_optuna_study(self.spec, url)
+        except _STORAGE_ERRORS as error:
+            raise OrchestratorError(
+                f"the Optuna storage {url} must hold the study `{self.spec.name}`, got: {_first_line(error)}"
+            ) from error
 
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""
@@ -118,35 +135,68 @@ class Study:
         """Searches that are unfinished or not yet begun."""
         return StudySearcher.num_open(self.optuna_study, self.spec)
 
-    def run(self, view: StudyView, *, address: str | None = None) -> None:
+    def run(self, view: StudyView | None = None, *, address: str | None = None) -> None:
         """Do all that is not done yet: searches, retrainings, summary.
 
+        Everything that can be checked is checked before anything is written.
+
         Args:
-            view: shows progress.
+            view: shows progress; default: nothing is shown.
             address: Ray cluster; None starts one on this machine.
 
         Raises:
             DataError: if the data set cannot be read.
+            OptionsError: if the recipe does not fit the images.
+            GenotypeError: if the cell that the study file names cannot be read.
             OrchestratorError: if a store or the cluster cannot be reached, or another driver runs the study.
             StudyInterrupted: if the user stopped it.
+            StudyFailed: if all searches or all retrainings failed.
         """
         data = load_data(self.spec.search.dataset, torch.device("cpu"))
+        self._check_work(data)
+        tracker = self._tracker(data)
+        if not self.exists:
+            self._begin(tracker)
         with self._driver_lock():
-            tracker = self._tracker(data)
-            if not self.exists:
-                self.folder.spec_file.write_text(dump_yaml(self.spec.resolved()), encoding="utf-8")
             parent = tracker.open_study(
                 self.spec.name, self._description(), self._study_params(data), self.folder.spec_file
             )
             try:
-                _Driver(self, tracker, view, parent, data).run(address)
+                _Driver(self, tracker, view or SilentView(), parent, data).run(address)
             except (OrchestratorError, KeyboardInterrupt):
-                tracker.suspend()
+                with suppress(MlflowException):
+                    tracker.suspend()
                 raise
+
+    def _check_work(self, data: ImageData) -> None:
+        """Build what the trials will build, small and unused, so that a misfit shows before anything begins."""
+        if self.spec.num_trials:
+            check_batch_size(self.spec.search.batch_size, data)
+        if self.spec.retrain is not None:
+            check_recipe(self.spec.retrain, data)
+            if self.spec.retrain.genotype is not None:
+                load_genotype(self.spec.retrain.genotype)
+
+    def _begin(self, tracker: Tracker) -> None:
+        """Make the study in Optuna's storage and its folder; refuse a name that either store knows already."""
+        name, url = self.spec.name, self.runs.optuna_url(self.spec.storage.url)
+        taken = f"has a study `{name}` from elsewhere: choose another --name"
+        if tracker.has_run("study"):
+            raise OrchestratorError(f"the MLflow store {tracker.tracking_uri} {taken}")
+        self.runs.root.mkdir(parents=True, exist_ok=True)
+        try:
+            create_optuna_study(self.spec, url)
+        except optuna.exceptions.DuplicatedStudyError as error:
+            raise OrchestratorError(f"the Optuna storage {url} {taken}") from error
+        except _STORAGE_ERRORS as error:
+            raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {_first_line(error)}") from error
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        draft = self.folder.spec_file.with_suffix(".tmp")
+        draft.write_text(dump_yaml(self.spec.resolved()), encoding="utf-8")
+        draft.replace(self.folder.spec_file)
 
     @contextmanager
     def _driver_lock(self) -> Iterator[None]:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
         with self.folder.lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -262,16 +312,18 @@ class _Driver:
         return [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
 
     def _journal(self, phase: UnitKind, label: str) -> Journal:
-        if (phase, label) not in self._journals:
-            self._journals[phase, label] = Journal(self._folder.journal(phase, label))
-        return self._journals[phase, label]
+        journal = self._journals.get((phase, label)) or Journal(self._folder.journal(phase, label))
+        # Only what still runs is kept: a driver's memory must not grow with the number of trials.
+        if journal.end is None:
+            self._journals[phase, label] = journal
+        else:
+            self._journals.pop((phase, label), None)
+        return journal
 
     def _plain_job(self, job: RetrainJob) -> dict[str, Any]:
         section = self._spec.retrain
         assert section is not None
-        dataset = self._spec.search.dataset
-        if section.validation_fraction is not None:
-            dataset = replace(dataset, validation_fraction=section.validation_fraction)
+        dataset = section.dataset_for(self._spec.search.dataset)
         return {
             "label": job.label,
             "trial": job.trial,
@@ -289,32 +341,47 @@ class _Driver:
         checkpoints = self._folder.checkpoints(self._spec, phase, label)
         tags = {"snas.checkpoint": checkpoints[0]} if checkpoints else {}
         if phase == "search":
-            options = job["options"]
             metrics = {*SEARCH_METRICS, *(objective.metric for objective in self._spec.objectives)}
             return Unit(
                 label=f"trial-{label}",
                 kind="search",
                 parent=self._parent,
-                params=flatten(options),
+                params=flatten(job["options"]),
                 tags=tags,
                 metrics=sorted(metrics),
-                primitives=options["network"]["primitives"],
+                primitives=self._spec.search.network.primitives,
             )
         trial = job["trial"]
-        parent = self._parent if trial is None else self._tracker.run_id(self._trial_unit(trial))
-        params = {**flatten(job["options"]), "seed": job["seed"], "trial": "none" if trial is None else trial}
-        return Unit(label=f"retrain-{label}", kind="retrain", parent=parent, params=params, tags=tags)
+        parent = self._parent if trial is None else self._tracker.run_id(self._found_by(trial))
+        params = {
+            **flatten(job["options"]),
+            **flatten(job["dataset"], "dataset."),
+            "seed": job["seed"],
+            "trial": "none" if trial is None else trial,
+        }
+        genotype = Genotype.from_dict(job["genotype"])
+        return Unit(
+            label=f"retrain-{label}", kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype
+        )
 
-    def _trial_unit(self, number: int) -> Unit:
-        trial = next(trial for trial in self._study.optuna_study.get_trials(deepcopy=False) if trial.number == number)
-        options = asdict(search_options(self._spec, trial.params))
+    def _trial_unit(self, number: int, values: Mapping[str, Scalar]) -> Unit:
+        options: Mapping[str, Any]
+        try:
+            options = asdict(search_options(self._spec, values))
+        except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
+            options = values
         return self._unit("search", {"label": trial_label(number), "options": options})
+
+    def _found_by(self, number: int) -> Unit:
+        trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
+        return self._trial_unit(number, trial.params)
 
     def _finish(self) -> None:
         """Bring MLflow up to all journals, log models and the summary, close the parent run."""
         trials, jobs = self._study.trials(), self._study.retrain_jobs()
         for trial in trials:
-            self._tracker.sync(self._trial_unit(trial.number), self._journal("search", trial_label(trial.number)))
+            unit = self._trial_unit(trial.number, trial.values)
+            self._tracker.sync(unit, self._journal("search", trial_label(trial.number)))
         for job in jobs:
             plain, journal = self._plain_job(job), self._journal("retrain", job.label)
             unit = self._unit("retrain", plain)
@@ -322,24 +389,42 @@ class _Driver:
             if journal.end == "complete":
                 self._log_model(unit, job, plain)
         log_summary(self._tracker, self._parent, self._study)
-        self._tracker.close_study(
-            self._parent, complete=any(trial.state == "complete" for trial in trials) or not trials
-        )
+        retrains = self._study.retrains()
+        reasons = {
+            kind: records[0].reason
+            for kind, records in (("search", trials), ("retraining", retrains))
+            if records and all(record.state == "failed" for record in records)
+        }
+        self._tracker.close_study(self._parent, complete=not reasons)
+        for kind, reason in reasons.items():
+            raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
 
     def _log_model(self, unit: Unit, job: RetrainJob, plain: dict[str, Any]) -> None:
+        run_id = self._tracker.run_id(unit)
+        if is_logged(self._tracker, run_id):
+            return
+        options = from_plain(RetrainOptions, plain["options"])
+        final = next((state for state in map(read_state, plain["checkpoints"]) if is_final(state, options)), None)
+        if final is None:
+            self._view.warn(f"retraining {job.label} has no checkpoint of its last epoch: its model is not logged")
+            return
         log_child(
             self._tracker,
-            self._tracker.run_id(unit),
+            run_id,
             genotype=job.genotype,
-            options=from_plain(RetrainOptions, plain["options"]),
+            options=options,
             data=self._data,
-            checkpoint=plain["checkpoints"][0],
+            state=final,
             registered_name=self._spec.registered_name,
         )
 
     def _resume_hint(self) -> str:
         root = self._study.runs.root
         return f"`snas study resume {self._spec.name} --runs {root}` goes on where it stopped"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:

@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.draw import render_cells, render_cells_svg
+from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from search_core.genotype import PRIMITIVES, Genotype
 
@@ -69,6 +71,7 @@ class Unit:
         tags: further tags; brought up to date when the run is closed and after.
         metrics: names of the metrics to log; others stay in the history.
         primitives: candidate operations, for the pictures of a search.
+        genotype: the cell that a retraining trains.
     """
 
     label: str
@@ -78,6 +81,7 @@ class Unit:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[str] | None = None
     primitives: Sequence[str] = PRIMITIVES
+    genotype: Genotype | None = None
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Tracker:
 
     Raises:
         MlflowException: if the store cannot be reached.
+        OrchestratorError: if the experiment was deleted.
     """
 
     def __init__(
@@ -109,10 +114,18 @@ class Tracker:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.tracking_uri = tracking_uri
-        self.client = MlflowClient(tracking_uri)
         self._tags = dict(tags)
         self._runs: dict[str, _OpenRun] = {}
-        found = self.client.get_experiment_by_name(experiment)
+        try:
+            self.client = MlflowClient(tracking_uri)
+            found = self.client.get_experiment_by_name(experiment)
+        except SQLAlchemyError as error:
+            raise MlflowException(str(error).splitlines()[0]) from error
+        if found is not None and found.lifecycle_stage != "active":
+            raise OrchestratorError(
+                f"the experiment `{experiment}` in {tracking_uri} was deleted: choose another name, or bring it back "
+                f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
         self.experiment_id: str = (
             found.experiment_id
             if found is not None
@@ -224,7 +237,10 @@ class Tracker:
         if journal.reason:
             tags.append(RunTag("mlflow.note.content", f"{journal.end}: {journal.reason}"))
         self.client.log_batch(run.run_id, tags=tags)
-        if unit.kind == "search" and journal.epochs:
+        if unit.genotype is not None:
+            self.client.log_text(run.run_id, unit.genotype.to_json(), "genotype.json")
+            self.client.log_text(run.run_id, render_cells_svg(unit.genotype, title=unit.label), "cells.svg")
+        elif unit.kind == "search" and journal.epochs:
             last = journal.epochs[-1]
             genotype = Genotype.from_dict(last["genotype"])
             picture = render_cells_svg(

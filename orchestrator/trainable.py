@@ -26,6 +26,10 @@ from search_core.search import Search, SearchOptions
 Options = TypeVar("Options")
 
 
+#: What a torn checkpoint file may raise.
+LOAD_ERRORS = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError)
+
+
 class EpochTrainable(tune.Trainable):
     """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
 
@@ -98,7 +102,7 @@ class EpochTrainable(tune.Trainable):
             if state["epoch"] > recorded:
                 return False
             self.work.load_state_dict(state)
-        except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, StateError):
+        except (*LOAD_ERRORS, StateError):
             return False
         return True
 

@@ -174,6 +174,18 @@ def absolute_root(options: DatasetOptions) -> DatasetOptions:
     return options if in_package or elsewhere else replace(options, root=str(_root(options).absolute()))
 
 
+def check_batch_size(batch_size: int, data: ImageData) -> None:
+    """Check that the training split has at least one batch.
+
+    Raises:
+        DataError: if it has not.
+    """
+    if len(data.train) < batch_size:
+        raise DataError(
+            f"`batch_size` must be at most the number of training images {len(data.train)}, got {batch_size}"
+        )
+
+
 def _read(options: DatasetOptions) -> RawImages:
     if options.name == "digits":
         return read_digits()

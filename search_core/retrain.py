@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from search_core.child import Child
 from search_core.cost import NetworkCost, child_cost
-from search_core.data import ImageData
-from search_core.errors import DataError, NonFiniteLossError, StateError, literal_rules, require, require_equal
+from search_core.data import ImageData, check_batch_size
+from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
 from search_core.network import make_generators
@@ -157,13 +157,7 @@ class Retrain:
         *,
         seed: int = 0,
     ) -> None:
-        if len(data.train) < options.batch_size:
-            raise DataError(
-                f"`batch_size` must be at most the number of training images {len(data.train)}, "
-                f"got {options.batch_size}"
-            )
-        side = min(data.input_shape[1:])
-        require(("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"))
+        check_recipe(options, data)
         self.genotype, self.options, self.data, self.seed = genotype, options, data, seed
         self.epoch = 0
         device = torch.device(device)
@@ -316,6 +310,18 @@ class Retrain:
             },
             sort_keys=True,
         )
+
+
+def check_recipe(options: RetrainOptions, data: ImageData) -> None:
+    """Check that a recipe fits the images.
+
+    Raises:
+        DataError: if the training split has less than one batch.
+        OptionsError: if cutout would erase whole images.
+    """
+    check_batch_size(options.batch_size, data)
+    side = min(data.input_shape[1:])
+    require(("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"))
 
 
 def learning_rate_at(options: RetrainOptions, epoch: int) -> float:

@@ -16,8 +16,8 @@ from torch import Tensor
 from search_core.cell import NetworkOptions
 from search_core.child import inherit_child
 from search_core.cost import COST_KINDS, CostTable, child_cost
-from search_core.data import DatasetOptions, ImageData
-from search_core.errors import DataError, NonFiniteLossError, StateError, require, require_equal
+from search_core.data import DatasetOptions, ImageData, check_batch_size
+from search_core.errors import NonFiniteLossError, StateError, require, require_equal
 from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.network import make_generators
@@ -91,11 +91,7 @@ class Search:
     """
 
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
-        if len(data.train) < options.batch_size:
-            raise DataError(
-                f"`batch_size` must be at most the number of training images {len(data.train)}, "
-                f"got {options.batch_size}"
-            )
+        check_batch_size(options.batch_size, data)
         self.options, self.data = options, data
         self.epoch = 0
         self._device = torch.device(device)

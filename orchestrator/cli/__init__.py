@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 from mlflow.exceptions import MlflowException
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cli import profile, retrain, search, study, ui
 from orchestrator.errors import OrchestratorError
-from orchestrator.study import StudyInterrupted
+from orchestrator.study import StudyFailed, StudyInterrupted
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
 
 app = typer.Typer(
@@ -33,18 +35,24 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 def main() -> None:
     """Run the command line; users' errors end with one message and no traceback."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A server that is away should be said within seconds: the journals are brought up later, so nothing hangs on it.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
         app()
     except StudyInterrupted as error:
         _end(f"interrupted: {error}", INTERRUPTED)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, StudyFailed) as error:
         _end(f"failed: {error}", FAILED)
     except (OrchestratorError, DataError, GenotypeError, OptionsError) as error:
         _end(f"error: {error}", BAD_INPUT)
     except MlflowException as error:  # a store that answered at the start and then went away
         _end(f"failed: MLflow: {str(error).splitlines()[0]}", FAILED)
+    except SQLAlchemyError as error:
+        _end(f"error: a store could not be read or written: {str(error).splitlines()[0]}", BAD_INPUT)
     except OSError as error:
         if error.filename is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,11 @@ def search(
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True
     )
-    stdout.print(f"retrain:  snas retrain --genotype {folder / 'genotype.json'}", highlight=False, soft_wrap=True)
+    stdout.print(
+        f"retrain:  snas retrain --genotype {shlex.quote(str(folder / 'genotype.json'))}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_epoch(report: EpochReport) -> None:

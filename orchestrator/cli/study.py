@@ -23,7 +23,7 @@ from orchestrator.cli.common import (
 from orchestrator.config import load_study
 from orchestrator.errors import OrchestratorError
 from orchestrator.progress import ConsoleView
-from orchestrator.records import TrialRecord, front_rows
+from orchestrator.records import RetrainRecord, TrialRecord, front_rows
 from orchestrator.runs import Runs
 from orchestrator.study import Study
 
@@ -113,10 +113,8 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     overview = _overview(study)
     stdout.print(f"study {name}: {overview['state']}, {overview['complete']} of {overview['trials']} trials complete")
     _print_trials(trials)
-    for record in retrains:
-        if record.reason:
-            stdout.print(f"retraining {record.label} {record.state}: {record.reason}", markup=False, highlight=False)
     _print_front(front)
+    _print_retrains(retrains)
 
 
 @app.command()
@@ -133,15 +131,15 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
 def _run(study: Study, address: str | None) -> None:
     with ConsoleView(Console()) as view:
         study.run(view, address=address)
-    _print_front(front_rows(study.trials(), study.retrains(), study.spec))
+    if study.spec.num_trials:
+        _print_front(front_rows(study.trials(), study.retrains(), study.spec))
+    _print_retrains(study.retrains())
     runs = study.runs.root
     stdout.print(
         f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas ui --runs {runs}",
         highlight=False,
         soft_wrap=True,
     )
-    if all(trial.state == "failed" for trial in study.trials()) and study.spec.num_trials:
-        raise OrchestratorError("every search failed; the reasons are above and in `snas study show`")
 
 
 def _overview(study: Study) -> dict[str, Any]:
@@ -194,7 +192,7 @@ def _print_front(front: list[dict[str, Any]]) -> None:
         table.add_row(
             str(row["trial"]),
             f"{row['eta']:.2e}",
-            f"{row['temperature_kind']} to {row['temperature_end']:.2f}",
+            row["temperature"],
             percent(row["supernet_val_accuracy"]),
             percent(row["child_val_accuracy"]),
             percent(row["test_accuracy"]) + spread,
@@ -207,6 +205,24 @@ def _print_front(front: list[dict[str, Any]]) -> None:
         "at the size of the search",
         style="dim",
     )
+
+
+def _print_retrains(retrains: list[RetrainRecord]) -> None:
+    if not retrains:
+        return
+    table = make_table("retrained from scratch, tested once")
+    for column in ("trial", "seed", "state", "epochs", "validation", "test", "params", "multiply-adds"):
+        table.add_column(column, justify="left" if column == "state" else "right")
+    for record in retrains:
+        metrics = record.metrics
+        accuracies = [percent(metrics.get(name)) for name in ("val_accuracy", "test_accuracy")]
+        costs = [compact(metrics[name]) if name in metrics else "-" for name in ("params", "madds")]
+        trial = "-" if record.trial is None else str(record.trial)
+        table.add_row(trial, str(record.seed), record.state, str(record.epochs), *accuracies, *costs)
+    stdout.print(table)
+    for record in retrains:
+        if record.reason:
+            stdout.print(f"retraining {record.label} {record.state}: {record.reason}", markup=False, highlight=False)
 
 
 def _shown(value: object) -> str:

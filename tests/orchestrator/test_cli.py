@@ -398,6 +398,7 @@ def test_retrain_whose_loss_is_not_finite_fails_with_the_reason(found: Found) ->
 
 
 def test_retrain_refuses_bad_input(found: Found) -> None:
+    snas("search", found.config, "--set", "theta.lr=1e30", "--name", "empty", "--runs", found.runs)
     runs = ["--runs", found.runs]
     refused(snas("retrain", *runs), "--genotype", "--run")
     refused(snas("retrain", "--genotype", "SNAS_mild", "--run", "x", *runs), "--genotype", "--run")
@@ -407,8 +408,9 @@ def test_retrain_refuses_bad_input(found: Found) -> None:
     refused(snas("retrain", "--run", "no-such-run", *runs), "no-such-run")
     (search, *_) = runs_of(found.client, "searches")
     refused(snas("retrain", "--run", search.info.run_id, *runs), search.info.run_id, "--config")
-    (child, *_) = runs_of(found.client, "retrains")
-    refused(snas("retrain", "--run", child.info.run_id, *runs), child.info.run_id, "genotype.json")
+    diverged = next(run for run in runs_of(found.client, "searches") if run.info.run_name == "empty")
+    words = ["--run", diverged.info.run_id, "--config", found.recipe]
+    refused(snas("retrain", *words, *runs), diverged.info.run_id, "genotype.json")
     no_retrain = written(found.runs.parent / "study.yaml", study_data())
     refused(snas("retrain", "--genotype", "SNAS_mild", "--config", no_retrain, *runs), str(no_retrain), "retrain")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from tests.orchestrator.tiny import made_up_record, written_journal
 
@@ -64,14 +65,25 @@ def test_journal_drops_a_torn_last_line(tmp_path: Path, kept: float) -> None:
     line = (json.dumps(made_up_record(2, loss=0.5)) + "\n").encode()
     size = int(len(line) * kept) if 0 < kept < 1 else int(kept)
     file.write_bytes(whole + line[:size])
+    torn = file.read_bytes()
     journal = Journal(file)
     assert len(journal.epochs) == 2
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == torn, "reading is not writing: the driver may be about to finish the line"
     assert journal.append_epoch(made_up_record(2, loss=0.25))
     journal.finish("complete")
     again = Journal(file)
     assert [record["metrics"]["loss"] for record in again.epochs] == [2.0, 1.0, 0.25]
     assert again.end == "complete"
+    assert file.read_bytes().startswith(whole + b"{")
+
+
+def test_journal_that_is_damaged_names_the_line(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    first, second = file.read_bytes().splitlines(keepends=True)
+    for damaged in (first + b"{]\n", first + first, second, first + b"[]\n", first + second[:20] + b"\n" + second):
+        file.write_bytes(damaged)
+        with pytest.raises(OrchestratorError, match=r"0000\.jsonl:[12]: a journal line must be"):
+            Journal(file)
 
 
 def test_journal_whose_only_line_is_torn_begins_anew(tmp_path: Path) -> None:
@@ -98,3 +110,13 @@ def test_journal_keeps_numbers_that_are_not_finite(tmp_path: Path) -> None:
     file = written_journal(tmp_path / "0000.jsonl", [made_up_record(0, loss=math.inf, error=math.nan)])
     assert Journal(file).last_metric("loss") == math.inf
     assert math.isnan(Journal(file).last_metric("error"))
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '{"metrics": {}}', '{"epoch": 5, "metrics": {}}'])
+def test_damaged_journal_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    file = two_epochs(tmp_path)
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(
+        OrchestratorError, match=r"0000\.jsonl:3: a journal line must be the JSON report of epoch 2, got"
+    ):
+        Journal(file)

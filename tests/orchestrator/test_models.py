@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
@@ -13,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from orchestrator.models import log_child
+from orchestrator.models import is_final, is_logged, log_child, read_state
 from orchestrator.runs import CHECKPOINT_FILE, Runs
 from orchestrator.single import save_state
 from orchestrator.tracking import Tracker, Unit
@@ -33,7 +33,6 @@ class Logged:
     trained: Retrain
     environment: str | None
     tracker: Tracker
-    checkpoint: Path
 
     def log(self) -> None:
         log_child(
@@ -42,7 +41,7 @@ class Logged:
             genotype=self.trained.genotype,
             options=self.trained.options,
             data=self.trained.data,
-            checkpoint=str(self.checkpoint),
+            state=self.trained.state_dict(),
             registered_name=NAME,
         )
 
@@ -61,13 +60,12 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     options = RetrainOptions(epochs=1, batch_size=32, cells=3, init_channels=4, drop_path=0.2)
     trained = Retrain(cell_of("sep_conv_3x3"), options, images_of(), CPU, seed=3)
     list(trained)
-    save_state(trained, root / CHECKPOINT_FILE)
     uri = f"sqlite:///{root}/mlflow.db"
     tracker = Tracker(uri, "models", artifact_location=runs.artifact_location(uri, "models"), tags={})
     run_id = tracker.run_id(Unit(label="retrain-0000-seed3", kind="retrain"))
-    found = Logged(uri, run_id, trained, None, tracker, root / CHECKPOINT_FILE)
+    found = Logged(uri, run_id, trained, None, tracker)
     found.log()
-    return Logged(uri, run_id, trained, os.environ.get("MLFLOW_TRACKING_URI"), tracker, found.checkpoint)
+    return Logged(uri, run_id, trained, os.environ.get("MLFLOW_TRACKING_URI"), tracker)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +87,7 @@ def test_child_is_registered_with_its_run(logged: Logged) -> None:
 
 def test_child_is_logged_once_per_run(logged: Logged) -> None:
     """A resumed study comes by again."""
+    assert is_logged(logged.tracker, logged.run_id)
     logged.log()
     assert len(MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")) == 1
 
@@ -128,3 +127,14 @@ def test_logging_a_child_leaves_the_process_its_own_store(logged: Logged) -> Non
 def test_run_of_a_logged_child_is_finished(logged: Logged) -> None:
     run = MlflowClient(logged.uri).get_run(logged.run_id)
     assert run.info.status == "FINISHED"
+
+
+def test_state_of_a_checkpoint_is_final_after_the_last_epoch(logged: Logged, tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT_FILE
+    save_state(logged.trained, file)
+    state = read_state(str(file))
+    assert is_final(state, logged.trained.options)
+    assert not is_final(state, replace(logged.trained.options, epochs=2))
+    file.write_bytes(file.read_bytes()[:100])
+    assert read_state(str(file)) is None
+    assert not is_final(read_state(str(tmp_path / "missing.pt")), logged.trained.options)

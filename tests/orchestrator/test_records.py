@@ -24,11 +24,18 @@ from orchestrator.records import (
     retrain_jobs,
 )
 from orchestrator.runs import Runs, StudyFolder, trial_label
-from orchestrator.samplers import open_optuna_study
 from orchestrator.searcher import tell
 from orchestrator.space import suggest
 from search_core.genotype import PUBLISHED, Genotype
-from tests.orchestrator.tiny import ONE_OBJECTIVE, RETRAIN, TWO_OBJECTIVES, cell_of, made_up_record, tiny_spec
+from tests.orchestrator.tiny import (
+    ONE_OBJECTIVE,
+    RETRAIN,
+    TWO_OBJECTIVES,
+    cell_of,
+    made_up_record,
+    opened_study,
+    tiny_spec,
+)
 
 
 class Known:
@@ -36,7 +43,7 @@ class Known:
 
     def __init__(self, folder: Path, spec: StudySpec) -> None:
         self.spec, self.folder = spec, Runs(folder).study(spec.name)
-        self.study: optuna.Study = open_optuna_study(spec, Runs(folder).optuna_url())
+        self.study: optuna.Study = opened_study(spec, Runs(folder).optuna_url())
 
     def journal(self, number: int) -> Journal:
         return Journal(self.folder.journal("search", trial_label(number)))
@@ -200,13 +207,23 @@ def test_front_rows_tell_what_was_asked_found_and_retrained(known: Callable[...,
     assert [row["trial"] for row in rows] == [1, 0], "by the first objective"
     best, cheap = rows
     assert best["eta"] == study.study.trials[1].params["penalty.strength"]
-    assert (best["temperature_kind"], best["temperature_end"]) == ("cosine", study.spec.search.temperature.end)
+    assert best["temperature"] == f"cosine to {study.spec.search.temperature.end:.2f}"
     assert best["supernet_val_accuracy"] == 0.25
     assert (best["child_madds"], cheap["child_madds"]) == (200, 100)
     assert best["test_accuracy"] == 0.5
     assert best["test_accuracy_sd"] == pytest.approx(math.sqrt(0.125))  # sample standard deviation of 3/4 and 1/4
     assert (cheap["test_accuracy"], cheap["test_accuracy_sd"]) == (None, None)
     assert Genotype.from_dict(best["genotype"]) == cell_of("sep_conv_3x3")
+
+
+def test_front_rows_share_the_retraining_of_a_cell_that_several_trials_found(known: Callable[..., Known]) -> None:
+    study = known()
+    study.add(0.5, 100, cell="skip_connect")
+    study.add(0.4, 200, cell="sep_conv_3x3")
+    study.add(0.3, 300, cell="skip_connect")
+    finish_retrain(study.folder, "0000-seed0", 0.75)
+    rows = front_rows(study.trials, read_retrains(study.jobs, study.folder), study.spec)
+    assert [(row["trial"], row["test_accuracy"]) for row in rows] == [(2, 0.75), (1, None), (0, 0.75)]
 
 
 def test_front_rows_put_the_largest_first_where_more_is_better(known: Callable[..., Known]) -> None:

@@ -70,8 +70,8 @@ def test_storage_path_of_the_study_file_holds_the_checkpoints(tmp_path: Path) ->
 def test_checkpoints_are_newest_first_across_launches(tmp_path: Path) -> None:
     spec, folder, storage = tiny_spec(), Runs(tmp_path).study("tiny"), tmp_path / "tiny" / "ray"
     oldest = checkpoint(storage, "search-09", "0001", 999_999)
-    older = checkpoint(storage, "search-10", "0001", 2)
-    newer = checkpoint(storage, "search-10", "0001", 10)
+    older = checkpoint(storage, "search-99", "0001", 2)
+    newer = checkpoint(storage, "search-99", "0001", 10)
     newest = checkpoint(storage, "search-100", "0001", 0)
     checkpoint(storage, "search-101", "0002", 5)
     checkpoint(storage, "retrain-00", "0001", 5)

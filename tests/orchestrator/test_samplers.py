@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from orchestrator import samplers
 from orchestrator.config import StudySpec
 from orchestrator.runs import Runs
-from orchestrator.samplers import enqueue_grid, make_sampler, open_optuna_study
-from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, tiny_spec
+from orchestrator.samplers import enqueue_grid, make_sampler
+from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, opened_study, tiny_spec
 
 GRID = {"temperature.kind": {"choice": ["linear", "cosine"]}, "seed": {"int": [0, 2]}}
 POINTS = [{"temperature.kind": kind, "seed": seed} for kind in ("linear", "cosine") for seed in (0, 1, 2)]
@@ -20,24 +20,24 @@ POINTS = [{"temperature.kind": kind, "seed": seed} for kind in ("linear", "cosin
 
 def enqueued(spec: StudySpec, url: str) -> list[object]:
     """Points that wait in the storage after a driver has opened it."""
-    study = open_optuna_study(spec, url)
+    study = opened_study(spec, url)
     enqueue_grid(study, spec)
     return [trial.system_attrs["fixed_params"] for trial in study.get_trials(states=(TrialState.WAITING,))]
 
 
 def test_study_is_created_once_and_found_again(tmp_path: Path) -> None:
     url = Runs(tmp_path).optuna_url()
-    first = open_optuna_study(tiny_spec(objectives=TWO_OBJECTIVES), url)
+    first = opened_study(tiny_spec(objectives=TWO_OBJECTIVES), url)
     first.tell(first.ask(), [0.5, 100.0])
-    again = open_optuna_study(tiny_spec(objectives=TWO_OBJECTIVES), url)
+    again = opened_study(tiny_spec(objectives=TWO_OBJECTIVES), url)
     assert [trial.values for trial in again.trials] == [[0.5, 100.0]]
-    other = open_optuna_study(tiny_spec(name="other", objectives=ONE_OBJECTIVE), url)
+    other = opened_study(tiny_spec(name="other", objectives=ONE_OBJECTIVE), url)
     assert other.trials == []
 
 
 def test_directions_follow_the_objectives(tmp_path: Path) -> None:
     objectives = [{"metric": "child_val_accuracy", "mode": "max"}, {"metric": "child_madds", "mode": "min"}]
-    study = open_optuna_study(tiny_spec(objectives=objectives), Runs(tmp_path).optuna_url())
+    study = opened_study(tiny_spec(objectives=objectives), Runs(tmp_path).optuna_url())
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
 
 
@@ -45,7 +45,7 @@ def test_grid_is_enqueued_once_also_when_reopened(tmp_path: Path) -> None:
     spec, url = tiny_spec(sampler="grid", sweep=GRID, trials=20), Runs(tmp_path).optuna_url()
     assert enqueued(spec, url) == POINTS
     assert enqueued(spec, url) == POINTS
-    open_optuna_study(spec, url).ask()
+    opened_study(spec, url).ask()
     assert enqueued(spec, url) == POINTS[1:]
 
 

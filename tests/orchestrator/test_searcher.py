@@ -8,18 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from orchestrator.config import StudySpec
+from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import End, Journal
 from orchestrator.runs import Runs, trial_label
-from orchestrator.samplers import make_sampler, open_optuna_study
+from orchestrator.samplers import make_sampler
 from orchestrator.searcher import StudySearcher
+from search_core.errors import OptionsError
 from search_core.search import SearchOptions
-from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, made_up_record, tiny_spec
+from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, made_up_record, opened_study, tiny_spec
 
 SWEEP: dict[str, Any] = {
     "penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]},
@@ -34,7 +33,7 @@ class Driver:
     def __init__(self, folder: Path, spec: StudySpec) -> None:
         self.spec, self._folder = spec, Runs(folder).study(spec.name)
         self._journals: dict[int, Journal] = {}
-        self.study = open_optuna_study(spec, Runs(folder).optuna_url())
+        self.study = opened_study(spec, Runs(folder).optuna_url())
         self.searcher = StudySearcher(self.study, spec, self.journal, lambda number: [f"/checkpoints/{number}.pt"])
 
     def journal(self, number: int) -> Journal:
@@ -210,20 +209,25 @@ def test_stopped_trial_counts_with_its_last_values_with_two_objectives(driver: C
     assert first.study.trials[0].values == [0.5, 100.0]
 
 
-def test_mixture_of_values_that_does_not_fit_fails_with_its_reason(driver: Callable[..., Driver]) -> None:
-    sweep = {"network.init_channels": {"int": [4, 8]}}  # both ends are even, which the validation asks for
-    first = driver(trials=2, sweep=sweep)
-    odd = optuna.trial.create_trial(
-        state=TrialState.RUNNING,
-        params={"network.init_channels": 5},
-        distributions={"network.init_channels": optuna.distributions.IntDistribution(4, 8)},
-    )
-    first.study.add_trial(odd)
-    again = driver(trials=1, sweep=sweep)
-    assert again.searcher.suggest("ray-0") == Searcher.FINISHED
-    assert again.states == ["FAIL"]
-    assert again.journal(0).end == "failed"
-    assert again.journal(0).reason == "`search.network.init_channels` must be an even number of at least 2, got 5"
+def test_mixture_of_values_that_does_not_fit_fails_with_its_reason(
+    driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation tries ends and choices of a sweep; a mixture in between may still break a rule."""
+
+    def misfit(spec: StudySpec, values: dict[str, Any]) -> SearchOptions:
+        if not tried:
+            tried.append(values)
+            raise OptionsError((("temperature.end", "must be in (0, `start`], got 2"),))
+        return search_options(spec, values)
+
+    tried: list[dict[str, Any]] = []
+    monkeypatch.setattr("orchestrator.searcher.search_options", misfit)
+    first = driver(trials=2)
+    assert first.suggest("ray-0")["label"] == "0001", "the next trial is run instead"
+    assert first.searcher.suggest("ray-1") == Searcher.FINISHED
+    assert first.states == ["FAIL", "RUNNING"]
+    assert (first.journal(0).end, first.journal(0).epochs) == ("failed", [])
+    assert first.journal(0).reason == "`temperature.end` must be in (0, `start`], got 2"
 
 
 def test_grid_gives_each_point_once_over_restarts(driver: Callable[..., Driver]) -> None:

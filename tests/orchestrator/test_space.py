@@ -135,8 +135,12 @@ def test_grid_refuses_ranges_without_end() -> None:
 
 
 def test_corners_hold_ends_choices_and_asked_values() -> None:
-    sweep = swept(n={"int": [1, 9]}, x={"uniform": [0, 1], "when": {"n": 4}})
-    assert list(corner_points(sweep)) == [{"n": 1}, {"n": 9}, {"n": 4, "x": 0.0}, {"n": 4, "x": 1.0}]
+    sweep = swept(n={"int": [1, 99]}, x={"uniform": [0, 1], "when": {"n": 4}})
+    assert list(corner_points(sweep)) == [{"n": 1}, {"n": 99}, {"n": 4, "x": 0.0}, {"n": 4, "x": 1.0}]
+
+
+def test_corners_hold_every_number_of_a_short_range() -> None:
+    assert [point["n"] for point in corner_points(swept(n={"int": [8, 12]}))] == [8, 9, 10, 11, 12]
 
 
 def test_many_corners_vary_one_key_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

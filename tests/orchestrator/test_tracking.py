@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.runs import Runs
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, environment_tags, flatten, write_history
@@ -32,6 +33,7 @@ from search_core.genotype import Genotype
 from search_core.reports import METRICS
 from tests.orchestrator.tiny import (
     artifact_paths,
+    cell_of,
     image_steps,
     real_records,
     retrain_records,
@@ -236,7 +238,8 @@ def _png_size(file: Path) -> tuple[int, int]:
 def test_retraining_logs_all_its_metrics_and_no_cells(runs: Runs, experiment: str, tmp_path: Path) -> None:
     tracker = tracker_of(runs, experiment)
     trial = tracker.run_id(search_unit())
-    unit = Unit(label="retrain-0000-seed0", kind="retrain", parent=trial, params={"seed": 0})
+    cell = cell_of("sep_conv_3x3")
+    unit = Unit(label="retrain-0000-seed0", kind="retrain", parent=trial, params={"seed": 0}, genotype=cell)
     file = written_journal(tmp_path / "0000-seed0.jsonl", retrain_records(2), "complete")
     tracker.sync(unit, Journal(file))
     tracker_of(runs, experiment).sync(unit, Journal(file))
@@ -245,7 +248,8 @@ def test_retraining_logs_all_its_metrics_and_no_cells(runs: Runs, experiment: st
     assert set(run.data.metrics) == {"train_loss", "val_accuracy", "test_accuracy", "params", "madds"}
     assert steps_of(tracker.client, run.info.run_id, "train_loss") == [0, 1]
     assert steps_of(tracker.client, run.info.run_id, "test_accuracy") == [1]
-    assert artifact_paths(tracker.client, run.info.run_id) == ["history.parquet"]
+    assert artifact_paths(tracker.client, run.info.run_id) == ["cells.svg", "genotype.json", "history.parquet"]
+    assert Genotype.from_json(read_artifact(runs, run, "genotype.json").read_text()) == cell
 
 
 def test_metrics_that_are_not_finite_do_not_stop_the_log(runs: Runs, experiment: str, tmp_path: Path) -> None:
@@ -292,6 +296,20 @@ def test_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
         Tracker("http://127.0.0.1:9", "any", artifact_location=None, tags={})
+
+
+def test_store_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # ten take it 100 s
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(MlflowException, match="unable to open database file"):
+        tracker_of(Runs(tmp_path), "any")
+
+
+def test_deleted_experiment_is_told(runs: Runs, experiment: str) -> None:
+    tracker = tracker_of(runs, experiment)
+    tracker.client.delete_experiment(tracker.experiment_id)
+    with pytest.raises(OrchestratorError, match=f"`{experiment}` .* was deleted: .* --experiment-id"):
+        tracker_of(runs, experiment)
 
 
 def test_history_holds_all_metrics_and_the_distributions(tmp_path: Path) -> None:

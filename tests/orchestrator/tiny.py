@@ -6,17 +6,20 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.config import StudySpec, parse_study
 from orchestrator.journal import Journal
+from orchestrator.samplers import create_optuna_study, load_optuna_study
 from search_core.genotype import Edge, Genotype
 from search_core.search import Search
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, images_of, tiny_options
@@ -142,3 +145,10 @@ def image_steps(client: MlflowClient, run_id: str, key: str = "cells") -> list[i
     files = [Path(path).name for path in artifact_paths(client, run_id, "images")]
     pictures = [name for name in files if name.startswith(f"{key}+step+") and name.endswith(".png")]
     return sorted(int(name.split("+")[2]) for name in pictures)
+
+
+def opened_study(spec: StudySpec, url: str) -> optuna.Study:
+    """The Optuna study of a spec, made if the storage has none."""
+    with suppress(optuna.exceptions.DuplicatedStudyError):
+        create_optuna_study(spec, url)
+    return load_optuna_study(spec, url)
