@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ class Journal:
         self.epochs: list[dict[str, Any]] = []
         self.end: End | None = None
         self.reason = ""
-        self._whole_bytes = 0
+        self._torn_after: int | None = None
         if path.exists():
             self._read()
 
@@ -64,15 +65,17 @@ class Journal:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.truncate(self._whole_bytes)  # drops what a killed driver left half-written
-            file.write(json.dumps(entry).encode() + b"\n")
-            self._whole_bytes = file.tell()
+        if self._torn_after is not None:
+            os.truncate(self._path, self._torn_after)  # drops what a killed driver left half-written
+            self._torn_after = None
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
     def _read(self) -> None:
         text = self._path.read_bytes()
-        self._whole_bytes = text.rfind(b"\n") + 1
-        for number, line in enumerate(text[: self._whole_bytes].splitlines(), start=1):
+        whole = text.rfind(b"\n") + 1
+        self._torn_after = whole if whole < len(text) else None
+        for number, line in enumerate(text[:whole].splitlines(), start=1):
             try:
                 entry = json.loads(line)
                 if "end" in entry:
