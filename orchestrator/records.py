@@ -91,7 +91,7 @@ class RetrainJob:
         return f"{'cell' if self.trial is None else trial_label(self.trial)}-seed{self.seed}"
 
 
-def read_trials(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> list[TrialRecord]:
+def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     """All trials of a study, by number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     front = {trial.number for trial in best_trials(study)}

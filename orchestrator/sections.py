@@ -12,31 +12,14 @@ from orchestrator.errors import did_you_mean
 from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
+from search_core.reports import METRICS
 from search_core.retrain import RetrainOptions
 
-#: Numbers of an epoch's report that an objective or a scheduler may follow.
-REPORT_METRICS: tuple[str, ...] = (
-    "child_val_error",
-    "child_val_accuracy",
-    "child_val_accuracy_recalibrated",
-    "child_val_loss",
-    "supernet_val_accuracy",
-    "supernet_val_loss",
-    "discretization_gap",
-    "train_loss",
-    "entropy_normal",
-    "entropy_reduce",
-    "entropy_total",
-    "expected_cost_params",
-    "expected_cost_madds",
-    "expected_cost_memory_access",
-    "child_params",
-    "child_madds",
-    "child_memory_access",
-    "edges_normal",
-    "edges_reduce",
-    "nodes_normal",
-    "nodes_reduce",
+#: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
+REPORT_METRICS: tuple[str, ...] = tuple(
+    name
+    for name in METRICS
+    if name not in ("temperature", "eta", "seconds", "images_per_s", "train_accuracy", "train_penalty")
 )
 
 Mode = Literal["min", "max"]

@@ -121,7 +121,7 @@ class Study:
 
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""
-        return read_trials(self.optuna_study, self.spec, self.folder)
+        return read_trials(self.optuna_study, self.folder)
 
     def retrain_jobs(self) -> list[RetrainJob]:
         """What is to be trained from scratch; known once the searches are done."""

@@ -66,7 +66,7 @@ class Known:
 
     @property
     def trials(self) -> list[TrialRecord]:
-        return read_trials(self.study, self.spec, self.folder)
+        return read_trials(self.study, self.folder)
 
     @property
     def jobs(self) -> list[RetrainJob]:
