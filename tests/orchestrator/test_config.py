@@ -149,7 +149,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("seed in search", replaced("epochs: 12", "seed: 3"), [("search.seed", "must be left out: the study's own `seed`")]),
     ("bad name", replaced("name: digits-quickstart", "name: a/b"), [("name", "must be 1 to 80 letters, digits")]),
     ("negative seed", replaced("seed: 0", "seed: -1"), [("seed", "must be in [0, 2^31), got -1")]),
-    ("unknown metric", replaced("child_val_error", "child_val_eror"), [("objectives[0].metric", "got `child_val_eror`; did you mean `child_val_error`? metrics: child_val_error")]),
+    ("unknown metric", replaced("child_val_error", "child_val_eror"), [("objectives[0].metric", "got `child_val_eror`; did you mean `child_val_error`? metrics: supernet_val_accuracy, child_val_accuracy, child_val_error")]),
     ("same metric twice", replaced("child_madds", "child_val_error"), [("objectives", "must differ in their metric")]),
     ("three objectives", replaced("objectives:\n", "objectives:\n  - {metric: child_params, mode: min}\n"), [("objectives", "must be one or two, got 3")]),
     ("unknown sampler", replaced("sampler: tpe", "sampler: tpee"), [("sampler", "must be tpe, nsga2, gp, random or grid, got `tpee`; did you mean `tpe`?")]),
