@@ -47,7 +47,7 @@ def cluster(address: str | None) -> Iterator[None]:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     for noisy in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a worker's traceback: its reason is in the journal
     settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address is None:
         settings |= {"address": "local", "include_dashboard": False, "object_store_memory": 200 * 1024**2}

@@ -112,20 +112,22 @@ class ConsoleView:
         accuracy = _accuracy(journal)
         if accuracy is not None and journal.end == "complete" and (self._best is None or accuracy > self._best[0]):
             self._best = (accuracy, label)
-        shown = f"{accuracy:.1%}" if accuracy is not None else "no result"
+        said = [f"accuracy {accuracy:.1%}"] if accuracy is not None else []
+        said += [journal.reason] if journal.reason else []
         done = self._done_before + self._ends.total()
-        reason = f" ({journal.reason})" if journal.reason else ""
+        left = f", {self._left()}" if done < self._total else ""
         self._console.print(
-            f"  {label} {journal.end}: accuracy {shown}{reason}  [{done}/{self._total}, {self._left()}]",
+            f"  {label} {journal.end}: {'; '.join(said)}  [{done}/{self._total}{left}]",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
 
     def warn(self, message: str) -> None:
         """Print a warning, each once."""
         if message not in self._warned:
             self._warned.add(message)
-            self._console.print(f"warning: {message}", style="yellow", markup=False)
+            self._console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
     def _left(self) -> str:
         """Time left, from the epochs done so far in this phase."""

@@ -304,7 +304,7 @@ class _Driver:
         try:
             run_phase(self._spec, trainable, storage=storage, launch=launch, callback=callback, **work)
         except TuneError as error:
-            self._view.warn(f"Ray gave up and is started again: {str(error).splitlines()[0]}")
+            self._view.warn(f"Ray gave up and is started again: {_last_line(error)}")
             return True
         return False
 
@@ -421,6 +421,11 @@ class _Driver:
     def _resume_hint(self) -> str:
         root = self._study.runs.root
         return f"`snas study resume {self._spec.name} --runs {root}` goes on where it stopped"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

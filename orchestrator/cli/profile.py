@@ -8,9 +8,8 @@ from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, stdout
+from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
 from search_core.cell import NetworkOptions
 from search_core.cost import child_cost, supernet_cost
 from search_core.genotype import PUBLISHED, load_genotype
@@ -73,8 +72,8 @@ def profile(
         print(json.dumps(asdict(cost)))
         return
     size = f"{options.cells} cells, {options.init_channels} channels, {'x'.join(map(str, shape))}, {classes} classes"
-    table = Table(title=f"{title}: {size}", title_justify="left", show_header=False)
-    table.add_column()
+    table = make_table(f"{title}: {size}")
+    table.add_column("count, one image")
     table.add_column(justify="right")
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds", f"{cost.madds:,}")

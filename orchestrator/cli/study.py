@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,7 +135,7 @@ def _run(study: Study, address: str | None) -> None:
     if study.spec.num_trials:
         _print_front(front_rows(study.trials(), study.retrains(), study.spec))
     _print_retrains(study.retrains())
-    runs = study.runs.root
+    runs = shlex.quote(str(study.runs.root))
     stdout.print(
         f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas ui --runs {runs}",
         highlight=False,
