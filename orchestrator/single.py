@@ -18,7 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
 from orchestrator.runs import CHECKPOINT_FILE, Runs
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, environment_tags, flatten
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, flatten, run_tags
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
@@ -174,12 +174,7 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
     """Tracker of an experiment; with `parent_run`, of the experiment of that run."""
     uri = runs.tracking_uri()
     runs.root.mkdir(parents=True, exist_ok=True)
-    tags = {
-        "dataset": data.name,
-        "dataset.digest": data.digest,
-        "dataset.split_digest": data.split_digest,
-        **environment_tags(),
-    }
+    tags = run_tags(data)
     try:
         if parent_run is not None:
             client = MlflowClient(uri)

@@ -41,7 +41,7 @@ from orchestrator.runs import Runs, StudyFolder, trial_label
 from orchestrator.samplers import create_optuna_study, load_optuna_study
 from orchestrator.searcher import StudySearcher
 from orchestrator.space import Scalar
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, environment_tags, flatten
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten, run_tags
 from orchestrator.trainable import RetrainTrainable, SearchTrainable, from_plain
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, check_batch_size, load_data
@@ -206,13 +206,7 @@ class Study:
 
     def _tracker(self, data: ImageData) -> Tracker:
         uri = self.runs.tracking_uri(self.spec.tracking.uri)
-        tags = {
-            "snas.study": self.spec.name,
-            "dataset": data.name,
-            "dataset.digest": data.digest,
-            "dataset.split_digest": data.split_digest,
-            **environment_tags(),
-        }
+        tags = {"snas.study": self.spec.name, **run_tags(data)}
         try:
             location = self.runs.artifact_location(uri, self.spec.name)
             return Tracker(uri, self.spec.name, artifact_location=location, tags=tags)
@@ -246,6 +240,7 @@ class _Driver:
         self._study, self._spec, self._folder = study, study.spec, study.folder
         self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
         self._journals: dict[tuple[UnitKind, str], Journal] = {}
+        self._trial_runs: dict[int, str] = {}
 
     def run(self, address: str | None) -> None:
         num_open = self._study.num_open_trials()
@@ -352,7 +347,7 @@ class _Driver:
                 primitives=self._spec.search.network.primitives,
             )
         trial = job["trial"]
-        parent = self._parent if trial is None else self._tracker.run_id(self._found_by(trial))
+        parent = self._parent if trial is None else self._run_of(trial)
         params = {
             **flatten(job["options"]),
             **flatten(job["dataset"], "dataset."),
@@ -372,9 +367,12 @@ class _Driver:
             options = values
         return self._unit("search", {"label": trial_label(number), "options": options})
 
-    def _found_by(self, number: int) -> Unit:
-        trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
-        return self._trial_unit(number, trial.params)
+    def _run_of(self, number: int) -> str:
+        """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
+        if number not in self._trial_runs:
+            trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
+            self._trial_runs[number] = self._tracker.run_id(self._trial_unit(number, trial.params))
+        return self._trial_runs[number]
 
     def _finish(self) -> None:
         """Bring MLflow up to all journals, log models and the summary, close the parent run."""

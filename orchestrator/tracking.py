@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dashboards.draw import render_cells, render_cells_svg
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
+from search_core.data import ImageData
 from search_core.genotype import PRIMITIVES, Genotype
 
 UnitKind = Literal["search", "retrain"]
@@ -279,6 +280,16 @@ def write_history(journal: Journal, file: Path) -> None:
 
 def _probabilities(record: Mapping[str, Any]) -> dict[Any, Any]:
     return {cell_type: cell["probabilities"] for cell_type, cell in record["cells"].items()}
+
+
+def run_tags(data: ImageData) -> dict[str, str]:
+    """Data set, versions and git commit, as tags of every run."""
+    return {
+        "dataset": data.name,
+        "dataset.digest": data.digest,
+        "dataset.split_digest": data.split_digest,
+        **environment_tags(),
+    }
 
 
 def environment_tags() -> dict[str, str]:
