@@ -22,6 +22,8 @@ class NetworkOptions:
         init_channels: channels C of the first cells; reduction cells double them.
         primitives: candidate operations of every edge, at least two, without repetition.
         stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
+        recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a
+            fraction of the memory, the same numbers.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -32,6 +34,7 @@ class NetworkOptions:
     init_channels: int = 16
     primitives: tuple[str, ...] = field(default=PRIMITIVES)
     stem: Stem = "cifar"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.primitives if name not in KNOWN_PRIMITIVES]
@@ -114,6 +117,11 @@ def cell_edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
     Four nodes give the 14 edges of the papers.
     """
     return tuple((source, target) for target in range(2, num_nodes + 2) for source in range(target))
+
+
+def edges_by_source(num_nodes: int) -> tuple[tuple[int, int], ...]:
+    """The same edges ordered by source, then target: the order of the supernet's weights."""
+    return tuple(sorted(cell_edges(num_nodes)))
 
 
 def halved(size: Size) -> Size:

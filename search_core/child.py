@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.cell import CellPlan, Stem, cell_edges, plan_child
+from search_core.cell import CellPlan, Stem, edges_by_source, plan_child
 from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
-from search_core.supernet import MixedEdge, SearchCell, Supernet
+from search_core.search_cell import SearchCell
+from search_core.supernet import Supernet
 
 
 def drop_path(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
@@ -209,10 +210,10 @@ def _check_concat(genotype: Genotype, num_nodes: int) -> None:
 
 def _inherit_cell(child_cell: ChildCell, search_cell: SearchCell, num_nodes: int) -> None:
     child_cell.inputs.load_state_dict(search_cell.inputs.state_dict())
-    positions = {nodes: position for position, nodes in enumerate(cell_edges(num_nodes))}
+    positions = {edge: position for position, edge in enumerate(edges_by_source(num_nodes))}
     for edge, operation in zip(child_cell.kept, child_cell.operations, strict=True):
-        position = positions.get((edge.source, edge.target))
-        mixed = None if position is None else search_cell.edges[position]
-        if not isinstance(mixed, MixedEdge) or edge.primitive not in mixed.operations:
+        if (edge.source, edge.target) not in positions or edge.primitive not in search_cell.primitives:
             raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
-        operation.load_state_dict(mixed.operations[edge.primitive].state_dict())
+        if state := operation.state_dict():  # an identity has none
+            weights = search_cell.weights_of(edge.primitive, positions[edge.source, edge.target])
+            operation.load_state_dict({**state, **weights})

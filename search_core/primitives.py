@@ -5,6 +5,7 @@ All take and return (N, C, H, W); with stride 2 the size is halved, odd sizes ro
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
@@ -76,42 +77,51 @@ class DilatedDepthwise(nn.Conv2d):
         return functional.conv2d(x[:, :, ::2, ::2], self.weight, padding=padding, groups=self.groups)
 
 
-def _depthwise_separable(depthwise: nn.Conv2d, affine: bool) -> list[nn.Module]:
-    channels = depthwise.out_channels
-    return [
-        nn.ReLU(),
-        depthwise,
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
-    ]
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
 
 
 def _depthwise(channels: int, kernel: int, stride: int) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, kernel, stride=stride, padding=kernel // 2, groups=channels, bias=False)
 
 
+def _pointwise(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 1, bias=False)
+
+
 def _sep_conv(kernel: int, channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(
-        *_depthwise_separable(_depthwise(channels, kernel, stride), affine),
-        *_depthwise_separable(_depthwise(channels, kernel, 1), affine),
+    return _named(
+        relu1=nn.ReLU(),
+        depthwise1=_depthwise(channels, kernel, stride),
+        pointwise1=_pointwise(channels),
+        norm1=nn.BatchNorm2d(channels, affine=affine),
+        relu2=nn.ReLU(),
+        depthwise2=_depthwise(channels, kernel, 1),
+        pointwise2=_pointwise(channels),
+        norm2=nn.BatchNorm2d(channels, affine=affine),
     )
 
 
 def _dil_conv(kernel: int, channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(*_depthwise_separable(DilatedDepthwise(channels, kernel, stride), affine))
+    return _named(
+        relu=nn.ReLU(),
+        depthwise=DilatedDepthwise(channels, kernel, stride),
+        pointwise=_pointwise(channels),
+        norm=nn.BatchNorm2d(channels, affine=affine),
+    )
 
 
 def _factorized_conv(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
-        nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+    return _named(
+        relu=nn.ReLU(),
+        conv_1x7=nn.Conv2d(channels, channels, (1, 7), stride=(1, stride), padding=(0, 3), bias=False),
+        conv_7x1=nn.Conv2d(channels, channels, (7, 1), stride=(stride, 1), padding=(3, 0), bias=False),
+        norm=nn.BatchNorm2d(channels, affine=affine),
     )
 
 
 def _pool(pool: Callable[[int], nn.Module], channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.Sequential(pool(stride), nn.BatchNorm2d(channels, affine=affine))
+    return _named(pool=pool(stride), norm=nn.BatchNorm2d(channels, affine=affine))
 
 
 def _max_pool(stride: int) -> nn.Module:

@@ -290,7 +290,7 @@ class Retrain:
                 auxiliary = functional.cross_entropy(auxiliary_logits, labels, label_smoothing=options.label_smoothing)
                 loss = loss + options.auxiliary_weight * auxiliary
             self._optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.child.parameters(), options.grad_clip, foreach=True)
             self._optimiser.step()
         mean_loss = torch.stack(losses).mean().item()

@@ -151,8 +151,9 @@ class Search:
         self.epoch = state["epoch"]
 
     def _fingerprint(self) -> str:
-        """Options and data as text; where files lie and how many loaders read them does not matter to a search."""
+        """Options and data as text; where files lie, who reads them and what is computed twice does not matter."""
         plain = asdict(self.options)
+        del plain["network"]["recompute"]
         for name in ("root", "workers"):
             del plain["dataset"][name]
         return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
@@ -259,7 +260,6 @@ class Search:
 def build_strategy(options: SearchOptions, data: ImageData, costs: CostTable, device: torch.device) -> Strategy:
     """The strategy that `options.strategy` names, with fresh seeded weights."""
     supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
-    supernet.to(memory_format=torch.channels_last)
     return Snas(
         supernet,
         options.strategy,

@@ -1,67 +1,22 @@
 """The searchable network: a stack of cells whose edges mix all candidate operations.
 
-Shape suffixes: E edges, O operations, L cells of one type.
+Shape suffixes: E edges, O operations, L cells of one type, N images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from search_core.cell import CellPlan, NetworkOptions, cell_edges, plan_supernet
+from search_core.cell import NetworkOptions, cell_edges, plan_supernet
 from search_core.genotype import CellType
-from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
-from search_core.primitives import build_primitive
-
-
-class MixedEdge(nn.Module):
-    """All candidate operations between two nodes but `none`, which adds nothing and is never built."""
-
-    def __init__(self, primitives: Sequence[str], channels: int, stride: int) -> None:
-        super().__init__()
-        self.operations = nn.ModuleDict(
-            {name: build_primitive(name, channels, stride, affine=False) for name in primitives if name != "none"}
-        )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Output O_k(x) of every operation but `none`, in the order of the primitives, each (N, C, H', W')."""
-        return [operation(x) for operation in self.operations.values()]
-
-
-class SearchCell(nn.Module):
-    """One cell of the supernet: every node sums a mixed edge from every node before it."""
-
-    def __init__(self, plan: CellPlan, options: NetworkOptions) -> None:
-        super().__init__()
-        self.num_nodes = options.nodes
-        self.built = [position for position, name in enumerate(options.primitives) if name != "none"]
-        self.inputs = CellInputs(plan, affine=False)
-        self.edges = nn.ModuleList(
-            MixedEdge(options.primitives, plan.channels, plan.edge_geometry(source)[1])
-            for source, _ in cell_edges(options.nodes)
-        )
-
-    def forward(self, before_previous: Tensor, previous: Tensor, z_EO: Tensor) -> Tensor:
-        """Concatenation of all intermediate nodes, (N, nodes * channels, *size_out)."""
-        nodes = self.inputs(before_previous, previous)
-        z_EO = z_EO[:, self.built]
-        first = 0
-        for _ in range(self.num_nodes):
-            last = first + len(nodes)
-            candidates = [
-                output for node, edge in zip(nodes, self.edges[first:last], strict=True) for output in edge(node)
-            ]
-            nodes.append(_weighted_sum(candidates, z_EO[first:last].flatten()))
-            first = last
-        return torch.cat(nodes[2:], dim=1)
-
-
-def _weighted_sum(terms: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """`x_j = sum_i sum_k Z_ij^k O_ij^k(x_i)` (SNAS equation 3) as one matrix-vector product: few launches."""
-    stacked = torch.stack([term.permute(0, 2, 3, 1) for term in terms])  # channels last, as convolutions leave them
-    return (weights @ stacked.flatten(1)).view(stacked.shape[1:]).permute(0, 3, 1, 2)
+from search_core.network import Classifier, build_stem, seeded_weights
+from search_core.search_cell import DropPath, SearchCell
 
 
 class Supernet(nn.Module):
@@ -92,12 +47,21 @@ class Supernet(nn.Module):
         """Number of cells of one type in the stack."""
         return sum(cell.cell_type == cell_type for cell in self.plan.cells)
 
-    def forward(self, images: Tensor, z: Mapping[CellType, Tensor]) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        z: Mapping[CellType, Tensor],
+        drop_path_prob: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W).
 
         Args:
             images: normalised images.
             z: architecture weights per cell type, (E, O) for all its cells or (L, E, O) one per cell.
+            drop_path_prob: in [0, 1): chance of an operation to be left out for an image; never identities.
+            generator: source of the drop path's randomness, on the images' device; needed for drop path. One draw a
+                cell, of shape (E, O, N).
         """
         remaining = {
             cell_type: iter(z_EO.expand(self.num_cells(cell_type), -1, -1) if z_EO.dim() == 2 else z_EO)
@@ -105,6 +69,41 @@ class Supernet(nn.Module):
         }
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
         for plan, cell in zip(self.plan.cells, self.cells, strict=True):
-            output = cell(before_previous, previous, next(remaining[plan.cell_type]))
+            drop_path = None
+            if drop_path_prob > 0:
+                assert generator is not None, "drop path needs a generator"
+                drop_path = self._draw(len(images), drop_path_prob, generator)
+            inputs = (before_previous, previous, next(remaining[plan.cell_type]), drop_path)
+            output = self._recomputed(cell, *inputs) if self._recomputes() else cell(*inputs)
             before_previous, previous = previous, output
         return self.classifier(previous)  # type: ignore[no-any-return]
+
+    def _draw(self, num_images: int, probability: float, generator: torch.Generator) -> DropPath:
+        shape = (len(cell_edges(self.options.nodes)), len(self.options.primitives), num_images)
+        dtype = self.classifier.linear.weight.dtype
+        draw_EON = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
+        return DropPath(draw_EON >= probability, 1 / (1 - probability))
+
+    def _recomputes(self) -> bool:
+        return self.options.recompute and torch.is_grad_enabled()
+
+    def _recomputed(
+        self, cell: nn.Module, before_previous: Tensor, previous: Tensor, z_EO: Tensor, drop_path: DropPath | None
+    ) -> Tensor:
+        """The cell's output; what its backward pass needs is computed again there, in place of being kept."""
+        assert isinstance(cell, SearchCell)
+        output: Tensor = checkpoint(
+            cell,
+            before_previous,
+            previous,
+            z_EO,
+            drop_path,
+            use_reentrant=False,
+            preserve_rng_state=False,  # all randomness comes in as arguments
+            context_fn=partial(_first_and_again, cell),
+        )
+        return output
+
+
+def _first_and_again(cell: SearchCell) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), cell.frozen_statistics()

@@ -104,7 +104,7 @@ class Snas(Strategy):
 
         self._theta_optimiser.zero_grad()
         self._alpha_optimiser.zero_grad()
-        (task_loss + self._settings.eta * surrogate).backward()  # type: ignore[no-untyped-call]
+        (task_loss + self._settings.eta * surrogate).backward()
         self._add_credits(z_network)
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self._theta.grad_clip, foreach=True)
         self._theta_optimiser.step()

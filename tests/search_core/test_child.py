@@ -12,7 +12,8 @@ from search_core.child import AuxiliaryHead, Child, ChildCell, drop_path, inheri
 from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
 from search_core.primitives import FactorizedReduce
-from search_core.supernet import MixedEdge, SearchCell, Supernet
+from search_core.search_cell import SearchCell
+from search_core.supernet import Supernet
 from tests.search_core.tiny import (
     TINY_NETWORK,
     genotype_of,
@@ -251,13 +252,14 @@ def test_drop_path_follows_its_generator() -> None:
 
 def statistics(cell: ChildCell, search_cell: SearchCell, options: NetworkOptions) -> list[tuple[Tensor, Tensor]]:
     """Pairs of running statistics: of the child's operations and of the supernet's on the same edges."""
-    edges = [(source, target) for target in range(2, options.nodes + 2) for source in range(target)]
-    pairs = [(cell.inputs, search_cell.inputs)]
+    edges = sorted((source, target) for target in range(2, options.nodes + 2) for source in range(target))
+    pairs = [(buffer, search_cell.inputs.get_buffer(name)) for name, buffer in cell.inputs.named_buffers()]
     for edge, operation in zip(cell.kept, cell.operations, strict=True):
-        mixed = search_cell.edges[edges.index((edge.source, edge.target))]
-        assert isinstance(mixed, MixedEdge)
-        pairs.append((operation, mixed.operations[edge.primitive]))
-    return [(buffer, other.get_buffer(name)) for ours, other in pairs for name, buffer in ours.named_buffers()]
+        for name, buffer in operation.named_buffers():
+            if not name.endswith("num_batches_tracked"):
+                theirs = search_cell.weights_of(edge.primitive, edges.index((edge.source, edge.target)))[name]
+                pairs.append((buffer, theirs))
+    return pairs
 
 
 @pytest.mark.parametrize("position", range(len(SPACES)))

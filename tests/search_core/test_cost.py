@@ -15,6 +15,7 @@ from search_core.cost import COST_KINDS, Cost, CostTable, NetworkCost, child_cos
 from search_core.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
 from search_core.schedules import CostMix, PenaltyOptions
 from search_core.supernet import Supernet
+from tests.search_core.plain_supernet import PlainSupernet
 from tests.search_core.tiny import (
     FEW_PRIMITIVES,
     TINY_NETWORK,
@@ -150,11 +151,20 @@ def test_child_cost_follows_pool_norm(pool_norm: bool) -> None:
 def test_supernet_cost_counts_what_the_supernet_has_and_does(input_shape: tuple[int, int, int], stem: Any) -> None:
     options = NetworkOptions(nodes=3, cells=4, init_channels=4, stem=stem)
     with torch.device("meta"):
-        supernet = Supernet(options, input_shape, 7, seed=0)
+        plain = PlainSupernet(
+            nodes=3,
+            cells=4,
+            init_channels=4,
+            primitives=options.primitives,
+            stem=stem,
+            input_channels=input_shape[0],
+            num_classes=7,
+        )
         z = {cell_type: torch.empty(len(cell_edges(3)), len(options.primitives)) for cell_type in CELL_TYPES}
-        madds = count_madds(supernet, torch.empty(2, *input_shape), z)
+        madds = count_madds(plain, torch.empty(2, *input_shape), z)
     cost = supernet_cost(options, input_shape, 7)
-    assert (cost.params, cost.madds) == (num_params(supernet), madds)
+    assert (cost.params, cost.madds) == (num_params(plain), madds)
+    assert num_params(Supernet(options, input_shape, 7, seed=0)) == cost.params
 
 
 def test_counts_of_a_network_that_can_be_counted_by_hand() -> None:

@@ -17,7 +17,7 @@ from search_core.schedules import CostMix, PenaltyOptions
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
 from search_core.strategies.snas import Snas, SnasOptions, derive_genotype, initial_alpha
-from search_core.supernet import MixedEdge, SearchCell, Supernet
+from search_core.supernet import Supernet
 from tests.search_core.tiny import CPU, TINY_NETWORK, seeded
 
 SamplePer = Literal["batch", "cell"]
@@ -201,14 +201,15 @@ def test_step_of_a_stack_without_normal_cells(cells: int, sample_per: SamplePer,
 def scale_edge(snas: Snas, cell_type: CellType, edge: int, scale: float) -> None:
     """Multiply the contribution of one edge by `scale` in all cells of a type."""
 
-    def scaled(_: nn.Module, __: Any, outputs: list[Tensor]) -> list[Tensor]:
-        return [scale * output for output in outputs]
+    def scaled(_: nn.Module, inputs: tuple[Tensor, Tensor, Tensor, Any]) -> tuple[Tensor, Tensor, Tensor, Any]:
+        before_previous, previous, z_EO, drop_path = inputs
+        factors = torch.ones(len(z_EO), 1)
+        factors[edge] = scale
+        return before_previous, previous, z_EO * factors, drop_path
 
     for plan, cell in zip(snas.supernet.plan.cells, snas.supernet.cells, strict=True):
         if plan.cell_type == cell_type:
-            assert isinstance(cell, SearchCell)
-            assert isinstance(cell.edges[edge], MixedEdge)
-            cell.edges[edge].register_forward_hook(scaled)
+            cell.register_forward_pre_hook(scaled)
 
 
 @pytest.mark.usefixtures("float64")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType
-from search_core.supernet import MixedEdge, SearchCell, Supernet
+from search_core.supernet import Supernet
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, seeded
 
 
@@ -17,58 +16,6 @@ def relaxed(options: NetworkOptions, *leading: int, seed: int = 0) -> dict[CellT
     shape = (*leading, len(cell_edges(options.nodes)), len(options.primitives))
     generator = seeded(seed)
     return {cell_type: torch.randn(shape, generator=generator).softmax(-1) for cell_type in CELL_TYPES}
-
-
-def plain_cell(cell: SearchCell, options: NetworkOptions, inputs: tuple[Tensor, Tensor], z_EO: Tensor) -> Tensor:
-    """`x_j = sum_{i<j} sum_k Z_ij^k O_ij^k(x_i)` edge by edge, operation by operation."""
-    nodes = cell.inputs(*inputs)
-    edges = cell_edges(options.nodes)
-    for target in range(2, options.nodes + 2):
-        terms = []
-        for position, (source, node) in enumerate(edges):
-            mixed = cell.edges[position]
-            assert isinstance(mixed, MixedEdge)
-            for op, name in enumerate(options.primitives):
-                if node == target and name != "none":
-                    terms.append(z_EO[position, op] * mixed.operations[name](nodes[source]))
-        nodes.append(torch.stack(terms).sum(0))
-    return torch.cat(nodes[2:], 1)
-
-
-def plain_supernet(supernet: Supernet, images: Tensor, z: Mapping[CellType, Tensor]) -> Tensor:
-    before_previous, previous = supernet.stem(images)
-    seen = dict.fromkeys(CELL_TYPES, 0)
-    for plan, cell in zip(supernet.plan.cells, supernet.cells, strict=True):
-        z_EO = z[plan.cell_type] if z[plan.cell_type].dim() == 2 else z[plan.cell_type][seen[plan.cell_type]]
-        assert isinstance(cell, SearchCell)
-        output = plain_cell(cell, supernet.options, (before_previous, previous), z_EO)
-        before_previous, previous = previous, output
-        seen[plan.cell_type] += 1
-    return supernet.classifier(previous)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(
-    ("options", "input_shape"),
-    [
-        (TINY_NETWORK, (1, 8, 8)),
-        (NetworkOptions(nodes=3, cells=4, init_channels=2), (3, 7, 9)),
-        (NetworkOptions(nodes=1, cells=5, init_channels=4, primitives=("skip_connect", "none")), (1, 8, 8)),
-        (NetworkOptions(nodes=2, cells=3, init_channels=4, primitives=FEW_PRIMITIVES, stem="imagenet"), (3, 33, 40)),
-        (NetworkOptions(nodes=2, cells=1, init_channels=2, primitives=("dil_conv_5x5", "conv_7x1_1x7")), (2, 5, 5)),
-    ],
-)
-@pytest.mark.parametrize("per_cell", [False, True])
-def test_supernet_equals_the_plain_sum_over_edges_and_operations(
-    options: NetworkOptions, input_shape: tuple[int, int, int], per_cell: bool
-) -> None:
-    supernet = Supernet(options, input_shape, 10, seed=0)
-    leading = {cell_type: (supernet.num_cells(cell_type),) if per_cell else () for cell_type in CELL_TYPES}
-    z = {cell_type: relaxed(options, *leading[cell_type])[cell_type] for cell_type in CELL_TYPES}
-    images = torch.randn(4, *input_shape, generator=seeded(1))
-    logits = supernet(images, z)
-    assert logits.shape == (4, 10)
-    torch.testing.assert_close(logits, plain_supernet(supernet, images, z), rtol=1e-9, atol=1e-9)
 
 
 def test_a_shared_sample_equals_the_same_sample_in_every_cell() -> None:

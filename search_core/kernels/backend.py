@@ -1,0 +1,95 @@
+"""Which code runs the kernels: Numba's on CPUs, torch's own elsewhere; and how images are shared among threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+_LANES = {torch.float32: (16, 8, 4), torch.float64: (8, 4)}
+_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+_MAX_PARTS = 8
+_NUMBERS_OF_A_PART = 1 << 16  # fewer are not worth a thread
+FLAGS: npt.NDArray[np.uint8] = np.zeros(1, np.uint8)
+
+_native_allowed = True
+_pool: ThreadPoolExecutor | None = None
+
+
+@cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def use_native(x: Tensor) -> bool:
+    """Whether the Numba kernels can work on a tensor (..., C): on a CPU, C a multiple of 4, Numba installed."""
+    return _native_allowed and x.device.type == "cpu" and x.dtype in _LANES and x.shape[-1] % 4 == 0 and _has_numba()
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Compute everything inside with torch's own operations, as on machines without Numba."""
+    global _native_allowed
+    before, _native_allowed = _native_allowed, False
+    try:
+        yield
+    finally:
+        _native_allowed = before
+
+
+def kind_of(x: Tensor) -> tuple[npt.NDArray[Any], tuple[int, ...]]:
+    """What Numba specialises a kernel on: an array of the dtype of x (..., C), and a tuple as long as a register.
+
+    A register takes the largest power of two that divides the channels; 16 floats are one of AVX-512 or two of AVX2.
+    """
+    lanes = next(lanes for lanes in _LANES[x.dtype] if x.shape[-1] % lanes == 0)
+    return np.zeros(1, _DTYPES[x.dtype]), (0,) * lanes
+
+
+def num_parts(num_images: int, numbers: int) -> int:
+    """Into how many parts a batch is cut.
+
+    It depends on the work alone, not on the threads at hand: sums over parts are the same on every machine.
+
+    Args:
+        num_images: images of the batch.
+        numbers: elements of one feature map of the batch.
+    """
+    return max(1, min(_MAX_PARTS, num_images, numbers // _NUMBERS_OF_A_PART))
+
+
+def over_images(kernel: Callable[..., None], num_images: int, parts: int, *arguments: Any) -> None:
+    """Run `kernel(part, first image, image after the last, *arguments)` for every part, in parallel."""
+    bounds = [num_images * part // parts for part in range(parts + 1)]
+    threads = min(parts, torch.get_num_threads())
+    if threads == 1:
+        for part in range(parts):
+            kernel(part, bounds[part], bounds[part + 1], *arguments)
+        return
+    tasks = [_threads().submit(kernel, part, bounds[part], bounds[part + 1], *arguments) for part in range(parts)]
+    for task in tasks:
+        task.result()
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="kernels")
+    return _pool
+
+
+def _forget_threads() -> None:
+    global _pool
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_threads)  # a forked process has none of its parent's threads

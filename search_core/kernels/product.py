@@ -1,0 +1,361 @@
+r"""Pointwise convolutions with their batch norm, weighted and summed into nodes, as one differentiable operation.
+
+Batch norm of `y = W z` without scale and shift needs of z only the mean `mu` and the covariance `S`: the mean of y is
+`W mu`, its variance `diag(W S W')`. So y is never formed: with `r = (diag(W S W') + eps)^(-1/2)` and the weight w of
+the operation in the mixture,
+
+    out = sum_k V_k z_k + b_k    with    V = w diag(r) W,   b = -V mu.
+
+Backward, with g the gradient of out, P pixels, `D = sum_p g z'`, `d = sum_p g` and `T = D - d mu'`:
+
+    t      = rowsum(T * W)                 the derivative by w r, row by row
+    dw     = r . t                         dr = w t,    dvar = -r^3 dr / 2
+    dW     = w diag(r) T + 2 diag(dvar) W S
+    dS     = W' diag(dvar) W,              dmu = -V' d
+    dz     = V' g + 2/P dS (z - mu) + dmu / P
+
+Only z is kept for it. The covariance is summed from values shifted by the mean of the batch's first image, because
+`E[z z'] - mu mu'` cancels when the mean is large against the deviation.
+
+Shape suffixes: B edges, K maps that go through a matrix, Q features that are only scaled, N images, H rows, W columns,
+C channels (in and out); G is 1 where all edges share a map, else B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from search_core.kernels.backend import FLAGS, kind_of, num_parts, over_images, use_native
+from search_core.kernels.pools import EPSILON
+
+
+class Statistics(NamedTuple):
+    """Mean and biased variance of every normalised product, each (K, B, C)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def normalised_sum(
+    maps_GNHWC: Sequence[Tensor],
+    matrices_KBCC: Tensor,
+    weights_BK: Tensor,
+    *,
+    features_NHWC: Sequence[Tensor] = (),
+    factors_BQ: Tensor | None = None,
+    bases_NHWC: Sequence[Tensor | None] | None = None,
+    statistics: Statistics | None = None,
+    keep_BON: Tensor | None = None,
+    stacked: bool = False,
+) -> tuple[tuple[Tensor, ...], Statistics]:
+    """`out_b = base_b + sum_q factor_bq feature_q + sum_k w_bk batch_norm(W_kb z_kb)` for every edge b.
+
+    Args:
+        maps_GNHWC: the K maps z, each for all edges or shared by them, contiguous on CPU.
+        matrices_KBCC: the pointwise weights W, (output, input).
+        weights_BK: mixture weights w.
+        features_NHWC: the Q features.
+        factors_BQ: their factors; needed with features.
+        bases_NHWC: what the outputs are added to, None for nothing.
+        statistics: statistics to normalise with (evaluation); None for those of the batch.
+        keep_BON: drop path, uint8, the K maps first, then the Q features: where it is 0 the term is left out.
+        stacked: whether to return all outputs as one tensor (B, N, H, W, C).
+
+    Returns:
+        The B outputs, each (N, H, W, C), and the statistics of the batch (or the given ones), without gradient.
+    """
+    factors_BQ = weights_BK.new_empty((len(weights_BK), 0)) if factors_BQ is None else factors_BQ
+    bases = tuple(bases_NHWC) if bases_NHWC is not None else (None,) * len(weights_BK)
+    like = maps_GNHWC[0][0] if maps_GNHWC else features_NHWC[0]
+    results = _NormalisedSum.apply(
+        like.shape, keep_BON, statistics, stacked, len(maps_GNHWC), matrices_KBCC, weights_BK, factors_BQ, *maps_GNHWC,
+        *features_NHWC, *bases,
+    )  # fmt: skip
+    num_outputs = 1 if stacked else len(bases)
+    return results[:num_outputs], statistics or Statistics(*results[num_outputs:])
+
+
+class _Terms(NamedTuple):
+    """What a sum is made of; `folded` holds V transposed (K, B, C_in, C_out), `biases` b (K, B, C)."""
+
+    maps: Sequence[Tensor]
+    features: Sequence[Tensor]
+    factors: Tensor
+    keep: Tensor | None
+
+
+class _NormalisedSum(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, size: torch.Size, keep: Tensor | None, given: Statistics | None, stacked: bool, num_maps: int,
+        matrices: Tensor, weights: Tensor, factors: Tensor, *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        num_edges = len(weights)
+        maps, features = tensors[:num_maps], tensors[num_maps : len(tensors) - num_edges]
+        bases = tensors[len(tensors) - num_edges :]
+        terms = _Terms(maps, features, factors.contiguous(), keep)  # type: ignore[arg-type]
+        weights_KB1 = weights.t().unsqueeze(2)
+        if given is None:
+            means_in, covariances = _moments(terms.maps, matrices)
+            means = (matrices @ means_in.unsqueeze(3)).squeeze(3)
+            products = matrices @ covariances
+            variances = (products * matrices).sum(3)
+        else:
+            means_in = covariances = products = matrices.new_empty(0)
+            means, variances = given
+        scales = (variances + EPSILON).rsqrt()
+        folded = (weights_KB1 * scales).unsqueeze(3) * matrices
+        biases = -weights_KB1 * scales * means
+        native = use_native(terms.features[0] if features else terms.maps[0])
+        shapes = [torch.Size((num_edges, *size))] if stacked else [size] * num_edges
+        results = tuple(matrices.new_empty(shape) for shape in shapes)
+        outputs: Sequence[Tensor] = results[0].unbind() if stacked else results
+        (_native_sum if native else _torch_sum)(terms, folded, biases, bases, outputs)
+        ctx.save_for_backward(matrices, weights, factors, means_in, means, products, scales, *maps, *features)
+        ctx.keep, ctx.training, ctx.stacked, ctx.num_maps = keep, given is None, stacked, num_maps
+        ctx.has_base = [base is not None for base in bases]
+        if given is not None:
+            return results
+        ctx.mark_non_differentiable(means, variances)
+        return *results, means, variances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        matrices, weights, factors, means_in, means, products, scales, *tensors = ctx.saved_tensors
+        terms = _Terms(tensors[: ctx.num_maps], tensors[ctx.num_maps :], factors.contiguous(), ctx.keep)
+        of_outputs = gradients[0].unbind() if ctx.stacked else gradients[: len(weights)]
+        outputs = [gradient.contiguous() for gradient in of_outputs]
+        native = use_native(outputs[0])
+        outer, sums, factor_gradients = (_native_reduce if native else _torch_reduce)(terms, outputs)
+
+        weights_KB1 = weights.t().unsqueeze(2)
+        folded = (weights_KB1 * scales).unsqueeze(3) * matrices
+        if ctx.training:
+            outer = outer - sums.unsqueeze(3) * means_in.unsqueeze(2)
+            of_rows = (outer * matrices).sum(3)
+        else:
+            of_rows = (outer * matrices).sum(3) - sums * means
+        weight_gradients = (of_rows * scales).sum(2).t()
+        matrix_gradients = (weights_KB1 * scales).unsqueeze(3) * outer
+        own = constants = None
+        if ctx.training:
+            of_variances = -0.5 * scales**3 * weights_KB1 * of_rows
+            matrix_gradients = matrix_gradients + 2 * of_variances.unsqueeze(3) * products
+            pixels = outputs[0][..., 0].numel()
+            own = matrices.transpose(2, 3) @ (of_variances.unsqueeze(3) * matrices) * (2 / pixels)
+            of_means = -(sums.unsqueeze(2) @ folded).squeeze(2)
+            constants = of_means / pixels - (means_in.unsqueeze(2) @ own).squeeze(2)
+        backward = _native_backward if native else _torch_backward
+        map_gradients, feature_gradients = backward(terms, outputs, folded, own, constants)
+        base_gradients = (gradient if has else None for gradient, has in zip(outputs, ctx.has_base, strict=True))
+        return (
+            None, None, None, None, None, matrix_gradients, weight_gradients, factor_gradients, *map_gradients,
+            *feature_gradients, *base_gradients,
+        )  # fmt: skip
+
+
+def _moments(maps: Sequence[Tensor], matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (K, B, C) and biased covariances (K, B, C, C) of all maps."""
+    if not maps:
+        return matrices.new_zeros(matrices.shape[:3]), matrices.new_zeros(matrices.shape)
+    shifts = torch.cat([z[:, 0].mean((1, 2)) for z in maps])
+    sums, grams = (_native_moments if use_native(maps[0]) else _torch_moments)(maps, shifts)
+    pixels = maps[0][0, ..., 0].numel()
+    offsets = sums / pixels
+    covariances = grams / pixels - offsets.unsqueeze(2) * offsets.unsqueeze(1)
+    lengths, num_edges = [len(z) for z in maps], matrices.shape[1]
+    means = [mean.expand(num_edges, -1) for mean in (offsets + shifts).split(lengths)]
+    return torch.stack(means), torch.stack([c.expand(num_edges, -1, -1) for c in covariances.split(lengths)])
+
+
+# With Numba
+
+
+def _address(x: Tensor, index: int) -> int:
+    """Address of x[index]; of x[0] where there is only one for all."""
+    return x.data_ptr() + (index * x.stride(0) * x.itemsize if len(x) > 1 else 0)
+
+
+def _table(rows: Sequence[Any], *shape: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.array(rows, np.int64).reshape(shape)
+
+
+def _keeps(terms: _Terms, num_edges: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Addresses (B, K + Q) of each term's flags, 0 for none."""
+    num_terms = len(terms.maps) + len(terms.features)
+    if terms.keep is None:
+        return np.zeros((num_edges, num_terms), np.int64)
+    strides = (np.arange(num_edges) * terms.keep.stride(0))[:, None] + np.arange(num_terms) * terms.keep.stride(1)
+    return terms.keep.data_ptr() + strides
+
+
+def _native_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Tensor]:
+    from search_core.kernels import native_product
+
+    num_images, channels = maps[0].shape[1], maps[0].shape[-1]
+    parts = num_parts(num_images, maps[0][0].numel())
+    sums = shifts.new_zeros((parts, *shifts.shape))
+    grams = shifts.new_zeros((parts, *shifts.shape, channels))
+    addresses = _table([_address(z, b) for z in maps for b in range(len(z))], len(shifts))
+    over_images(
+        native_product.moments, num_images, parts, addresses, shifts.numpy(), sums.numpy(), grams.numpy(),
+        maps[0][0, 0, ..., 0].numel(), channels, *kind_of(maps[0]),
+    )  # fmt: skip
+    return sums.sum(0), grams.sum(0)
+
+
+def _native_sum(
+    terms: _Terms, folded: Tensor, biases: Tensor, bases: Sequence[Tensor | None], outputs: Sequence[Tensor]
+) -> None:
+    from search_core.kernels import native_product
+
+    num_edges, num_maps = len(bases), len(terms.maps)
+    transposed, biases = folded.transpose(2, 3).contiguous(), biases.contiguous()
+    size, keeps = outputs[0].shape, _keeps(terms, num_edges)
+    over_images(
+        native_product.forward, size[0], num_parts(size[0], outputs[0].numel()),
+        _table([(o.data_ptr(), 0 if b is None else b.data_ptr()) for o, b in zip(outputs, bases, strict=True)],
+               num_edges, 2),
+        _table([
+            (_address(z, b), transposed[k, b].data_ptr(), biases[k, b].data_ptr(), keeps[b, k])
+            for b in range(num_edges) for k, z in enumerate(terms.maps)
+        ], num_edges, num_maps, 4),
+        _table([feature.data_ptr() for feature in terms.features], len(terms.features)),
+        keeps[:, num_maps:], terms.factors.numpy(), size[1] * size[2], size[3], FLAGS, *kind_of(outputs[0]),
+    )  # fmt: skip
+
+
+def _native_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    from search_core.kernels import native_product
+
+    num_edges, num_maps, num_features = len(gradients), len(terms.maps), len(terms.features)
+    num_images, height, width, channels = gradients[0].shape
+    like, lanes = kind_of(gradients[0])
+    parts = num_parts(num_images, gradients[0].numel())
+    outer = gradients[0].new_zeros((parts, num_edges, num_maps, channels, channels))
+    sums = gradients[0].new_zeros((parts, num_edges, num_maps, channels))
+    factors = gradients[0].new_zeros((parts, num_edges, num_features, len(lanes)))
+    keeps = _keeps(terms, num_edges)
+    over_images(
+        native_product.reduce, num_images, parts, _table([g.data_ptr() for g in gradients], num_edges),
+        _table([
+            (_address(z, b), 0, 0, keeps[b, k]) for b in range(num_edges) for k, z in enumerate(terms.maps)
+        ], num_edges, num_maps, 4),
+        _table([feature.data_ptr() for feature in terms.features], num_features),
+        keeps[:, num_maps:], outer.numpy(), sums.numpy(), factors.numpy(), height * width, channels, FLAGS, like, lanes,
+    )  # fmt: skip
+    return outer.sum(0).transpose(0, 1), sums.sum(0).transpose(0, 1), factors.sum((0, 3))
+
+
+def _native_backward(
+    terms: _Terms, gradients: Sequence[Tensor], folded: Tensor, own: Tensor | None, constants: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    from search_core.kernels import native_product
+
+    num_edges, num_maps = len(gradients), len(terms.maps)
+    num_images, height, width, channels = gradients[0].shape
+    own = torch.zeros_like(folded) if own is None else own
+    constants = folded.new_zeros(folded.shape[:3]) if constants is None else constants
+    folded = folded.contiguous()
+    keeps = _keeps(terms, num_edges)
+    map_gradients = [torch.empty_like(z) for z in terms.maps]
+    feature_gradients = [torch.empty_like(feature) for feature in terms.features]
+    maps: list[tuple[int, ...]] = []
+    uses: list[tuple[int, ...]] = []
+    alive: list[Tensor] = []  # until the kernel has read them
+    for k, z in enumerate(terms.maps):
+        of_statistics, of_mean = own[k], constants[k]
+        if len(z) == 1:
+            of_statistics, of_mean = of_statistics.sum(0, keepdim=True), of_mean.sum(0, keepdim=True)
+        alive += [of_statistics := of_statistics.contiguous(), of_mean := of_mean.contiguous()]
+        for g in range(len(z)):
+            edges = range(num_edges) if len(z) == 1 else (g,)
+            maps.append(
+                (
+                    _address(z, g), of_statistics[g].data_ptr(), of_mean[g].data_ptr(), _address(map_gradients[k], g),
+                    len(uses), len(uses) + len(edges),
+                )
+            )  # fmt: skip
+            uses += [(gradients[b].data_ptr(), folded[k, b].data_ptr(), keeps[b, k]) for b in edges]
+    over_images(
+        native_product.backward, num_images, num_parts(num_images, gradients[0].numel()), _table(maps, len(maps), 6),
+        _table(uses, len(uses), 3), _table([g.data_ptr() for g in gradients], num_edges),
+        _table([g.data_ptr() for g in feature_gradients], len(feature_gradients)), keeps[:, num_maps:],
+        terms.factors.numpy(), height * width, channels, FLAGS, *kind_of(gradients[0]),
+    )  # fmt: skip
+    return map_gradients, feature_gradients
+
+
+# With torch
+
+
+def _rows(z: Tensor, num_edges: int) -> Tensor:
+    """(G, N, H, W, C) as (B, N H W, C), without a copy where the layout allows it."""
+    return z.flatten(1, 3).expand(num_edges, -1, -1)
+
+
+def _masked(x_BNHWC: Tensor, terms: _Terms, term: int) -> Tensor:
+    return x_BNHWC if terms.keep is None else x_BNHWC * terms.keep[:, term, :, None, None, None]
+
+
+def _torch_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Tensor]:
+    sums, grams = [], []
+    for z, shift in zip(maps, shifts.split([len(z) for z in maps]), strict=True):
+        shifted = z.flatten(1, 3) - shift.unsqueeze(1)
+        sums.append(shifted.sum(1))
+        grams.append(shifted.transpose(1, 2) @ shifted)
+    return torch.cat(sums), torch.cat(grams)
+
+
+def _torch_sum(
+    terms: _Terms, folded: Tensor, biases: Tensor, bases: Sequence[Tensor | None], outputs: Sequence[Tensor]
+) -> None:
+    num_edges, zeros = len(bases), outputs[0].new_zeros(outputs[0].shape)
+    total = torch.stack([zeros if base is None else base for base in bases])
+    for k, z in enumerate(terms.maps):
+        product = torch.baddbmm(biases[k].unsqueeze(1), _rows(z, num_edges), folded[k].transpose(1, 2))
+        total += _masked(product.view(total.shape), terms, k)
+    for q, feature in enumerate(terms.features):
+        scaled = terms.factors[:, q, None, None, None, None] * feature
+        total += _masked(scaled, terms, len(terms.maps) + q)
+    torch._foreach_copy_(list(outputs), list(total))
+
+
+def _torch_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    stacked, num_edges, num_maps = torch.stack(list(gradients)), len(gradients), len(terms.maps)
+    channels = stacked.shape[-1]
+    outer = stacked.new_zeros((num_maps, num_edges, channels, channels))
+    sums = stacked.new_zeros((num_maps, num_edges, channels))
+    for k, z in enumerate(terms.maps):
+        rows = _masked(stacked, terms, k).flatten(1, 3)
+        outer[k] = rows.transpose(1, 2) @ _rows(z, num_edges)
+        sums[k] = rows.sum(1)
+    factors = stacked.new_zeros((num_edges, len(terms.features)))
+    for q, feature in enumerate(terms.features):
+        factors[:, q] = _masked(stacked, terms, num_maps + q).flatten(1) @ feature.flatten()
+    return outer, sums, factors
+
+
+def _torch_backward(
+    terms: _Terms, gradients: Sequence[Tensor], folded: Tensor, own: Tensor | None, constants: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    stacked, num_edges = torch.stack(list(gradients)), len(gradients)
+    map_gradients, feature_gradients = [], []
+    for k, z in enumerate(terms.maps):
+        result = _masked(stacked, terms, k).flatten(1, 3) @ folded[k]
+        if own is not None and constants is not None:
+            result = result + torch.baddbmm(constants[k].unsqueeze(1), _rows(z, num_edges), own[k])
+        result = result.sum(0, keepdim=True) if len(z) == 1 else result
+        map_gradients.append(result.view(z.shape))
+    for q, feature in enumerate(terms.features):
+        masked = _masked(stacked, terms, len(terms.maps) + q)
+        feature_gradients.append((terms.factors[:, q] @ masked.flatten(1)).view(feature.shape))
+    return map_gradients, feature_gradients
