@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,8 @@ from torch import Tensor
 _LANES = {torch.float32: (16, 8, 4), torch.float64: (8, 4)}
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 _MAX_PARTS = 8
-_NUMBERS_OF_A_PART = 1 << 16  # fewer are not worth a thread
+_NUMBERS_OF_A_PART = 1 << 17  # fewer are not worth a thread
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 FLAGS: npt.NDArray[np.uint8] = np.zeros(1, np.uint8)
 
 _native_allowed = True
@@ -68,16 +71,50 @@ def num_parts(num_images: int, numbers: int) -> int:
 
 
 def over_images(kernel: Callable[..., None], num_images: int, parts: int, *arguments: Any) -> None:
-    """Run `kernel(part, first image, image after the last, *arguments)` for every part, in parallel."""
+    """Run `kernel(part, first image, image after the last, *arguments)` for every part, in parallel.
+
+    The threads are those of torch's own OpenMP where it can be had: between torch's operations they wait in a busy
+    loop, and threads of ours beside them find no core (a step of 16 channels and 8 cells took 1.3 times as long).
+    """
     bounds = [num_images * part // parts for part in range(parts + 1)]
+    remaining = iter(range(parts))
+
+    def work(_: Any = None) -> None:
+        for part in remaining:  # shared by all threads: each takes the next part
+            kernel(part, bounds[part], bounds[part + 1], *arguments)
+
     threads = min(parts, torch.get_num_threads())
     if threads == 1:
-        for part in range(parts):
-            kernel(part, bounds[part], bounds[part + 1], *arguments)
-        return
-    tasks = [_threads().submit(kernel, part, bounds[part], bounds[part + 1], *arguments) for part in range(parts)]
-    for task in tasks:
-        task.result()
+        work()
+    elif (openmp := _openmp_of_torch()) is not None:
+        _run_on_openmp(openmp, work, threads)
+    else:
+        for task in [_threads().submit(work) for _ in range(threads)]:
+            task.result()
+
+
+@cache
+def _openmp_of_torch() -> Callable[..., None] | None:
+    """GNU OpenMP's entry point in the runtime that torch is linked with; None where torch has another one."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return cast("Callable[..., None]", library.GOMP_parallel)
+    except (OSError, AttributeError):
+        return None
+
+
+def _run_on_openmp(openmp: Callable[..., None], work: Callable[[], None], threads: int) -> None:
+    errors: list[BaseException] = []
+
+    def guarded(_: Any) -> None:
+        try:
+            work()
+        except BaseException as error:  # must not unwind through OpenMP
+            errors.append(error)
+
+    openmp(_CALLBACK(guarded), None, ctypes.c_uint(threads), ctypes.c_uint(0))
+    if errors:
+        raise errors[0]
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -122,3 +122,36 @@ def backward(
                                 remaining = subtract(remaining, hit)
                                 share_of_pixel = add(share_of_pixel, hit)
                             store(dx, pixel, 0, share_of_pixel)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def moments(
+    part: int, first: int, last: int, maps: Any, shifts: Any, sums: Any, squares: Any, pixels: int, channels: int,
+    like: Any, lanes: Any,
+) -> None:  # fmt: skip
+    """Sums, and sums of squares, of shifted maps (N, P, C) over the images `first` to `last` - 1.
+
+    Args:
+        part: which part of the results to write.
+        first: first image.
+        last: image after the last one.
+        maps: (M,) addresses.
+        shifts: (M, C), subtracted from every pixel.
+        sums: (parts, M, C), written.
+        squares: (parts, M, C), written.
+        pixels: P.
+        channels: C.
+        like: an array of the tensors' dtype.
+        lanes: a tuple as long as a register.
+    """
+    for m in range(len(maps)):
+        source = pointer(maps[m] + first * pixels * channels * like.itemsize, like)
+        for c in range(0, channels, len(lanes)):
+            shift = load(pointer(shifts[m].ctypes.data, like), c, 0, 1, lanes)
+            total, square = zeros(source, 1, lanes), zeros(source, 1, lanes)
+            for p in range((last - first) * pixels):
+                value = subtract(load(source, p * channels + c, 0, 1, lanes), shift)
+                total = add(total, value)
+                square = add(square, multiply(value, value))
+            store(pointer(sums[part, m].ctypes.data, like), c, 0, total)
+            store(pointer(squares[part, m].ctypes.data, like), c, 0, square)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -51,10 +52,12 @@ class _NormalisedPools(Function):
         if given:
             means, variances = given[: len(names)], given[len(names) :]
         else:
-            moments = [torch.var_mean(pool.flatten(0, 2), dim=0, correction=0) for pool in pools]
-            means, variances = tuple(mean for _, mean in moments), tuple(variance for variance, _ in moments)
+            means, variances = (_native_moments if use_native(x) else _torch_moments)(pools)
         scales = [(variance + EPSILON).rsqrt() for variance in variances]
-        normalised = tuple(pool.sub_(mean).mul_(scale) for pool, mean, scale in zip(pools, means, scales, strict=True))
+        normalised = tuple(
+            torch.addcmul(-mean * scale, pool, scale, out=pool)
+            for pool, mean, scale in zip(pools, means, scales, strict=True)
+        )
         ctx.save_for_backward(x, *normalised, *scales)
         ctx.names, ctx.stride, ctx.training = names, stride, not given
         if given:
@@ -97,6 +100,28 @@ def _native_pools(x: Tensor, names: Sequence[str], stride: int) -> list[Tensor]:
         width, channels, stride, *kind_of(x),
     )  # fmt: skip
     return list(pools.values())
+
+
+def _native_moments(pools: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Means and biased variances, from values shifted by the first image's mean: squares of those do not cancel."""
+    from search_core.kernels import native_pools
+
+    num_images, height, width, channels = pools[0].shape
+    parts = num_parts(num_images, pools[0].numel())
+    shifts = torch.stack([pool[0].mean((0, 1)) for pool in pools])
+    sums, squares = shifts.new_empty((2, parts, len(pools), channels))
+    over_images(
+        native_pools.moments, num_images, parts, np.array([pool.data_ptr() for pool in pools]), shifts.numpy(),
+        sums.numpy(), squares.numpy(), height * width, channels, *kind_of(pools[0]),
+    )  # fmt: skip
+    count = num_images * height * width
+    offsets = sums.sum(0) / count
+    return (offsets + shifts).unbind(), (squares.sum(0) / count - offsets.square()).unbind()
+
+
+def _torch_moments(pools: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    moments = [torch.var_mean(pool.flatten(0, 2), dim=0, correction=0) for pool in pools]
+    return tuple(mean for _, mean in moments), tuple(variance for variance, _ in moments)
 
 
 def _native_pools_backward(x: Tensor, names: Sequence[str], stride: int, gradients: Sequence[Tensor]) -> Tensor:

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -171,7 +172,10 @@ def _moments(maps: Sequence[Tensor], matrices: Tensor) -> tuple[Tensor, Tensor]:
     pixels = maps[0][0, ..., 0].numel()
     offsets = sums / pixels
     covariances = grams / pixels - offsets.unsqueeze(2) * offsets.unsqueeze(1)
-    lengths, num_edges = [len(z) for z in maps], matrices.shape[1]
+    num_edges = matrices.shape[1]
+    if len(offsets) == len(maps) * num_edges:
+        return (offsets + shifts).view(matrices.shape[:3]), covariances.view(matrices.shape)
+    lengths = [len(z) for z in maps]
     means = [mean.expand(num_edges, -1) for mean in (offsets + shifts).split(lengths)]
     return torch.stack(means), torch.stack([c.expand(num_edges, -1, -1) for c in covariances.split(lengths)])
 
@@ -179,22 +183,34 @@ def _moments(maps: Sequence[Tensor], matrices: Tensor) -> tuple[Tensor, Tensor]:
 # With Numba
 
 
-def _address(x: Tensor, index: int) -> int:
-    """Address of x[index]; of x[0] where there is only one for all."""
-    return x.data_ptr() + (index * x.stride(0) * x.itemsize if len(x) > 1 else 0)
+Table = npt.NDArray[np.int64]
 
 
-def _table(rows: Sequence[Any], *shape: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.array(rows, np.int64).reshape(shape)
+def _addresses(x: Tensor, *lengths: int) -> Table:
+    """Addresses of `x[i, j, ...]`, of shape `lengths`; along a dimension of size 1 all are the same."""
+    table = np.array(x.data_ptr(), np.int64)
+    for dimension, length in enumerate(lengths):
+        step = x.stride(dimension) * x.itemsize if x.shape[dimension] > 1 else 0
+        table = table[..., None] + np.arange(length, dtype=np.int64) * step
+    return table
 
 
-def _keeps(terms: _Terms, num_edges: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _starts(tensors: Sequence[Tensor | None]) -> Table:
+    """Address of each tensor, 0 for None."""
+    return np.array([0 if x is None else x.data_ptr() for x in tensors], np.int64)
+
+
+def _keeps(terms: _Terms, num_edges: int) -> Table:
     """Addresses (B, K + Q) of each term's flags, 0 for none."""
     num_terms = len(terms.maps) + len(terms.features)
     if terms.keep is None:
         return np.zeros((num_edges, num_terms), np.int64)
-    strides = (np.arange(num_edges) * terms.keep.stride(0))[:, None] + np.arange(num_terms) * terms.keep.stride(1)
-    return terms.keep.data_ptr() + strides
+    return _addresses(terms.keep, num_edges, num_terms)
+
+
+def _map_addresses(maps: Sequence[Tensor], num_edges: int) -> Table:
+    """(B, K)."""
+    return np.array([_addresses(z, num_edges) for z in maps], np.int64).reshape(len(maps), num_edges).T
 
 
 def _native_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +220,7 @@ def _native_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Ten
     parts = num_parts(num_images, maps[0][0].numel())
     sums = shifts.new_zeros((parts, *shifts.shape))
     grams = shifts.new_zeros((parts, *shifts.shape, channels))
-    addresses = _table([_address(z, b) for z in maps for b in range(len(z))], len(shifts))
+    addresses = np.concatenate([_addresses(z, len(z)) for z in maps])
     over_images(
         native_product.moments, num_images, parts, addresses, shifts.numpy(), sums.numpy(), grams.numpy(),
         maps[0][0, 0, ..., 0].numel(), channels, *kind_of(maps[0]),
@@ -217,18 +233,17 @@ def _native_sum(
 ) -> None:
     from search_core.kernels import native_product
 
-    num_edges, num_maps = len(bases), len(terms.maps)
-    transposed, biases = folded.transpose(2, 3).contiguous(), biases.contiguous()
-    size, keeps = outputs[0].shape, _keeps(terms, num_edges)
+    num_edges, num_maps, size = len(bases), len(terms.maps), outputs[0].shape
+    transposed, biases, keeps = folded.transpose(2, 3).contiguous(), biases.contiguous(), _keeps(terms, num_edges)
+    columns = (
+        _map_addresses(terms.maps, num_edges),
+        _addresses(transposed, num_maps, num_edges).T,
+        _addresses(biases, num_maps, num_edges).T,
+        keeps[:, :num_maps],
+    )
     over_images(
         native_product.forward, size[0], num_parts(size[0], outputs[0].numel()),
-        _table([(o.data_ptr(), 0 if b is None else b.data_ptr()) for o, b in zip(outputs, bases, strict=True)],
-               num_edges, 2),
-        _table([
-            (_address(z, b), transposed[k, b].data_ptr(), biases[k, b].data_ptr(), keeps[b, k])
-            for b in range(num_edges) for k, z in enumerate(terms.maps)
-        ], num_edges, num_maps, 4),
-        _table([feature.data_ptr() for feature in terms.features], len(terms.features)),
+        np.stack([_starts(outputs), _starts(bases)], axis=1), np.stack(columns, axis=2), _starts(terms.features),
         keeps[:, num_maps:], terms.factors.numpy(), size[1] * size[2], size[3], FLAGS, *kind_of(outputs[0]),
     )  # fmt: skip
 
@@ -243,14 +258,12 @@ def _native_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, 
     outer = gradients[0].new_zeros((parts, num_edges, num_maps, channels, channels))
     sums = gradients[0].new_zeros((parts, num_edges, num_maps, channels))
     factors = gradients[0].new_zeros((parts, num_edges, num_features, len(lanes)))
-    keeps = _keeps(terms, num_edges)
+    keeps, addresses = _keeps(terms, num_edges), _map_addresses(terms.maps, num_edges)
+    columns = (addresses, np.zeros_like(addresses), np.zeros_like(addresses), keeps[:, :num_maps])
     over_images(
-        native_product.reduce, num_images, parts, _table([g.data_ptr() for g in gradients], num_edges),
-        _table([
-            (_address(z, b), 0, 0, keeps[b, k]) for b in range(num_edges) for k, z in enumerate(terms.maps)
-        ], num_edges, num_maps, 4),
-        _table([feature.data_ptr() for feature in terms.features], num_features),
-        keeps[:, num_maps:], outer.numpy(), sums.numpy(), factors.numpy(), height * width, channels, FLAGS, like, lanes,
+        native_product.reduce, num_images, parts, _starts(gradients), np.stack(columns, axis=2),
+        _starts(terms.features), keeps[:, num_maps:], outer.numpy(), sums.numpy(), factors.numpy(), height * width,
+        channels, FLAGS, like, lanes,
     )  # fmt: skip
     return outer.sum(0).transpose(0, 1), sums.sum(0).transpose(0, 1), factors.sum((0, 3))
 
@@ -264,31 +277,25 @@ def _native_backward(
     num_images, height, width, channels = gradients[0].shape
     own = torch.zeros_like(folded) if own is None else own
     constants = folded.new_zeros(folded.shape[:3]) if constants is None else constants
-    folded = folded.contiguous()
-    keeps = _keeps(terms, num_edges)
+    folded, keeps = folded.contiguous(), _keeps(terms, num_edges)
     map_gradients = [torch.empty_like(z) for z in terms.maps]
     feature_gradients = [torch.empty_like(feature) for feature in terms.features]
-    maps: list[tuple[int, ...]] = []
-    uses: list[tuple[int, ...]] = []
-    alive: list[Tensor] = []  # until the kernel has read them
+    alive = [  # until the kernel has read them
+        (own[k], constants[k]) if len(z) > 1 else (own[k].sum(0, keepdim=True), constants[k].sum(0, keepdim=True))
+        for k, z in enumerate(terms.maps)
+    ]
+    maps, uses = [np.zeros((0, 6), np.int64)], [np.zeros((0, 3), np.int64)]
+    used = 0
     for k, z in enumerate(terms.maps):
-        of_statistics, of_mean = own[k], constants[k]
-        if len(z) == 1:
-            of_statistics, of_mean = of_statistics.sum(0, keepdim=True), of_mean.sum(0, keepdim=True)
-        alive += [of_statistics := of_statistics.contiguous(), of_mean := of_mean.contiguous()]
-        for g in range(len(z)):
-            edges = range(num_edges) if len(z) == 1 else (g,)
-            maps.append(
-                (
-                    _address(z, g), of_statistics[g].data_ptr(), of_mean[g].data_ptr(), _address(map_gradients[k], g),
-                    len(uses), len(uses) + len(edges),
-                )
-            )  # fmt: skip
-            uses += [(gradients[b].data_ptr(), folded[k, b].data_ptr(), keeps[b, k]) for b in edges]
+        num_uses = num_edges if len(z) == 1 else 1  # of each of its maps
+        first = used + np.arange(len(z)) * num_uses
+        tensors = (z, *alive[k], map_gradients[k])
+        maps.append(np.stack([*(_addresses(x, len(z)) for x in tensors), first, first + num_uses], axis=1))
+        uses.append(np.stack([_starts(gradients), _addresses(folded[k], num_edges), keeps[:, k]], axis=1))
+        used += num_edges
     over_images(
-        native_product.backward, num_images, num_parts(num_images, gradients[0].numel()), _table(maps, len(maps), 6),
-        _table(uses, len(uses), 3), _table([g.data_ptr() for g in gradients], num_edges),
-        _table([g.data_ptr() for g in feature_gradients], len(feature_gradients)), keeps[:, num_maps:],
+        native_product.backward, num_images, num_parts(num_images, gradients[0].numel()), np.concatenate(maps),
+        np.concatenate(uses), _starts(gradients), _starts(feature_gradients), keeps[:, num_maps:],
         terms.factors.numpy(), height * width, channels, FLAGS, *kind_of(gradients[0]),
     )  # fmt: skip
     return map_gradients, feature_gradients

@@ -80,6 +80,18 @@ def test_search_core_imports_optional_packages_inside_functions_only() -> None:
     assert violations("search_core", ONLY_WHEN_NEEDED, in_functions=False) == []
 
 
+def test_numba_is_imported_by_the_modules_of_its_kernels_alone_and_they_inside_functions_alone() -> None:
+    """So that machines without Numba, and those whose tensors are on a GPU, never need it."""
+    kernels = [path for path in sources("search_core") if path.stem == "tiles" or path.stem.startswith("native_")]
+    assert len(kernels) == 4
+    for path in sources("search_core"):
+        if path not in kernels:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            assert not {"numba", "llvmlite"} & {name for name, _ in imports(tree)}, path
+            at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert not any(kernel.stem in ast.unparse(node) for node in at_import for kernel in kernels), path
+
+
 def test_dashboards_never_import_the_orchestrator() -> None:
     assert violations("dashboards", {"orchestrator"}) == []
 
