@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.cell import CellPlan, Stem, edges_by_source, plan_child
+from search_core.cell import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
 from search_core.errors import GenotypeError
-from search_core.genotype import CELL_TYPES, Genotype, has_pool_norm
+from search_core.genotype import CELL_TYPES, POOLS, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
 from search_core.search_cell import SearchCell
@@ -177,10 +177,40 @@ def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
         GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
             nodes.
     """
-    options, plan = supernet.options, supernet.plan
-    _check_concat(genotype, options.nodes)
+    child = _child_of(supernet, genotype).to(next(supernet.parameters()).device)
+    child.load_state_dict({**child.state_dict(), **_slices(supernet, child)})
+    return child.train(supernet.training)
+
+
+def discretised_forward(supernet: Supernet, genotype: Genotype, images: Tensor) -> Tensor:
+    """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.
+
+    It equals `supernet(images, z)` with one-hot Z, but for rounding: the weights are the supernet's own, gradients
+    reach them, and in training their running statistics move.
+
+    Args:
+        supernet: the searchable network.
+        genotype: as for `inherit_child`.
+        images: (N, C, H, W).
+
+    Raises:
+        GenotypeError: as `inherit_child`.
+    """
+    with torch.device("meta"):  # a frame without weights
+        child = _child_of(supernet, genotype)
+    counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
     device = next(supernet.parameters()).device
-    child = Child(
+    own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
+    state = {**own, **_slices(supernet, child)}
+    child.train(supernet.training)
+    return torch.func.functional_call(child, state, (images,))  # type: ignore[no-any-return]
+
+
+def _child_of(supernet: Supernet, genotype: Genotype) -> Child:
+    """A child of the supernet's size, with weights of its own."""
+    options, plan = supernet.options, supernet.plan
+    _check_genotype(genotype, options)
+    return Child(
         genotype,
         plan.input_shape,
         supernet.num_classes,
@@ -189,31 +219,45 @@ def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
         stem=options.stem,
         affine=False,
         pool_norm=True,
-    ).to(device)
-    child.stem.load_state_dict(supernet.stem.state_dict())
-    child.classifier.load_state_dict(supernet.classifier.state_dict())
-    for child_cell, search_cell in zip(child.cells, supernet.cells, strict=True):
-        assert isinstance(child_cell, ChildCell)
-        assert isinstance(search_cell, SearchCell)
-        _inherit_cell(child_cell, search_cell, options.nodes)
-    return child.train(supernet.training)
+    )
 
 
-def _check_concat(genotype: Genotype, num_nodes: int) -> None:
-    concat = tuple(range(2, num_nodes + 2))
+def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:
+    concat = tuple(range(2, options.nodes + 2))
+    edges = set(edges_by_source(options.nodes))
     for cell_type in CELL_TYPES:
         if genotype.concat(cell_type) != concat:
             raise GenotypeError(
                 f"{cell_type}_concat: must be {concat}, the nodes of the supernet, got {genotype.concat(cell_type)}"
             )
+        for edge in genotype.edges(cell_type):
+            if (edge.source, edge.target) not in edges or edge.primitive not in options.primitives:
+                raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
 
 
-def _inherit_cell(child_cell: ChildCell, search_cell: SearchCell, num_nodes: int) -> None:
-    child_cell.inputs.load_state_dict(search_cell.inputs.state_dict())
-    positions = {edge: position for position, edge in enumerate(edges_by_source(num_nodes))}
-    for edge, operation in zip(child_cell.kept, child_cell.operations, strict=True):
-        if (edge.source, edge.target) not in positions or edge.primitive not in search_cell.primitives:
-            raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
-        if state := operation.state_dict():  # an identity has none
-            weights = search_cell.weights_of(edge.primitive, positions[edge.source, edge.target])
-            operation.load_state_dict({**state, **weights})
+def _slices(supernet: Supernet, child: Child) -> dict[str, Tensor]:
+    """The supernet's weights and statistics under the child's names: slices, not copies.
+
+    All edges of a source share the statistics of a pool. The first edge has them, others a copy: one batch, one move.
+    """
+    slices = {f"stem.{name}": value for name, value in _state(supernet.stem).items()}
+    slices |= {f"classifier.{name}": value for name, value in _state(supernet.classifier).items()}
+    positions = {edge: position for position, edge in enumerate(edges_by_source(supernet.options.nodes))}
+    for index, (child_cell, search_cell) in enumerate(zip(child.cells, supernet.cells, strict=True)):
+        assert isinstance(child_cell, ChildCell)
+        assert isinstance(search_cell, SearchCell)
+        slices |= {f"cells.{index}.inputs.{name}": value for name, value in _state(search_cell.inputs).items()}
+        pools = set()
+        for number, (edge, operation) in enumerate(zip(child_cell.kept, child_cell.operations, strict=True)):
+            if operation.state_dict():  # an identity has nothing
+                own = search_cell.weights_of(edge.primitive, positions[edge.source, edge.target])
+                if edge.primitive in POOLS and (edge.primitive, edge.source) in pools:
+                    own = {name: value.clone() for name, value in own.items()}
+                pools.add((edge.primitive, edge.source))
+                slices |= {f"cells.{index}.operations.{number}.{name}": value for name, value in own.items()}
+    return slices
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers themselves; `state_dict` would give them without gradient."""
+    return dict([*module.named_parameters(), *module.named_buffers()])

@@ -28,10 +28,9 @@ from search_core.cell import (
     plan_child,
     plan_supernet,
 )
-from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype, has_pool_norm
+from search_core.genotype import CELL_TYPES, POOLS, CellType, Edge, Genotype, has_pool_norm
 from search_core.schedules import PenaltyOptions
 
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
 COST_KINDS: tuple[str, ...] = ("params", "madds", "memory_access")
 
 

@@ -32,6 +32,7 @@ PRIMITIVES: tuple[str, ...] = (
 
 #: All operations that a genotype may name: the above and those that only NASNet and AmoebaNet cells need.
 KNOWN_PRIMITIVES: tuple[str, ...] = (*PRIMITIVES, "sep_conv_7x7", "conv_7x1_1x7")
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 FORMAT_VERSION = 1
 

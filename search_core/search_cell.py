@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from search_core.cell import CellPlan, NetworkOptions, cell_edges, edges_by_source
 from search_core.edge_weights import EdgeWeights
+from search_core.genotype import POOLS
 from search_core.kernels.depthwise import relu_depthwise
 from search_core.kernels.pools import normalised_pools
 from search_core.kernels.product import Statistics, normalised_sum
 from search_core.network import CellInputs
 from search_core.primitives import build_primitive
 
-_POOLS = ("max_pool_3x3", "avg_pool_3x3")
 _MOMENTUM = 0.1  # of running statistics, as in `torch.nn.BatchNorm2d`
 
 
@@ -66,7 +66,7 @@ class _Layout:
         self.norms = [(name, "norm2" if name in self.twice else "norm") for name in self.maps]
         self.norms += [("skip_connect", "norm")] * self.is_halved
         self.maps += ["skip_connect"] * (2 * self.is_halved)
-        self.pools = [name for name in primitives if name in _POOLS]
+        self.pools = [name for name in primitives if name in POOLS]
         self.features = self.pools + ["skip_connect"] * self.has_identity
         self.columns = [primitives.index(name) for name in self.maps + self.features]
 
@@ -180,7 +180,7 @@ class SearchCell(nn.Module):
             primitive: one of the cell's.
             edge: position in `edges_by_source`.
         """
-        row = edges_by_source(self.num_nodes)[edge][0] if primitive in _POOLS else edge
+        row = edges_by_source(self.num_nodes)[edge][0] if primitive in POOLS else edge
         operation = self.operations[primitive]
         assert isinstance(operation, EdgeWeights)
         return operation.state_of(row)
@@ -209,7 +209,7 @@ class SearchCell(nn.Module):
         operations = nn.ModuleDict()
         for name in self.primitives:
             of_edges = [built[edge, name] for edge in edges_by_source(self.num_nodes)]
-            if name in _POOLS:
+            if name in POOLS:
                 of_edges = [built[(source, max(source + 1, 2)), name] for source in range(self.num_nodes + 1)]
             if with_state := [operation for operation in of_edges if operation.state_dict()]:
                 operations[name] = EdgeWeights(with_state)

@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_core.cell import NetworkOptions
-from search_core.child import AuxiliaryHead, Child, ChildCell, drop_path, inherit_child
+from search_core.child import AuxiliaryHead, Child, ChildCell, discretised_forward, drop_path, inherit_child
+from search_core.cost import child_cost
 from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
+from search_core.kernels.backend import torch_only
 from search_core.primitives import FactorizedReduce
 from search_core.search_cell import SearchCell
 from search_core.supernet import Supernet
@@ -352,3 +355,49 @@ def test_inherited_child_is_narrower_than_the_supernet() -> None:
 def test_inherit_refuses_what_the_supernet_does_not_have(genotype: Genotype, message: str) -> None:
     with pytest.raises(GenotypeError, match=message):
         inherit_child(trained_supernet(TINY_NETWORK), genotype)
+
+
+# Discretised forward
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("position", range(len(SPACES)))
+def test_discretised_forward_equals_one_hot_weights_in_logits_gradients_and_statistics(position: int) -> None:
+    options = SPACES[position]
+    images = torch.randn(6, 1, 8, 8, generator=seeded(100))
+    for seed in range(3):
+        choices = random_choices(options, seeded(seed))
+        one_hot, discretised = trained_supernet(options), trained_supernet(options)
+        logits = discretised_forward(discretised, genotype_of(options, choices), images)
+        expected = one_hot(images, {name: choice.double() for name, choice in choices.items()})
+        torch.testing.assert_close(logits, expected, rtol=1e-11, atol=1e-11)
+        for network, output in ((one_hot, expected), (discretised, logits)):
+            (output * torch.randn(output.shape, generator=seeded(5))).sum().backward()
+            network.eval()
+        for (name, ours), theirs in zip(discretised.named_parameters(), one_hot.parameters(), strict=True):
+            gradient = torch.zeros_like(ours) if ours.grad is None else ours.grad
+            torch.testing.assert_close(gradient, theirs.grad, rtol=1e-9, atol=1e-10, msg=name)
+        ours_child, their_child = (
+            inherit_child(network, genotype_of(options, choices)) for network in (discretised, one_hot)
+        )
+        for (name, ours), theirs in zip(ours_child.named_buffers(), their_child.buffers(), strict=True):
+            if not name.endswith("num_batches_tracked"):
+                torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_discretised_forward_computes_the_chosen_operations_only() -> None:
+    """Its multiply-adds are those of the child network."""
+    options = NetworkOptions(nodes=3, cells=3, init_channels=4)
+    supernet, genotype = trained_supernet(options), genotype_of(options, random_choices(options, seeded(1)))
+    counter = FlopCounterMode(display=False)
+    with counter, torch_only():
+        discretised_forward(supernet, genotype, torch.randn(1, 1, 8, 8))
+    expected = child_cost(genotype, cells=3, init_channels=4, input_shape=(1, 8, 8), num_classes=10).madds
+    assert counter.get_total_flops() == 2 * expected
+
+
+@pytest.mark.parametrize("edge", [Edge("sep_conv_7x7", 0, 2), Edge("skip_connect", 4, 5)])
+def test_discretised_forward_refuses_what_the_supernet_does_not_have(edge: Edge) -> None:
+    genotype = Genotype((edge,), (2, 3), (), (2, 3))
+    with pytest.raises(GenotypeError, match=f"the supernet has no {edge.primitive} on the edge"):
+        discretised_forward(Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), genotype, torch.randn(2, 1, 8, 8))
