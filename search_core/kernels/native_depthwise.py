@@ -20,6 +20,10 @@ INPUT, KERNEL, DILATION, WEIGHT, OUTPUT, GRADIENT, PART_STRIDE = range(7)
 JOB_COLUMNS = 7
 
 
+#: A tuple's length is part of its type, so a function that takes one is compiled for that length.
+_ONE, _TWO, _THREE, _FIVE, _SEVEN = (0,), (0,) * 2, (0,) * 3, (0,) * 5, (0,) * 7
+
+
 @njit(inline="always")
 def _filter_tile(
     padded: Any, start: int, row: int, weight: Any, out: Any, at: int, pixel: int, rows: int, kernel: int,
@@ -36,7 +40,7 @@ def _filter_tile(
 
 
 @njit(inline="always")
-def _filter(
+def _filter_rows(
     padded: Any, origin: int, row: int, weight: Any, out: Any, height: int, width: int, pixel: int, kernel: int,
     dilation: int, stride: int, accumulate: bool, lanes: Any,
 ) -> None:  # fmt: skip
@@ -58,47 +62,39 @@ def _filter(
             w += 1
 
 
-@njit(inline="always")
-def _filter_forward(
+@njit
+def _filter_unrolled(
+    padded: Any, origin: int, row: int, weight: Any, out: Any, height: int, width: int, pixel: int, taps: Any,
+    dilation: Any, accumulate: bool, lanes: Any,
+) -> None:  # fmt: skip
+    """Stride 1, with kernel size and dilation known when it is compiled."""
+    _filter_rows(padded, origin, row, weight, out, height, width, pixel, len(taps), len(dilation), 1, accumulate, lanes)
+
+
+@njit
+def _filter_any(
     padded: Any, origin: int, row: int, weight: Any, out: Any, height: int, width: int, pixel: int, kernel: int,
-    dilation: int, stride: int, lanes: Any,
+    dilation: int, stride: int, accumulate: bool, lanes: Any,
 ) -> None:  # fmt: skip
-    """Constants in the calls: each combination becomes machine code of its own."""
+    _filter_rows(padded, origin, row, weight, out, height, width, pixel, kernel, dilation, stride, accumulate, lanes)
+
+
+@njit
+def _filter(
+    padded: Any, origin: int, row: int, weight: Any, out: Any, height: int, width: int, pixel: int, kernel: int,
+    dilation: int, stride: int, accumulate: bool, lanes: Any,
+) -> None:  # fmt: skip
+    """As `_filter_rows`; each common combination has machine code of its own."""
     if kernel == 3 and dilation == 1 and stride == 1:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 3, 1, 1, False, lanes)
+        _filter_unrolled(padded, origin, row, weight, out, height, width, pixel, _THREE, _ONE, accumulate, lanes)
     elif kernel == 5 and dilation == 1 and stride == 1:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 5, 1, 1, False, lanes)
-    elif kernel == 7 and dilation == 1 and stride == 1:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 7, 1, 1, False, lanes)
+        _filter_unrolled(padded, origin, row, weight, out, height, width, pixel, _FIVE, _ONE, accumulate, lanes)
     elif kernel == 3 and dilation == 2 and stride == 1:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 3, 2, 1, False, lanes)
+        _filter_unrolled(padded, origin, row, weight, out, height, width, pixel, _THREE, _TWO, accumulate, lanes)
     elif kernel == 5 and dilation == 2 and stride == 1:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 5, 2, 1, False, lanes)
-    elif kernel == 3:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 3, dilation, 2, False, lanes)
-    elif kernel == 5:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 5, dilation, 2, False, lanes)
+        _filter_unrolled(padded, origin, row, weight, out, height, width, pixel, _FIVE, _TWO, accumulate, lanes)
     else:
-        _filter(padded, origin, row, weight, out, height, width, pixel, 7, dilation, 2, False, lanes)
-
-
-@njit(inline="always")
-def _filter_backward(
-    padded: Any, origin: int, row: int, flipped: Any, out: Any, height: int, width: int, kernel: int, dilation: int,
-    lanes: Any,
-) -> None:  # fmt: skip
-    """Gradient of the input at stride 1: the padded gradient of the output, filtered by the flipped weight."""
-    pixel = len(lanes)
-    if kernel == 3 and dilation == 1:
-        _filter(padded, origin, row, flipped, out, height, width, pixel, 3, 1, 1, True, lanes)
-    elif kernel == 5 and dilation == 1:
-        _filter(padded, origin, row, flipped, out, height, width, pixel, 5, 1, 1, True, lanes)
-    elif kernel == 7 and dilation == 1:
-        _filter(padded, origin, row, flipped, out, height, width, pixel, 7, 1, 1, True, lanes)
-    elif kernel == 3:
-        _filter(padded, origin, row, flipped, out, height, width, pixel, 3, 2, 1, True, lanes)
-    else:
-        _filter(padded, origin, row, flipped, out, height, width, pixel, 5, 2, 1, True, lanes)
+        _filter_any(padded, origin, row, weight, out, height, width, pixel, kernel, dilation, stride, accumulate, lanes)
 
 
 @njit(inline="always")
@@ -118,7 +114,7 @@ def _spread_tile(
     store(out, at, 2 * len(lanes), tile)
 
 
-@njit(inline="always")
+@njit
 def _spread(
     padded: Any, radius: int, row: int, weight: Any, out: Any, height: int, width: int, kernel: int, dilation: int,
     lanes: Any,
@@ -148,23 +144,23 @@ def _spread(
                     b += 1
 
 
-@njit(inline="always")
+@njit
 def _correlate(
     padded: Any, origin: int, row: int, gradient: Any, grad_origin: int, grad_row: int, out: Any, height: int,
-    width: int, kernel: int, dilation: int, stride: int, lanes: Any,
+    width: int, taps: Any, dilation: int, stride: int, lanes: Any,
 ) -> None:  # fmt: skip
     """Add the gradient of the weight: `out[i, j] += sum_hw padded[h s + i d, w s + j d] gradient[h, w]`."""
-    for i in range(kernel):
-        tile = load(out, i * kernel * len(lanes), len(lanes), kernel, lanes)
+    for i in range(len(taps)):
+        tile = load(out, i * len(taps) * len(lanes), len(lanes), taps, lanes)
         for h in range(height):
             at = origin + (h * stride + i * dilation) * row
             for w in range(width):
                 factor = load(gradient, grad_origin + h * grad_row + w * len(lanes), 0, 1, lanes)
                 tile = add_vectors(tile, padded, at + w * stride * len(lanes), dilation * len(lanes), factor)
-        store(out, i * kernel * len(lanes), len(lanes), tile)
+        store(out, i * len(taps) * len(lanes), len(lanes), tile)
 
 
-@njit(inline="always")
+@njit
 def _copy_padded(
     image: Any, padded: Any, height: int, width: int, channels: int, radius: int, rectify: bool, lanes: Any
 ) -> None:
@@ -180,7 +176,7 @@ def _copy_padded(
                 store(padded, inside + h * row + w * len(lanes), 0, tile)
 
 
-@njit(inline="always")
+@njit
 def _blocked_weights(jobs: Any, channels: int, flip: bool, like: Any, lanes: Any) -> Any:
     """Weights of all jobs as (jobs, blocks, 49, lanes), mirrored if asked."""
     blocked = np.zeros((len(jobs), channels // len(lanes), 49, len(lanes)), like.dtype)
@@ -233,10 +229,10 @@ def forward(
             output = jobs[job, OUTPUT] + image * out_height * out_width * channels * like.itemsize
             for block in range(blocks):
                 origin = (block * (height + 2 * radius) + shift) * row + shift * len(lanes)
-                _filter_forward(
+                _filter(
                     padded, origin, row, pointer(weights[job, block].ctypes.data, like),
                     pointer(output + block * len(lanes) * like.itemsize, like), out_height, out_width, channels,
-                    kernel, dilation, stride, lanes,
+                    kernel, dilation, stride, False, lanes,
                 )  # fmt: skip
 
 
@@ -292,26 +288,27 @@ def backward(
                 gradient = pointer(gradients[job, block].ctypes.data, like)
                 target = pointer(sums[block].ctypes.data, like)
                 if stride == 1:
-                    _filter_backward(
-                        out_padded, out_origin, out_row, weight, target, height, width, kernel, dilation, lanes
-                    )
+                    _filter(
+                        out_padded, out_origin, out_row, weight, target, height, width, len(lanes), kernel, dilation,
+                        1, True, lanes,
+                    )  # fmt: skip
                 else:
                     out_block_pointer = pointer(out_scratch.ctypes.data + out_block * like.itemsize, like)
                     _spread(out_block_pointer, radius, out_row, weight, target, height, width, kernel, dilation, lanes)
                 if kernel == 3:
                     _correlate(
-                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, 3, dilation,
-                        stride, lanes,
+                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, _THREE,
+                        dilation, stride, lanes,
                     )  # fmt: skip
                 elif kernel == 5:
                     _correlate(
-                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, 5, dilation,
-                        stride, lanes,
+                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, _FIVE,
+                        dilation, stride, lanes,
                     )  # fmt: skip
                 else:
                     _correlate(
-                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, 7, dilation,
-                        stride, lanes,
+                        padded, origin, row, out_padded, inside, out_row, gradient, out_height, out_width, _SEVEN,
+                        dilation, stride, lanes,
                     )  # fmt: skip
             if job == len(jobs) - 1 or current != jobs[job + 1, INPUT]:
                 source = pointer(inputs[current] + offset, like)

@@ -61,6 +61,13 @@ def _fma(builder: Any, factor: Any, other: Any, term: Any) -> Any:
     return builder.call(function, (factor, other, term))
 
 
+def _constant(rows: Any) -> int | None:
+    """A number known when the kernel is compiled: a literal, or the length of a tuple."""
+    if isinstance(rows, types.BaseTuple):
+        return int(rows.count)
+    return int(rows.literal_value) if isinstance(rows, types.IntegerLiteral) else None
+
+
 def _offset(builder: Any, offset: Any, stride: Any, row: int) -> Any:
     return builder.add(offset, builder.mul(stride, ir.Constant(stride.type, row)))
 
@@ -77,10 +84,10 @@ def pointer(_: Any, address: Any, like: Any) -> Any:
 
 @intrinsic
 def zeros(_: Any, source: Any, rows: Any, lanes: Any) -> Any:
-    """A tile of zeros of the dtype of the pointer `source`."""
-    if not isinstance(rows, types.IntegerLiteral):
+    """A tile of zeros of the dtype of the pointer `source`; `rows` is a literal or a tuple of that length."""
+    if (num_rows := _constant(rows)) is None:
         return None
-    tile = Tile(source.dtype, rows.literal_value, lanes.count)
+    tile = Tile(source.dtype, num_rows, lanes.count)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(context.get_value_type(tile), None)
@@ -90,10 +97,10 @@ def zeros(_: Any, source: Any, rows: Any, lanes: Any) -> Any:
 
 @intrinsic
 def load(_: Any, source: Any, offset: Any, stride: Any, rows: Any, lanes: Any) -> Any:
-    """Tile whose row r is read at `offset + r * stride`."""
-    if not isinstance(rows, types.IntegerLiteral):
+    """Tile whose row r is read at `offset + r * stride`; `rows` is a literal or a tuple of that length."""
+    if (num_rows := _constant(rows)) is None:
         return None
-    tile = Tile(source.dtype, rows.literal_value, lanes.count)
+    tile = Tile(source.dtype, num_rows, lanes.count)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, offset, stride = arguments[:3]
