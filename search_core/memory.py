@@ -1,14 +1,18 @@
 """Memory of one training step: so that a user can choose how many searches share a GPU.
 
-Run as a program it measures one supernet in a process of its own: `python -m search_core.memory JSON`.
+Run as a program it measures one supernet: `python -m search_core.memory JSON`, which `measure_apart` does.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,15 +31,22 @@ class StepMemory:
 
     Attributes:
         weight_bytes: theta, its gradient and SGD's momentum, all three.
-        saved_bytes: what the forward pass keeps for the backward pass, weights and images not counted.
+        saved_bytes: what the forward pass keeps for the backward pass, weights and statistics not counted.
         peak_bytes: most bytes in use at a time during forward and backward pass, weights and momentum included.
         device: where it was measured.
+        process_bytes: all that a process takes from its GPU for such steps: tensors, what the allocator holds in
+            reserve, and the CUDA context. `measure_apart` knows it, on a GPU alone.
     """
 
     weight_bytes: int
     saved_bytes: int
     peak_bytes: int
     device: str
+    process_bytes: int | None = None
+
+
+class MeasurementError(RuntimeError):
+    """A step could not be run; the message says why, such as too little memory."""
 
 
 def measure_step(
@@ -45,7 +56,7 @@ def measure_step(
     batch_size: int,
     device: torch.device | str = "cpu",
 ) -> StepMemory:
-    """Run a step on random images and count.
+    """Run a step on blank images and count.
 
     Args:
         options: the searchable network.
@@ -71,7 +82,8 @@ def measure_step(
 
     step()  # gradients and compiled kernels are there from now on
     weight_bytes = sum(parameter.nbytes for parameter in supernet.parameters())
-    saved_bytes = _saved_bytes(loss, {tensor.untyped_storage().data_ptr() for tensor in supernet.parameters()})
+    own = [*supernet.parameters(), *supernet.buffers(), *z.values()]
+    saved_bytes = _saved_bytes(loss, {tensor.untyped_storage().data_ptr() for tensor in own})
     momentum = [torch.zeros_like(parameter) for parameter in supernet.parameters()]
     peak_bytes = _peak_on_gpu(step, device) if device.type == "cuda" else _peak_on_cpu(step) + 3 * weight_bytes
     del momentum
@@ -121,19 +133,74 @@ def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
+def measure_apart(
+    options: NetworkOptions,
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    batch_size: int,
+    device: torch.device,
+) -> StepMemory:
+    """`measure_step` in a process of its own, where nothing else takes memory and the profiler may write what it likes.
+
+    Args:
+        options: as for `measure_step`.
+        input_shape: likewise.
+        num_classes: likewise.
+        batch_size: likewise.
+        device: likewise. The process's share of a GPU is wrong if others begin or end there meanwhile.
+
+    Raises:
+        MeasurementError: if the step fails, for want of memory above all.
+    """
+    request = {
+        "options": asdict(options),
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "batch_size": batch_size,
+        "device": str(device),
+        "free_bytes": torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "search_core.memory", json.dumps(request)],
+        env={**os.environ, "KINETO_LOG_LEVEL": "99"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise MeasurementError(_reason(ended.returncode, ended.stderr))
+    return StepMemory(**json.loads(ended.stdout))
+
+
+def _reason(code: int, messages: str) -> str:
+    if code < 0:
+        return f"the process was killed by {signal.Signals(-code).name}; was there memory enough?"
+    return next((line for line in reversed(messages.splitlines()) if line.strip()), f"exit code {code}")
+
+
 def main(text: str) -> None:
-    """Measure what `text`, the arguments of `measure_step` as JSON, asks for, and print the result as JSON."""
-    request = json.loads(text)
-    network = {**request["options"], "primitives": tuple(request["options"]["primitives"])}
+    """Measure what `text` asks for and print the fields of `StepMemory` as JSON.
+
+    Args:
+        text: the arguments of `measure_step` as a JSON object; `free_bytes` may say what was free on the GPU before.
+    """
+    request: dict[str, Any] = json.loads(text)
+    device = torch.device(request["device"])
     memory = measure_step(
-        NetworkOptions(**network),
+        NetworkOptions(**{**request["options"], "primitives": tuple(request["options"]["primitives"])}),
         tuple(request["input_shape"]),
         request["num_classes"],
         request["batch_size"],
-        request["device"],
+        device,
     )
+    if (free_bytes := request.get("free_bytes")) is not None:
+        taken = free_bytes - torch.cuda.mem_get_info(device)[0]
+        memory = replace(memory, process_bytes=max(taken, memory.peak_bytes))
     print(json.dumps(asdict(memory)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except (MemoryError, RuntimeError, ValueError) as error:  # torch's own; the first line says what is wrong
+        sys.exit((str(error) or type(error).__name__).splitlines()[0])

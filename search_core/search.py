@@ -47,6 +47,7 @@ class SearchOptions:
         epochs: passes over the training images, at least 1.
         batch_size: images a step, at least 2.
         recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
+        cuda_graph: replay training steps from a CUDA graph: on a GPU, where small kernels wait for their launches.
         seed: seed of initial weights, data order, augmentation and architecture samples; a study sets its own.
 
     Raises:
@@ -63,6 +64,7 @@ class SearchOptions:
     epochs: int = 150
     batch_size: int = 64
     recalibration_batches: int = 16
+    cuda_graph: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class Search:
 
     Raises:
         DataError: if the training split has less than one batch.
+        OptionsError: if a CUDA graph is asked for on another device.
     """
 
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
@@ -95,6 +98,8 @@ class Search:
         self.options, self.data = options, data
         self.epoch = 0
         self._device = torch.device(device)
+        is_possible = not options.cuda_graph or self._device.type == "cuda"
+        require(("cuda_graph", is_possible, f"needs a CUDA device, got true on {self._device}"))
         self._costs = CostTable(options.network, data.input_shape, self._device)
         self.strategy: Strategy = build_strategy(options, data, self._costs, self._device)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
@@ -153,7 +158,7 @@ class Search:
     def _fingerprint(self) -> str:
         """Options and data as text; where files lie, who reads them and what is computed twice does not matter."""
         plain = asdict(self.options)
-        del plain["network"]["recompute"]
+        del plain["network"]["recompute"], plain["cuda_graph"]
         for name in ("root", "workers"):
             del plain["dataset"][name]
         return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
@@ -268,6 +273,7 @@ def build_strategy(options: SearchOptions, data: ImageData, costs: CostTable, de
         theta=options.theta,
         alpha=options.alpha,
         seed=options.seed,
+        cuda_graph=options.cuda_graph,
     )
 
 

@@ -1,20 +1,28 @@
-"""`snas profile`: exact cost of a network."""
+"""`snas profile`: exact cost of a network, and the memory of a training step of the searchable one."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
-from typing import Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
+import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
+from orchestrator.single import default_device
 from search_core.cell import NetworkOptions
-from search_core.cost import child_cost, supernet_cost
+from search_core.cost import NetworkCost, child_cost, supernet_cost
 from search_core.genotype import PUBLISHED, load_genotype
+from search_core.memory import MeasurementError, StepMemory, measure_apart
 
 _CELLS_HELP = f"Genotype file, or a published cell: {', '.join(PUBLISHED)}."
+
+#: Share of a GPU that searches may fill; data sets and fragmentation take some of the rest.
+_USABLE = 0.9
 
 
 def profile(
@@ -36,12 +44,26 @@ def profile(
             help="Affine batch norm behind pools, as in SNAS. [as the cell was published; yes for others]",
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="With --supernet: run a training step of so many images and add the memory that it takes."),
+    ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="With --batch-size: as `network.recompute`, keep the inputs of cells only."),
+    ] = False,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda|cuda:N", help="With --batch-size: where the step runs. [a GPU if there is one]"),
+    ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
 ) -> None:
     """Count parameters, multiply-adds and memory accesses of a cell's network, for one image.
 
     Example: `snas profile SNAS_mild --init-channels 36 --cells 20 --input 3x32x32 --classes 10`
+
+    How many searches share a GPU: `snas profile --supernet --batch-size 64`
     """
     imagenet = network == "imagenet"
     shape = _parse_shape(input_shape or ("3x224x224" if imagenet else "3x32x32"))
@@ -52,34 +74,128 @@ def profile(
         cells=cells if cells is not None else depth,
         init_channels=init_channels if init_channels is not None else channels,
         stem=network,
+        recompute=recompute,
     )
-    if supernet:
-        cost, title = supernet_cost(options, shape, classes), "supernet"
-    elif genotype is None:
-        raise typer.BadParameter("name a genotype file or a published cell, or use --supernet", param_hint="GENOTYPE")
-    else:
-        title = genotype
-        cost = child_cost(
-            load_genotype(genotype),
-            cells=options.cells,
-            init_channels=options.init_channels,
-            input_shape=shape,
-            num_classes=classes,
-            stem=network,
-            pool_norm=pool_norm,
-        )
+    step = _parse_step(supernet, batch_size, recompute, device)
+    title = _title(genotype, supernet)
+    cost = _cost(title, supernet, options, shape, classes, pool_norm)
+    memory = None if step is None else _measured(step, options, shape, classes)
     if as_json:
-        print(json.dumps(asdict(cost)))
+        asked = {} if step is None or memory is None else {"memory": _memory_data(step, memory)}
+        print(json.dumps({**asdict(cost), **asked}))
         return
     size = f"{options.cells} cells, {options.init_channels} channels, {'x'.join(map(str, shape))}, {classes} classes"
-    table = make_table(f"{title}: {size}")
+    stdout.print(_cost_table(f"{title}: {size}", cost))
+    if step is not None and memory is not None:
+        stdout.print(_memory_table(step, memory))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The training step whose memory is asked for."""
+
+    batch_size: int
+    recompute: bool
+    device: torch.device
+
+
+def _parse_step(supernet: bool, batch_size: int | None, recompute: bool, device: str | None) -> _Step | None:
+    given = {"--batch-size": batch_size is not None, "--recompute": recompute, "--device": device is not None}
+    for name in (name for name, is_given in given.items() if is_given):
+        if not supernet:
+            raise typer.BadParameter("goes with --supernet: only a search's memory is measured", param_hint=name)
+        if batch_size is None:
+            raise typer.BadParameter("goes with --batch-size N, which asks for the memory", param_hint=name)
+    if batch_size is None:
+        return None
+    return _Step(_positive("--batch-size", batch_size), recompute, _parse_device(device))
+
+
+def _parse_device(text: str | None) -> torch.device:
+    if text is None:
+        return default_device()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = ["cuda", *(f"cuda:{number}" for number in range(count))] if count else []
+    if text not in ["cpu", *gpus]:
+        here = ", ".join(["cpu", *gpus])
+        raise typer.BadParameter(f"must be a device of this machine ({here}), got {text!r}", param_hint="--device")
+    return torch.device(text)
+
+
+def _title(genotype: str | None, supernet: bool) -> str:
+    if supernet:
+        return "supernet"
+    if genotype is None:
+        raise typer.BadParameter("name a genotype file or a published cell, or use --supernet", param_hint="GENOTYPE")
+    return genotype
+
+
+def _cost(
+    genotype: str,
+    supernet: bool,
+    options: NetworkOptions,
+    shape: tuple[int, int, int],
+    classes: int,
+    pool_norm: bool | None,
+) -> NetworkCost:
+    if supernet:
+        return supernet_cost(options, shape, classes)
+    return child_cost(
+        load_genotype(genotype),
+        cells=options.cells,
+        init_channels=options.init_channels,
+        input_shape=shape,
+        num_classes=classes,
+        stem=options.stem,
+        pool_norm=pool_norm,
+    )
+
+
+def _measured(step: _Step, options: NetworkOptions, shape: tuple[int, int, int], classes: int) -> StepMemory:
+    messages = Console(stderr=True, soft_wrap=True)
+    try:
+        with messages.status("running a training step"):
+            return measure_apart(options, shape, classes, step.batch_size, step.device)
+    except MeasurementError as error:
+        where = f"a step of batch {step.batch_size} on {step.device}"
+        messages.print(f"failed: {where}: {error}", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _memory_data(step: _Step, memory: StepMemory) -> dict[str, Any]:
+    figures = {name: figure for name, figure in asdict(memory).items() if name != "process_bytes"}
+    return {**figures, "batch_size": step.batch_size, "recompute": step.recompute}
+
+
+def _cost_table(title: str, cost: NetworkCost) -> Table:
+    table = make_table(title)
     table.add_column("count, one image")
     table.add_column(justify="right")
     table.add_row("parameters", f"{cost.params:,}")
     table.add_row("multiply-adds", f"{cost.madds:,}")
     table.add_row("memory accesses (elements)", f"{cost.memory_access:,}")
     table.add_row("auxiliary head's parameters (not included)", f"{cost.auxiliary_params:,}")
-    stdout.print(table)
+    return table
+
+
+def _memory_table(step: _Step, memory: StepMemory) -> Table:
+    title = f"one training step: batch {step.batch_size}, {memory.device}"
+    table = make_table(f"{title}, recompute" if step.recompute else title)
+    table.add_column("memory, 1 MB = 10^6 bytes")
+    table.add_column(justify="right")
+    table.add_row("weights, gradients and momentum (MB)", _megabytes(memory.weight_bytes))
+    table.add_row("saved for the backward pass (MB)", _megabytes(memory.saved_bytes))
+    table.add_row("peak of a step (MB)", _megabytes(memory.peak_bytes))
+    if memory.process_bytes is not None:
+        total_bytes = torch.cuda.mem_get_info(step.device)[1]
+        table.add_row("peak of the process, with CUDA's own (MB)", _megabytes(memory.process_bytes))
+        searches = int(_USABLE * total_bytes / memory.process_bytes)
+        table.add_row(f"searches of this size per GPU ({_USABLE:.0%} of it, data sets apart)", f"{searches:,}")
+    return table
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f}"
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:

@@ -190,6 +190,11 @@ def _blocked_weights(jobs: Any, channels: int, flip: bool, like: Any, lanes: Any
     return blocked
 
 
+@njit
+def keep_alive(array: Any) -> None:
+    """Use an array for the last time: Numba frees it after that, and pointers into it would not count as uses."""
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def forward(
     part: int, first: int, last: int, inputs: Any, jobs: Any, height: int, width: int, channels: int, stride: int,
@@ -234,6 +239,8 @@ def forward(
                     pointer(output + block * len(lanes) * like.itemsize, like), out_height, out_width, channels,
                     kernel, dilation, stride, False, lanes,
                 )  # fmt: skip
+    keep_alive(scratch)
+    keep_alive(weights)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -321,6 +328,10 @@ def backward(
                             load(source, at, 0, 1, lanes), load(summed, p * len(lanes), 0, 1, lanes)
                         )
                         store(result, at, 0, masked)
+    for array in (scratch, out_scratch):
+        keep_alive(array)
+    keep_alive(weights)
+    keep_alive(sums)
     for job in range(len(jobs)):
         taps = jobs[job, KERNEL] * jobs[job, KERNEL]
         target = pointer(jobs[job, GRADIENT] + part * jobs[job, PART_STRIDE] * like.itemsize, like)

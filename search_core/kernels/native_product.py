@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from search_core.kernels.native_depthwise import keep_alive
 from search_core.kernels.tiles import (
     add,
     add_scalars,
@@ -107,6 +108,7 @@ def moments(
                     summed = add_vectors(summed, shifted, p * channels + c, 0, one)
                 store(total, c, 0, summed)
             _outer(shifted, channels, shifted, channels, size, gram, channels, lanes)
+    keep_alive(scratch)
 
 
 @njit(inline="always")
@@ -181,6 +183,7 @@ def forward(
                         outputs, terms, features, factors, b, bias, kept, image, p, c, pixels, channels, 1, like, lanes
                     )
                     p += 1
+    keep_alive(sums)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -243,6 +246,7 @@ def reduce(
                         right = pointer(terms[b, t, MAP] + offset + begin * channels * like.itemsize, like)
                         target = pointer(matrices[part, b, t].ctypes.data, like)
                         _outer(left, channels, right, channels, size, target, channels, lanes)
+    keep_alive(sums)
 
 
 @njit(inline="always")

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.cost import CostTable
+from search_core.cuda_graph import GraphedStep
 from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
@@ -52,6 +53,7 @@ class Snas(Strategy):
         theta: optimiser of the operation weights.
         alpha: optimiser of the architecture parameters.
         seed: seed of the initial alpha.
+        cuda_graph: whether to replay steps from a CUDA graph.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Snas(Strategy):
         theta: ThetaOptions,
         alpha: AlphaOptions,
         seed: int,
+        cuda_graph: bool = False,
     ) -> None:
         self.supernet = supernet
         self._options, self._penalty, self._costs, self._theta = options, penalty, costs, theta
@@ -73,12 +76,18 @@ class Snas(Strategy):
             supernet.parameters(), theta.lr, momentum=theta.momentum, weight_decay=theta.weight_decay, foreach=True
         )
         self._alpha_optimiser = torch.optim.Adam(
-            list(self._alpha.values()), alpha.lr, betas=alpha.betas, weight_decay=alpha.weight_decay, foreach=True
+            list(self._alpha.values()),
+            alpha.lr,
+            betas=alpha.betas,
+            weight_decay=alpha.weight_decay,
+            foreach=True,
+            capturable=cuda_graph,
         )
         self._settings = EpochSettings(temperature=1.0, eta=penalty.strength, theta_lr=theta.lr)
         self._credit_sums = {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()}
         self._num_steps = 0
         self._baselines: dict[CellType, Tensor] = {}
+        self._graph = GraphedStep(self._update) if cuda_graph else None
 
     def begin_epoch(self, settings: EpochSettings) -> None:
         """Take over this epoch's settings and forget the credits of the last one."""
@@ -88,11 +97,21 @@ class Snas(Strategy):
         for credit in self._credit_sums.values():
             credit.zero_()
         self._num_steps = 0
+        if self._graph is not None:
+            self._graph.forget()  # learning rate, temperature and eta are part of it
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Update theta and alpha jointly on one batch (SNAS algorithm 1); arguments as in `Strategy.step`."""
         self.supernet.train()
-        log_z = self._sample(generator)
+        noise = self._noise(generator)
+        update = self._update if self._graph is None else self._graph
+        loss, penalty, correct = update(images, labels, *noise.values())
+        self._num_steps += 1
+        return StepResult(loss=loss, penalty=penalty, correct=correct)
+
+    def _update(self, images: Tensor, labels: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step from given Gumbel noise, on the device from end to end: loss, penalty, correct images."""
+        log_z = self._relax(dict(zip(self._alpha, noise, strict=True)))
         z = {cell_type: log.exp() for cell_type, log in log_z.items()}
         # The network gets its own view of Z: the gradient that arrives there is the task loss's alone.
         z_network = {cell_type: sample.view_as(sample) for cell_type, sample in z.items()}
@@ -109,11 +128,8 @@ class Snas(Strategy):
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self._theta.grad_clip, foreach=True)
         self._theta_optimiser.step()
         self._alpha_optimiser.step()
-        return StepResult(
-            loss=task_loss.detach(),
-            penalty=self._settings.eta * penalty.detach(),
-            correct=(logits.detach().argmax(1) == labels).sum(),
-        )
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return task_loss.detach(), self._settings.eta * penalty.detach(), correct
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
@@ -160,20 +176,31 @@ class Snas(Strategy):
                 alpha.copy_(state["alpha"][cell_type])
         self._theta_optimiser.load_state_dict(state["theta_optimiser"])
         self._alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        if self._graph is not None:
+            self._graph.forget()
         self._baselines = {
             cell_type: baseline.to(self._alpha[cell_type].device) for cell_type, baseline in state["baselines"].items()
         }
 
     def _sample(self, generator: torch.Generator) -> dict[CellType, Tensor]:
         """Log of a concrete sample per cell type, (E, O), or (L, E, O) when drawn per cell."""
-        log_z = {}
+        return self._relax(self._noise(generator))
+
+    def _noise(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Gumbel noise of one sample, shapes as in `_sample`."""
+        noise = {}
         for cell_type, alpha in self._alpha.items():
-            log_p = functional.log_softmax(alpha, dim=-1)
-            if self._options.sample_per == "cell":
-                log_p = log_p.expand(self.supernet.num_cells(cell_type), -1, -1)
-            noise = gumbel_noise(log_p.shape, generator, like=log_p)
-            log_z[cell_type] = concrete_log_sample(log_p, self._settings.temperature, noise)
-        return log_z
+            leading = (self.supernet.num_cells(cell_type),) if self._options.sample_per == "cell" else ()
+            noise[cell_type] = gumbel_noise(torch.Size((*leading, *alpha.shape)), generator, like=alpha.detach())
+        return noise
+
+    def _relax(self, noise: dict[CellType, Tensor]) -> dict[CellType, Tensor]:
+        return {
+            cell_type: concrete_log_sample(
+                functional.log_softmax(alpha, dim=-1), self._settings.temperature, noise[cell_type]
+            )
+            for cell_type, alpha in self._alpha.items()
+        }
 
     def _penalise(self, z: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> tuple[Tensor, Tensor]:
         """C(Z) of this sample (or its expectation), and a scalar whose gradient estimates that of E_Z[C(Z)]."""
@@ -194,16 +221,16 @@ class Snas(Strategy):
         cost = cost.sum(0) if sample.dim() == 2 else cost
         log_p = functional.log_softmax(self._alpha[cell_type], dim=-1)
         log_q = concrete_log_density(sample, log_p, self._settings.temperature)
-        baseline = self._baselines.get(cell_type, cost)
-        self._baselines[cell_type] = baseline.lerp(cost, 1 - _BASELINE_MOMENTUM)
-        return (log_q * (cost - baseline)).sum()
+        baseline = self._baselines.setdefault(cell_type, cost.clone())
+        score = (log_q * (cost - baseline)).sum()
+        baseline.lerp_(cost, 1 - _BASELINE_MOMENTUM)  # in place, so that a CUDA graph finds it again
+        return score
 
     def _add_credits(self, z_network: dict[CellType, Tensor]) -> None:
         for cell_type, sample in z_network.items():
             if sample.grad is not None:  # None when the stack has no cell of this type
                 credit = -(sample.detach() * sample.grad).sum(-1)
                 self._credit_sums[cell_type] += credit.sum(0) if credit.dim() == 2 else credit
-        self._num_steps += 1
 
 
 def initial_alpha(options: NetworkOptions, seed: int, device: torch.device) -> dict[CellType, nn.Parameter]:

@@ -17,7 +17,9 @@ import yaml
 from mlflow import MlflowClient
 
 from orchestrator.journal import Journal
+from search_core.cell import NetworkOptions
 from search_core.genotype import PUBLISHED, Genotype
+from search_core.memory import StepMemory
 from tests.orchestrator.tiny import (
     RETRAIN,
     SEARCH,
@@ -117,6 +119,87 @@ def test_profile_counts_the_weights_of_a_supernet(expected: dict[str, int]) -> N
     cost = json.loads(outcome.out)
     assert cost["params"] == expected["params_theta"]
     assert set(cost) == COST_KEYS
+
+
+SMALL_STEP = ["--supernet", "--init-channels", 4, "--cells", 3, "--input", "3x16x16", "--device", "cpu"]
+
+
+def test_profile_adds_the_memory_of_a_step() -> None:
+    outcome = snas("profile", *SMALL_STEP, "--batch-size", 4, "--recompute", "--json")
+    assert outcome.code == 0, outcome.said
+    data = json.loads(outcome.out)
+    assert set(data) == {*COST_KEYS, "memory"}
+    memory = data["memory"]
+    figures = {"weight_bytes", "saved_bytes", "peak_bytes"}
+    assert set(memory) == {*figures, "device", "batch_size", "recompute"}
+    assert (memory["device"], memory["batch_size"], memory["recompute"]) == ("cpu", 4, True)
+    assert memory["weight_bytes"] == 3 * 4 * data["params"]  # with gradients and momentum, four bytes each
+    assert 0 < memory["saved_bytes"] < memory["peak_bytes"] - memory["weight_bytes"]
+
+
+def test_profile_prints_the_memory_and_nothing_of_the_profiler() -> None:
+    outcome = snas("profile", *SMALL_STEP, "--batch-size", 4)
+    assert outcome.code == 0, outcome.said
+    for words in (
+        "supernet: 3 cells, 4 channels, 3x16x16, 10 classes",
+        "one training step: batch 4, cpu",
+        "weights, gradients and momentum (MB)",
+        "saved for the backward pass (MB)",
+        "peak of a step (MB)",
+    ):
+        assert words in outcome.said
+    assert "per GPU" not in outcome.said
+    assert outcome.err == ""
+
+
+def test_profile_says_how_many_searches_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(options: NetworkOptions, shape: Any, classes: int, batch_size: int, device: torch.device) -> StepMemory:
+        assert (options.cells, batch_size, str(device)) == (3, 4, "cuda:1")
+        return StepMemory(
+            weight_bytes=20_000_000,
+            saved_bytes=900_000_000,
+            peak_bytes=1_000_000_000,
+            device="Some GPU",
+            process_bytes=1_500_000_000,
+        )
+
+    monkeypatch.setattr("orchestrator.cli.profile.measure_apart", measure)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000_000_000, 80_000_000_000))
+    outcome = snas("profile", *SMALL_STEP[:-1], "cuda:1", "--batch-size", 4)
+    assert outcome.code == 0, outcome.said
+    assert "batch 4, Some GPU" in outcome.said
+    assert "peak of a step (MB) 1,000.0" in outcome.said
+    assert "with CUDA's own (MB) 1,500.0" in outcome.said
+    assert "data sets apart) 48" in outcome.said  # 0.9 * 80 / 1.5
+    refused(snas("profile", *SMALL_STEP[:-1], "cuda:2", "--batch-size", 4), "--device", "cuda:1", "cuda:2")
+
+
+def test_profile_says_in_one_line_why_a_step_failed() -> None:
+    outcome = snas("profile", *SMALL_STEP, "--input", "3x2x2", "--batch-size", 1)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert outcome.err.startswith("failed: a step of batch 1 on cpu: Expected more than 1 value per channel")
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["SNAS_mild", "--batch-size", "4"], ["--batch-size", "--supernet"]),
+        (["SNAS_mild", "--recompute"], ["--recompute", "--supernet"]),
+        (["SNAS_mild", "--device", "cpu"], ["--device", "--supernet"]),
+        (["--supernet", "--recompute"], ["--recompute", "--batch-size"]),
+        (["--supernet", "--device", "cpu"], ["--device", "--batch-size"]),
+        (["--supernet", "--batch-size", "0"], ["--batch-size", "0"]),
+        (["--supernet", "--batch-size", "4", "--device", "cuda:99"], ["--device", "cpu", "cuda:99"]),
+        (["--supernet", "--batch-size", "4", "--device", "tpu"], ["--device", "cpu", "tpu"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_profile_refuses_a_step_that_cannot_be(words: list[str], named: list[str]) -> None:
+    refused(snas("profile", *words), *named)
 
 
 MALFORMED = {

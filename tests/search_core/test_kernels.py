@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -222,3 +225,40 @@ def test_modules_of_torch_give_the_same_block_in_float32() -> None:
         block[1].weight.copy_(depthwise[0].unsqueeze(1))
         block[2].weight.copy_(pointwise[0, 0, :, :, None, None])
     torch.testing.assert_close(output, nhwc(block(nchw(x[0]))), rtol=1e-5, atol=1e-5)
+
+
+_UNDER_ALLOCATOR = """
+import torch
+from search_core.cell import NetworkOptions
+from search_core.kernels.backend import torch_only
+from search_core.supernet import Supernet
+
+torch.set_default_dtype(torch.float64)
+network = Supernet(NetworkOptions(nodes=2, cells=3, init_channels=16), (3, 16, 16), 10, seed=0)
+images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+z = {name: torch.full((5, 8), 0.125) for name in ("normal", "reduce")}
+
+def results():
+    logits = network(images, z)
+    return [logits, *torch.autograd.grad(logits.square().sum(), list(network.parameters()))]
+
+for _ in range(3):
+    ours = results()
+    with torch_only():
+        theirs = results()
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["MALLOC_PERTURB_", "MALLOC_MMAP_THRESHOLD_"])
+def test_kernels_read_no_memory_that_was_freed(setting: str, backend: str) -> None:
+    """glibc overwrites freed memory, or gives all of it back to the system: reading it would show, or crash."""
+    if backend == "torch":
+        pytest.skip("the process compares both")
+    value = {"MALLOC_PERTURB_": "64", "MALLOC_MMAP_THRESHOLD_": "4096"}[setting]
+    environment = {**os.environ, setting: value, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _UNDER_ALLOCATOR], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

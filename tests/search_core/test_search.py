@@ -417,3 +417,17 @@ def test_search_runs_on_a_gpu() -> None:
     assert [report.epoch for report in resumed] == [1, 2]
     assert math.isfinite(first.train_loss)
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+def test_cuda_graph_is_refused_without_a_gpu() -> None:
+    with pytest.raises(OptionsError, match="`cuda_graph` needs a CUDA device, got true on cpu"):
+        make(tiny_options(cuda_graph=True))
+
+
+def test_a_search_goes_on_with_other_ways_of_computing_the_same() -> None:
+    search = make(SEARCHES["default"])
+    search.run_epoch()
+    options = SEARCHES["default"]
+    resumed = make(replace(options, network=replace(options.network, recompute=True)))
+    resumed.load_state_dict(through_file(search.state_dict()))
+    assert [timeless(report) for report in resumed] == whole("default")[0][1:]

@@ -387,3 +387,36 @@ def test_estimators_approach_the_expected_one_at_low_temperature(log: bool, surr
     assert tolerance.max() < 0.1 * scale  # of the lowest temperature, or the above says little
     assert biases[0] > 0.3  # at 1.0 the relaxed expectation really is another one
     assert biases[2] < biases[1] < biases[0]
+
+
+# CUDA graph
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", ["reparam", "expected", "score_function"])
+@per_batch_and_cell
+def test_steps_replayed_from_a_cuda_graph_equal_steps_run_one_by_one(sample_per: SamplePer, estimator: Any) -> None:
+    """Over two epochs with other settings each; float32 sums in another order drift apart, hence 1e-3."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    losses = []
+    for cuda_graph in (False, True):
+        penalty = PenaltyOptions(estimator=estimator)
+        snas = Snas(
+            Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0).cuda(),
+            SnasOptions(sample_per=sample_per),
+            penalty,
+            CostTable(TINY_NETWORK, (1, 8, 8), "cuda"),
+            theta=THETA,
+            alpha=ALPHA,
+            seed=0,
+            cuda_graph=cuda_graph,
+        )
+        generator = torch.Generator("cuda").manual_seed(1)
+        images, labels = (tensor.cuda() for tensor in batch())
+        seen = []
+        for temperature, eta in ((1.0, 0.01), (0.5, 0.1)):
+            snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=0.01))
+            seen += [snas.step(images, labels, generator).loss for _ in range(6)]
+        losses.append(torch.stack(seen).cpu())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
