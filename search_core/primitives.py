@@ -61,7 +61,7 @@ class DilatedDepthwise(nn.Conv2d):
     """Depthwise conv of dilation 2.
 
     With stride 2 it reads every second pixel only, at every tap: so it is an ordinary conv of that sub-image, the same
-    sums. A search step takes 0.79 of the time on one CPU core (`tests/benchmarks/dilated.py`).
+    sums in a part of the time (`tests/benchmarks/dilated.py`).
     """
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
