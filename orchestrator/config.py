@@ -138,6 +138,11 @@ class StudySpec(pydantic.BaseModel):
             f"must differ in their metric, got {' and '.join(metrics)}",
         )
         yield "max_concurrent", concurrent is None or concurrent >= 1, f"must be at least 1, got {concurrent}"
+        yield (
+            "search.cuda_graph",
+            not self.search.cuda_graph or self.resources.gpu > 0,
+            f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
+        )
         yield from self._trial_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
