@@ -25,6 +25,7 @@ class GraphedStep:
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
         self._function = function
         self._remaining = _EAGER_STEPS
+        self._stream: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
@@ -36,9 +37,10 @@ class GraphedStep:
             return self._on_side_stream(inputs)
         if self._graph is None:
             self._inputs = tuple(tensor.clone() for tensor in inputs)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
                 self._outputs = self._function(*self._inputs)
+            self._graph = graph
         else:
             for place, tensor in zip(self._inputs, inputs, strict=True):
                 place.copy_(tensor)
@@ -46,13 +48,19 @@ class GraphedStep:
         return tuple(output.clone() for output in self._outputs)
 
     def forget(self) -> None:
-        """Record anew with the next call, because a number or a place in memory has changed."""
+        """Record anew, because a number has changed."""
         self._graph, self._inputs, self._outputs = None, (), ()
 
+    def start_over(self) -> None:
+        """Run as it is again and then record anew, because a place in memory has changed or is not there yet."""
+        self.forget()
+        self._remaining = _EAGER_STEPS
+
     def _on_side_stream(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream()
+        self._stream = torch.cuda.Stream() if self._stream is None else self._stream
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             results = self._function(*inputs)
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
         return results

@@ -10,8 +10,8 @@ end in a pointwise convolution, C channels, N images, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,7 +144,7 @@ class SearchCell(nn.Module):
         self.register_buffer("droppable_EO", torch.tensor(droppable), persistent=False)
         for stride, layout in self.layouts.items():
             self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns), persistent=False)
-        self._follows_statistics = True
+        self.follows_statistics = True
 
     def forward(
         self, before_previous: Tensor, previous: Tensor, z_EO: Tensor, drop_path: DropPath | None = None
@@ -169,7 +169,7 @@ class SearchCell(nn.Module):
             sums[targets], batch = self._send(nodes[number], self.strides[number], source, sums[targets])
             sent.append(batch)
         outputs = [node for node in sums if node is not None]
-        if self.training and self._follows_statistics:
+        if self.training and self.follows_statistics:
             self._follow(sent, outputs[0][..., 0].numel())
         return torch.cat(outputs, dim=3).permute(0, 3, 1, 2)
 
@@ -185,20 +185,9 @@ class SearchCell(nn.Module):
         assert isinstance(operation, EdgeWeights)
         return operation.state_of(row)
 
-    @contextmanager
-    def frozen_statistics(self) -> Iterator[None]:
+    def frozen_statistics(self) -> AbstractContextManager[None]:
         """Leave running statistics alone inside: what is computed there was computed before."""
-        norms = [module for module in self.inputs.modules() if isinstance(module, nn.BatchNorm2d)]
-        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-        self._follows_statistics = False
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        try:
-            yield
-        finally:
-            self._follows_statistics = True
-            for norm, (momentum, count) in zip(norms, before, strict=True):
-                norm.momentum, norm.num_batches_tracked = momentum, count
+        return _FrozenStatistics(self)
 
     def _build_operations(self) -> nn.ModuleDict:
         built = {
@@ -405,8 +394,29 @@ class SearchCell(nn.Module):
                 running += self._statistics([(name, "norm") for name in layout.pools], kind)
                 batch += torch.cat([pool[position] for pool in pools], dim=1).unbind()
             if running:
-                with torch.no_grad():
-                    torch._foreach_lerp_(running, list(torch._foreach_mul(batch, factor)), _MOMENTUM)
+                # As torch's batch norm, without a trace in autograd: a graph may still hold these tensors.
+                targets = [statistic.data for statistic in running]
+                torch._foreach_lerp_(targets, list(torch._foreach_mul(batch, factor)), _MOMENTUM)
+
+
+class _FrozenStatistics(AbstractContextManager[None]):
+    """See `SearchCell.frozen_statistics`; can be entered again, for one forward pass may be recomputed twice."""
+
+    def __init__(self, cell: SearchCell) -> None:
+        self._cell = cell
+        self._norms = [module for module in cell.inputs.modules() if isinstance(module, nn.BatchNorm2d)]
+        self._before: list[tuple[float | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        self._cell.follows_statistics = False
+        for norm in self._norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        self._cell.follows_statistics = True
+        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _pools(

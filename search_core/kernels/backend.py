@@ -38,6 +38,20 @@ def use_native(x: Tensor) -> bool:
     return _native_allowed and x.device.type == "cpu" and x.dtype in _LANES and x.shape[-1] % 4 == 0 and _has_numba()
 
 
+def check_layout(like: Tensor, *tensors: Tensor | None) -> None:
+    """Hold what kernels take for granted of the tensors whose addresses they get: one type, one device, no gaps.
+
+    Raises:
+        TypeError: if types or devices differ.
+    """
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if (tensor.dtype, tensor.device) != (like.dtype, like.device):
+            raise TypeError(f"all must be {like.dtype} on {like.device}, got {tensor.dtype} on {tensor.device}")
+        assert tensor.is_contiguous()
+
+
 @contextmanager
 def torch_only() -> Iterator[None]:
     """Compute everything inside with torch's own operations, as on machines without Numba."""
@@ -83,13 +97,13 @@ def over_images(kernel: Callable[..., None], num_images: int, parts: int, *argum
         for part in remaining:  # shared by all threads: each takes the next part
             kernel(part, bounds[part], bounds[part + 1], *arguments)
 
-    threads = min(parts, torch.get_num_threads())
-    if threads == 1:
+    threads = torch.get_num_threads()
+    if min(parts, threads) == 1:
         work()
     elif (openmp := _openmp_of_torch()) is not None:
-        _run_on_openmp(openmp, work, threads)
+        _run_on_openmp(openmp, work, threads)  # all of them: a smaller team would end threads that torch needs
     else:
-        for task in [_threads().submit(work) for _ in range(threads)]:
+        for task in [_threads().submit(work) for _ in range(min(parts, threads))]:
             task.result()
 
 

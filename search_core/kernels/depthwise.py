@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import check_layout, kind_of, num_parts, over_images, use_native
 
 
 def relu_depthwise(
@@ -28,29 +28,35 @@ def relu_depthwise(
 
     Args:
         x_GNHWC: one input for all edges (G = 1) or one for each, contiguous.
-        weights_BCKK: for each convolution the weights of all edges, of odd kernel sizes K.
+        weights_BCKK: for each convolution the weights of all edges, of kernel sizes K 3, 5 or 7.
         dilations: dilation of each convolution, 1 or 2.
         stride: 1 or 2; odd sizes round up.
 
     Returns:
         For each convolution (B, N, ceil(H / stride), ceil(W / stride), C).
+
+    Raises:
+        ValueError: if a kernel has another size.
     """
+    if any(weight.shape[-1] not in (3, 5, 7) for weight in weights_BCKK):
+        raise ValueError(f"kernels must be of 3, 5 or 7 pixels, got {[weight.shape[-1] for weight in weights_BCKK]}")
     return _ReluDepthwise.apply(x_GNHWC, tuple(dilations), stride, *weights_BCKK)  # type: ignore[no-any-return]
 
 
 class _ReluDepthwise(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dilations: tuple[int, ...], stride: int, *weights: Tensor) -> tuple[Tensor, ...]:
+        weights = tuple(weight.contiguous() for weight in weights)
         ctx.save_for_backward(x, *weights)
-        ctx.dilations, ctx.stride = dilations, stride
-        forward = _native_forward if use_native(x) else _torch_forward
+        ctx.dilations, ctx.stride, ctx.native = dilations, stride, use_native(x)
+        forward = _native_forward if ctx.native else _torch_forward
         return forward(x, dilations, stride, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        backward = _native_backward if use_native(x) else _torch_backward
+        backward = _native_backward if ctx.native else _torch_backward
         x_gradient, weight_gradients = backward(x, ctx.dilations, ctx.stride, weights, gradients)
         return x_gradient, None, None, *weight_gradients
 
@@ -94,6 +100,7 @@ def _jobs(
     weight_gradients: Sequence[Tensor], parts: int,
 ) -> np.ndarray[Any, np.dtype[np.int64]]:  # fmt: skip
     """One row per edge and convolution, ordered by input; columns as in `native_depthwise`."""
+    check_layout(x, x, *weights, *outputs)
     rows = []
     for edge in range(len(weights[0])):
         for weight, dilation, output, gradient in zip(weights, dilations, outputs, weight_gradients, strict=True):

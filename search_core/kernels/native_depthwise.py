@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from search_core.kernels.tiles import add_vectors, load, pointer, store, where_positive, zeros
+from search_core.kernels.tiles import add_vectors, kernel, load, pointer, store, where_positive, zeros
 
 #: Columns of a job: index of its input; kernel size; dilation; addresses of the weight (C, K, K), of the output or its
 #: gradient (N, H', W', C), and of the weight's gradient (parts, ...); elements from one part of the latter to the next.
@@ -195,7 +195,7 @@ def keep_alive(array: Any) -> None:
     """Use an array for the last time: Numba frees it after that, and pointers into it would not count as uses."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def forward(
     part: int, first: int, last: int, inputs: Any, jobs: Any, height: int, width: int, channels: int, stride: int,
     radius: int, like: Any, lanes: Any,
@@ -243,7 +243,7 @@ def forward(
     keep_alive(weights)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def backward(
     part: int, first: int, last: int, inputs: Any, input_gradients: Any, jobs: Any, height: int, width: int,
     channels: int, stride: int, radius: int, like: Any, lanes: Any,

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from search_core.kernels.tiles import (
     add,
     add_vectors,
     broadcast,
+    kernel,
     load,
     maximum,
     multiply,
@@ -24,7 +23,7 @@ from search_core.kernels.tiles import (
 )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def forward(
     part: int, first: int, last: int, source: int, largest: int, average: int, height: int, width: int, channels: int,
     stride: int, like: Any, lanes: Any,
@@ -69,7 +68,7 @@ def forward(
                         store(pointer(average + offset, like), at, 0, multiply(total, share))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def backward(
     part: int, first: int, last: int, source: int, gradient: int, largest: int, average: int, height: int, width: int,
     channels: int, stride: int, like: Any, lanes: Any,
@@ -124,7 +123,7 @@ def backward(
                             store(dx, pixel, 0, share_of_pixel)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def moments(
     part: int, first: int, last: int, maps: Any, shifts: Any, sums: Any, squares: Any, pixels: int, channels: int,
     like: Any, lanes: Any,

@@ -17,6 +17,7 @@ from search_core.kernels.tiles import (
     add_scalars,
     add_vectors,
     broadcast,
+    kernel,
     load,
     pointer,
     store,
@@ -48,11 +49,12 @@ def _outer_tile(
     left: Any, left_pixel: int, right: Any, right_pixel: int, pixels: int, out: Any, channels: int, i: int, j: int,
     rows: int, lanes: Any,
 ) -> None:  # fmt: skip
-    tile = load(out, i * channels + j, channels, rows, lanes)
+    tile = zeros(out, rows, lanes)  # sums of a block first: one running sum over all pixels would lose digits
     for p in range(pixels):
         factor = load(right, p * right_pixel + j, 0, 1, lanes)
         tile = add_scalars(tile, left, p * left_pixel + i, 1, factor)
-    store(out, i * channels + j, channels, tile)
+    at = i * channels + j
+    store(out, at, channels, add(tile, load(out, at, channels, rows, lanes)))
 
 
 @njit(inline="always")
@@ -71,7 +73,7 @@ def _outer(
         i += 4
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def moments(
     part: int, first: int, last: int, maps: Any, shifts: Any, sums: Any, grams: Any, pixels: int, channels: int,
     like: Any, lanes: Any,
@@ -134,7 +136,7 @@ def _product_tile(
     store(pointer(outputs[b, OUTPUT] + offset, like), at, channels, tile)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def forward(
     part: int, first: int, last: int, outputs: Any, terms: Any, features: Any, feature_keeps: Any, factors: Any,
     pixels: int, channels: int, flags: Any, like: Any, lanes: Any,
@@ -186,7 +188,7 @@ def forward(
     keep_alive(sums)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def reduce(
     part: int, first: int, last: int, gradients: Any, terms: Any, features: Any, feature_keeps: Any, matrices: Any,
     biases: Any, factors: Any, pixels: int, channels: int, flags: Any, like: Any, lanes: Any,
@@ -269,7 +271,7 @@ def _map_gradient_tile(
     store(pointer(maps[m, GRADIENT] + offset, like), p * channels + c, channels, tile)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def backward(
     part: int, first: int, last: int, maps: Any, uses: Any, gradients: Any, feature_gradients: Any, feature_keeps: Any,
     factors: Any, pixels: int, channels: int, flags: Any, like: Any, lanes: Any,

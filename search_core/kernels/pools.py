@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import check_layout, kind_of, num_parts, over_images, use_native
 
 EPSILON = 1e-5  # of every batch norm, as in `torch.nn.BatchNorm2d`
 
@@ -48,11 +48,12 @@ def normalised_pools(
 class _NormalisedPools(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, names: tuple[str, ...], stride: int, *given: Tensor) -> tuple[Tensor, ...]:
-        pools = (_native_pools if use_native(x) else _torch_pools)(x, names, stride)
+        ctx.native = use_native(x)
+        pools = (_native_pools if ctx.native else _torch_pools)(x, names, stride)
         if given:
             means, variances = given[: len(names)], given[len(names) :]
         else:
-            means, variances = (_native_moments if use_native(x) else _torch_moments)(pools)
+            means, variances = (_native_moments if ctx.native else _torch_moments)(pools)
         scales = [(variance + EPSILON).rsqrt() for variance in variances]
         normalised = tuple(
             torch.addcmul(-mean * scale, pool, scale, out=pool)
@@ -75,7 +76,7 @@ class _NormalisedPools(Function):
             _norm_backward(gradient, output, scale) if ctx.training else gradient * scale
             for gradient, output, scale in zip(gradients[:num], normalised, scales, strict=True)
         ]
-        backward = _native_pools_backward if use_native(x) else _torch_pools_backward
+        backward = _native_pools_backward if ctx.native else _torch_pools_backward
         return backward(x, ctx.names, ctx.stride, of_pools), None, None, *([None] * (0 if ctx.training else 2 * num))
 
 
@@ -92,6 +93,7 @@ def _norm_backward(gradient: Tensor, output: Tensor, scale: Tensor) -> Tensor:
 def _native_pools(x: Tensor, names: Sequence[str], stride: int) -> list[Tensor]:
     from search_core.kernels import native_pools
 
+    check_layout(x, x)
     num_images, height, width, channels = x.shape
     size = (num_images, -(-height // stride), -(-width // stride), channels)
     pools = {name: x.new_empty(size) for name in names}
@@ -130,6 +132,7 @@ def _native_pools_backward(x: Tensor, names: Sequence[str], stride: int, gradien
     num_images, height, width, channels = x.shape
     pools = dict(zip(names, (gradient.contiguous() for gradient in gradients), strict=True))
     result = torch.zeros_like(x)
+    check_layout(x, x, result, *pools.values())
     over_images(
         native_pools.backward, num_images, num_parts(num_images, x.numel()), x.data_ptr(), result.data_ptr(),
         *_addresses(pools), height, width, channels, stride, *kind_of(x),

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from search_core.kernels.backend import FLAGS, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import FLAGS, check_layout, kind_of, num_parts, over_images, use_native
 from search_core.kernels.pools import EPSILON
 
 
@@ -84,7 +84,7 @@ def normalised_sum(
 
 
 class _Terms(NamedTuple):
-    """What a sum is made of; `folded` holds V transposed (K, B, C_in, C_out), `biases` b (K, B, C)."""
+    """What a sum is made of, as in `normalised_sum`."""
 
     maps: Sequence[Tensor]
     features: Sequence[Tensor]
@@ -103,22 +103,22 @@ class _NormalisedSum(Function):
         bases = tensors[len(tensors) - num_edges :]
         terms = _Terms(maps, features, factors.contiguous(), keep)  # type: ignore[arg-type]
         weights_KB1 = weights.t().unsqueeze(2)
+        ctx.native = use_native(terms.features[0] if features else terms.maps[0])
         if given is None:
-            means_in, covariances = _moments(terms.maps, matrices)
+            means_in, covariances = _moments(terms.maps, matrices, ctx.native)
             means = (matrices @ means_in.unsqueeze(3)).squeeze(3)
             products = matrices @ covariances
-            variances = (products * matrices).sum(3)
+            variances = (products * matrices).sum(3).clamp_min(0)  # rounding may leave less
         else:
             means_in = covariances = products = matrices.new_empty(0)
             means, variances = given
         scales = (variances + EPSILON).rsqrt()
         folded = (weights_KB1 * scales).unsqueeze(3) * matrices
         biases = -weights_KB1 * scales * means
-        native = use_native(terms.features[0] if features else terms.maps[0])
         shapes = [torch.Size((num_edges, *size))] if stacked else [size] * num_edges
         results = tuple(matrices.new_empty(shape) for shape in shapes)
         outputs: Sequence[Tensor] = results[0].unbind() if stacked else results
-        (_native_sum if native else _torch_sum)(terms, folded, biases, bases, outputs)
+        (_native_sum if ctx.native else _torch_sum)(terms, folded, biases, bases, outputs)
         ctx.save_for_backward(matrices, weights, factors, means_in, means, products, scales, *maps, *features)
         ctx.keep, ctx.training, ctx.stacked, ctx.num_maps = keep, given is None, stacked, num_maps
         ctx.has_base = [base is not None for base in bases]
@@ -134,8 +134,7 @@ class _NormalisedSum(Function):
         terms = _Terms(tensors[: ctx.num_maps], tensors[ctx.num_maps :], factors.contiguous(), ctx.keep)
         of_outputs = gradients[0].unbind() if ctx.stacked else gradients[: len(weights)]
         outputs = [gradient.contiguous() for gradient in of_outputs]
-        native = use_native(outputs[0])
-        outer, sums, factor_gradients = (_native_reduce if native else _torch_reduce)(terms, outputs)
+        outer, sums, factor_gradients = (_native_reduce if ctx.native else _torch_reduce)(terms, outputs)
 
         weights_KB1 = weights.t().unsqueeze(2)
         folded = (weights_KB1 * scales).unsqueeze(3) * matrices
@@ -154,7 +153,7 @@ class _NormalisedSum(Function):
             own = matrices.transpose(2, 3) @ (of_variances.unsqueeze(3) * matrices) * (2 / pixels)
             of_means = -(sums.unsqueeze(2) @ folded).squeeze(2)
             constants = of_means / pixels - (means_in.unsqueeze(2) @ own).squeeze(2)
-        backward = _native_backward if native else _torch_backward
+        backward = _native_backward if ctx.native else _torch_backward
         map_gradients, feature_gradients = backward(terms, outputs, folded, own, constants)
         base_gradients = (gradient if has else None for gradient, has in zip(outputs, ctx.has_base, strict=True))
         return (
@@ -163,12 +162,12 @@ class _NormalisedSum(Function):
         )  # fmt: skip
 
 
-def _moments(maps: Sequence[Tensor], matrices: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(maps: Sequence[Tensor], matrices: Tensor, native: bool) -> tuple[Tensor, Tensor]:
     """Means (K, B, C) and biased covariances (K, B, C, C) of all maps."""
     if not maps:
         return matrices.new_zeros(matrices.shape[:3]), matrices.new_zeros(matrices.shape)
     shifts = torch.cat([z[:, 0].mean((1, 2)) for z in maps])
-    sums, grams = (_native_moments if use_native(maps[0]) else _torch_moments)(maps, shifts)
+    sums, grams = (_native_moments if native else _torch_moments)(maps, shifts)
     pixels = maps[0][0, ..., 0].numel()
     offsets = sums / pixels
     covariances = grams / pixels - offsets.unsqueeze(2) * offsets.unsqueeze(1)
@@ -235,6 +234,7 @@ def _native_sum(
 
     num_edges, num_maps, size = len(bases), len(terms.maps), outputs[0].shape
     transposed, biases, keeps = folded.transpose(2, 3).contiguous(), biases.contiguous(), _keeps(terms, num_edges)
+    check_layout(outputs[0], *terms.maps, *terms.features, *bases, *outputs, transposed, biases, terms.factors)
     columns = (
         _map_addresses(terms.maps, num_edges),
         _addresses(transposed, num_maps, num_edges).T,
@@ -244,7 +244,8 @@ def _native_sum(
     over_images(
         native_product.forward, size[0], num_parts(size[0], outputs[0].numel()),
         np.stack([_starts(outputs), _starts(bases)], axis=1), np.stack(columns, axis=2), _starts(terms.features),
-        keeps[:, num_maps:], terms.factors.numpy(), size[1] * size[2], size[3], FLAGS, *kind_of(outputs[0]),
+        np.ascontiguousarray(keeps[:, num_maps:]), terms.factors.numpy(), size[1] * size[2], size[3], FLAGS,
+        *kind_of(outputs[0]),
     )  # fmt: skip
 
 
@@ -253,6 +254,7 @@ def _native_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, 
 
     num_edges, num_maps, num_features = len(gradients), len(terms.maps), len(terms.features)
     num_images, height, width, channels = gradients[0].shape
+    check_layout(terms.factors, *gradients)
     like, lanes = kind_of(gradients[0])
     parts = num_parts(num_images, gradients[0].numel())
     outer = gradients[0].new_zeros((parts, num_edges, num_maps, channels, channels))
@@ -262,8 +264,8 @@ def _native_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, 
     columns = (addresses, np.zeros_like(addresses), np.zeros_like(addresses), keeps[:, :num_maps])
     over_images(
         native_product.reduce, num_images, parts, _starts(gradients), np.stack(columns, axis=2),
-        _starts(terms.features), keeps[:, num_maps:], outer.numpy(), sums.numpy(), factors.numpy(), height * width,
-        channels, FLAGS, like, lanes,
+        _starts(terms.features), np.ascontiguousarray(keeps[:, num_maps:]), outer.numpy(), sums.numpy(),
+        factors.numpy(), height * width, channels, FLAGS, like, lanes,
     )  # fmt: skip
     return outer.sum(0).transpose(0, 1), sums.sum(0).transpose(0, 1), factors.sum((0, 3))
 
@@ -295,7 +297,7 @@ def _native_backward(
         used += num_edges
     over_images(
         native_product.backward, num_images, num_parts(num_images, gradients[0].numel()), np.concatenate(maps),
-        np.concatenate(uses), _starts(gradients), _starts(feature_gradients), keeps[:, num_maps:],
+        np.concatenate(uses), _starts(gradients), _starts(feature_gradients), np.ascontiguousarray(keeps[:, num_maps:]),
         terms.factors.numpy(), height * width, channels, FLAGS, *kind_of(gradients[0]),
     )  # fmt: skip
     return map_gradients, feature_gradients

@@ -10,12 +10,25 @@ specialises on it as it does on types. All functions here are expanded in place;
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+#: Changes with every kernel's code: Numba notices changes in the file of a cached function only, not in those it calls.
+_SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).hexdigest()[:12]
+
+
+def kernel(function: Any) -> Any:
+    """Compile a function that runs without the interpreter's lock; the machine code is kept on disk."""
+    function.__qualname__ += f"_{_SOURCES}"  # part of the name of the file
+    return njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
 class Tile(types.Type):

@@ -99,6 +99,8 @@ class Snas(Strategy):
         self._num_steps = 0
         if self._graph is not None:
             self._graph.forget()  # learning rate, temperature and eta are part of it
+            self._theta_optimiser.zero_grad()  # gradients lie in the memory of the graph
+            self._alpha_optimiser.zero_grad()
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Update theta and alpha jointly on one batch (SNAS algorithm 1); arguments as in `Strategy.step`."""
@@ -175,12 +177,20 @@ class Snas(Strategy):
             for cell_type, alpha in self._alpha.items():
                 alpha.copy_(state["alpha"][cell_type])
         self._theta_optimiser.load_state_dict(state["theta_optimiser"])
-        self._alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        self._load_alpha_optimiser(state["alpha_optimiser"])
         if self._graph is not None:
-            self._graph.forget()
+            self._graph.start_over()
         self._baselines = {
             cell_type: baseline.to(self._alpha[cell_type].device) for cell_type, baseline in state["baselines"].items()
         }
+
+    def _load_alpha_optimiser(self, state: dict[str, Any]) -> None:
+        """The state may come from a search with another `cuda_graph`, which decides where Adam counts its steps."""
+        capturable = self._graph is not None
+        groups = [{**group, "capturable": capturable} for group in state["param_groups"]]
+        self._alpha_optimiser.load_state_dict({**state, "param_groups": groups})
+        for alpha, moments in self._alpha_optimiser.state.items():
+            moments["step"] = moments["step"].to(alpha.device if capturable else "cpu")
 
     def _sample(self, generator: torch.Generator) -> dict[CellType, Tensor]:
         """Log of a concrete sample per cell type, (E, O), or (L, E, O) when drawn per cell."""

@@ -48,7 +48,8 @@ def trained_supernet(options: NetworkOptions, input_shape: tuple[int, int, int] 
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(2)))
         choices = random_choices(options, seeded(3))
         uniform = {
-            name: torch.ones_like(choice, dtype=torch.float32) / choice.shape[1] for name, choice in choices.items()
+            name: torch.ones_like(choice, dtype=torch.get_default_dtype()) / choice.shape[1]
+            for name, choice in choices.items()
         }
         for seed in range(2):
             supernet(torch.randn(8, *input_shape, generator=seeded(seed)), uniform)

@@ -18,7 +18,7 @@ from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
 from search_core.strategies.snas import Snas, SnasOptions, derive_genotype, initial_alpha
 from search_core.supernet import Supernet
-from tests.search_core.tiny import CPU, TINY_NETWORK, seeded
+from tests.search_core.tiny import CPU, TINY_NETWORK, differences, seeded, through_file
 
 SamplePer = Literal["batch", "cell"]
 THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
@@ -420,3 +420,14 @@ def test_steps_replayed_from_a_cuda_graph_equal_steps_run_one_by_one(sample_per:
             seen += [snas.step(images, labels, generator).loss for _ in range(6)]
         losses.append(torch.stack(seen).cpu())
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_state_of_a_search_with_a_cuda_graph_goes_on_without_one() -> None:
+    plain, resumed = build(), build()
+    plain.step(*batch(), seeded(1))
+    state = through_file(plain.state_dict())
+    for group in state["alpha_optimiser"]["param_groups"]:
+        group["capturable"] = True  # what a search with a graph would have written
+    resumed.load_state_dict(state)
+    assert torch.equal(plain.step(*batch(), seeded(2)).loss, resumed.step(*batch(), seeded(2)).loss)
+    assert differences(plain.state_dict(), resumed.state_dict()) == []

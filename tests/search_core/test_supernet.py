@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from search_core.cell import NetworkOptions, cell_edges
-from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType
+from search_core.child import discretised_forward
+from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType, Edge, Genotype
 from search_core.supernet import Supernet
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, seeded
 
@@ -119,3 +121,30 @@ def test_alpha_is_no_parameter_of_the_supernet() -> None:
     supernet = Supernet(NetworkOptions(cells=2, init_channels=2), (1, 8, 8), 10, seed=0)
     assert {name.split(".")[0] for name, _ in supernet.named_parameters()} == {"stem", "cells", "classifier"}
     assert not any(f"operations.{PRIMITIVES[0]}" in name for name, _ in supernet.named_modules())
+
+
+# Several passes
+
+
+def test_recomputed_cells_can_be_gone_through_backward_twice() -> None:
+    images, z = torch.randn(4, 1, 8, 8, generator=seeded(1)), relaxed(TINY_NETWORK)
+    gradients = []
+    for recompute in (False, True):
+        supernet = Supernet(replace(TINY_NETWORK, recompute=recompute), (1, 8, 8), 10, seed=0)
+        loss = supernet(images, z).square().sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        gradients.append([parameter.grad for parameter in supernet.parameters()])
+        statistics = {name: value for name, value in supernet.named_buffers() if "num_batches" in name}
+        assert all(count == 1 for count in statistics.values())
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_a_discretised_pass_and_one_of_the_whole_can_share_a_backward() -> None:
+    supernet, z = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), relaxed(TINY_NETWORK)
+    edges = (Edge("dil_conv_3x3", 0, 2), Edge("max_pool_3x3", 2, 3))
+    images = torch.randn(4, 1, 8, 8, generator=seeded(1))
+    discretised = discretised_forward(supernet, Genotype(edges, (2, 3), edges, (2, 3)), images)
+    (discretised.sum() + supernet(images, z).sum()).backward()
+    assert all(parameter.grad is not None for parameter in supernet.parameters())
