@@ -143,6 +143,11 @@ class StudySpec(pydantic.BaseModel):
             not self.search.cuda_graph or self.resources.gpu > 0,
             f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
         )
+        yield (
+            "search.precision",
+            self.search.precision == "float32" or self.resources.gpu > 0,
+            f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
+        )
         yield from self._trial_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite

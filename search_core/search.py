@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from search_core.cell import NetworkOptions
 from search_core.child import inherit_child
 from search_core.cost import COST_KINDS, CostTable, child_cost
 from search_core.data import DatasetOptions, ImageData, check_batch_size
-from search_core.errors import NonFiniteLossError, StateError, require, require_equal
+from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.network import make_generators
@@ -48,6 +48,8 @@ class SearchOptions:
         batch_size: images a step, at least 2.
         recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
         cuda_graph: replay training steps from a CUDA graph: on a GPU, where small kernels wait for their launches.
+        precision: type of the searchable network's convolutions and products on a GPU; statistics, nodes and weights
+            stay float32. Child networks are evaluated in float32.
         seed: seed of initial weights, data order, augmentation and architecture samples; a study sets its own.
 
     Raises:
@@ -65,10 +67,12 @@ class SearchOptions:
     batch_size: int = 64
     recalibration_batches: int = 16
     cuda_graph: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(
+            *literal_rules(self),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
             ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
             (
@@ -90,7 +94,7 @@ class Search:
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if a CUDA graph is asked for on another device.
+        OptionsError: if a CUDA graph or bfloat16 is asked for on another device.
     """
 
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
@@ -98,8 +102,11 @@ class Search:
         self.options, self.data = options, data
         self.epoch = 0
         self._device = torch.device(device)
-        is_possible = not options.cuda_graph or self._device.type == "cuda"
-        require(("cuda_graph", is_possible, f"needs a CUDA device, got true on {self._device}"))
+        on_gpu = self._device.type == "cuda"
+        require(
+            ("cuda_graph", on_gpu or not options.cuda_graph, f"needs a CUDA device, got true on {self._device}"),
+            ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
+        )
         self._costs = CostTable(options.network, data.input_shape, self._device)
         self.strategy: Strategy = build_strategy(options, data, self._costs, self._device)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
@@ -274,6 +281,7 @@ def build_strategy(options: SearchOptions, data: ImageData, costs: CostTable, de
         alpha=options.alpha,
         seed=options.seed,
         cuda_graph=options.cuda_graph,
+        autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
     )
 
 

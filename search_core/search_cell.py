@@ -157,7 +157,8 @@ class SearchCell(nn.Module):
             z_EO: architecture weights, edges ordered as in `cell_edges`.
             drop_path: which operations to leave out.
         """
-        nodes = [x.permute(0, 2, 3, 1).contiguous() for x in self.inputs(before_previous, previous)]
+        inputs = self.inputs(before_previous, previous)  # in half precision under autocast; nodes never are
+        nodes = [x.permute(0, 2, 3, 1).contiguous().to(z_EO.dtype) for x in inputs]
         sums: list[Tensor | None] = [None] * self.num_nodes
         sent = []
         for number, source in enumerate(self._sources(z_EO, drop_path)):

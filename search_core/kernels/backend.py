@@ -38,6 +38,11 @@ def use_native(x: Tensor) -> bool:
     return _native_allowed and x.device.type == "cpu" and x.dtype in _LANES and x.shape[-1] % 4 == 0 and _has_numba()
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """What `torch.autocast` asks for on a device; None where it is off."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
 def check_layout(like: Tensor, *tensors: Tensor | None) -> None:
     """Hold what kernels take for granted of the tensors whose addresses they get: one type, one device, no gaps.
 

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import check_layout, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import autocast_dtype, check_layout, kind_of, num_parts, over_images, use_native
 
 
 def relu_depthwise(
@@ -40,6 +40,8 @@ def relu_depthwise(
     """
     if any(weight.shape[-1] not in (3, 5, 7) for weight in weights_BCKK):
         raise ValueError(f"kernels must be of 3, 5 or 7 pixels, got {[weight.shape[-1] for weight in weights_BCKK]}")
+    if not use_native(x_GNHWC) and (dtype := autocast_dtype(x_GNHWC.device)) is not None:
+        x_GNHWC, weights_BCKK = x_GNHWC.to(dtype), [weight.to(dtype) for weight in weights_BCKK]
     return _ReluDepthwise.apply(x_GNHWC, tuple(dilations), stride, *weights_BCKK)  # type: ignore[no-any-return]
 
 

@@ -75,10 +75,11 @@ def normalised_sum(
     factors_BQ = weights_BK.new_empty((len(weights_BK), 0)) if factors_BQ is None else factors_BQ
     bases = tuple(bases_NHWC) if bases_NHWC is not None else (None,) * len(weights_BK)
     like = maps_GNHWC[0][0] if maps_GNHWC else features_NHWC[0]
-    results = _NormalisedSum.apply(
-        like.shape, keep_BON, statistics, stacked, len(maps_GNHWC), matrices_KBCC, weights_BK, factors_BQ, *maps_GNHWC,
-        *features_NHWC, *bases,
-    )  # fmt: skip
+    with torch.autocast(like.device.type, enabled=False):  # what is cheap in half precision, and right, is cast below
+        results = _NormalisedSum.apply(
+            like.shape, keep_BON, statistics, stacked, len(maps_GNHWC), matrices_KBCC, weights_BK, factors_BQ,
+            *maps_GNHWC, *features_NHWC, *bases,
+        )  # fmt: skip
     num_outputs = 1 if stacked else len(bases)
     return results[:num_outputs], statistics or Statistics(*results[num_outputs:])
 
@@ -166,7 +167,7 @@ def _moments(maps: Sequence[Tensor], matrices: Tensor, native: bool) -> tuple[Te
     """Means (K, B, C) and biased covariances (K, B, C, C) of all maps."""
     if not maps:
         return matrices.new_zeros(matrices.shape[:3]), matrices.new_zeros(matrices.shape)
-    shifts = torch.cat([z[:, 0].mean((1, 2)) for z in maps])
+    shifts = torch.cat([z[:, 0].to(matrices.dtype).mean((1, 2)) for z in maps])
     sums, grams = (_native_moments if native else _torch_moments)(maps, shifts)
     pixels = maps[0][0, ..., 0].numel()
     offsets = sums / pixels
@@ -318,7 +319,7 @@ def _masked(x_BNHWC: Tensor, terms: _Terms, term: int) -> Tensor:
 def _torch_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Tensor]:
     sums, grams = [], []
     for z, shift in zip(maps, shifts.split([len(z) for z in maps]), strict=True):
-        shifted = z.flatten(1, 3) - shift.unsqueeze(1)
+        shifted = z.flatten(1, 3) - shift.unsqueeze(1)  # in the type of the weights, whatever that of the maps
         sums.append(shifted.sum(1))
         grams.append(shifted.transpose(1, 2) @ shifted)
     return torch.cat(sums), torch.cat(grams)
@@ -330,7 +331,7 @@ def _torch_sum(
     num_edges, zeros = len(bases), outputs[0].new_zeros(outputs[0].shape)
     total = torch.stack([zeros if base is None else base for base in bases])
     for k, z in enumerate(terms.maps):
-        product = torch.baddbmm(biases[k].unsqueeze(1), _rows(z, num_edges), folded[k].transpose(1, 2))
+        product = torch.bmm(_rows(z, num_edges), folded[k].transpose(1, 2).to(z.dtype)) + biases[k].unsqueeze(1)
         total += _masked(product.view(total.shape), terms, k)
     for q, feature in enumerate(terms.features):
         scaled = terms.factors[:, q, None, None, None, None] * feature
@@ -345,7 +346,7 @@ def _torch_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, T
     sums = stacked.new_zeros((num_maps, num_edges, channels))
     for k, z in enumerate(terms.maps):
         rows = _masked(stacked, terms, k).flatten(1, 3)
-        outer[k] = rows.transpose(1, 2) @ _rows(z, num_edges)
+        outer[k] = rows.transpose(1, 2) @ _rows(z, num_edges).to(rows.dtype)
         sums[k] = rows.sum(1)
     factors = stacked.new_zeros((num_edges, len(terms.features)))
     for q, feature in enumerate(terms.features):
@@ -359,9 +360,9 @@ def _torch_backward(
     stacked, num_edges = torch.stack(list(gradients)), len(gradients)
     map_gradients, feature_gradients = [], []
     for k, z in enumerate(terms.maps):
-        result = _masked(stacked, terms, k).flatten(1, 3) @ folded[k]
+        result = _masked(stacked, terms, k).flatten(1, 3).to(z.dtype) @ folded[k].to(z.dtype)
         if own is not None and constants is not None:
-            result = result + torch.baddbmm(constants[k].unsqueeze(1), _rows(z, num_edges), own[k])
+            result = result + _rows(z, num_edges) @ own[k].to(z.dtype) + constants[k].unsqueeze(1).to(z.dtype)
         result = result.sum(0, keepdim=True) if len(z) == 1 else result
         map_gradients.append(result.view(z.shape))
     for q, feature in enumerate(terms.features):

@@ -54,6 +54,7 @@ class Snas(Strategy):
         alpha: optimiser of the architecture parameters.
         seed: seed of the initial alpha.
         cuda_graph: whether to replay steps from a CUDA graph.
+        autocast: type in which convolutions and products run, None for that of the weights.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Snas(Strategy):
         alpha: AlphaOptions,
         seed: int,
         cuda_graph: bool = False,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.supernet = supernet
         self._options, self._penalty, self._costs, self._theta = options, penalty, costs, theta
@@ -87,6 +89,7 @@ class Snas(Strategy):
         self._credit_sums = {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()}
         self._num_steps = 0
         self._baselines: dict[CellType, Tensor] = {}
+        self._autocast = autocast
         self._graph = GraphedStep(self._update) if cuda_graph else None
 
     def begin_epoch(self, settings: EpochSettings) -> None:
@@ -119,7 +122,7 @@ class Snas(Strategy):
         z_network = {cell_type: sample.view_as(sample) for cell_type, sample in z.items()}
         for sample in z_network.values():
             sample.retain_grad()
-        logits = self.supernet(images, z_network)
+        logits = self._logits(images, z_network)
         task_loss = functional.cross_entropy(logits, labels)
         penalty, surrogate = self._penalise(z, log_z)
 
@@ -137,7 +140,13 @@ class Snas(Strategy):
         """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
         with torch.no_grad():
             z = {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
-            return self.supernet(images, z)  # type: ignore[no-any-return]
+            return self._logits(images, z)
+
+    def _logits(self, images: Tensor, z: dict[CellType, Tensor]) -> Tensor:
+        enabled = self._autocast is not None
+        with torch.autocast(images.device.type, self._autocast, enabled=enabled, cache_enabled=self._graph is None):
+            logits: Tensor = self.supernet(images, z)
+        return logits.to(images.dtype)
 
     def alpha(self) -> dict[CellType, Tensor]:
         """Architecture parameters (E, O) per cell type, detached."""

@@ -142,6 +142,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("short tuple", replaced("{name: digits}", "{name: fake, shape: [3, 32]}"), [("search.dataset.shape", "item 3 is missing, got [3, 32]")]),
     ("long tuple", replaced("{name: digits}", "{name: fake, shape: [3, 32, 32, 1]}"), [("search.dataset.shape", "must have at most 3 items, got [3, 32, 32, 1]")]),
     ("list item", replaced("nodes: 4", "primitives: [none, 3]"), [("search.network.primitives[1]", "must be text, got 3")]),
+    ("bfloat16 without a GPU", replaced("epochs: 12", "epochs: 12\n  precision: bfloat16"), [("search.precision", "must be float32 with `resources.gpu` 0.0, got bfloat16")]),
     ("graph without a GPU", replaced("epochs: 12", "epochs: 12\n  cuda_graph: true"), [("search.cuda_graph", "needs a GPU, got true with `resources.gpu` 0.0")]),
     ("out of range", replaced("epochs: 12", "epochs: 0"), [("search.epochs", "must be at least 1, got 0")]),
     ("end above start", replaced("end: 0.1", "end: 1.5"), [("search.temperature.end", "must be in (0, `start`] with `start` 1.0, got 1.5")]),

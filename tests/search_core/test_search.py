@@ -431,3 +431,8 @@ def test_a_search_goes_on_with_other_ways_of_computing_the_same() -> None:
     resumed = make(replace(options, network=replace(options.network, recompute=True)))
     resumed.load_state_dict(through_file(search.state_dict()))
     assert [timeless(report) for report in resumed] == whole("default")[0][1:]
+
+
+def test_bfloat16_is_refused_without_a_gpu() -> None:
+    with pytest.raises(OptionsError, match="`precision` must be float32 on cpu"):
+        make(tiny_options(precision="bfloat16"))
