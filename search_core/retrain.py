@@ -22,7 +22,7 @@ from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
 from search_core.network import make_generators
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

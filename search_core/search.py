@@ -29,7 +29,7 @@ from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
 from search_core.strategies.snas import Snas, SnasOptions
 from search_core.supernet import Supernet
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

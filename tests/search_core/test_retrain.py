@@ -77,7 +77,7 @@ def test_state_of_another_retraining_is_refused(changes: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("state", [{}, {"format": 0}])
 def test_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(StateError, match=r"the state's format must be 1, got (None|0)"):
+    with pytest.raises(StateError, match=r"the state's format must be 2, got (None|0)"):
         make().load_state_dict(state)
 
 

@@ -128,9 +128,9 @@ def test_state_is_taken_over_when_only_the_place_of_the_data_changed() -> None:
     assert moved.epoch == EPOCHS
 
 
-@pytest.mark.parametrize("state", [{}, {"format": 99}])
+@pytest.mark.parametrize("state", [{}, {"format": 1}, {"format": 99}])
 def test_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(StateError, match=r"the state's format must be 1, got (None|99)"):
+    with pytest.raises(StateError, match=r"the state's format must be 2, got (None|1|99)"):
         make(SEARCHES["default"]).load_state_dict(state)
 
 
