@@ -208,7 +208,7 @@ class SearchCell(nn.Module):
     # What a source needs, cut from what the cell has: once per cell, so that each weight gets its gradient in one piece
 
     def _sources(self, z_EO: Tensor, drop_path: DropPath | None) -> list[_Source]:
-        layout = self.layouts[1 if 1 in self.layouts else 2]  # for what does not depend on the stride
+        layout = self.layouts[self.strides[-1]]  # for what does not depend on the stride
         kernels = [self._split(name, "depthwise1.weight", 2) for name in layout.twice]
         kernels += [self._split(name, "depthwise.weight", 2) for name in layout.once]
         matrices = [self._split(name, "pointwise1.weight") for name in layout.twice]

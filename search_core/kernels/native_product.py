@@ -46,30 +46,28 @@ def _is_kept(address: int, image: int, flags: Any) -> bool:
 
 @njit(inline="always")
 def _outer_tile(
-    left: Any, left_pixel: int, right: Any, right_pixel: int, pixels: int, out: Any, channels: int, i: int, j: int,
+    left: Any, right: Any, pixels: int, out: Any, channels: int, i: int, j: int,
     rows: int, lanes: Any,
 ) -> None:  # fmt: skip
     tile = zeros(out, rows, lanes)  # sums of a block first: one running sum over all pixels would lose digits
     for p in range(pixels):
-        factor = load(right, p * right_pixel + j, 0, 1, lanes)
-        tile = add_scalars(tile, left, p * left_pixel + i, 1, factor)
+        factor = load(right, p * channels + j, 0, 1, lanes)
+        tile = add_scalars(tile, left, p * channels + i, 1, factor)
     at = i * channels + j
     store(out, at, channels, add(tile, load(out, at, channels, rows, lanes)))
 
 
 @njit(inline="always")
-def _outer(
-    left: Any, left_pixel: int, right: Any, right_pixel: int, pixels: int, out: Any, channels: int, lanes: Any
-) -> None:
+def _outer(left: Any, right: Any, pixels: int, out: Any, channels: int, lanes: Any) -> None:
     """`out[i, j] += sum_p left[p, i] right[p, j]`."""
     i = 0
     while i + 8 <= channels:
         for j in range(0, channels, len(lanes)):
-            _outer_tile(left, left_pixel, right, right_pixel, pixels, out, channels, i, j, 8, lanes)
+            _outer_tile(left, right, pixels, out, channels, i, j, 8, lanes)
         i += 8
     while i < channels:
         for j in range(0, channels, len(lanes)):
-            _outer_tile(left, left_pixel, right, right_pixel, pixels, out, channels, i, j, 4, lanes)
+            _outer_tile(left, right, pixels, out, channels, i, j, 4, lanes)
         i += 4
 
 
@@ -109,7 +107,7 @@ def moments(
                     store(shifted, p * channels + c, 0, row)
                     summed = add_vectors(summed, shifted, p * channels + c, 0, one)
                 store(total, c, 0, summed)
-            _outer(shifted, channels, shifted, channels, size, gram, channels, lanes)
+            _outer(shifted, shifted, size, gram, channels, lanes)
     keep_alive(scratch)
 
 
@@ -247,7 +245,7 @@ def reduce(
                     if _is_kept(terms[b, t, KEEP], image, flags):
                         right = pointer(terms[b, t, MAP] + offset + begin * channels * like.itemsize, like)
                         target = pointer(matrices[part, b, t].ctypes.data, like)
-                        _outer(left, channels, right, channels, size, target, channels, lanes)
+                        _outer(left, right, size, target, channels, lanes)
     keep_alive(sums)
 
 

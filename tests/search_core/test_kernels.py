@@ -26,6 +26,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+#: For what torch's own operations do not promise, or have no part in.
+with_numba_only = pytest.mark.parametrize("backend", ["numba"], indirect=True)
+
+
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
 
@@ -206,19 +210,17 @@ def test_float32_variances_of_weak_directions_are_not_negative() -> None:
         assert all(values.isfinite().all() for values in (*outputs, *gradients(list(outputs), [leaf, matrix])))
 
 
-def test_float32_gram_matrices_are_summed_with_care(backend: str) -> None:
+@with_numba_only
+def test_float32_gram_matrices_are_summed_with_care() -> None:
     """Variances of 260,000 positive numbers to 2e-6: torch's matrix product is off by 7e-5 on the machine of CI."""
-    if backend == "torch":
-        pytest.skip("the order of its sums is torch's")
     z = 1 + normal(1, 64, 64, 64, 4, dtype=torch.float32).abs()
     _, statistics = normalised_sum([z], torch.eye(4).expand(1, 1, 4, 4), torch.ones(1, 1))
     exact = z.double().flatten(0, 3).var(0, correction=0)
     torch.testing.assert_close(statistics.variance[0, 0].double(), exact, rtol=2e-6, atol=0)
 
 
-def test_backward_uses_the_code_of_the_forward(backend: str) -> None:
-    if backend == "torch":
-        pytest.skip("about a change from torch to Numba")
+@with_numba_only
+def test_backward_uses_the_code_of_the_forward() -> None:
     x, kernel, matrix = leaves(normal(1, 2, 6, 6, 8), normal(2, 8, 3, 3), normal(1, 2, 8, 8))
     results = []
     for context in (nullcontext(), torch_only()):
@@ -229,9 +231,8 @@ def test_backward_uses_the_code_of_the_forward(backend: str) -> None:
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 
 
-def test_tensors_of_another_type_are_refused_by_the_kernels(backend: str) -> None:
-    if backend == "torch":
-        pytest.skip("torch refuses by itself")
+@with_numba_only
+def test_tensors_of_another_type_are_refused_by_the_kernels() -> None:
     x, z = normal(1, 2, 6, 6, 8, dtype=torch.float32), normal(2, 2, 6, 6, 8, dtype=torch.float32)
     with pytest.raises(TypeError, match=r"all must be torch.float32 on cpu, got torch.float64 on cpu"):
         relu_depthwise(x, [normal(2, 8, 3, 3)], (1,), 1)
@@ -245,9 +246,8 @@ def test_kernel_sizes_without_a_kernel_are_refused() -> None:
         relu_depthwise(normal(1, 2, 6, 6, 8), [normal(2, 8, 9, 9)], (1,), 1)
 
 
-def test_results_do_not_depend_on_the_number_of_threads(backend: str) -> None:
-    if backend == "torch":
-        pytest.skip("torch's own operations do not promise it")
+@with_numba_only
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
     x, kernel = normal(1, 16, 32, 32, 16, dtype=torch.float32), normal(2, 16, 3, 3, dtype=torch.float32)
     matrix = normal(1, 2, 16, 16, dtype=torch.float32)
     assert num_parts(16, x.numel()) > 1
@@ -305,12 +305,11 @@ for _ in range(3):
 """
 
 
+@with_numba_only
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["MALLOC_PERTURB_", "MALLOC_MMAP_THRESHOLD_"])
-def test_kernels_read_no_memory_that_was_freed(setting: str, backend: str) -> None:
+def test_kernels_read_no_memory_that_was_freed(setting: str) -> None:
     """glibc overwrites freed memory, or gives all of it back to the system: reading it would show, or crash."""
-    if backend == "torch":
-        pytest.skip("the process compares both")
     value = {"MALLOC_PERTURB_": "64", "MALLOC_MMAP_THRESHOLD_": "4096"}[setting]
     environment = {**os.environ, setting: value, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
