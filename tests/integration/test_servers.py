@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -78,7 +79,7 @@ def test_study_on_servers_is_all_there(
     assert int(postgres.sql("SELECT count(*) FROM metrics", "mlflow")) > 2 * 2 * len(SEARCH_METRICS)
     assert list(mlflow_on_postgres.artifacts.rglob("history.parquet")), "in the server's folder"
     root = study.runs.root
-    assert not list(root.glob("*.db")) and not (root / "mlartifacts").exists(), "no store of its own"
+    assert not [*root.glob("*.db"), *root.glob("mlartifacts")], "no store of its own"
 
 
 @pytest.mark.parametrize("leave", ["stop", "kill"])
@@ -123,7 +124,7 @@ def test_tracking_server_keeps_its_data_over_a_restart(mlflow_server: MlflowServ
 
 def test_tracking_server_with_a_login_refuses_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with MlflowServer(tmp_path / "server", login=("alice", PASSWORD)) as server:
-        with pytest.raises(MlflowException, match="401|not authenticated"):
+        with pytest.raises(MlflowException, match="not authenticated"):
             MlflowClient(server.uri).search_experiments()
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "alice")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
@@ -131,8 +132,7 @@ def test_tracking_server_with_a_login_refuses_strangers(tmp_path: Path, monkeypa
 
 
 def test_server_that_cannot_start_says_why(has_postgres: None) -> None:
-    server = PostgresServer()
-    shutil.rmtree(server.folder / "data")
-    with pytest.raises(RuntimeError, match=r"PostgresServer ended with 2: .*could not access the server"):
-        server.start()
-    server.close()
+    with closing(PostgresServer()) as server:
+        shutil.rmtree(server.folder / "data")
+        with pytest.raises(RuntimeError, match=r"PostgresServer ended with 2: .*could not access directory"):
+            server.start()
