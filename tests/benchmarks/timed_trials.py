@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from orchestrator.trainable import SearchTrainable, from_plain
-from search_core.cell import NetworkOptions
-from search_core.data import DatasetOptions, load_data
-from search_core.reports import EpochReport
+from search_core.cell import NetworkOptions, cell_edges
+from search_core.data import load_data
+from search_core.genotype import CELL_TYPES, Edge, Genotype
+from search_core.reports import METRICS, CellReport, EpochReport
 from search_core.search import Search, SearchOptions
 
 #: Folder of the notes, and what an epoch of a stub takes in seconds.
@@ -36,17 +37,15 @@ class Step:
 
 
 class StubSearch:
-    """Reports like a search of these options, all from one real epoch, after sleeping."""
+    """Reports like a search of these options, after sleeping."""
 
     def __init__(self, options: SearchOptions) -> None:
         self.options, self.epoch = options, 0
 
     def run_epoch(self) -> EpochReport:
-        """The report of the next epoch: its error falls, to an end that the penalty decides."""
+        """The report of the next epoch."""
         time.sleep(float(os.environ[STUB_SECONDS]))
-        real = _real_report(self.options.dataset, self.options.network)
-        error = 0.5 / (1 + self.epoch) + self.options.penalty.strength**0.25
-        report = replace(real, epoch=self.epoch, child_val_error=error, child_val_accuracy=1 - error)
+        report = made_up_report(self.options, self.epoch)
         self.epoch += 1
         return report
 
@@ -103,7 +102,34 @@ def run_bare(options: SearchOptions, label: str, is_stub: bool) -> None:
         note_step(label, begin)
 
 
-@lru_cache(maxsize=1)
-def _real_report(dataset: DatasetOptions, network: NetworkOptions) -> EpochReport:
-    options = SearchOptions(dataset=dataset, network=network, epochs=1, batch_size=32, recalibration_batches=2)
-    return Search(options, load_data(dataset, torch.device("cpu"))).run_epoch()
+def made_up_report(options: SearchOptions, epoch: int) -> EpochReport:
+    """A report of full size: its error falls, to an end that the penalty decides; the rest is drawn at random."""
+    generator = np.random.default_rng(epoch)
+    network = options.network
+    cells = {cell_type: made_up_cell(network, generator) for cell_type in CELL_TYPES}
+    kept = {
+        cell_type: tuple(
+            Edge(network.primitives[int(np.argmax(row))], source, target)
+            for (source, target), row in zip(cell_edges(network.nodes), cell.probabilities, strict=True)
+        )
+        for cell_type, cell in cells.items()
+    }
+    kept = {cell_type: tuple(edge for edge in edges if edge.primitive != "none") for cell_type, edges in kept.items()}
+    concat = tuple(range(2, 2 + network.nodes))
+    error = 0.5 / (1 + epoch) + options.penalty.strength**0.25
+    numbers = {name: float(generator.uniform(0, 100)) for name in METRICS}
+    numbers |= {"child_val_error": error, "child_val_accuracy": 1 - error, "eta": options.penalty.strength}
+    genotype = Genotype(kept["normal"], concat, kept["reduce"], concat)
+    return EpochReport(epoch=epoch, genotype=genotype, cells=cells, **numbers)  # type: ignore[arg-type]
+
+
+def made_up_cell(network: NetworkOptions, generator: np.random.Generator) -> CellReport:
+    """A distribution over the edges of one cell."""
+    alpha = generator.normal(size=(len(cell_edges(network.nodes)), len(network.primitives)))
+    probabilities = np.exp(alpha) / np.exp(alpha).sum(1, keepdims=True)
+    return CellReport(
+        alpha=tuple(map(tuple, alpha.tolist())),
+        probabilities=tuple(map(tuple, probabilities.tolist())),
+        entropy=tuple((-probabilities * np.log(probabilities)).sum(1).tolist()),
+        credit=tuple(generator.normal(size=len(alpha)).tolist()),
+    )
