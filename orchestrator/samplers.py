@@ -18,7 +18,10 @@ def create_optuna_study(spec: StudySpec, url: str) -> None:
     """
     minimise, maximise = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
     directions = [minimise if objective.mode == "min" else maximise for objective in spec.objectives]
-    optuna.create_study(storage=_storage(url), study_name=spec.name, directions=directions)
+    study = optuna.create_study(storage=_storage(url), study_name=spec.name, directions=directions)
+    with warnings.catch_warnings():  # called experimental since 2023
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in spec.objectives])  # a warm start compares them
 
 
 def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:

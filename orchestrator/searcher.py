@@ -21,6 +21,7 @@ from orchestrator.journal import Journal
 from orchestrator.runs import trial_label
 from orchestrator.samplers import enqueue_grid, make_sampler
 from orchestrator.space import Scalar, suggest
+from orchestrator.warm_start import enqueue_warm_start
 from search_core.errors import OptionsError
 
 
@@ -45,6 +46,7 @@ class StudySearcher(Searcher):
         self._study, self._spec = study, spec
         self._open_journal, self._checkpoints = open_journal, checkpoints
         enqueue_grid(study, spec)
+        enqueue_warm_start(study, spec)
         self._unfinished = study.get_trials(states=(TrialState.RUNNING,))
         self._numbers: dict[str, int] = {}
 
