@@ -18,7 +18,7 @@ def create_optuna_study(spec: StudySpec, url: str) -> None:
     """
     minimise, maximise = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
     directions = [minimise if objective.mode == "min" else maximise for objective in spec.objectives]
-    study = optuna.create_study(storage=_storage(url), study_name=spec.name, directions=directions)
+    study = optuna.create_study(storage=open_storage(url), study_name=spec.name, directions=directions)
     with warnings.catch_warnings():  # called experimental since 2023
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([objective.metric for objective in spec.objectives])  # a warm start compares them
@@ -30,10 +30,11 @@ def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
     Raises:
         KeyError: if the storage has none of this name.
     """
-    return optuna.load_study(storage=_storage(url), study_name=spec.name)
+    return optuna.load_study(storage=open_storage(url), study_name=spec.name)
 
 
-def _storage(url: str) -> optuna.storages.RDBStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage at an address; an SQLite file that is not there is made."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
     return optuna.storages.RDBStorage(url, engine_kwargs=engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError, did_you_mean
 from orchestrator.records import ranked_trials
+from orchestrator.samplers import open_storage
 from orchestrator.space import Scalar, SweepEntry, parents_first
 
 #: User attribute of the study: what is enqueued, decided once; and of such a trial: where its values come from.
@@ -59,6 +61,23 @@ def enqueue_warm_start(study: optuna.Study, spec: StudySpec) -> None:
             study.enqueue_trial(point["values"], user_attrs={ATTRIBUTE: point["from"]})
 
 
+def check_warm_start(spec: StudySpec, url: str) -> None:
+    """Check a warm start before anything of the new study is written.
+
+    Args:
+        spec: the study file, perhaps without a warm start.
+        url: Optuna storage.
+
+    Raises:
+        OrchestratorError: as `find_source` and `warm_points`.
+    """
+    if spec.warm_start is None:
+        return
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise _no_source(spec.warm_start.experiment, [])  # opening it would make an empty one
+    warm_points(spec, find_source(spec, open_storage(url)))
+
+
 def find_source(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     """The study that `warm_start` names, with the same objectives as this one.
 
@@ -69,14 +88,17 @@ def find_source(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     name = spec.warm_start.experiment
     known = sorted(other for other in optuna.get_all_study_names(storage) if other != spec.name)
     if name not in known:
-        studies = ", ".join(known) or "none"
-        raise OrchestratorError(
-            f"`warm_start.experiment` must be a study in the same Optuna storage, got `{name}`"
-            f"{did_you_mean(name, known) or ';'} studies there: {studies}"
-        )
+        raise _no_source(name, known)
     source = optuna.load_study(storage=storage, study_name=name)
     _check_objectives(spec, source)
     return source
+
+
+def _no_source(name: str, known: list[str]) -> OrchestratorError:
+    return OrchestratorError(
+        f"`warm_start.experiment` must be a study in the same Optuna storage, got `{name}`"
+        f"{did_you_mean(name, known) or ';'} studies there: {', '.join(known) or 'none'}"
+    )
 
 
 def warm_points(spec: StudySpec, source: optuna.Study) -> list[WarmPoint]:

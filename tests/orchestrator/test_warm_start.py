@@ -19,7 +19,14 @@ from orchestrator.records import best_trials
 from orchestrator.runs import Runs, trial_label
 from orchestrator.searcher import StudySearcher
 from orchestrator.space import Scalar
-from orchestrator.warm_start import WarmPoint, enqueue_warm_start, find_source, ranked_by_front, warm_points
+from orchestrator.warm_start import (
+    WarmPoint,
+    check_warm_start,
+    enqueue_warm_start,
+    find_source,
+    ranked_by_front,
+    warm_points,
+)
 from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, opened_study, tiny_spec
 
 SWEEP: dict[str, Any] = {
@@ -143,6 +150,19 @@ def test_missing_study_is_an_error_that_lists_those_there(old: optuna.Study, url
         "`warm_start.experiment` must be a study in the same Optuna storage, got `olt`; did you mean `old`? "
         "studies there: old"
     )
+
+
+def test_check_before_the_start_writes_nothing(url: str, tmp_path: Path) -> None:
+    with pytest.raises(OrchestratorError, match="got `old`; studies there: none"):
+        check_warm_start(new_spec(), url)
+    assert list(tmp_path.iterdir()) == []
+    source = opened_study(tiny_spec(name="old", sweep=SWEEP, objectives=ONE_OBJECTIVE), url)
+    with pytest.raises(OrchestratorError, match="no trial is complete"):
+        check_warm_start(new_spec(), url)
+    add(source, LINEAR, 0.5)
+    check_warm_start(new_spec(), url)
+    check_warm_start(tiny_spec(), url)
+    assert optuna.get_all_study_names(url) == ["old"]
 
 
 @pytest.mark.parametrize(
