@@ -198,7 +198,7 @@ def _nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:
         gpus = " and a GPU" if spec.resources.uses_gpu else ""
         have = "; ".join(f"{node.cpu:g} cpu and {node.gpu:g} gpu" for node in nodes)
         raise OrchestratorError(
-            f"`resources` with `auto` must fit on one node of the cluster, which needs {spec.resources.cpu:g} cpu{gpus}; "
-            f"the nodes have: {have}"
+            f"`resources` with `auto` must fit on one node of the cluster, which needs {spec.resources.cpu:g} cpu{gpus}"
+            f"; the nodes have: {have}"
         )
     return chosen

@@ -1,4 +1,4 @@
-"""How many searches share a node: the maths on made-up figures, the measurement on a real Ray cluster of this machine."""
+"""How many searches share a node: the maths on made-up figures, the measurement on a real Ray cluster."""
 
 from __future__ import annotations
 
