@@ -1,4 +1,4 @@
-"""The journal of one trial or retraining: one JSON line per epoch, and one that says how it ended.
+"""The journal of one trial or retraining: one JSON line per epoch and per fault, and one that says how it ended.
 
 The driver writes it as reports come in; it is the one source of a trial's metrics. MLflow is brought up to it, so
 an epoch is never logged twice and never missing, whatever was killed in between.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from typing import Any, Literal
 from orchestrator.errors import OrchestratorError
 
 End = Literal["complete", "stopped", "failed"]
+#: Faults that a trial survived: its worker died, ran out of memory, did not report in time, could not write.
+Event = Literal["restart", "out_of_memory", "hang", "checkpoint"]
 
 
 class Journal:
@@ -31,6 +34,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.epochs: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self.end: End | None = None
         self.reason = ""
         self._torn_after: int | None = None
@@ -59,6 +63,22 @@ class Journal:
             self._write({"end": end, "reason": reason})
             self.end, self.reason = end, reason
 
+    def note(self, event: Event, reason: str, **facts: float) -> None:
+        """Record a fault that did not end it.
+
+        Args:
+            event: its kind.
+            reason: one line for the user.
+            facts: numbers that the next attempt needs.
+        """
+        entry = {"event": event, "reason": reason, "time": time.time(), **facts}
+        self._write(entry)
+        self.events.append(entry)
+
+    def count(self, event: Event) -> int:
+        """How many faults of one kind it survived."""
+        return sum(entry["event"] == event for entry in self.events)
+
     def last_metric(self, name: str) -> float:
         """Metric of the last epoch; NaN if there is none."""
         return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
@@ -78,6 +98,9 @@ class Journal:
         for number, line in enumerate(text[:whole].splitlines(), start=1):
             try:
                 entry = json.loads(line)
+                if "event" in entry:
+                    self.events.append(entry)
+                    continue
                 if "end" in entry:
                     self.end, self.reason = entry["end"], entry["reason"]
                     continue

@@ -1,0 +1,153 @@
+"""Checkpoints of one search or retraining: written whole or not at all, checked when read.
+
+Ray's own checkpoints are off. They know no checksums, they end a trial when the disk is full, and one that was taken
+after a report that never arrived leaves a hole. Here a checkpoint carries the report that it follows: a worker that
+goes on sends it again, and the journal recognises the repeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.errors import OrchestratorError
+
+_NAME = re.compile(r"epoch-(\d+)\.pt")
+#: What a file that is no checkpoint may raise in torch.load.
+_LOAD_ERRORS = (EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError)
+
+
+class DamagedCheckpointError(OrchestratorError):
+    """A checkpoint is truncated, changed or no checkpoint at all."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        epoch: number of epochs that are done.
+        state: state dict of the work.
+        record: report of the last epoch as plain data; None before the first.
+        file: where it lies.
+    """
+
+    epoch: int
+    state: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+    file: Path
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one unit, `epoch-0008.pt` with `epoch-0008.pt.sha256` beside each.
+
+    Args:
+        path: the folder; it is made with the first checkpoint.
+        keep: how many of the newest are kept, at least 2: the newest may be damaged.
+    """
+
+    path: Path
+    keep: int = 3
+
+    def save(self, epoch: int, state: Mapping[str, Any], record: Mapping[str, Any] | None) -> Path:
+        """Write a checkpoint, then drop the oldest ones.
+
+        Args:
+            epoch: number of epochs that are done.
+            state: state dict of the work, tensors and plain values only.
+            record: report of the last epoch.
+
+        Raises:
+            OSError: if it cannot be written, as on a full disk; what was there before is kept.
+        """
+        buffer = io.BytesIO()
+        torch.save({"state": dict(state), "record": record}, buffer)
+        content = buffer.getbuffer()
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / f"epoch-{epoch:04d}.pt"
+        # The checksum first: a state without one would count as damaged.
+        _write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
+        _write_whole(file, content)
+        for old in self.files()[self.keep :]:
+            _checksum_file(old).unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
+        return file
+
+    def files(self) -> list[Path]:
+        """All checkpoint files, newest first."""
+        named = [(match, path) for path in self.path.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]), reverse=True)]
+
+    def newest_whole(self) -> Checkpoint | None:
+        """The newest checkpoint that is not damaged, or None."""
+        return next((found for found in map(_try_load, self.files()) if found is not None), None)
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a checkpoint file has its checksum."""
+    try:
+        _checked_bytes(file)
+    except DamagedCheckpointError:
+        return False
+    return True
+
+
+def load(file: Path) -> Checkpoint:
+    """Read a checkpoint to CPU memory, tensors and plain values only.
+
+    Raises:
+        DamagedCheckpointError: if it is not what was written.
+    """
+    content = _checked_bytes(file)
+    try:
+        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return Checkpoint(int(stored["state"]["epoch"]), stored["state"], stored["record"], file)
+    except _LOAD_ERRORS as error:
+        raise DamagedCheckpointError(f"{file} must be a checkpoint, got: {error}") from error
+
+
+def _try_load(file: Path) -> Checkpoint | None:
+    try:
+        return load(file)
+    except DamagedCheckpointError:
+        return None
+
+
+def _checked_bytes(file: Path) -> bytes:
+    try:
+        content = file.read_bytes()
+        wanted = _checksum_file(file).read_text(encoding="ascii").split()[:1]
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpointError(f"{file} must be readable with its checksum, got: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if wanted != [found]:
+        raise DamagedCheckpointError(f"{file} must have the SHA-256 {' '.join(wanted)}, got {found}: it is damaged")
+    return content
+
+
+def _checksum_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _write_whole(file: Path, content: bytes | memoryview) -> None:
+    """Write so that a kill or a full disk leaves the old file or the new one, never a part."""
+    draft = file.with_name(f"{file.name}.tmp")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
