@@ -5,25 +5,28 @@ runs/optuna.db                        Optuna's storage
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/retrains/0003-seed0.jsonl
-runs/<study>/ray/<phase>-<launch>/    Ray Tune's folders, with the checkpoints
+runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 """
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import StudySpec
 
 DEFAULT_RUNS = Path("runs")
-CHECKPOINT_FILE = "state.pt"
 
 
 def trial_label(number: int) -> str:
     """Name of a trial's journal and folders."""
     return f"{number:04d}"
+
+
+def unit_label(phase: str, label: str) -> str:
+    """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
+    return f"{'trial' if phase == 'search' else 'retrain'}-{label}"
 
 
 @dataclass(frozen=True)
@@ -77,21 +80,11 @@ class StudyFolder:
         """Journal of one trial (`phase` search) or one retraining (`phase` retrain)."""
         return self.path / ("trials" if phase == "search" else "retrains") / f"{label}.jsonl"
 
-    def ray_storage(self, spec: StudySpec) -> Path:
-        """Folder of Ray Tune's experiments, shared by all nodes."""
-        return Path(spec.storage.path).expanduser().absolute() / spec.name if spec.storage.path else self.path / "ray"
+    def storage(self, spec: StudySpec) -> Path:
+        """Folder of the study's checkpoints, shared by all nodes."""
+        shared = spec.storage.path
+        return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
-    def next_launch(self, spec: StudySpec, phase: str) -> str:
-        """Name of a new Ray Tune experiment: every launch has a folder of its own, so that none overwrites another."""
-        names = [re.fullmatch(rf"{phase}-(\d+)", path.name) for path in self.ray_storage(spec).glob("*")]
-        return f"{phase}-{max((int(name[1]) for name in names if name), default=-1) + 1:02d}"
-
-    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> list[str]:
-        """Checkpoint files of one trial or retraining over all launches, newest first."""
-        storage = self.ray_storage(spec)
-        aged = []
-        for path in storage.glob(f"{phase}-*/{label}/checkpoint_*/{CHECKPOINT_FILE}"):
-            place = re.fullmatch(rf"{phase}-(\d+)/{label}/checkpoint_(\d+)/.*", path.relative_to(storage).as_posix())
-            if place is not None:
-                aged.append((int(place[1]), int(place[2]), str(path)))
-        return [file for _, _, file in sorted(aged, reverse=True)]
+    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> Path:
+        """Folder of the checkpoints of one trial or retraining."""
+        return self.storage(spec) / unit_label(phase, label)
