@@ -22,7 +22,7 @@ from ray.train.torch import TorchTrainer
 from torch import distributed
 
 from orchestrator.checkpoint import Checkpoint, CheckpointFolder
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
 
@@ -158,13 +158,8 @@ def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
 def _reason(error: Exception) -> str:
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     if not failures:
-        return f"{type(error).__name__}: {_last_line(error)}"
-    return "; ".join(f"worker {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items()))
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+        return f"{type(error).__name__}: {last_line(error)}"
+    return "; ".join(f"worker {rank}: {last_line(failure)}" for rank, failure in sorted(failures.items()))
 
 
 def _train_rank(config: dict[str, Any]) -> None:
