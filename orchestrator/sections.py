@@ -13,7 +13,7 @@ from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
 from search_core.reports import METRICS
-from search_core.retrain import RetrainOptions
+from search_core.retrain import RetrainOptions, shares_rule
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
 REPORT_METRICS: tuple[str, ...] = tuple(
@@ -152,12 +152,15 @@ class RetrainSection(RetrainOptions):
     Attributes:
         top: `front` for the Pareto front of the study, or the number of best trials by the first objective.
         seeds: trainings of each cell, with consecutive seeds.
+        workers: processes that share every batch of one training, each with the `resources` of a trial and, if those
+            ask for any GPU, with one whole GPU; `batch_size` must divide by it.
         register_as: name of the registered model; default `<study name>-child`.
         genotype: genotype file or name of a published cell to retrain, for studies that search nothing.
     """
 
     top: Annotated[Literal["front"] | int, pydantic.BeforeValidator(_check_top)] = "front"
     seeds: int = 1
+    workers: int = 1
     register_as: str | None = None
     genotype: str | None = None
 
@@ -172,6 +175,8 @@ class RetrainSection(RetrainOptions):
         name = self.register_as
         require(
             ("seeds", self.seeds >= 1, f"must be at least 1, got {self.seeds}"),
+            ("workers", self.workers >= 1, f"must be at least 1, got {self.workers}"),
+            shares_rule(self, max(self.workers, 1)),
             (
                 "register_as",
                 name is None or (name.strip() != "" and not set(name) & set("/:")),

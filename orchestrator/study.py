@@ -154,7 +154,7 @@ class Study:
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
         if self.spec.retrain is not None:
-            check_recipe(self.spec.retrain, data)
+            check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:
                 load_genotype(self.spec.retrain.genotype)
 
