@@ -1,16 +1,11 @@
-"""Ray: connect to a cluster, and run one phase of a study (its searches, or its retrainings) as Tune trials."""
+"""Run one phase of a study (its searches, or its retrainings) as Tune trials."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.error import TuneError
@@ -18,65 +13,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.cluster import check_resources
 from orchestrator.config import StudySpec
-from orchestrator.errors import OrchestratorError
 from orchestrator.trainable import EpochTrainable
 
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
-    "TUNE_WARN_THRESHOLD_S": "30",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 _MAX_FAILURES = 2
-#: What a driver takes to the nodes of a cluster.
-PACKAGES = ("search_core", "orchestrator", "dashboards")
-
-
-@contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine; Ray's own output is kept off the terminal.
-
-    Args:
-        address: `auto` or `HOST:PORT` of a running cluster; None starts one on this machine.
-
-    Raises:
-        OrchestratorError: if the cluster does not answer.
-    """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    for noisy in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a worker's traceback: its reason is in the journal
-    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is None:
-        settings |= {"address": "local", "include_dashboard": False, "object_store_memory": 200 * 1024**2}
-    else:
-        root = Path(__file__).parents[1]
-        settings |= {"address": address, "runtime_env": {"py_modules": [str(root / package) for package in PACKAGES]}}
-    try:
-        if address not in (None, "auto"):
-            _knock(str(address))
-        ray.init(**settings)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OrchestratorError(f"the Ray cluster at {address or 'this machine'} must answer, got: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself would try for many minutes.
-
-    Raises:
-        OSError: if nothing listens there.
-        ValueError: if it is not HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise ValueError(f"an address must be `auto` or HOST:PORT, got {address!r}")
-    socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def run_phase(
@@ -131,22 +72,6 @@ def run_phase(
     tuner.fit()
 
 
-def check_resources(spec: StudySpec) -> None:
-    """Refuse a trial that no node of the cluster can hold: Ray would wait for ever.
-
-    Raises:
-        OrchestratorError: naming what is asked for and what the nodes have.
-    """
-    wanted = {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if not any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} cpu and {node.get('GPU', 0):g} gpu" for node in nodes)
-        raise OrchestratorError(
-            f"`resources` must fit on one node of the cluster, got cpu {wanted['CPU']:g} and gpu {wanted['GPU']:g} "
-            f"where the nodes have: {have}"
-        )
-
-
 def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
     """The study's scheduler, counting epochs rather than seconds; None for first in, first out."""
     goal, options = spec.scheduler_goal, spec.scheduler
@@ -171,4 +96,4 @@ def job_label(trial: Trial) -> str:
     return str(trial.config["job"]["label"])
 
 
-__all__ = ["PACKAGES", "TuneError", "cluster", "job_label", "make_scheduler", "run_phase"]
+__all__ = ["TuneError", "job_label", "make_scheduler", "run_phase"]

@@ -22,11 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from dashboards.figures import figure_png
 from dashboards.summary import TrialPoint, render_study
 from orchestrator.callback import PhaseCallback
+from orchestrator.cluster import cluster
 from orchestrator.config import StudySpec, load_study, search_options
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
-from orchestrator.launch import TuneError, cluster, run_phase
+from orchestrator.launch import TuneError, run_phase
 from orchestrator.models import is_final, is_logged, log_child, read_state
+from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.records import (
     RetrainJob,
@@ -246,12 +248,18 @@ class _Driver:
         num_open = self._study.num_open_trials()
         if num_open:
             with cluster(address):
+                self._preflight(address)
                 self._search()
                 self._retrain()
         elif any(record.state == "running" for record in self._study.retrains()):
             with cluster(address):
+                self._preflight(address)
                 self._retrain()
         self._finish()
+
+    def _preflight(self, address: str | None) -> None:
+        if address is not None:
+            preflight(Needs.of(self._spec, self._study.runs, self._data.digest))
 
     def _search(self) -> None:
         optuna_study, total = self._study.optuna_study, self._spec.num_trials

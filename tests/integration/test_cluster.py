@@ -12,9 +12,9 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from orchestrator.cluster import PACKAGES, cluster
 from orchestrator.config import parse_study
 from orchestrator.errors import OrchestratorError
-from orchestrator.launch import PACKAGES, cluster
 from orchestrator.progress import ConsoleView
 from orchestrator.runs import Runs
 from orchestrator.study import Study
