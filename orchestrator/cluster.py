@@ -33,15 +33,27 @@ _QUIET = {
 _MODE = "RAY_AUTH_MODE"
 _KNOCK_S = 10
 _PROBE_S = 15
-#: Asks Ray's global control store for its id. In a process of its own, since Ray's client cannot be given a time
-#: limit, ends the process if a token is missing, and keeps the mode of authentication that it saw first.
-_PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+#: Asks Ray's global control store for the alive nodes. In a process of its own, since Ray's client cannot be given a
+#: time limit, ends the process if a token is missing, and keeps the mode of authentication that it saw first.
+_PROBE = """
+import sys
+from ray._raylet import GcsClient
+for node in GcsClient(address=sys.argv[1]).get_all_node_info().values():
+    if node.state == 0:
+        print("node", node.node_manager_address)
+"""
 _TOKEN_ADVICE = (
     "take the token of the head node (`ray get-auth-token` prints it there) and set RAY_AUTH_TOKEN, or "
     "RAY_AUTH_TOKEN_PATH to a file that holds it, or write it to ~/.ray/auth_token"
 )
 
-Answer = Literal["ray", "unauthenticated", "no token", "not ray"]
+
+@dataclass(frozen=True)
+class _Answer:
+    """How the control store at an address answers, and the addresses of its alive nodes."""
+
+    kind: Literal["ray", "unauthenticated", "no token", "not ray"]
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,21 +170,26 @@ def _reach(address: str) -> str:
     _knock(place)
     mode = os.environ.get(_MODE)
     answer = _probe(place, mode)
-    if answer == "unauthenticated" and mode is None and _has_token():
+    if answer.kind == "unauthenticated" and mode is None and _has_token():
         # Ray itself takes a token only if the mode is set, so that a user with the right token is turned away.
         mode = "token"
         answer = _probe(place, mode)
-    if answer == "ray":
+    if answer.kind == "ray":
+        if not any(_is_here(ip) for ip in answer.nodes):
+            raise RuntimeError(
+                f"this machine is none of its nodes ({', '.join(answer.nodes)}): run the command on one of them, or "
+                f"join without giving it work: `ray start --address {place} --num-cpus 0`"
+            )
         _set_mode(mode)
         return place
-    if answer == "not ray":
+    if answer.kind == "not ray":
         raise RuntimeError(
             f"something listens there but does not answer as Ray's control store within {_PROBE_S} s; it must be the "
             "port of `ray start --head --port` (6379 by default), not that of the dashboard or of Ray clients"
         )
     if mode not in (None, "token"):
         raise RuntimeError(f"the cluster wants a token, and {_MODE} is {mode}: unset it, and {_TOKEN_ADVICE}")
-    if answer == "no token" or not _has_token():
+    if answer.kind == "no token" or not _has_token():
         raise RuntimeError(f"the cluster wants a token and there is none here: {_TOKEN_ADVICE}")
     raise RuntimeError(f"the cluster has another token than {_token_place()}: {_TOKEN_ADVICE}")
 
@@ -199,19 +216,31 @@ def _knock(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
-def _probe(address: str, mode: str | None) -> Answer:
+def _probe(address: str, mode: str | None) -> _Answer:
     """How the control store at an address answers to a client with this mode of authentication."""
     environment = {**os.environ, **({} if mode is None else {_MODE: mode})}
     command = [sys.executable, "-c", _PROBE, address]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PROBE_S)
     except subprocess.TimeoutExpired:
-        return "not ray"
+        return _Answer("not ray")
     if done.returncode == 0:
-        return "ray"
+        lines = [line.split() for line in done.stdout.splitlines()]
+        return _Answer("ray", tuple(words[1] for words in lines if words[:1] == ["node"]))
     if "couldn't find an authentication token" in done.stderr:
-        return "no token"
-    return "unauthenticated" if "AuthenticationError" in done.stderr else "not ray"
+        return _Answer("no token")
+    return _Answer("unauthenticated" if "AuthenticationError" in done.stderr else "not ray")
+
+
+def _is_here(ip: str) -> bool:
+    """Whether an address is one of this machine's: only then can a socket be bound to it."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _has_token() -> bool:

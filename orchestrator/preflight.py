@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.cluster import Node, nodes
+from orchestrator.cluster import Node, cluster, nodes
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError
 from orchestrator.node_check import (
@@ -88,13 +88,18 @@ class Needs:
         )
 
 
-def preflight(needs: Needs) -> list[Check]:
-    """Check the connected cluster.
+def preflight(address: str, needs: Needs) -> list[Check]:
+    """Check a cluster before a study is launched on it.
+
+    Args:
+        address: `auto` or `HOST:PORT`.
+        needs: what the study needs.
 
     Raises:
-        OrchestratorError: with everything that fails.
+        OrchestratorError: if the cluster cannot be reached, or with everything that fails there.
     """
-    checks = run_checks(needs)
+    with cluster(address):
+        checks = run_checks(needs)
     faults = [check for check in checks if not check.ok]
     if faults:
         lines = [f"  {check.name}{f' on {check.node}' if check.node else ''}: {check.detail}" for check in faults]
@@ -104,7 +109,7 @@ def preflight(needs: Needs) -> list[Check]:
 
 
 def run_checks(needs: Needs) -> list[Check]:
-    """All checks, whether they pass or not, node by node and then the stores."""
+    """All checks of the connected cluster, whether they pass or not, node by node and then the stores."""
     found = nodes()
     with _marked(needs.storage) as (storage, marker, content):
         tasks = [_task(node, needs, marker, content) for node in found]
@@ -185,9 +190,8 @@ def _judged(finding: Finding, node: Node, task: NodeTask, needs: Needs) -> Check
         ok, detail = _judge_storage(finding, task)
     elif ok and finding.name == "versions":
         ok, detail = _judge_versions(detail)
-    elif ok and finding.name == "data" and needs.digest is not None and detail != needs.digest:
-        ok = False
-        detail = f"it must have the driver's images (digest {needs.digest[:12]}), got others (digest {detail[:12]})"
+    elif ok and finding.name == "data":
+        ok, detail = _judge_data(detail, needs)
     return Check(name=finding.name, node=node.label, ok=ok, detail=detail, seconds=finding.seconds)
 
 
@@ -207,6 +211,12 @@ def _judge_versions(theirs: str) -> tuple[bool, str]:
     found = dict(part.split("=", 1) for part in theirs.split())
     wrong = [f"{name} must be {ours[name]}, got {found.get(name)}" for name in ours if found.get(name) != ours[name]]
     return not wrong, "the driver's versions must be there: " + ", ".join(wrong) if wrong else theirs
+
+
+def _judge_data(digest: str, needs: Needs) -> tuple[bool, str]:
+    if needs.digest in (None, digest):
+        return True, f"digest {digest[:12]}"
+    return False, f"it must have the driver's images (digest {needs.digest[:12]}), got others (digest {digest[:12]})"
 
 
 def _of_driver(finding: Finding) -> Check:

@@ -156,6 +156,8 @@ class Study:
         """
         data = load_data(self.spec.search.dataset, torch.device("cpu"))
         self._check_work(data)
+        if address is not None:  # before anything begins: a study that is refused leaves nothing behind
+            preflight(address, Needs.of(self.spec, self.runs, data.digest))
         tracker = self._tracker(data)
         if not self.exists:
             self._begin(tracker)
@@ -248,18 +250,12 @@ class _Driver:
         num_open = self._study.num_open_trials()
         if num_open:
             with cluster(address):
-                self._preflight(address)
                 self._search()
                 self._retrain()
         elif any(record.state == "running" for record in self._study.retrains()):
             with cluster(address):
-                self._preflight(address)
                 self._retrain()
         self._finish()
-
-    def _preflight(self, address: str | None) -> None:
-        if address is not None:
-            preflight(Needs.of(self._spec, self._study.runs, self._data.digest))
 
     def _search(self) -> None:
         optuna_study, total = self._study.optuna_study, self._spec.num_trials
