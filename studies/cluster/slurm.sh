@@ -33,8 +33,9 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$token_file"
 
 started=()
 stop() {
-    for pid in "${started[@]}"; do kill "$pid" 2> /dev/null || true; done
     rm -f "$token_file"
+    for pid in "${started[@]}"; do kill "$pid" 2> /dev/null || true; done
+    wait
 }
 trap stop EXIT
 
