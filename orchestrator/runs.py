@@ -26,6 +26,11 @@ def trial_label(number: int) -> str:
     return f"{number:04d}"
 
 
+def unit_label(phase: str, label: str) -> str:
+    """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
+    return f"{'trial' if phase == 'search' else 'retrain'}-{label}"
+
+
 @dataclass(frozen=True)
 class Runs:
     """The folder of all runs; `root` is made absolute, since Ray's workers have other working directories."""
@@ -76,6 +81,11 @@ class StudyFolder:
     def journal(self, phase: str, label: str) -> Path:
         """Journal of one trial (`phase` search) or one retraining (`phase` retrain)."""
         return self.path / ("trials" if phase == "search" else "retrains") / f"{label}.jsonl"
+
+    def storage(self, spec: StudySpec) -> Path:
+        """Folder of the study's checkpoints, shared by all nodes."""
+        shared = spec.storage.path
+        return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
     def ray_storage(self, spec: StudySpec) -> Path:
         """Folder of Ray Tune's experiments, shared by all nodes."""
