@@ -15,7 +15,7 @@ from orchestrator.doctor.report import Severity
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import End, Journal
 from orchestrator.records import RetrainJob
-from orchestrator.runs import StudyFolder, unit_label
+from orchestrator.runs import StudyFolder, trial_label, unit_label
 from orchestrator.study import Study
 from orchestrator.tracking import UnitKind
 from search_core.errors import GenotypeError
@@ -96,6 +96,13 @@ class Case:
     def units(self) -> tuple[Recorded, ...]:
         """Searches and retrainings."""
         return (*self.searches.values(), *self.retrains.values())
+
+    @property
+    def strangers(self) -> frozenset[str]:
+        """Units that have a journal, but of which the study knows nothing."""
+        searches = self.searches if self.trials is None else {trial_label(trial.number) for trial in self.trials}
+        retrains = self.retrains if self.jobs is None else {job.label for job in self.jobs}
+        return frozenset(unit.unit for unit in self.units if unit.label not in {*searches, *retrains})
 
     @property
     def is_done(self) -> bool:

@@ -50,7 +50,7 @@ class RunsCheck:
         """Make all checks."""
         self._notes.look(RUNS, len(self._store.runs))
         self._find_runs(self._store.runs)
-        recorded = [unit for unit in self._case.units if unit.unit in self._runs and not unit.damage]
+        recorded = [unit for unit in self._case.units if unit.unit in self._runs and unit.exists and not unit.damage]
         for unit in recorded:
             self._check_state(unit)
             self._check_parent(unit)
@@ -76,10 +76,11 @@ class RunsCheck:
                     self._add(RUNS, name, "error", message, f"compare them, then {extra}")
             else:
                 self._tell_stranger(name, found, trial_runs)
+        strangers = self._case.strangers
         for name in ("study", *units):
             # A trial that has not reported yet has no run.
             is_begun = name == "study" or units[name].metrics or units[name].end is not None
-            if name not in by_unit and is_begun:
+            if name not in by_unit and is_begun and name not in strangers:
                 self._add(RUNS, name, self._case.lag, "it must have an MLflow run, got none", self._bring_up())
 
     def _tell_stranger(self, name: str, found: Sequence[Run], trial_runs: set[str]) -> None:
@@ -123,7 +124,7 @@ class RunsCheck:
             return
         if run.data.tags.get(_PARENT) is not None:
             self._add(RUNS, "study", "error", f"its run must have no parent, got {run.data.tags[_PARENT]}")
-        if self._case.is_running:
+        if self._case.is_running or self._case.trials is None:
             return
         wanted: tuple[str, ...] = (*_OPEN, "FAILED")
         if self._case.is_done:
@@ -140,8 +141,8 @@ class RunsCheck:
             wanted = {step: metrics[metric] for step, metrics in enumerate(unit.metrics) if metric in metrics}
             points = found.get(metric, [])
             self._notes.look(METRICS, len(points))
-            for fault in _step_faults(wanted, points):
-                alike[fault].append(f"`{metric}`")
+            for kind in _step_faults(wanted, points):
+                alike[kind].append(f"`{metric}`")
         run = self._runs[unit.unit]
         for (fault, is_behind), metrics in alike.items():
             # A driver logs what lies beyond the last step of an open run; it fills no holes.
@@ -263,4 +264,4 @@ def _same(logged: float, recorded: float) -> bool:
         return math.isnan(recorded) and math.isnan(logged)
     if math.isinf(recorded):
         recorded = math.copysign(sys.float_info.max, recorded)
-    return math.isclose(logged, recorded, rel_tol=1e-12, abs_tol=1e-12)
+    return math.isclose(logged, recorded, rel_tol=1e-12, abs_tol=0.0)
