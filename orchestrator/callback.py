@@ -1,33 +1,45 @@
-"""What the driver does with every report of a Tune trial: journal, MLflow, progress view."""
+"""What the driver does with the events of a Tune trial: journal, MLflow, progress view, a watch on silent workers."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow.exceptions import MlflowException
+import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
-from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.errors import last_line
 from orchestrator.journal import Journal
 from orchestrator.launch import job_label
 from orchestrator.progress import StudyView
-from orchestrator.tracking import Tracker, Unit
+
+_LONGEST_STEP_S = 5.0
+
+
+@dataclass
+class _Watched:
+    """A trial that runs: the worker it has, and when that was heard of last (monotonic seconds)."""
+
+    actor: Any
+    heard: float = field(default_factory=time.monotonic)
+    is_killed: bool = False
 
 
 class PhaseCallback(Callback):
     """Serves one phase of a study.
 
-    The journal is written first and MLflow is brought up to it, so that a tracking server that is away for a while
-    costs nothing but a warning.
+    The journal is written first and MLflow is brought up to it elsewhere, so that a tracking server that is away for a
+    while costs nothing but a warning.
 
     Args:
         epochs: epochs of a trial with a given job.
         open_journal: journal by label.
-        make_unit: MLflow run of a job.
-        tracker: MLflow.
+        track: hears that the journal of a job has something new.
         view: shows progress.
+        timeout_s: seconds without a report after which a worker is killed; None for never.
     """
 
     def __init__(
@@ -35,19 +47,25 @@ class PhaseCallback(Callback):
         *,
         epochs: Callable[[dict[str, Any]], int],
         open_journal: Callable[[str], Journal],
-        make_unit: Callable[[dict[str, Any]], Unit],
-        tracker: Tracker,
+        track: Callable[[dict[str, Any]], None],
         view: StudyView,
+        timeout_s: float | None,
     ) -> None:
-        self._epochs, self._open_journal, self._make_unit = epochs, open_journal, make_unit
-        self._tracker, self._view = tracker, view
+        self._epochs, self._open_journal, self._track = epochs, open_journal, track
+        self._view, self._timeout_s = view, timeout_s
+        self._watched: dict[str, _Watched] = {}
+        self._last_step = time.monotonic()
+        self.num_reports = 0
+        self.num_out_of_memory = 0
+        self.has_ray_given_up = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show that a trial runs."""
+        """Show that a trial runs, and watch it."""
+        self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
         self._view.started(job_label(trial), self._epochs(trial.config["job"]))
 
     def on_trial_result(
@@ -56,34 +74,80 @@ class PhaseCallback(Callback):
         """Record an epoch, and the end if this is the last one."""
         label, job = job_label(trial), trial.config["job"]
         journal, epochs = self._open_journal(label), self._epochs(job)
+        self._watched[label] = _Watched(trial.temporary_state.ray_actor)
+        self.num_reports += 1
+        if "out_of_memory" in result:
+            self._out_of_memory(job, journal, result["out_of_memory"])
+            return
         if "failure" in result:
             journal.finish("failed", result["failure"])
         elif "record" in result:
             journal.append_epoch(result["record"])
+        if "checkpoint_fault" in result:
+            journal.note("checkpoint", result["checkpoint_fault"])
+            self._view.warn(f"{label}: {result['checkpoint_fault']}")
         if len(journal.epochs) >= epochs:
             journal.finish("complete")
+        elif "collapse" in result:
+            journal.finish("collapsed", result["collapse"])
         elif result.get("done"):
             journal.finish("stopped", f"stopped by the scheduler after {len(journal.epochs)} of {epochs} epochs")
-        self.track(job, journal)
-        if journal.end is not None:
-            self._view.ended(label, journal)
-        else:
-            self._view.epoch(label, journal)
+        self._tell(job, journal)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record that a trial goes on from its checkpoint, and after what."""
+        label = job_label(trial)
+        watched = self._watched.pop(label, None)
+        if watched is None or not watched.is_killed:  # a hang is recorded where it is found
+            self._open_journal(label).note("restart", _reason(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial failed for good, and why."""
-        label, job = job_label(trial), trial.config["job"]
+        label = job_label(trial)
         journal = self._open_journal(label)
-        journal.finish("failed", _reason(trial))
-        self.track(job, journal)
-        self._view.ended(label, journal)
+        watched = self._watched.pop(label, None)
+        was_silent = watched is not None and watched.is_killed
+        journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
+        self._tell(trial.config["job"], journal)
 
-    def track(self, job: dict[str, Any], journal: Journal) -> None:
-        """Bring MLflow up to the journal, or say that it is behind."""
-        try:
-            self._tracker.sync(self._make_unit(job), journal)
-        except (MlflowException, OSError, SQLAlchemyError) as error:  # requests' errors are OSErrors
-            self._view.warn(f"MLflow is behind and will be brought up later: {(str(error).splitlines() or [''])[0]}")
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Kill the workers that have been silent for too long: their trials go on from their checkpoints."""
+        if self._timeout_s is None:
+            return
+        now = time.monotonic()
+        gap, self._last_step = now - self._last_step, now
+        if gap > _LONGEST_STEP_S:  # this process was held up: it could not hear anybody
+            for watched in self._watched.values():
+                watched.heard += gap
+        for label, watched in self._watched.items():
+            if not watched.is_killed and now - watched.heard > self._timeout_s:
+                watched.is_killed = True
+                self._open_journal(label).note("hang", f"no report for {self._timeout_s:g} s")
+                self._view.warn(f"{label}: no report for {self._timeout_s:g} s, its worker is killed")
+                ray.kill(watched.actor)
+
+    def ray_gave_up(self, message: str) -> None:
+        """Record whom Ray's memory monitor killed: its message names the actor."""
+        self.has_ray_given_up = True
+        for label, watched in self._watched.items():
+            if watched.actor is not None and watched.actor._actor_id.hex() in message:
+                self._open_journal(label).note("out_of_memory", "killed by Ray's memory monitor: the node was full")
+                self.num_out_of_memory += 1
+
+    def _out_of_memory(self, job: dict[str, Any], journal: Journal, message: str) -> None:
+        """The trial ends for this launch; a later one tries it again with a larger share."""
+        journal.note("out_of_memory", message.splitlines()[0])
+        self.num_out_of_memory += 1
+        self._watched.pop(job["label"], None)
+        self._view.warn(f"{job['label']}: out of memory, tried again later with a larger share")
+
+    def _tell(self, job: dict[str, Any], journal: Journal) -> None:
+        if journal.end is not None:
+            self._watched.pop(job["label"], None)
+            self._view.ended(job["label"], journal)
+        else:
+            self._view.epoch(job["label"], journal)
+        self._track(job)
 
 
 def _reason(trial: Trial) -> str:
@@ -92,5 +156,4 @@ def _reason(trial: Trial) -> str:
     if error is None:
         return "the worker died without a message"
     cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[-1].strip() if lines else 'no message'}"
+    return f"{type(cause).__name__}: {last_line(cause)}"

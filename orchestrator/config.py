@@ -20,6 +20,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.schema import check, fields_of
 from orchestrator.sections import (
     REPORT_METRICS,
+    Failure,
     Mode,
     Objective,
     Resources,
@@ -37,6 +38,7 @@ from search_core.search import SearchOptions
 
 __all__ = [
     "REPORT_METRICS",
+    "Failure",
     "Mode",
     "Objective",
     "Resources",
@@ -78,6 +80,7 @@ class StudySpec(pydantic.BaseModel):
         max_concurrent: trials at a time; default: as many as the resources allow.
         scheduler: early stopping; with two objectives it follows the first unless it names a metric.
         resources: what one trial takes.
+        failure: what happens to a trial whose worker dies or is silent.
         retrain: what is trained from scratch after the search; default: nothing.
         tracking: where MLflow keeps the study.
         storage: where the study's state is kept.
@@ -98,6 +101,7 @@ class StudySpec(pydantic.BaseModel):
     max_concurrent: int | None = None
     scheduler: Scheduler = Scheduler()
     resources: Resources = Resources()
+    failure: Failure = Failure()
     retrain: RetrainSection | None = None
     tracking: Tracking = Tracking()
     storage: Storage = Storage()

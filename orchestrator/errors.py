@@ -11,6 +11,18 @@ class OrchestratorError(Exception):
     """Base of all errors whose message is meant for the user, without a traceback."""
 
 
+class StudyInterrupted(OrchestratorError):
+    """The user stopped the study; nothing is lost and `snas study resume` goes on."""
+
+
+class StudyFailed(OrchestratorError):
+    """Nothing came of a study: all its searches failed, or all its retrainings."""
+
+
+class TrackingAwayError(OrchestratorError):
+    """MLflow was away for so long that runs are still behind; `snas study resume` delivers them."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with a file of options.
@@ -61,3 +73,13 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """The hint "; did you mean `x`?" with the candidate nearest to `word`, or nothing if none is near."""
     near = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the rest of a long message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says at its end, where remote tracebacks have their cause."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

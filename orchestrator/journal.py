@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
 
-End = Literal["complete", "stopped", "failed"]
+#: `stopped` by a scheduler; `collapsed`: stopped since the search has nothing left to decide.
+End = Literal["complete", "stopped", "collapsed", "failed"]
 #: Faults that a trial survived: its worker died, ran out of memory, did not report in time, could not write.
 Event = Literal["restart", "out_of_memory", "hang", "checkpoint"]
 
@@ -42,7 +43,7 @@ class Journal:
             self._read()
 
     def append_epoch(self, record: Mapping[str, Any]) -> bool:
-        """Record the report of the next epoch.
+        """Record the report of the next epoch, with the time (unix seconds) at which it came in.
 
         Args:
             record: plain data with the key `epoch`.
@@ -53,8 +54,9 @@ class Journal:
         if self.end is not None or record["epoch"] < len(self.epochs):
             return False
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
-        self._write(record)
-        self.epochs.append(dict(record))
+        entry = {**record, "time": time.time()}
+        self._write(entry)
+        self.epochs.append(entry)
         return True
 
     def finish(self, end: End, reason: str = "") -> None:
@@ -90,6 +92,8 @@ class Journal:
             self._torn_after = None
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # checkpoints are on disk as well, and must never be further than the journal
 
     def _read(self) -> None:
         text = self._path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune import Callback
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
@@ -27,9 +29,9 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # its size, and so its time, grows with the number of trials
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_MAX_FAILURES = 2
 #: What a driver takes to the nodes of a cluster.
 PACKAGES = ("search_core", "orchestrator", "dashboards")
 
@@ -79,12 +81,14 @@ def _knock(address: str) -> None:
     socket.create_connection((host, int(port)), timeout=10).close()
 
 
+class RayGaveUpError(OrchestratorError):
+    """Ray ended an experiment by itself, as it does after its memory monitor killed a trial."""
+
+
 def run_phase(
     spec: StudySpec,
     trainable: type[EpochTrainable],
     *,
-    storage: Path,
-    launch: str,
     callback: Callback,
     searcher: Searcher | None = None,
     jobs: Sequence[dict[str, Any]] = (),
@@ -92,43 +96,50 @@ def run_phase(
     """Run trials until the searcher is done or all jobs are; returns early if the user interrupts.
 
     Args:
-        spec: resources, concurrency and scheduler.
+        spec: resources, concurrency, scheduler and faults.
         trainable: what a trial runs.
-        storage: absolute folder of Ray Tune's experiments.
-        launch: name of this experiment.
         callback: hears every report.
         searcher: gives the trials' jobs; or
         jobs: a fixed list of them, which no scheduler stops.
 
     Raises:
-        TuneError: if Ray gives up, for instance after its memory monitor killed a trial.
+        RayGaveUpError: if Ray gives up.
     """
     check_resources(spec)
-    resources: dict[str, Any] = {"cpu": spec.resources.cpu, "gpu": spec.resources.gpu}
-    if spec.resources.memory_gb is not None:
-        resources["memory"] = int(spec.resources.memory_gb * 1e9)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, resources),
-        param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=make_scheduler(spec) if searcher else None,
-            num_samples=-1 if searcher else 1,
-            max_concurrent_trials=spec.max_concurrent,
-            reuse_actors=True,
-            trial_name_creator=job_label,
-            trial_dirname_creator=job_label,
-        ),
-        run_config=tune.RunConfig(
-            name=launch,
-            storage_path=str(storage),
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=3, checkpoint_frequency=1, checkpoint_at_end=True),
-            verbose=0,
-        ),
-    )
-    tuner.fit()
+    # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
+    with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, _placement),
+            param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=make_scheduler(spec) if searcher else None,
+                num_samples=-1 if searcher else 1,
+                max_concurrent_trials=spec.max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=job_label,
+                trial_dirname_creator=job_label,
+            ),
+            run_config=tune.RunConfig(
+                name=spec.name,
+                storage_path=folder,
+                callbacks=[callback],
+                failure_config=tune.FailureConfig(max_failures=spec.failure.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except (RayError, TuneError, RuntimeError) as error:
+            raise RayGaveUpError(str(error)) from error
+
+
+def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What Ray reserves for a trial: the share in its job."""
+    share = config["job"]["share"]
+    wanted = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": int((share["memory_gb"] or 0) * 1e9)}
+    return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
 
 def check_resources(spec: StudySpec) -> None:
@@ -169,6 +180,3 @@ def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
 def job_label(trial: Trial) -> str:
     """Label of the job that a Tune trial runs."""
     return str(trial.config["job"]["label"])
-
-
-__all__ = ["PACKAGES", "TuneError", "cluster", "job_label", "make_scheduler", "run_phase"]

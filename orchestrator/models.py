@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -15,7 +14,6 @@ import torch
 from mlflow.models import infer_signature
 
 from orchestrator.tracking import Tracker
-from orchestrator.trainable import LOAD_ERRORS, load_state
 from search_core.data import ImageData
 from search_core.genotype import Genotype
 from search_core.retrain import RetrainOptions, build_child
@@ -83,16 +81,3 @@ def _global_store(uri: str) -> Iterator[None]:
 def is_logged(tracker: Tracker, run_id: str) -> bool:
     """Whether a run has its model already."""
     return _LOGGED in tracker.client.get_run(run_id).data.tags
-
-
-def read_state(checkpoint: str) -> dict[str, Any] | None:
-    """A checkpoint's state; None if the file is torn."""
-    try:
-        return load_state(Path(checkpoint))
-    except LOAD_ERRORS:
-        return None
-
-
-def is_final(state: Mapping[str, Any] | None, options: RetrainOptions) -> bool:
-    """Whether a state was taken after the last epoch."""
-    return state is not None and state.get("epoch") == options.epochs

@@ -26,7 +26,7 @@ FRONT_METRICS = (
     "child_madds",
 )
 
-State = Literal["running", "complete", "stopped", "failed"]
+State = Literal["running", "complete", "stopped", "collapsed", "failed"]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
     }
     return TrialRecord(
         number=trial.number,
-        state="stopped" if journal.end == "stopped" else states.get(trial.state, "running"),
+        state=journal.end if journal.end in ("stopped", "collapsed") else states.get(trial.state, "running"),
         values=trial.params,
         epochs=len(journal.epochs),
         metrics=last["metrics"] if last else {},

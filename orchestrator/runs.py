@@ -5,20 +5,18 @@ runs/optuna.db                        Optuna's storage
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/retrains/0003-seed0.jsonl
-runs/<study>/ray/<phase>-<launch>/    Ray Tune's folders, with the checkpoints
+runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 """
 
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import StudySpec
 
 DEFAULT_RUNS = Path("runs")
-CHECKPOINT_FILE = "state.pt"
 
 
 def trial_label(number: int) -> str:
@@ -87,21 +85,6 @@ class StudyFolder:
         shared = spec.storage.path
         return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
-    def ray_storage(self, spec: StudySpec) -> Path:
-        """Folder of Ray Tune's experiments, shared by all nodes."""
-        return Path(spec.storage.path).expanduser().absolute() / spec.name if spec.storage.path else self.path / "ray"
-
-    def next_launch(self, spec: StudySpec, phase: str) -> str:
-        """Name of a new Ray Tune experiment: every launch has a folder of its own, so that none overwrites another."""
-        names = [re.fullmatch(rf"{phase}-(\d+)", path.name) for path in self.ray_storage(spec).glob("*")]
-        return f"{phase}-{max((int(name[1]) for name in names if name), default=-1) + 1:02d}"
-
-    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> list[str]:
-        """Checkpoint files of one trial or retraining over all launches, newest first."""
-        storage = self.ray_storage(spec)
-        aged = []
-        for path in storage.glob(f"{phase}-*/{label}/checkpoint_*/{CHECKPOINT_FILE}"):
-            place = re.fullmatch(rf"{phase}-(\d+)/{label}/checkpoint_(\d+)/.*", path.relative_to(storage).as_posix())
-            if place is not None:
-                aged.append((int(place[1]), int(place[2]), str(path)))
-        return [file for _, _, file in sorted(aged, reverse=True)]
+    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> Path:
+        """Folder of the checkpoints of one trial or retraining."""
+        return self.storage(spec) / unit_label(phase, label)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import optuna
+import sqlalchemy
 
 from orchestrator.config import StudySpec
 from orchestrator.space import grid_points
+
+Result = TypeVar("Result")
+
+#: How long a database that was there before may be away, in seconds, and how often a call is tried.
+_PATIENCE_S = 300.0
+_CALLS = 5
 
 
 def create_optuna_study(spec: StudySpec, url: str) -> None:
@@ -22,18 +32,52 @@ def create_optuna_study(spec: StudySpec, url: str) -> None:
 
 
 def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
-    """The Optuna study of a study file.
+    """The Optuna study of a study file. From then on, a database that is restarted is waited for.
 
     Raises:
         KeyError: if the storage has none of this name.
     """
-    return optuna.load_study(storage=_storage(url), study_name=spec.name)
+    storage = _storage(url)
+    study = optuna.load_study(storage=storage, study_name=spec.name)
+    sqlalchemy.event.listen(storage.engine, "do_connect", _connect_patiently)
+    return study
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """Do a call to Optuna's storage again if the database was restarted in the middle of it.
+
+    Args:
+        call: may be done twice.
+
+    Raises:
+        optuna.exceptions.StorageInternalError: if it fails again and again.
+    """
+    for _ in range(_CALLS - 1):
+        try:
+            return call()
+        except optuna.exceptions.StorageInternalError:
+            time.sleep(1)  # then the next call waits until it can connect
+    return call()
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
+    engine: dict[str, Any] = {"pool_pre_ping": True}
+    if url.startswith("sqlite:"):
+        engine["connect_args"] = {"timeout": 60}
     return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+
+
+def _connect_patiently(dialect: Any, record: Any, positional: Any, named: Any) -> Any:
+    """Connect to a database that was there before, for `_PATIENCE_S` seconds."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return dialect.connect(*positional, **named)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def enqueue_grid(study: optuna.Study, spec: StudySpec) -> None:

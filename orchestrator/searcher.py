@@ -8,20 +8,19 @@ unfinished ones first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
-from orchestrator.runs import trial_label
-from orchestrator.samplers import enqueue_grid, make_sampler
+from orchestrator.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.space import Scalar, suggest
 from search_core.errors import OptionsError
+from search_core.search import SearchOptions
 
 
 class StudySearcher(Searcher):
@@ -31,7 +30,7 @@ class StudySearcher(Searcher):
         study: the Optuna study.
         spec: the study file.
         open_journal: the journal of a trial by number.
-        checkpoints: checkpoint files of a trial by number, newest first.
+        make_job: what a worker is given to run a trial, by number and options.
     """
 
     def __init__(
@@ -39,14 +38,17 @@ class StudySearcher(Searcher):
         study: optuna.Study,
         spec: StudySpec,
         open_journal: Callable[[int], Journal],
-        checkpoints: Callable[[int], list[str]],
+        make_job: Callable[[int, SearchOptions], dict[str, Any]],
     ) -> None:
         super().__init__(metric=spec.objectives[0].metric, mode=spec.objectives[0].mode)
         self._study, self._spec = study, spec
-        self._open_journal, self._checkpoints = open_journal, checkpoints
+        self._open_journal, self._make_job = open_journal, make_job
         enqueue_grid(study, spec)
-        self._unfinished = study.get_trials(states=(TrialState.RUNNING,))
+        running = study.get_trials(states=(TrialState.RUNNING,))
+        self._too_big = [trial for trial in running if self._ran_out_of_memory(trial)]
+        self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]
         self._numbers: dict[str, int] = {}
+        self._gave_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -69,25 +71,21 @@ class StudySearcher(Searcher):
                 options = search_options(self._spec, values)
             except OptionsError as error:  # ends of ranges were checked; a mixture of them may still not fit
                 self._open_journal(number).finish("failed", str(error))
-                self._study.tell(number, state=TrialState.FAIL)
+                _tell(self._study, number, state=TrialState.FAIL)
                 continue
             self._numbers[trial_id] = number
-            job = {
-                "label": trial_label(number),
-                "options": asdict(options),
-                "recorded": len(self._open_journal(number).epochs),
-                "checkpoints": self._checkpoints(number),
-            }
-            return {"job": job}
+            return {"job": self._make_job(number, options)}
+        self._gave_all = True
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended, by its journal."""
         number = self._numbers.pop(trial_id)
+        journal = self._open_journal(number)
         if error:  # the callback has not yet closed the journal
-            self._study.tell(number, state=TrialState.FAIL)
-        else:
-            tell(self._study, self._spec, number, self._open_journal(number))
+            _tell(self._study, number, state=TrialState.FAIL)
+        elif journal.end is not None:  # else it ran out of memory, and is tried again by the next launch
+            tell(self._study, self._spec, number, journal)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage and the journals are the state."""
@@ -95,33 +93,64 @@ class StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
 
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether it gave all trials that it had, and all have ended: nobody interrupted the experiment."""
+        return self._gave_all and not self._numbers
+
     def _ask(self) -> tuple[int, Mapping[str, Scalar]] | None:
-        while self._unfinished:
-            trial = self._unfinished.pop(0)
+        """Unfinished trials, then new ones, then those that ran out of memory: by then others have ended."""
+        while (trial := self._next_unfinished()) is not None:
             journal = self._open_journal(trial.number)
             if journal.end is None:
                 # A driver killed while it drew the values left a part of them: the rest is drawn now.
                 self._study.sampler = make_sampler(self._spec, trial.number)
-                drawn = optuna.trial.Trial(self._study, trial._trial_id)
-                return trial.number, suggest(drawn, self._spec.sweep)
+                return trial.number, self._drawn(optuna.trial.Trial(self._study, trial._trial_id))
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
-        asked = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        if len(asked) >= self._spec.num_trials:
+        if not self._has_new:
             return None
-        self._study.sampler = make_sampler(self._spec, len(asked))
-        new = self._study.ask()
-        return new.number, suggest(new, self._spec.sweep)
+        self._study.sampler = make_sampler(self._spec, self._num_asked())
+        new = patiently(self._study.ask)
+        return new.number, self._drawn(new)
+
+    def _drawn(self, trial: optuna.trial.Trial) -> Mapping[str, Scalar]:
+        return patiently(lambda: suggest(trial, self._spec.sweep))
+
+    @property
+    def _has_new(self) -> bool:
+        return self._num_asked() < self._spec.num_trials
+
+    def _num_asked(self) -> int:
+        trials = patiently(lambda: self._study.get_trials(deepcopy=False))
+        return sum(trial.state != TrialState.WAITING for trial in trials)
+
+    def _next_unfinished(self) -> FrozenTrial | None:
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        return self._too_big.pop(0) if self._too_big and not self._has_new else None
+
+    def _ran_out_of_memory(self, trial: FrozenTrial) -> bool:
+        return self._open_journal(trial.number).count("out_of_memory") > 0
 
 
 def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:
-    """Record the end of a trial in Optuna: COMPLETE, PRUNED if a scheduler stopped it, or FAIL.
+    """Record the end of a trial in Optuna: COMPLETE, PRUNED if it was stopped, or FAIL.
 
-    Optuna knows no pruned trials with two objectives; there, a stopped trial counts with its last values.
+    Optuna knows no pruned trials with two objectives. There, one that a scheduler stopped counts with its last values;
+    one that collapsed fails, for an empty cell costs nothing and would be on the front.
     """
     values = [journal.last_metric(objective.metric) for objective in spec.objectives]
     if journal.end == "failed" or not all(map(math.isfinite, values)):
-        study.tell(number, state=TrialState.FAIL)
-    elif journal.end == "stopped" and len(values) == 1:
-        study.tell(number, state=TrialState.PRUNED)
+        _tell(study, number, state=TrialState.FAIL)
+    elif journal.end in ("stopped", "collapsed") and len(values) == 1:
+        _tell(study, number, state=TrialState.PRUNED)
+    elif journal.end == "collapsed":
+        _tell(study, number, state=TrialState.FAIL)
     else:
-        study.tell(number, values)
+        _tell(study, number, values)
+
+
+def _tell(
+    study: optuna.Study, number: int, values: Sequence[float] | None = None, state: TrialState | None = None
+) -> None:
+    patiently(lambda: study.tell(number, values, state, skip_if_finished=True))

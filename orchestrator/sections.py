@@ -147,9 +147,39 @@ class RetrainSection(RetrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where MLflow keeps the study: `uri`; default: `MLFLOW_TRACKING_URI`, or else SQLite under the runs folder."""
+    """Where and what MLflow keeps of the study.
+
+    Attributes:
+        uri: default: `MLFLOW_TRACKING_URI`, or else SQLite under the runs folder.
+        picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
+    """
 
     uri: str | None = None
+    picture_every: int = 1
+
+    def __post_init__(self) -> None:
+        require(("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What happens to a trial whose worker dies or is silent.
+
+    Attributes:
+        max_failures: how many times a trial goes on from its checkpoint before it counts as failed, at least 0.
+        timeout_s: seconds without a report, above 0, after which its worker is killed; default: for ever. It must
+            leave room for an epoch, and for the start of a worker.
+    """
+
+    max_failures: int = 3
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        timeout = self.timeout_s
+        require(
+            ("max_failures", self.max_failures >= 0, f"must be at least 0, got {self.max_failures}"),
+            ("timeout_s", timeout is None or 0 < timeout < math.inf, f"must be a finite number above 0, got {timeout}"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

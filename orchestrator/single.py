@@ -17,7 +17,7 @@ from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
-from orchestrator.runs import CHECKPOINT_FILE, Runs
+from orchestrator.runs import Runs
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, flatten, run_tags
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, load_data
@@ -29,6 +29,7 @@ from search_core.search import Search, SearchOptions
 
 SEARCHES = "searches"
 RETRAINS = "retrains"
+STATE_FILE = "state.pt"
 
 
 def default_device() -> torch.device:
@@ -67,7 +68,7 @@ def run_search(
     with _recorded(tracker, unit, journal):
         for report in search:
             journal.append_epoch(report.to_dict())
-            save_state(search, folder / CHECKPOINT_FILE)
+            save_state(search, folder / STATE_FILE)
             tracker.sync(unit, journal)
             on_epoch(report)
     genotype = search.strategy.genotype()
@@ -124,7 +125,7 @@ def run_retrain(
                 if retrain.epoch >= section.epochs:
                     record["metrics"] |= retrain.final_metrics()
                 journal.append_epoch(record)
-                save_state(retrain, folder / CHECKPOINT_FILE)
+                save_state(retrain, folder / STATE_FILE)
                 tracker.sync(unit, journal)
                 on_epoch(seed, report)
         log_child(

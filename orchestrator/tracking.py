@@ -10,7 +10,6 @@ import logging
 import platform
 import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -57,6 +56,8 @@ SEARCH_METRICS: tuple[str, ...] = (
 #: MLflow's UI then shows the experiment as model training rather than as a language application.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
+_PICTURES = "cells"  # key of the image series
+
 _MAX_BATCH = 100  # params and tags that one request may carry
 
 
@@ -69,7 +70,7 @@ class Unit:
         kind: a search (with cells per epoch) or a retraining.
         parent: id of the parent run.
         params: flat parameters.
-        tags: further tags; brought up to date when the run is closed and after.
+        tags: further tags.
         metrics: names of the metrics to log; others stay in the history.
         primitives: candidate operations, for the pictures of a search.
         genotype: the cell that a retraining trains.
@@ -87,12 +88,12 @@ class Unit:
 
 @dataclass
 class _OpenRun:
-    """How far a run is logged."""
+    """How far a run is logged: its next epoch, and the epochs that have a picture."""
 
     run_id: str
     next_epoch: int
     is_closed: bool
-    tags: dict[str, str]
+    pictures: set[int]
 
 
 class Tracker:
@@ -103,6 +104,7 @@ class Tracker:
         experiment: name; created if it does not exist.
         artifact_location: folder of the experiment's artifacts, None where a server decides.
         tags: tags of every run, such as versions.
+        picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
 
     Raises:
         MlflowException: if the store cannot be reached.
@@ -110,12 +112,18 @@ class Tracker:
     """
 
     def __init__(
-        self, tracking_uri: str, experiment: str, *, artifact_location: str | None, tags: Mapping[str, str]
+        self,
+        tracking_uri: str,
+        experiment: str,
+        *,
+        artifact_location: str | None,
+        tags: Mapping[str, str],
+        picture_every: int = 1,
     ) -> None:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.tracking_uri = tracking_uri
-        self._tags = dict(tags)
+        self._tags, self._picture_every = dict(tags), picture_every
         self._runs: dict[str, _OpenRun] = {}
         try:
             self.client = MlflowClient(tracking_uri)
@@ -157,17 +165,23 @@ class Tracker:
         return self._open(unit).run_id
 
     def sync(self, unit: Unit, journal: Journal) -> None:
-        """Log what the journal has beyond the run, and close the run if the journal is closed."""
-        run = self._open(unit)
-        for record in journal.epochs[run.next_epoch :]:
-            if unit.kind == "search":
-                self._log_cells(run.run_id, unit, record)
-            self._log_metrics(run.run_id, unit, record)
-            run.next_epoch = record["epoch"] + 1
-        if journal.end is not None:
-            self._update_tags(run, unit)  # the last checkpoint is written after the last epoch is reported
-            if not run.is_closed:
+        """Log what the journal has beyond the run, and close the run if the journal is closed.
+
+        After an error the store is asked anew how far the run is: a request may have arrived whose answer was lost.
+        """
+        is_over = journal.end is not None  # asked first: the journal may grow meanwhile
+        try:
+            run = self._open(unit)
+            for record in journal.epochs[run.next_epoch :]:
+                if unit.kind == "search" and self._wants_picture(run, record["epoch"]):
+                    self._log_cells(run.run_id, unit, record)
+                self._log_metrics(run.run_id, unit, record)
+                run.next_epoch = record["epoch"] + 1
+            if is_over and not run.is_closed:
                 self._close(run, unit, journal)
+        except BaseException:
+            self._runs.pop(unit.label, None)
+            raise
 
     def close_study(self, run_id: str, *, complete: bool) -> None:
         """Mark the parent run as finished, or as failed if something is missing."""
@@ -179,16 +193,24 @@ class Tracker:
         for run in running:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
+    def _wants_picture(self, run: _OpenRun, epoch: int) -> bool:
+        return self._picture_every > 0 and epoch % self._picture_every == 0 and epoch not in run.pictures
+
+    def _pictures(self, run_id: str) -> set[int]:
+        names = [Path(entry.path).name.split("+") for entry in self.client.list_artifacts(run_id, "images")]
+        return {int(name[2]) for name in names if name[:2] == [_PICTURES, "step"]}
+
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:
             run_id = self._find(unit.label)
             if run_id is None:
-                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, dict(unit.tags))
+                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, set())
             else:
                 steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
                 known = self.client.get_run(run_id)
                 is_closed = known.info.status in ("FINISHED", "FAILED")
-                self._runs[unit.label] = _OpenRun(run_id, max(steps, default=-1) + 1, is_closed, known.data.tags)
+                next_epoch = max(steps, default=-1) + 1
+                self._runs[unit.label] = _OpenRun(run_id, next_epoch, is_closed, self._pictures(run_id))
                 if not is_closed:
                     self._log_missing_params(run_id, unit.params)
                     self.client.update_run(run_id, status="RUNNING")
@@ -214,9 +236,10 @@ class Tracker:
             self.client.log_batch(run_id, params=entries[first : first + _MAX_BATCH])
 
     def _log_metrics(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
-        now = int(time.time() * 1000)
+        # The journal's time: MLflow recognises the same value at the same time, so sending twice logs once.
+        at = int(record["time"] * 1000)
         chosen = {name: value for name, value in record["metrics"].items() if not unit.metrics or name in unit.metrics}
-        self.client.log_batch(run_id, [Metric(name, value, now, record["epoch"]) for name, value in chosen.items()])
+        self.client.log_batch(run_id, [Metric(name, value, at, record["epoch"]) for name, value in chosen.items()])
 
     def _log_cells(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
         picture = render_cells(
@@ -225,13 +248,7 @@ class Tracker:
             primitives=unit.primitives,
             title=f"{unit.label}, epoch {record['epoch']}",
         )
-        self.client.log_image(run_id, picture, key="cells", step=record["epoch"])
-
-    def _update_tags(self, run: _OpenRun, unit: Unit) -> None:
-        changed = {name: value for name, value in unit.tags.items() if run.tags.get(name) != value}
-        if changed:
-            self.client.log_batch(run.run_id, tags=[RunTag(name, value) for name, value in changed.items()])
-            run.tags |= changed
+        self.client.log_image(run_id, picture, key=_PICTURES, step=record["epoch"])
 
     def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
         tags = [RunTag("snas.end", str(journal.end))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import pickle
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +14,9 @@ import ray
 import torch
 from ray import tune
 
-from orchestrator.runs import CHECKPOINT_FILE
+from orchestrator.checkpoint import CheckpointFolder
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import NonFiniteLossError, StateError
+from search_core.errors import NonFiniteLossError
 from search_core.genotype import Genotype
 from search_core.reports import METRICS
 from search_core.retrain import Retrain, RetrainOptions
@@ -26,16 +25,13 @@ from search_core.search import Search, SearchOptions
 Options = TypeVar("Options")
 
 
-#: What a torn checkpoint file may raise.
-LOAD_ERRORS = (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError)
-
-
 class EpochTrainable(tune.Trainable):
     """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
 
     - `label`: its name in the study;
-    - `recorded`: how many epochs the journal holds already;
-    - `checkpoints`: checkpoint files of earlier launches, newest first; the first that loads is continued.
+    - `checkpoints`: folder of its checkpoints, which every node sees; the newest whole one is continued.
+
+    Ray starts it anew after any fault, with the same configuration.
     """
 
     work: Search | Retrain
@@ -43,12 +39,21 @@ class EpochTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Build the work and continue its newest whole checkpoint."""
         job = config["job"]
+        self._folder = CheckpointFolder(Path(job["checkpoints"]))
+        self._unsent: Mapping[str, Any] | None = None
+        self._is_too_big = ""
+        try:
+            self._begin(job)
+        except torch.OutOfMemoryError as error:  # told by the first step: Ray would try again at once
+            self._is_too_big = str(error)
+
+    def _begin(self, job: dict[str, Any]) -> None:
         self.work = self.build(job)
-        for file in job["checkpoints"]:
-            if self._continues(file, job["recorded"]):
-                return
-        if job["checkpoints"]:  # a torn one may have been taken over in part
-            self.work = self.build(job)
+        found = self._folder.newest_whole()
+        if found is not None:
+            self.work.load_state_dict(dict(found.state))
+            # Whether this report arrived before the fault is not known here; a repeat is recognised by the journal.
+            self._unsent = found.record
 
     def build(self, job: dict[str, Any]) -> Search | Retrain:
         """The work that a job describes, at its beginning."""
@@ -59,31 +64,40 @@ class EpochTrainable(tune.Trainable):
         return self.work.run_epoch().to_dict()
 
     def step(self) -> dict[str, Any]:
-        """One epoch; a loss that is not finite ends the trial as failed, with the reason."""
-        if self.work.epoch >= self.work.options.epochs:  # the driver was killed between the last report and the end
-            return self._end_result()
+        """One epoch, or first the report of the checkpoint that is continued.
+
+        A loss that is not finite and a GPU that is too small end the trial with the reason. A checkpoint that cannot
+        be written does not: a full disk costs the way back, not the search.
+        """
+        if self._is_too_big:
+            return self._end_result(out_of_memory=self._is_too_big)
+        if self._unsent is not None:
+            record, self._unsent = self._unsent, None
+            return self._epoch_result(record)
         try:
             record = self.result()
         except NonFiniteLossError as error:
             return self._end_result(failure=str(error))
+        except torch.OutOfMemoryError as error:
+            return self._end_result(out_of_memory=str(error))
+        try:
+            self._folder.save(self.work.epoch, self.work.state_dict(), record)
+        except OSError as error:
+            fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
+            return self._epoch_result(record) | {"checkpoint_fault": fault}
+        return self._epoch_result(record)
+
+    def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
         is_last = self.work.epoch >= self.work.options.epochs
         return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
 
     def _end_result(self, **what: str) -> dict[str, Any]:
         """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**dict.fromkeys(METRICS, math.nan), "epochs": self.work.epoch, **what, "done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the state of the work."""
-        torch.save(self.work.state_dict(), Path(checkpoint_dir) / CHECKPOINT_FILE)
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Take over a state that `save_checkpoint` wrote; Ray gives the folder."""
-        self.work.load_state_dict(load_state(Path(checkpoint) / CHECKPOINT_FILE))
+        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **what, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
-        del self.work
+        vars(self).pop("work", None)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -94,17 +108,6 @@ class EpochTrainable(tune.Trainable):
     def device(self) -> torch.device:
         """The GPU that Ray gave this trial, else the CPU: a worker without a GPU of its own may still see all."""
         return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-
-    def _continues(self, file: str, recorded: int) -> bool:
-        """Whether the work now continues this checkpoint; a torn one, or one ahead of the journal, is passed over."""
-        try:
-            state = load_state(Path(file))
-            if state["epoch"] > recorded:
-                return False
-            self.work.load_state_dict(state)
-        except (*LOAD_ERRORS, StateError):
-            return False
-        return True
 
 
 class SearchTrainable(EpochTrainable):
@@ -138,12 +141,6 @@ class RetrainTrainable(EpochTrainable):
 def from_plain(options_class: type[Options], data: Mapping[str, Any]) -> Options:
     """Options from the plain data of `dataclasses.asdict`."""
     return pydantic.TypeAdapter(options_class).validate_python(data)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file to CPU memory, tensors and plain values only."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cli import profile, retrain, search, study, ui
-from orchestrator.errors import OrchestratorError
-from orchestrator.study import StudyFailed, StudyInterrupted
+from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
 
 app = typer.Typer(
@@ -45,14 +44,14 @@ def main() -> None:
         _end(f"interrupted: {error}", INTERRUPTED)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
-    except (NonFiniteLossError, StudyFailed) as error:
+    except (NonFiniteLossError, StudyFailed, TrackingAwayError) as error:
         _end(f"failed: {error}", FAILED)
     except (OrchestratorError, DataError, GenotypeError, OptionsError) as error:
         _end(f"error: {error}", BAD_INPUT)
     except MlflowException as error:  # a store that answered at the start and then went away
-        _end(f"failed: MLflow: {str(error).splitlines()[0]}", FAILED)
+        _end(f"failed: MLflow: {first_line(error)}", FAILED)
     except SQLAlchemyError as error:
-        _end(f"error: a store could not be read or written: {str(error).splitlines()[0]}", BAD_INPUT)
+        _end(f"error: a store could not be read or written: {first_line(error)}", BAD_INPUT)
     except OSError as error:
         if error.filename is None:
             raise

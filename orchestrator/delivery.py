@@ -1,0 +1,122 @@
+"""Brings MLflow up to the journals in the background: a tracking server that is slow or away never holds up a study.
+
+The journals are the spool: they are on disk, in order, before anything is sent, and a run tells itself how far it is.
+So nothing is lost and nothing is sent twice, whatever is killed or restarted in between.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.errors import TrackingAwayError, first_line
+
+#: What a store that is away raises; requests' errors are OSErrors.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+
+Action = Callable[[], None]
+
+
+class Delivery:
+    """Delivers the units that have something new, one at a time, oldest first.
+
+    Args:
+        store: where MLflow's store is, for messages.
+        warn: hears, in another thread, that the store is away.
+    """
+
+    def __init__(self, store: str, warn: Callable[[str], None]) -> None:
+        self._store, self._warn = store, warn
+        self._waiting: dict[str, Action] = {}
+        self._changed = threading.Condition()
+        self._is_busy = self._is_stopping = False
+        self._away_since: float | None = None
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._deliver, name="mlflow-delivery", daemon=True)
+        self._thread.start()
+
+    def push(self, label: str, action: Action) -> None:
+        """Have a unit delivered when its turn comes, in another thread; it may be waiting already.
+
+        Args:
+            label: names the unit.
+            action: brings MLflow up to what the unit has by then; may be done twice.
+
+        Raises:
+            BaseException: what broke the delivery, other than a store that is away.
+        """
+        with self._changed:
+            self._raise_fault()
+            self._waiting.setdefault(label, action)
+            self._changed.notify_all()
+
+    def drain(self, patience_s: float) -> None:
+        """Wait until everything is delivered.
+
+        Raises:
+            TrackingAwayError: if the store has been away for `patience_s` seconds.
+        """
+        with self._changed:
+            while (self._waiting or self._is_busy) and self._fault is None:
+                self._changed.wait(1.0)
+                if self._away_since is not None and time.monotonic() - self._away_since > patience_s:
+                    raise TrackingAwayError(
+                        f"{len(self._waiting)} runs are behind: the MLflow store {self._store} has "
+                        f"been away for {patience_s:.0f} s; nothing is lost"
+                    )
+            self._raise_fault()
+
+    def stop(self) -> None:
+        """Stop after the unit at hand; what waits stays in the journals."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    def _deliver(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while (taken := self._take()) is not None:
+            try:
+                taken[1]()
+            except STORE_ERRORS as error:
+                self._put_back(*taken, error)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_stopping, pause_s)
+            except BaseException as error:
+                with self._changed:
+                    self._fault, self._is_busy = error, False
+                    self._changed.notify_all()
+                return
+            else:
+                pause_s = _FIRST_PAUSE_S
+                with self._changed:
+                    self._is_busy, self._away_since = False, None
+                    self._changed.notify_all()
+
+    def _take(self) -> tuple[str, Action] | None:
+        """The unit that has waited longest; it may be pushed again while it is being delivered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_stopping)
+            if self._is_stopping:
+                return None
+            label = next(iter(self._waiting))
+            self._is_busy = True
+            return label, self._waiting.pop(label)
+
+    def _put_back(self, label: str, action: Action, error: BaseException) -> None:
+        with self._changed:
+            self._waiting = {label: action, **self._waiting}
+            self._is_busy = False
+            self._away_since = self._away_since or time.monotonic()
+        self._warn(f"MLflow is behind and will be brought up later: {first_line(error)}")

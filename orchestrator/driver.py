@@ -1,0 +1,303 @@
+"""The process that runs a study: launches Ray Tune, hears every report, keeps journals, Optuna and MLflow in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from dashboards.figures import figure_png
+from dashboards.summary import TrialPoint, render_study
+from orchestrator.callback import PhaseCallback
+from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.config import search_options
+from orchestrator.delivery import Delivery
+from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
+from orchestrator.journal import Journal
+from orchestrator.launch import RayGaveUpError, cluster, run_phase
+from orchestrator.models import is_logged, log_child
+from orchestrator.progress import StudyView
+from orchestrator.records import RetrainJob, TrialRecord, front_rows
+from orchestrator.runs import trial_label, unit_label
+from orchestrator.searcher import StudySearcher
+from orchestrator.space import Scalar
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten
+from orchestrator.trainable import RetrainTrainable, SearchTrainable, from_plain
+from search_core.data import ImageData
+from search_core.errors import OptionsError
+from search_core.genotype import Genotype
+from search_core.retrain import RetrainOptions
+from search_core.search import SearchOptions
+
+if TYPE_CHECKING:
+    from orchestrator.study import Study
+
+#: Launches in a row without a single new report, after which a study is not launched again.
+_MAX_IDLE_LAUNCHES = 3
+#: How long the end of a study waits for MLflow.
+_PATIENCE_S = 600.0
+
+
+class Driver:
+    """Runs one study in this process.
+
+    Args:
+        study: what to run.
+        tracker: MLflow.
+        view: shows progress.
+        parent: MLflow run of the study.
+        data: the data set, on the CPU.
+    """
+
+    def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
+        self._study, self._spec, self._folder = study, study.spec, study.folder
+        self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
+        self._delivery = Delivery(tracker.tracking_uri, view.warn)
+        self._journals: dict[tuple[UnitKind, str], Journal] = {}
+        self._trial_runs: dict[int, str] = {}
+
+    def run(self, address: str | None) -> None:
+        """Do all that is not done yet.
+
+        Args:
+            address: Ray cluster; None starts one on this machine.
+
+        Raises:
+            OrchestratorError: if the cluster does not answer, or Ray gives up again and again.
+            StudyInterrupted: if the user stopped it.
+            StudyFailed: if all searches or all retrainings failed.
+            TrackingAwayError: if MLflow is away at the end.
+        """
+        try:
+            num_open = self._study.num_open_trials()
+            if num_open or any(record.state == "running" for record in self._study.retrains()):
+                with cluster(address):
+                    self._search()
+                    self._retrain()
+            self._finish()
+        finally:
+            self._delivery.stop()
+
+    def _search(self) -> None:
+        total = self._spec.num_trials
+        if self._study.num_open_trials() == 0:
+            return
+        self._view.phase("search", total - self._study.num_open_trials(), total)
+        self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
+
+    def _retrain(self) -> None:
+        jobs = self._study.retrain_jobs()
+        if jobs and self._open_retrains():
+            self._view.phase("retrain", len(jobs) - len(self._open_retrains()), len(jobs))
+            self._launch_until_done("retrain", lambda: not self._open_retrains())
+
+    def _launch_until_done(self, phase: UnitKind, is_done: Callable[[], bool]) -> None:
+        """Launch what is open until nothing is.
+
+        A launch leaves open what ran out of memory, and Ray gives up on everything that runs when its memory monitor
+        kills one trial. In the next launch, what ran out of memory comes last.
+        """
+        num_idle = 0
+        while num_idle < _MAX_IDLE_LAUNCHES:
+            callback, is_interrupted = self._launch(phase)
+            if is_done():
+                return
+            if is_interrupted:
+                raise StudyInterrupted(self._resume_hint())
+            num_idle = 0 if callback.num_reports else num_idle + 1
+        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times in a row; {self._resume_hint()}")
+
+    def _launch(self, phase: UnitKind) -> tuple[PhaseCallback, bool]:
+        """Run one Tune experiment over all that is open; also tells whether the user interrupted it."""
+        callback = PhaseCallback(
+            epochs=lambda job: int(job["options"]["epochs"]),
+            open_journal=partial(self._journal, phase),
+            track=partial(self._track, phase),
+            view=self._view,
+            timeout_s=self._spec.failure.timeout_s,
+        )
+        try:
+            if phase == "search":
+                searcher = StudySearcher(
+                    self._study.optuna_study,
+                    self._spec,
+                    lambda number: self._journal("search", trial_label(number)),
+                    self._search_job,
+                )
+                run_phase(self._spec, SearchTrainable, callback=callback, searcher=searcher)
+                return callback, not searcher.is_exhausted
+            jobs = [self._retrain_job(job) for job in self._open_retrains()]
+            run_phase(self._spec, RetrainTrainable, callback=callback, jobs=jobs)
+        except RayGaveUpError as error:
+            callback.ray_gave_up(str(error))
+            self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
+            return callback, False
+        return callback, callback.num_out_of_memory == 0
+
+    def _open_retrains(self) -> list[RetrainJob]:
+        return [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
+
+    def _journal(self, phase: UnitKind, label: str) -> Journal:
+        journal = self._journals.get((phase, label)) or Journal(self._folder.journal(phase, label))
+        # Only what still runs is kept: a driver's memory must not grow with the number of trials.
+        if journal.end is None:
+            self._journals[phase, label] = journal
+        else:
+            self._journals.pop((phase, label), None)
+        return journal
+
+    def _search_job(self, number: int, options: SearchOptions) -> dict[str, Any]:
+        """What a worker is given to run a trial."""
+        label = trial_label(number)
+        return {
+            "label": label,
+            "options": asdict(options),
+            "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
+            "share": self._share(self._journal("search", label)),
+        }
+
+    def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
+        """What a worker is given to train a cell."""
+        section = self._spec.retrain
+        assert section is not None
+        return {
+            "label": job.label,
+            "trial": job.trial,
+            "genotype": job.genotype.to_dict(),
+            "options": asdict(section),
+            "dataset": asdict(section.dataset_for(self._spec.search.dataset)),
+            "seed": job.seed,
+            "checkpoints": str(self._folder.checkpoints(self._spec, "retrain", job.label)),
+            "share": self._share(self._journal("retrain", job.label)),
+        }
+
+    def _share(self, journal: Journal) -> dict[str, float | None]:
+        return asdict(self._spec.resources)
+
+    def _track(self, phase: UnitKind, job: dict[str, Any]) -> None:
+        """Have the MLflow run of a job brought up to its journal."""
+        label = job["label"]
+        self._delivery.push(
+            unit_label(phase, label), lambda: self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
+        )
+
+    def _unit(self, phase: UnitKind, job: dict[str, Any]) -> Unit:
+        """The MLflow run of a job."""
+        name = unit_label(phase, job["label"])
+        tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
+        if phase == "search":
+            metrics = {*SEARCH_METRICS, *(objective.metric for objective in self._spec.objectives)}
+            return Unit(
+                label=name,
+                kind="search",
+                parent=self._parent,
+                params=flatten(job["options"]),
+                tags=tags,
+                metrics=sorted(metrics),
+                primitives=self._spec.search.network.primitives,
+            )
+        trial = job["trial"]
+        parent = self._parent if trial is None else self._run_of(trial)
+        params = {
+            **flatten(job["options"]),
+            **flatten(job["dataset"], "dataset."),
+            "seed": job["seed"],
+            "trial": "none" if trial is None else trial,
+        }
+        genotype = Genotype.from_dict(job["genotype"])
+        return Unit(label=name, kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype)
+
+    def _trial_job(self, number: int, values: Mapping[str, Scalar]) -> dict[str, Any]:
+        """As much of a trial's job as its MLflow run needs."""
+        options: Mapping[str, Any]
+        try:
+            options = asdict(search_options(self._spec, values))
+        except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
+            options = values
+        return {"label": trial_label(number), "options": options}
+
+    def _run_of(self, number: int) -> str:
+        """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
+        if number not in self._trial_runs:
+            trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
+            unit = self._unit("search", self._trial_job(number, trial.params))
+            self._trial_runs[number] = self._tracker.run_id(unit)
+        return self._trial_runs[number]
+
+    def _finish(self) -> None:
+        """Bring MLflow up to all journals, log models and the summary, close the parent run."""
+        trials = self._study.trials()
+        for trial in trials:
+            self._track("search", self._trial_job(trial.number, trial.values))
+        for job in self._study.retrain_jobs():
+            plain = self._retrain_job(job)
+            self._track("retrain", plain)
+            if self._journal("retrain", job.label).end == "complete":
+                self._delivery.push(f"model-{job.label}", partial(self._log_model, job, plain))
+        self._delivery.push("summary", lambda: log_summary(self._tracker, self._parent, self._study))
+        retrains = self._study.retrains()
+        reasons = {
+            kind: records[0].reason
+            for kind, records in (("search", trials), ("retraining", retrains))
+            if records and all(record.state == "failed" for record in records)
+        }
+        self._delivery.push("study", lambda: self._tracker.close_study(self._parent, complete=not reasons))
+        self._delivery.drain(_PATIENCE_S)
+        for kind, reason in reasons.items():
+            raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
+
+    def _log_model(self, job: RetrainJob, plain: dict[str, Any]) -> None:
+        run_id = self._tracker.run_id(self._unit("retrain", plain))
+        if is_logged(self._tracker, run_id):
+            return
+        options = from_plain(RetrainOptions, plain["options"])
+        final = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
+        if final is None or final.epoch != options.epochs:
+            self._view.warn(f"retraining {job.label} has no checkpoint of its last epoch: its model is not logged")
+            return
+        log_child(
+            self._tracker,
+            run_id,
+            genotype=job.genotype,
+            options=options,
+            data=self._data,
+            state=final.state,
+            registered_name=self._spec.registered_name,
+        )
+
+    def _resume_hint(self) -> str:
+        root = self._study.runs.root
+        return f"`snas study resume {self._spec.name} --runs {root}` goes on where it stopped"
+
+
+def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:
+    """Log the one-page picture and the table of the front to the parent run."""
+    trials = study.trials()
+    document = {"study": study.spec.name, "front": front_rows(trials, study.retrains(), study.spec)}
+    tracker.client.log_dict(run_id, document, "front.json")
+    points = [trial_point(trial, study) for trial in trials if trial.epochs]
+    if points:
+        figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "summary.png"
+            file.write_bytes(figure_png(figure))
+            tracker.client.log_artifact(run_id, str(file))
+
+
+def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
+    """What the summary picture shows of one trial."""
+    epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
+    return TrialPoint(
+        number=trial.number,
+        eta=search_options(study.spec, trial.values).penalty.strength,
+        error=trial.metrics["child_val_error"],
+        madds=trial.metrics["child_madds"],
+        on_front=trial.on_front,
+        epochs=[record["epoch"] for record in epochs],
+        entropy=[record["metrics"]["entropy_total"] for record in epochs],
+        gap=[record["metrics"]["discretization_gap"] for record in epochs],
+        temperature=[record["metrics"]["temperature"] for record in epochs],
+    )
