@@ -6,12 +6,13 @@ storage, the checkpoints and MLflow.
 
 from __future__ import annotations
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import NAME_PATTERN
 from orchestrator.doctor.case import Case, Recorded, lock_holder, read_recorded
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
-from orchestrator.doctor.mlflow_store import STORE_ERRORS, StudyRuns, first_line
+from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
 from orchestrator.doctor.report import Check, Finding, Notes, Report
 from orchestrator.doctor.units import (
     RETRAINS,
@@ -22,7 +23,7 @@ from orchestrator.doctor.units import (
     check_trials,
     tell_faults,
 )
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.records import RetrainJob
 from orchestrator.runs import Runs, trial_label
 from orchestrator.study import Study
@@ -90,7 +91,7 @@ def _load(name: str, runs: Runs, notes: Notes) -> Study | None:
 def _check_runs(case: Case, store: StudyRuns, notes: Notes) -> None:
     try:
         RunsCheck(case, store, notes).check()
-    except STORE_ERRORS as error:
+    except READ_ERRORS as error:
         message = f"MLflow must answer to the end, got: {first_line(error)}"
         notes.add(RUNS, "MLflow", "error", message, "ask again when it does")
 
@@ -99,7 +100,7 @@ def _read_trials(study: Study, notes: Notes) -> tuple[FrozenTrial, ...] | None:
     """Trials that were asked for; None, with a finding, if Optuna's storage does not answer."""
     try:
         trials = study.optuna_study.get_trials(deepcopy=False)
-    except (OrchestratorError, *STORE_ERRORS) as error:
+    except (OrchestratorError, StorageInternalError, *READ_ERRORS) as error:
         remedy = "restore it from a backup, or start its server; then ask again"
         notes.add(TRIALS, "Optuna", "error", first_line(error), remedy)
         return None

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from mlflow.entities import Run
 
 from orchestrator.doctor.case import Case, Recorded
-from orchestrator.doctor.mlflow_store import STORE_ERRORS, Artifacts, Points, StudyRuns, first_line
+from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
 from orchestrator.doctor.report import Notes, Severity
+from orchestrator.errors import first_line
 from orchestrator.tracking import SEARCH_METRICS
 from search_core.genotype import Genotype
 
@@ -27,7 +28,7 @@ def read_runs(uri: str, experiment: str, notes: Notes) -> StudyRuns | None:
     """The study's runs, or None with a finding if MLflow does not answer or does not know the study."""
     try:
         return StudyRuns(uri, experiment)
-    except STORE_ERRORS as error:
+    except READ_ERRORS as error:
         message = f"the MLflow store {uri} must hold the experiment `{experiment}`, got: {first_line(error)}"
         notes.add(RUNS, "MLflow", "error", message, "start the server, or set `MLFLOW_TRACKING_URI`; then ask again")
         return None

@@ -16,11 +16,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.errors import first_line
 from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
 
 #: What a store or server that is away, or no store at all, may raise; requests' errors are OSErrors.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
+READ_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 
 _PAGE = 500
 #: Limits of MLflow's own request for many histories.
@@ -60,7 +61,7 @@ class StudyRuns:
         histories: all points of all metrics: run id -> metric -> points.
 
     Raises:
-        one of STORE_ERRORS: if the store cannot be read or has no such experiment.
+        one of READ_ERRORS: if the store cannot be read or has no such experiment.
     """
 
     def __init__(self, tracking_uri: str, experiment: str) -> None:
@@ -145,7 +146,7 @@ class StudyRuns:
             names = frozenset(entry.path for entry in self._client.list_artifacts(run_id))
             with tempfile.TemporaryDirectory() as folder:
                 return Artifacts(names, self._num_rows(run_id, names, folder), self._genotype(run_id, names, folder))
-        except STORE_ERRORS as error:
+        except READ_ERRORS as error:
             return Artifacts(frozenset(), fault=first_line(error))
 
     def _num_rows(self, run_id: str, names: Iterable[str], folder: str) -> int | None:
@@ -174,8 +175,3 @@ def _all_pages(page: Any) -> Iterator[Any]:
         token = found.token
         if not token:
             return
-
-
-def first_line(error: BaseException) -> str:
-    """First line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

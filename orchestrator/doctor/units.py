@@ -100,15 +100,17 @@ def _check_end(case: Case, recorded: Recorded, trial: FrozenTrial | None, notes:
 
 
 def _states_agree(case: Case, recorded: Recorded, trial: FrozenTrial) -> bool:
+    """Whether Optuna was told what `searcher.tell` tells it."""
+    end, has_one = recorded.end, len(case.study.spec.objectives) == 1
     if trial.state == TrialState.RUNNING:
-        return recorded.end is None
+        return end is None
     if trial.state == TrialState.PRUNED:
-        return recorded.end == "stopped"
+        return end in ("stopped", "collapsed") and has_one
     if trial.state == TrialState.COMPLETE:
-        # Optuna knows no pruned trials with two objectives.
-        return recorded.end == "complete" or (recorded.end == "stopped" and len(case.study.spec.objectives) > 1)
+        return end == "complete" or (end == "stopped" and not has_one)
     values = [recorded.last_metric(objective.metric) for objective in case.study.spec.objectives]
-    return recorded.end == "failed" or (recorded.end is not None and not all(map(math.isfinite, values)))
+    is_worthless = not all(map(math.isfinite, values)) or (end == "collapsed" and not has_one)
+    return end == "failed" or (end is not None and is_worthless)
 
 
 def _check_values(case: Case, recorded: Recorded, trial: FrozenTrial, notes: Notes) -> None:
@@ -123,7 +125,7 @@ def _check_values(case: Case, recorded: Recorded, trial: FrozenTrial, notes: Not
 
 
 def _check_reason(recorded: Recorded, notes: Notes, check: str) -> None:
-    if recorded.end in ("failed", "stopped") and not recorded.reason.strip():
+    if recorded.end not in (None, "complete") and not recorded.reason.strip():
         message = f"it is {recorded.end}, which must have a stated reason, got none"
         notes.add(check, recorded.unit, "error", message, f"see the last lines of {recorded.file}")
 
@@ -166,11 +168,12 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
 
     Of a finished one only the newest file is read: nothing but a fork or a model that is still to be logged takes it.
     """
-    storage = case.study.folder.storage(case.study.spec)
+    spec, folder = case.study.spec, case.study.folder
     for recorded in case.units:
         if recorded.damage:
             continue
-        files = CheckpointFolder(storage / recorded.unit).files()
+        storage = folder.checkpoints(spec, recorded.phase, recorded.label)
+        files = CheckpointFolder(storage).files()
         if recorded.end is not None:
             files = files[:1]
         notes.look(CHECKPOINTS, len(files))
