@@ -21,6 +21,7 @@ from orchestrator.schema import check, fields_of
 from orchestrator.sections import (
     REPORT_METRICS,
     Failure,
+    Fork,
     Mode,
     Objective,
     Resources,
@@ -36,11 +37,12 @@ from orchestrator.yaml_file import YamlFile, read_yaml
 from search_core.collapse import StopOptions
 from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
-from search_core.search import SearchOptions
+from search_core.search import FORK_SECTIONS, SearchOptions
 
 __all__ = [
     "REPORT_METRICS",
     "Failure",
+    "Fork",
     "Mode",
     "Objective",
     "Resources",
@@ -85,6 +87,7 @@ class StudySpec(pydantic.BaseModel):
         scheduler: early stopping; with two objectives it follows the first unless it names a metric.
         stop: when a search counts as collapsed and is stopped.
         warm_start: a finished study whose best values are tried first; default: none.
+        fork: first epochs that all trials share; default: none.
         resources: what one trial takes.
         failure: what happens to a trial whose worker dies or is silent.
         retrain: what is trained from scratch after the search; default: nothing.
@@ -108,6 +111,7 @@ class StudySpec(pydantic.BaseModel):
     scheduler: Scheduler = Scheduler()
     stop: StopOptions = StopOptions()
     warm_start: WarmStart | None = None
+    fork: Fork | None = None
     resources: Resources = Resources()
     failure: Failure = Failure()
     retrain: RetrainSection | None = None
@@ -162,6 +166,7 @@ class StudySpec(pydantic.BaseModel):
         )
         yield from self._trial_rules()
         yield from self._warm_start_rules()
+        yield from self._fork_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
@@ -194,6 +199,22 @@ class StudySpec(pydantic.BaseModel):
             self.warm_start.experiment != self.name,
             f"must name another study than this one, got `{self.name}`",
         )
+
+    def _fork_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.fork is None:
+            return
+        epochs = self.search.epochs
+        yield (
+            "fork.epoch",
+            self.fork.epoch < epochs,
+            f"must be below `search.epochs` {epochs}, got {self.fork.epoch}",
+        )
+        for key in self.sweep:
+            yield (
+                f"sweep.{key}",
+                key.split(".")[0] in FORK_SECTIONS,
+                f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
+            )
 
     @property
     def num_trials(self) -> int:

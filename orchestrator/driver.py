@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dashboards.figures import figure_png
-from dashboards.summary import TrialPoint, render_study
+from ray import tune
+
 from orchestrator.callback import PhaseCallback
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.cluster import cluster
@@ -24,13 +23,14 @@ from orchestrator.launch import CollapseStopper, RayGaveUpError, run_phase
 from orchestrator.models import is_logged, log_child
 from orchestrator.packing import Share, find_share, grown, retrain_share
 from orchestrator.progress import StudyView
-from orchestrator.records import RetrainJob, TrialRecord, front_rows
-from orchestrator.runs import trial_label, unit_label
+from orchestrator.records import RetrainJob
+from orchestrator.runs import TRUNK, trial_label, unit_label
 from orchestrator.searcher import StudySearcher
 from orchestrator.secrets import masked
 from orchestrator.space import Scalar
+from orchestrator.study_summary import log_summary
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten
-from orchestrator.trainable import SearchTrainable, from_plain
+from orchestrator.trainable import SearchTrainable, from_plain, last_epoch
 from search_core.data import ImageData
 from search_core.errors import OptionsError
 from search_core.genotype import Genotype
@@ -39,6 +39,9 @@ from search_core.search import SearchOptions
 
 if TYPE_CHECKING:
     from orchestrator.study import Study
+
+#: The epochs that forked trials share, the trials, the retrainings.
+Phase = Literal["trunk", "search", "retrain"]
 
 #: Launches in a row without a single new report, after which a study is not launched again.
 _MAX_IDLE_LAUNCHES = 3
@@ -61,9 +64,9 @@ class Driver:
         self._study, self._spec, self._folder = study, study.spec, study.folder
         self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
         self._delivery = Delivery(masked(tracker.tracking_uri), view.warn)
-        self._journals: dict[tuple[UnitKind, str], Journal] = {}
+        self._journals: dict[tuple[Phase, str], Journal] = {}
         self._trial_runs: dict[int, str] = {}
-        self._shares: dict[UnitKind, Share] = {}
+        self._shares: dict[Phase, Share] = {}
 
     def run(self, address: str | None) -> None:
         """Do all that is not done yet.
@@ -81,7 +84,8 @@ class Driver:
             num_open = self._study.num_open_trials()
             if num_open or any(record.state == "running" for record in self._study.retrains()):
                 with cluster(address):
-                    self._shares = {"search": find_share(self._spec), "retrain": retrain_share(self._spec)}
+                    share = find_share(self._spec)
+                    self._shares = {"trunk": share, "search": share, "retrain": retrain_share(self._spec)}
                     self._tell_shares()
                     self._search()
                     self._retrain()
@@ -93,8 +97,27 @@ class Driver:
         total = self._spec.num_trials
         if self._study.num_open_trials() == 0:
             return
+        if self._spec.fork is not None:
+            self._grow_trunk(self._spec.fork.epoch)
         self._view.phase("search", total - self._study.num_open_trials(), total)
         self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
+
+    def _grow_trunk(self, epochs: int) -> None:
+        """Run the epochs that all trials share, unless they were and their checkpoint is whole."""
+        if self._has_trunk(epochs):
+            return
+        self._view.phase("shared epochs", 0, 1)
+        self._launch_until_done("trunk", lambda: self._has_trunk(epochs) or self._trunk.end == "failed")
+        if self._trunk.end == "failed":
+            raise StudyFailed(f"the shared epochs of study `{self._spec.name}` failed: {self._trunk.reason}")
+
+    @property
+    def _trunk(self) -> Journal:
+        return self._journal("trunk", TRUNK)
+
+    def _has_trunk(self, epochs: int) -> bool:
+        found = CheckpointFolder(self._folder.checkpoints(self._spec, "trunk", TRUNK)).newest_whole()
+        return self._trunk.end == "complete" and found is not None and found.epoch == epochs
 
     def _retrain(self) -> None:
         jobs = self._study.retrain_jobs()
@@ -102,7 +125,7 @@ class Driver:
             self._view.phase("retrain", len(jobs) - len(self._open_retrains()), len(jobs))
             self._launch_until_done("retrain", lambda: not self._open_retrains())
 
-    def _launch_until_done(self, phase: UnitKind, is_done: Callable[[], bool]) -> None:
+    def _launch_until_done(self, phase: Phase, is_done: Callable[[], bool]) -> None:
         """Launch what is open until nothing is.
 
         A launch leaves open what ran out of memory, and Ray gives up on everything that runs when its memory monitor
@@ -118,12 +141,12 @@ class Driver:
             num_idle = 0 if callback.num_reports else num_idle + 1
         raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times in a row; {self._resume_hint()}")
 
-    def _launch(self, phase: UnitKind) -> tuple[PhaseCallback, bool]:
+    def _launch(self, phase: Phase) -> tuple[PhaseCallback, bool]:
         """Run one Tune experiment over all that is open; also tells whether the user interrupted it."""
         callback = PhaseCallback(
-            epochs=lambda job: int(job["options"]["epochs"]),
+            epochs=last_epoch,
             open_journal=partial(self._journal, phase),
-            track=partial(self._track, phase),
+            track=lambda job: self._track(phase, job) if phase != "trunk" else None,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
             timeout_s=self._spec.failure.timeout_s,
@@ -139,20 +162,15 @@ class Driver:
                 stopper = CollapseStopper(self._spec, partial(self._journal, phase))
                 run_phase(
                     self._spec,
-                    SearchTrainable,
+                    self._trainable(phase),
                     self._shares[phase],
                     callback=callback,
                     stopper=stopper,
                     searcher=searcher,
                 )
                 return callback, not searcher.is_exhausted
-            jobs = [
-                {**self._retrain_job(job), "share": self._plain_share(phase, job.label)}
-                for job in self._open_retrains()
-            ]
-            assert self._spec.retrain is not None
-            trainable = retrain_trainable(self._spec.retrain.workers)
-            run_phase(self._spec, trainable, self._shares[phase], callback=callback, jobs=jobs)
+            jobs = self._trunk_jobs() if phase == "trunk" else self._open_retrain_jobs()
+            run_phase(self._spec, self._trainable(phase), self._shares[phase], callback=callback, jobs=jobs)
         except RayGaveUpError as error:
             callback.ray_gave_up(str(error))
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
@@ -162,7 +180,7 @@ class Driver:
     def _open_retrains(self) -> list[RetrainJob]:
         return [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
 
-    def _journal(self, phase: UnitKind, label: str) -> Journal:
+    def _journal(self, phase: Phase, label: str) -> Journal:
         journal = self._journals.get((phase, label)) or Journal(self._folder.journal(phase, label))
         # Only what still runs is kept: a driver's memory must not grow with the number of trials.
         if journal.end is None:
@@ -171,14 +189,45 @@ class Driver:
             self._journals.pop((phase, label), None)
         return journal
 
+    def _trainable(self, phase: Phase) -> type[tune.Trainable]:
+        if phase != "retrain":
+            return SearchTrainable
+        assert self._spec.retrain is not None
+        return retrain_trainable(self._spec.retrain.workers)
+
+    def _trunk_jobs(self) -> list[dict[str, Any]]:
+        assert self._spec.fork is not None
+        return [
+            {
+                "label": TRUNK,
+                "options": asdict(self._spec.search),
+                "until": self._spec.fork.epoch,
+                "checkpoints": str(self._folder.checkpoints(self._spec, "trunk", TRUNK)),
+                "share": self._plain_share("trunk", TRUNK),
+            }
+        ]
+
+    def _open_retrain_jobs(self) -> list[dict[str, Any]]:
+        return [
+            {**self._retrain_job(job), "share": self._plain_share("retrain", job.label)}
+            for job in self._open_retrains()
+        ]
+
     def _search_job(self, number: int, options: SearchOptions) -> dict[str, Any]:
         """What a worker is given to run a trial."""
         label = trial_label(number)
+        fork = {}
+        if self._spec.fork is not None:
+            journal = self._journal("search", label)
+            for record in self._trunk.epochs[len(journal.epochs) :]:
+                journal.append_epoch(record)
+            fork = {"fork": str(self._folder.checkpoints(self._spec, "trunk", TRUNK))}
         return {
             "label": label,
             "options": asdict(options),
             "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
             "share": self._plain_share("search", label),
+            **fork,
         }
 
     def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
@@ -195,7 +244,7 @@ class Driver:
             "checkpoints": str(self._folder.checkpoints(self._spec, "retrain", job.label)),
         }
 
-    def _share(self, phase: UnitKind, journal: Journal) -> Share | None:
+    def _share(self, phase: Phase, journal: Journal) -> Share | None:
         """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
         share: Share | None = self._shares[phase]
         for event in journal.events:
@@ -203,7 +252,7 @@ class Driver:
                 share = grown(share, event["kind"], cluster_nodes())
         return share
 
-    def _plain_share(self, phase: UnitKind, label: str) -> dict[str, Any]:
+    def _plain_share(self, phase: Phase, label: str) -> dict[str, Any]:
         share = self._share(phase, self._journal(phase, label))
         # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
         return asdict(share or self._shares[phase])
@@ -310,33 +359,3 @@ class Driver:
     def _resume_hint(self) -> str:
         root = self._study.runs.root
         return f"`snas study resume {self._spec.name} --runs {root}` goes on where it stopped"
-
-
-def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:
-    """Log the one-page picture and the table of the front to the parent run."""
-    trials = study.trials()
-    document = {"study": study.spec.name, "front": front_rows(trials, study.retrains(), study.spec)}
-    tracker.client.log_dict(run_id, document, "front.json")
-    points = [trial_point(trial, study) for trial in trials if trial.epochs]
-    if points:
-        figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "summary.png"
-            file.write_bytes(figure_png(figure))
-            tracker.client.log_artifact(run_id, str(file))
-
-
-def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
-    """What the summary picture shows of one trial."""
-    epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
-    return TrialPoint(
-        number=trial.number,
-        eta=search_options(study.spec, trial.values).penalty.strength,
-        error=trial.metrics["child_val_error"],
-        madds=trial.metrics["child_madds"],
-        on_front=trial.on_front,
-        epochs=[record["epoch"] for record in epochs],
-        entropy=[record["metrics"]["entropy_total"] for record in epochs],
-        gap=[record["metrics"]["discretization_gap"] for record in epochs],
-        temperature=[record["metrics"]["temperature"] for record in epochs],
-    )

@@ -46,7 +46,7 @@ class Journal:
         """Record the report of the next epoch, with the time (unix seconds) at which it came in.
 
         Args:
-            record: plain data with the key `epoch`.
+            record: plain data with the key `epoch`; with a `time`, if it comes from another journal.
 
         Returns:
             False if this epoch is recorded already: a resumed trial repeats what came after its checkpoint.
@@ -54,7 +54,7 @@ class Journal:
         if self.end is not None or record["epoch"] < len(self.epochs):
             return False
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
-        entry = {**record, "time": time.time()}
+        entry = {"time": time.time(), **record}
         self._write(entry)
         self.epochs.append(entry)
         return True

@@ -5,6 +5,7 @@ runs/optuna.db                        Optuna's storage
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/retrains/0003-seed0.jsonl
+runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 """
 
@@ -20,6 +21,10 @@ from orchestrator.secrets import take_tracking_credentials
 DEFAULT_RUNS = Path("runs")
 
 
+#: What forked trials grow from: the label of their shared epochs.
+TRUNK = "trunk"
+
+
 def trial_label(number: int) -> str:
     """Name of a trial's journal and folders."""
     return f"{number:04d}"
@@ -27,7 +32,7 @@ def trial_label(number: int) -> str:
 
 def unit_label(phase: str, label: str) -> str:
     """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
-    return f"{'trial' if phase == 'search' else 'retrain'}-{label}"
+    return label if phase == "trunk" else f"{'trial' if phase == 'search' else 'retrain'}-{label}"
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ class StudyFolder:
         return self.path / ".lock"
 
     def journal(self, phase: str, label: str) -> Path:
-        """Journal of one trial (`phase` search) or one retraining (`phase` retrain)."""
-        return self.path / ("trials" if phase == "search" else "retrains") / f"{label}.jsonl"
+        """Journal of one trial (`phase` search), one retraining (`phase` retrain) or the trunk."""
+        folders = {"search": "trials", "retrain": "retrains", "trunk": "."}
+        return self.path / folders[phase] / f"{label}.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:
         """Folder of the study's checkpoints, shared by all nodes."""

@@ -139,6 +139,20 @@ class WarmStart:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """Let all trials share their first epochs, which are run once, with the settings of `search`.
+
+    Attributes:
+        epoch: how many epochs they share, at least 1; their own values of the penalty and temperature hold from there.
+    """
+
+    epoch: int
+
+    def __post_init__(self) -> None:
+        require(("epoch", self.epoch >= 1, f"must be at least 1, got {self.epoch}"))
+
+
 def _check_top(value: object) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not is_count and value != "front":

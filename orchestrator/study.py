@@ -34,6 +34,7 @@ from orchestrator.runs import Runs, StudyFolder
 from orchestrator.samplers import create_optuna_study, load_optuna_study
 from orchestrator.searcher import StudySearcher
 from orchestrator.tracking import Tracker, flatten, run_tags
+from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, check_batch_size, load_data
 from search_core.genotype import load_genotype
@@ -167,6 +168,7 @@ class Study:
         taken = f"has a study `{name}` from elsewhere: choose another --name"
         if tracker.has_run("study"):
             raise OrchestratorError(f"the MLflow store {tracker.tracking_uri} {taken}")
+        check_warm_start(self.spec, url)
         storage = self.folder.storage(self.spec)
         if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
             raise OrchestratorError(f"the folder {storage} has checkpoints of a study `{name}`: choose another --name")

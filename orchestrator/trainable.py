@@ -16,7 +16,7 @@ from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import NonFiniteLossError
+from search_core.errors import NonFiniteLossError, StateError
 from search_core.genotype import Genotype
 from search_core.ranks import ALONE
 from search_core.reports import METRICS
@@ -41,6 +41,7 @@ class EpochTrainable(tune.Trainable):
         """Build the work and continue its newest whole checkpoint."""
         job = config["job"]
         self._folder = self.checkpoints(Path(job["checkpoints"]))
+        self._last_epoch = last_epoch(job)
         self._unsent: Mapping[str, Any] | None = None
         self._is_too_big = ""
         try:
@@ -93,7 +94,7 @@ class EpochTrainable(tune.Trainable):
         return self._epoch_result(record)
 
     def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        is_last = self.work.epoch >= self.work.options.epochs
+        is_last = self.work.epoch >= self._last_epoch
         return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
 
     def _end_result(self, **what: str) -> dict[str, Any]:
@@ -116,7 +117,20 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search. Job: `options` as plain data."""
+    """One search. Job: `options` as plain data; perhaps `until`, the epoch after which it ends, and `fork`, the folder
+
+    of the checkpoints from which it grows until it has its own.
+    """
+
+    work: Search
+
+    def _begin(self, job: dict[str, Any]) -> None:
+        super()._begin(job)
+        if "fork" in job and self.work.epoch == 0:
+            trunk = CheckpointFolder(Path(job["fork"])).newest_whole()
+            if trunk is None:
+                raise StateError(f"{job['fork']} must have a whole checkpoint to fork from")
+            self.work.fork_from(dict(trunk.state))
 
     def build(self, job: dict[str, Any]) -> Search:
         """The search at its beginning."""
@@ -143,6 +157,11 @@ class RetrainTrainable(EpochTrainable):
         if self.work.epoch >= self.work.options.epochs:
             record["metrics"] |= self.work.final_metrics()
         return record
+
+
+def last_epoch(job: Mapping[str, Any]) -> int:
+    """How many epochs a job has."""
+    return int(job.get("until", job["options"]["epochs"]))
 
 
 def from_plain(options_class: type[Options], data: Mapping[str, Any]) -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -34,18 +35,19 @@ class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
 
 
-def require_equal(fingerprint: str, stored: str) -> None:
+def require_equal(fingerprint: str, stored: str, but: Collection[str] = ()) -> None:
     """Check that a state belongs to the object that is asked to load it.
 
     Args:
         fingerprint: JSON object of what defines the object.
         stored: the same of the object that gave the state.
+        but: keys that may differ.
 
     Raises:
         StateError: naming the keys that differ.
     """
     mine, theirs = json.loads(fingerprint), json.loads(stored)
-    differing = [key for key in mine if mine[key] != theirs.get(key)]
+    differing = [key for key in mine if mine[key] != theirs.get(key) and key not in but]
     if differing or mine.keys() != theirs.keys():
         raise StateError(f"the state must come from equal options and data; they differ in {', '.join(differing)}")
 

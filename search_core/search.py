@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ from search_core.strategies.snas import Snas, SnasOptions
 from search_core.supernet import Supernet
 
 STATE_FORMAT = 2
+#: Sections of the options in which a forked search may differ from the one whose state it continues.
+FORK_SECTIONS = ("penalty", "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +156,22 @@ class Search:
         Raises:
             StateError: if the state has another format or comes from a search with other options.
         """
+        self._load(state, may_differ=())
+
+    def fork_from(self, state: dict[str, Any]) -> None:
+        """Go on from the state of a search that had another penalty or temperature until then.
+
+        Several strengths of the penalty can so share their first epochs, in which the supernet's weights are formed.
+
+        Raises:
+            StateError: if the state has another format or comes from a search that differs in more than that.
+        """
+        self._load(state, may_differ=FORK_SECTIONS)
+
+    def _load(self, state: dict[str, Any], may_differ: Collection[str]) -> None:
         if state.get("format") != STATE_FORMAT:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        require_equal(self._fingerprint(), state["options"])
+        require_equal(self._fingerprint(), state["options"], but=may_differ)
         self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
         for name, generator in self._generators.items():
             generator.set_state(state["generators"][name].cpu())

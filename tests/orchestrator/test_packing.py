@@ -12,7 +12,7 @@ from orchestrator import packing
 from orchestrator.config import StudySpec
 from orchestrator.dry_run import Measured, Node, _node, cluster_nodes, measure_on
 from orchestrator.errors import OrchestratorError
-from orchestrator.launch import cluster
+from orchestrator.cluster import cluster
 from orchestrator.packing import (
     Share,
     cap_by_cpus,

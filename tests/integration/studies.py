@@ -1,0 +1,146 @@
+"""Studies as processes, so that faults can be done to them, and what must hold of them after any fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.journal import Journal
+from orchestrator.yaml_file import dump_yaml
+from tests.orchestrator.tiny import Outcome, snas
+
+#: Times differ from run to run.
+CLOCKS = ("seconds", "images_per_s")
+EPOCHS = 6
+#: Two searches of real images at a time. With a grid, the same values come in the same order whatever happens.
+STUDY: dict[str, Any] = {
+    "name": "faulty",
+    "seed": 3,
+    "search": {
+        "dataset": {"name": "digits", "train_images": 200, "validation_images": 100},
+        "network": {"nodes": 2, "cells": 3, "init_channels": 4},
+        "temperature": {"kind": "linear", "start": 1.0, "end": 0.1},
+        "alpha": {"lr": 0.05},
+        "epochs": EPOCHS,
+    },
+    "sweep": {"penalty.strength": {"choice": [1.0e-5, 1.0e-2]}},
+    "sampler": "grid",
+    "trials": 2,
+    "max_concurrent": 2,
+    "resources": {"cpu": 0.5},
+}
+_PATIENCE_S = 300.0
+
+
+class StudyProcess:
+    """`snas study run` or `resume` of one study in a folder of runs.
+
+    Args:
+        folder: of the study file, the runs and the logs.
+        spec: the study file.
+        address: Ray cluster; None has the process start one.
+        environment: further variables of the process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: Mapping[str, Any] = STUDY,
+        *,
+        address: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.runs, self.name = folder / "runs", spec["name"]
+        self._file, self._log = folder / "study.yaml", folder / "study.log"
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
+        self._address = [] if address is None else ["--address", address]
+        self._environment = {**os.environ, **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *words: str) -> None:
+        """Begin to run the study, or with `resume` and its name to go on with it."""
+        words = words or ("run", str(self._file))
+        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", *words]
+        command += ["--runs", str(self.runs), *self._address]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
+
+    def resume(self) -> None:
+        """Go on with the study in a new process."""
+        self.start("resume", self.name)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that runs the study now."""
+        assert self._process is not None, "the study was not started"
+        return self._process
+
+    @property
+    def log(self) -> str:
+        """All that its processes wrote to the terminal."""
+        return self._log.read_text(encoding="utf-8")
+
+    def finish(self, code: int = 0) -> None:
+        """Wait for the end of the process."""
+        assert self.process.wait(_PATIENCE_S) == code, self.log
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(_PATIENCE_S)
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes in which trials run, on all nodes of this machine."""
+        children = psutil.process_iter(["cmdline"])
+        return [child for child in children if "".join(child.info["cmdline"] or [])[:20] == "ray::SearchTrainable"]
+
+    def wait_for_epochs(self, number: int) -> None:
+        """Wait until every trial has so many epochs in its journal."""
+        self.wait_until(lambda: all(len(journal.epochs) >= number for journal in self._all_journals()))
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait for something that the running study does."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not holds():
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.log}"
+            assert time.monotonic() < deadline, f"it made no progress: {self.log}"
+            time.sleep(0.02)
+
+    def journal(self, number: int) -> Journal:
+        """Journal of a trial as it is on disk."""
+        return Journal(self.runs / self.name / "trials" / f"{number:04d}.jsonl")
+
+    def checkpoints(self, number: int) -> Path:
+        """Folder of a trial's checkpoints."""
+        return self.runs / self.name / "checkpoints" / f"trial-{number:04d}"
+
+    def events(self) -> list[str]:
+        """Kinds of the faults that the trials survived."""
+        return sorted(event["event"] for journal in self._all_journals() for event in journal.events)
+
+    def doctor(self) -> Outcome:
+        """What `snas study doctor` says."""
+        return snas("study", "doctor", self.name, "--runs", self.runs)
+
+    def records(self) -> list[list[dict[str, Any]]]:
+        """All reports of all trials, without times."""
+        found = [json.loads(json.dumps(journal.epochs)) for journal in self._all_journals()]
+        for trial in found:
+            for record in trial:
+                del record["time"]
+                for clock in CLOCKS:
+                    del record["metrics"][clock]
+        return found
+
+    def _all_journals(self) -> list[Journal]:
+        return [self.journal(0), self.journal(1)]

@@ -1,0 +1,202 @@
+"""Faults done to running studies. Each must end as if nothing had happened: whole, and with the same cells.
+
+The table in docs/reliability.md names these tests.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.integration.servers import MlflowServer, PostgresServer
+from tests.integration.studies import EPOCHS, STUDY, StudyProcess
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+
+Start = Callable[..., StudyProcess]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
+    """The study without any fault."""
+    study = StudyProcess(tmp_path_factory.mktemp("undisturbed"))
+    study.start()
+    study.finish()
+    return study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Start]:
+    """Makes a study process that does not outlive the test."""
+    made: list[StudyProcess] = []
+
+    def make(spec: dict[str, Any] = STUDY, **options: Any) -> StudyProcess:
+        made.append(StudyProcess(tmp_path, spec, **options))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.kill()
+
+
+@pytest.fixture
+def three_nodes() -> Iterator[Cluster]:
+    """A head that runs no trials and two nodes that do."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    yield nodes
+    nodes.shutdown()
+
+
+def assert_as_if_nothing_had_happened(study: StudyProcess, undisturbed: StudyProcess) -> None:
+    said = study.doctor()
+    assert said.code == 0, said.said
+    assert "the study is whole" in said.said
+    assert [study.journal(number).end for number in (0, 1)] == ["complete", "complete"]
+    assert study.records() == undisturbed.records()
+
+
+def test_undisturbed_study_is_whole_and_survived_nothing(undisturbed: StudyProcess) -> None:
+    assert_as_if_nothing_had_happened(undisturbed, undisturbed)
+    assert undisturbed.events() == []
+    assert [len(trial) for trial in undisturbed.records()] == [EPOCHS, EPOCHS]
+
+
+def test_worker_killed(study: Start, undisturbed: StudyProcess) -> None:
+    killed = study()
+    killed.start()
+    killed.wait_for_epochs(2)
+    killed.workers()[0].kill()
+    killed.finish()
+    assert killed.events() == ["restart"]
+    assert_as_if_nothing_had_happened(killed, undisturbed)
+
+
+def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
+    on_nodes = study(address=three_nodes.address)
+    on_nodes.start()
+    on_nodes.wait_for_epochs(2)
+    node = next(iter(three_nodes.worker_nodes))
+    node.kill_raylet(check_alive=False)
+    on_nodes.finish()
+    assert on_nodes.events() == ["restart"], "one of the two trials ran there"
+    assert_as_if_nothing_had_happened(on_nodes, undisturbed)
+
+
+def test_driver_killed_on_a_cluster_that_goes_on(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
+    driven = study(address=three_nodes.address)
+    driven.start()
+    driven.wait_for_epochs(2)
+    driven.kill()
+    assert driven.doctor().code == 1, "it is not whole yet"
+    driven.resume()
+    driven.finish()
+    assert_as_if_nothing_had_happened(driven, undisturbed)
+
+
+def test_memory_monitor_kills_a_trial(study: Start, undisturbed: StudyProcess) -> None:
+    memory = psutil.virtual_memory()
+    threshold = 1 - memory.available / memory.total + 0.15
+    starved = study(
+        environment={"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
+    )
+    starved.start()
+    starved.wait_for_epochs(1)
+    available = psutil.virtual_memory().available
+    hog = np.ones(int(available - (1 - threshold - 0.01) * memory.total), dtype=np.uint8)
+    starved.wait_until(lambda: "out_of_memory" in starved.events())
+    del hog
+    starved.finish()
+    assert_as_if_nothing_had_happened(starved, undisturbed)
+
+
+def test_tracking_server_and_database_restarted(
+    study: Start, undisturbed: StudyProcess, postgres: PostgresServer, mlflow_on_postgres: MlflowServer
+) -> None:
+    storage, tracking = {"url": postgres.create_database("optuna")}, {"uri": mlflow_on_postgres.uri}
+    served = study({**STUDY, "storage": storage, "tracking": tracking})
+    served.start()
+    served.wait_for_epochs(1)
+    mlflow_on_postgres.kill()
+    served.wait_for_epochs(3)
+    postgres.kill()
+    served.wait_for_epochs(4)
+    postgres.start()
+    served.wait_for_epochs(5)
+    mlflow_on_postgres.start()
+    served.finish()
+    assert "MLflow is behind and will be brought up later" in served.log
+    assert_as_if_nothing_had_happened(served, undisturbed)
+
+
+def test_disk_full_while_checkpointing(study: Start, undisturbed: StudyProcess, tmp_path: Path) -> None:
+    disk = tmp_path / "small-disk"
+    disk.mkdir()
+    size = max(file.stat().st_size for file in undisturbed.checkpoints(0).glob("*.pt"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={3 * size + 16384}", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.decode().strip()}")
+    try:
+        full = study({**STUDY, "storage": {"path": str(disk)}})
+        full.start()
+        full.wait_for_epochs(3)
+        full.workers()[0].kill()  # there is a way back, although not from the last epoch
+        full.finish()
+        assert set(full.events()) == {"checkpoint", "restart"}
+        assert "No space left on device" in full.log
+        assert_as_if_nothing_had_happened(full, undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_checkpoint_damaged(study: Start, undisturbed: StudyProcess, damage: str) -> None:
+    damaged = study()
+    damaged.start()
+    damaged.wait_for_epochs(3)
+    damaged.kill()
+    for number in (0, 1):
+        newest = max(damaged.checkpoints(number).glob("epoch-*.pt"))
+        content = bytearray(newest.read_bytes())
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    assert "damaged" in damaged.doctor().said
+    damaged.resume()
+    damaged.finish()
+    assert_as_if_nothing_had_happened(damaged, undisturbed)
+
+
+def test_loss_that_is_not_finite_fails_its_trial_alone(study: Start) -> None:
+    sweep = {"theta.lr": {"choice": [0.025, 1.0e30]}}
+    diverging = study({**STUDY, "sweep": sweep})
+    diverging.start()
+    diverging.finish()
+    assert [diverging.journal(number).end for number in (0, 1)] == ["complete", "failed"]
+    assert "the training loss must stay finite" in diverging.journal(1).reason
+    said = diverging.doctor()
+    assert said.code == 0, said.said
+
+
+def test_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
+    silent = study({**STUDY, "failure": {"timeout_s": 40}})
+    silent.start()
+    silent.wait_for_epochs(2)
+    worker = silent.workers()[0]
+    os.kill(worker.pid, signal.SIGSTOP)
+    silent.finish()
+    assert silent.events() == ["hang"]
+    assert "no report for 40 s" in silent.log
+    assert not worker.is_running()
+    assert_as_if_nothing_had_happened(silent, undisturbed)
