@@ -142,7 +142,7 @@ def test_token_is_found_where_users_keep_it(
         monkeypatch.setenv(place, TOKEN if place == "RAY_AUTH_TOKEN" else str(file))
     with cluster(guarded):
         assert [node.resources["CPU"] for node in nodes()] == [1]
-        assert ray.get(ray.remote(os.getpid).remote()) != os.getpid()
+        assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid(), "workers take it too"
     assert "RAY_AUTH_MODE" not in os.environ, "the next cluster may have no token"
 
 
