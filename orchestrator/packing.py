@@ -172,7 +172,7 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
 
 
 def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
-    """The swept keys that decide the memory, and those that their conditions name."""
+    """The swept keys that decide the memory, and those that their conditions name; ends stand for ranges."""
     waiting = [key for key in sweep if key.startswith("network.") or key in _MEMORY_KEYS]
     needed: set[str] = set()
     while waiting:
@@ -180,7 +180,7 @@ def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
         if key not in needed:
             needed.add(key)
             waiting += sweep[key].when
-    return {key: entry for key, entry in sweep.items() if key in needed}
+    return {key: replace(entry, kind="choice") for key, entry in sweep.items() if key in needed}
 
 
 def _demand(options: SearchOptions) -> int:

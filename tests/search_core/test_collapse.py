@@ -87,6 +87,15 @@ def test_skip_share_counts_the_kept_edges_of_both_cells() -> None:
     assert collapse_reason(NEVER, [more], 20) is None
 
 
+def test_skip_share_must_hold_in_consecutive_epochs() -> None:
+    options = StopOptions(skip_share=0.5, patience=2, grace_period=0)
+    all_skips, half = ["skip_connect"], ["skip_connect", "max_pool_3x3"]
+    assert collapse_reason(options, [record(0, half), record(1, all_skips)], 20) is None
+    reason = collapse_reason(options, [record(1, all_skips), record(2, all_skips)], 20)
+    assert reason is not None
+    assert "100% or more of the kept edges in epochs 1 to 2" in reason
+
+
 def test_skip_share_of_empty_cells_is_none() -> None:
     options = StopOptions(none_edges=False, skip_share=0.0, patience=1, grace_period=0)
     assert collapse_reason(options, [record(3)], 20) is None
