@@ -18,7 +18,7 @@ from search_core.child import Child
 from search_core.data import load_data
 from search_core.errors import NonFiniteLossError, OptionsError
 from search_core.evaluation import Evaluation, evaluate
-from search_core.genotype import PUBLISHED
+from search_core.genotype import PUBLISHED, Edge, Genotype
 from search_core.ranks import ALONE, Ranks
 from search_core.retrain import Retrain, RetrainOptions, check_recipe
 from tests.search_core.processes import Processes
@@ -244,6 +244,22 @@ def test_state_goes_from_two_ranks_to_one_and_back(on_ranks: Processes) -> None:
     alone = run_from(ALONE, options, None, 3)
     for name, state in alone["state"]["generators"].items():
         assert torch.equal(last["state"]["generators"][name], state)
+
+
+def run_narrow(ranks: Ranks) -> tuple[Any, list[str]]:
+    """A cell that reads one of its inputs only: the other's weights get no gradient."""
+    cell = Genotype((Edge("sep_conv_3x3", 0, 2),), (2,), (Edge("max_pool_3x3", 0, 2),), (2,))
+    retrain = Retrain(cell, replace(TINY, epochs=1), images_of(), ranks=ranks)
+    retrain.run_epoch()
+    idle = [name for name, weight in retrain.child.named_parameters() if weight.grad is None]
+    return retrain.state_dict(), idle
+
+
+def test_weights_without_gradient_stay_so(on_ranks: Processes) -> None:
+    (first, idle), (second, _) = on_ranks(run_narrow)
+    assert differences(first, second) == []
+    assert idle == run_narrow(ALONE)[1]
+    assert len(idle) > 0
 
 
 # Failure
