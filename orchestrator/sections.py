@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from orchestrator.errors import did_you_mean
+from orchestrator.secrets import has_password, masked
 from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
@@ -73,27 +74,68 @@ class Scheduler:
         )
 
 
+def _check_auto(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and value != "auto":
+        raise ValueError(f"must be `auto` or a number, got {describe(value)}")
+    return value
+
+
+#: An amount that a user gives or leaves to a measurement.
+AutoOrNumber = Annotated[Literal["auto"] | float, pydantic.BeforeValidator(_check_auto)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What Ray reserves for one trial.
 
     Attributes:
         cpu: CPU cores, above 0; fractions share a core.
-        gpu: GPUs, 0 or above; a fraction shares one GPU, above 1 only whole numbers.
-        memory_gb: memory in GB, above 0; default: not reserved.
+        gpu: GPUs, 0 or above; a fraction shares one GPU, above 1 only whole numbers. `auto`: a short run of one search
+            measures how many fit on a GPU.
+        memory_gb: memory in GB, above 0; default: not reserved. `auto`: measured likewise.
     """
 
     cpu: float = 1.0
-    gpu: float = 0.0
-    memory_gb: float | None = None
+    gpu: AutoOrNumber = 0.0
+    memory_gb: AutoOrNumber | None = None
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether a trial has a GPU or a part of one."""
+        return self.gpu == "auto" or self.gpu > 0
 
     def __post_init__(self) -> None:
-        memory = self.memory_gb
+        gpu = 0.0 if self.gpu == "auto" else self.gpu
+        memory = None if self.memory_gb == "auto" else self.memory_gb
         require(
             ("cpu", 0 < self.cpu < math.inf, f"must be a finite number above 0, got {self.cpu}"),
-            ("gpu", 0 <= self.gpu < math.inf, f"must be a finite number of at least 0, got {self.gpu}"),
-            ("gpu", self.gpu <= 1 or self.gpu % 1 == 0, f"must be a fraction of 1 or a whole number, got {self.gpu}"),
-            ("memory_gb", memory is None or 0 < memory < math.inf, f"must be a finite number above 0, got {memory}"),
+            ("gpu", 0 <= gpu < math.inf, f"must be `auto` or a finite number of at least 0, got {gpu}"),
+            ("gpu", gpu <= 1 or gpu % 1 == 0, f"must be a fraction of 1 or a whole number, got {gpu}"),
+            (
+                "memory_gb",
+                memory is None or 0 < memory < math.inf,
+                f"must be `auto` or a finite number above 0, got {memory}",
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Begin with the best values of a finished study in the same Optuna storage.
+
+    Attributes:
+        experiment: name of that study, which is also that of its MLflow experiment.
+        top: how many of its best trials at most; no more than this study has trials.
+    """
+
+    experiment: str
+    top: int = 5
+
+    def __post_init__(self) -> None:
+        require(
+            ("experiment", self.experiment.strip() != "", "must be the name of a study, got nothing"),
+            ("top", self.top >= 1, f"must be at least 1, got {self.top}"),
         )
 
 
@@ -155,7 +197,8 @@ class Tracking:
     """Where and what MLflow keeps of the study.
 
     Attributes:
-        uri: default: `MLFLOW_TRACKING_URI`, or else SQLite under the runs folder.
+        uri: the store, without a password, since the study file is kept; default: `MLFLOW_TRACKING_URI`, or else SQLite
+            under the runs folder.
         picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
     """
 
@@ -163,7 +206,15 @@ class Tracking:
     picture_every: int = 1
 
     def __post_init__(self) -> None:
-        require(("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"))
+        require(
+            (
+                "uri",
+                self.uri is None or not has_password(self.uri),
+                "must not hold a password or token, since this file is kept: set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL), got {masked(self.uri or '')}",
+            ),
+            ("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +243,8 @@ class Storage:
     """Where the study's state is kept; default: under the runs folder.
 
     Attributes:
-        url: Optuna storage URL.
+        url: Optuna storage URL, without a password, since the study file is kept; default: `OPTUNA_STORAGE`, or else
+            SQLite under the runs folder.
         path: directory of checkpoints, shared by all nodes of a cluster.
     """
 
@@ -202,8 +254,14 @@ class Storage:
     def __post_init__(self) -> None:
         require(
             (
+                "url",
+                self.url is None or not has_password(self.url),
+                "must not hold a password, since this file is kept: set PGPASSWORD (or ~/.pgpass), or give the whole "
+                f"URL in OPTUNA_STORAGE, got {masked(self.url or '')}",
+            ),
+            (
                 "path",
                 self.path is None or "://" not in self.path,
                 f"must be a folder that every node has mounted, got the address `{self.path}`",
-            )
+            ),
         )

@@ -1,0 +1,330 @@
+"""Real servers for tests, as processes on 127.0.0.1: Debian's PostgreSQL and `mlflow server`.
+
+Each is started on a free port which it keeps over `stop`, `kill` and `start`, with its data, so that a client sees
+one server that goes away and comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+#: Where Debian keeps the programs that it does not put on the path.
+_DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+_START_S, _STOP_S = 90.0, 30.0
+
+
+class Server:
+    """A process that can be stopped, killed and started again; a context manager that starts and closes it."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server that runs."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server on its port and wait until it answers.
+
+        Raises:
+            RuntimeError: if it ends or does not answer, with the end of its log.
+        """
+        assert self._process is None, "the server runs already"
+        self._process = self._spawn()
+        deadline = time.monotonic() + _START_S
+        while not self._answers():
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                self.kill()
+                state = f"ended with {ended}" if ended is not None else f"does not answer after {_START_S:g} s"
+                raise RuntimeError(f"{type(self).__name__} {state}: {self.log[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ask the server to end, as its administrator would, and wait for it."""
+        self._end(self._ask_to_end)
+
+    def kill(self) -> None:
+        """SIGKILL, children included."""
+        self._end(lambda process: process.kill())
+
+    def restart(self) -> None:
+        """Stop and start, on the same port and data."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End for good; what lies in temporary folders is removed."""
+        if self._process is not None:
+            self.kill()
+
+    @property
+    def log(self) -> str:
+        """All that the server wrote, over all its starts."""
+        raise NotImplementedError
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+
+    def _end(self, signal_it: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        assert self._process is not None, "the server does not run"
+        process, self._process = self._process, None
+        children = _children(process.pid)
+        signal_it(process)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_S)
+        # Orphans hold the port, and PostgreSQL's its shared memory: none may outlive the server.
+        for child in children:
+            if child.is_running():  # compares the start time too: a pid in use again is not touched
+                child.kill()
+        psutil.wait_procs(children, _STOP_S)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PostgresServer(Server):
+    """PostgreSQL with a data folder of its own, removed by `close`.
+
+    PostgreSQL refuses to run as root: then it runs as the user `postgres`, who must be able to read its folder, which
+    therefore lies directly in the system's folder for temporary files.
+
+    Args:
+        password: of the user `snas`, asked for with SCRAM; None lets everybody in. It is never part of `url`:
+            clients take it from `PGPASSWORD`.
+
+    Raises:
+        RuntimeError: if PostgreSQL is not installed.
+    """
+
+    def __init__(self, password: str | None = None) -> None:
+        super().__init__()
+        self._bin, self._password = postgres_programs(), password
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix="snas-postgres-"))
+        self._log_file = self.folder / "postgres.log"
+        self._log_file.touch()
+        self._own(self.folder, self._log_file)
+        self._initialise()
+
+    def url(self, database: str) -> str:
+        """Address of a database for SQLAlchemy, without a password."""
+        return f"postgresql+psycopg://snas@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str) -> str:
+        """Make an empty database and return its address."""
+        self.sql(f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run one statement with `psql`; its rows as unaligned text.
+
+        Raises:
+            RuntimeError: if PostgreSQL refuses it, with its message.
+        """
+        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "snas", "-d", database]
+        return self._run(["psql", "-X", "-A", "-t", "-w", *address, "-c", statement])
+
+    @property
+    def log(self) -> str:
+        """All that PostgreSQL wrote."""
+        return self._log_file.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        """Kill it if it runs and remove its data."""
+        super().close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _initialise(self) -> None:
+        secret = self.folder / "password"
+        options = ["--auth=trust"]
+        if self._password is not None:
+            secret.write_text(self._password, encoding="utf-8")
+            self._own(secret)
+            options = ["--auth=scram-sha-256", f"--pwfile={secret}"]
+        place = ["-D", str(self.folder / "data"), "-U", "snas", "-E", "UTF8", "--locale=C", "--no-sync"]
+        self._run(["initdb", *place, *options])
+        secret.unlink(missing_ok=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",  # for speed; what a killed process wrote survives in the system's cache
+            "max_connections": 50,
+        }
+        command = [str(self._bin / "postgres"), "-D", str(self.folder / "data")]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        with self._log_file.open("ab") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, user=self._user, cwd=self.folder, start_new_session=True
+            )
+
+    def _answers(self) -> bool:
+        command = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGINT)  # "fast": does not wait for clients to leave
+
+    def _own(self, *paths: Path) -> None:
+        if self._user is not None:
+            owner = pwd.getpwnam(self._user)
+            for path in paths:
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+
+    def _run(self, words: list[str]) -> str:
+        environment = {**os.environ, "LC_ALL": "C"}
+        if self._password is not None:
+            environment["PGPASSWORD"] = self._password
+        done = subprocess.run(
+            [str(self._bin / words[0]), *words[1:]],
+            capture_output=True,
+            text=True,
+            user=self._user,
+            cwd=self.folder,
+            env=environment,
+            timeout=_START_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{words[0]} must succeed, got: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+
+class MlflowServer(Server):
+    """A tracking server with one worker that also keeps the artifacts.
+
+    Args:
+        folder: its database (without `store`), artifacts and log; made if missing.
+        store: address of its database, e.g. `PostgresServer.create_database(...)`; default: SQLite in `folder`.
+        login: user name and password (at least 12 characters) that every client must give (MLflow's `basic-auth`,
+            needs Flask-WTF), as `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`; None lets everybody in.
+        environment: variables of the server beside this process's, such as `PGPASSWORD`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: str | None = None,
+        *,
+        login: tuple[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.artifacts, self._log_file = folder / "artifacts", folder / "mlflow.log"
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        self._folder, self._store = folder, store or f"sqlite:///{folder / 'mlflow.db'}"
+        # The job runner of MLflow's language-model pages takes a gigabyte.
+        self._environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
+        self._environment.pop("MLFLOW_TRACKING_URI", None)
+        self._app: list[str] = []
+        if login is not None:
+            self._ask_for(*login)
+
+    @property
+    def uri(self) -> str:
+        """Address for clients."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        """All that the server wrote, over all its starts."""
+        return self._log_file.read_text(encoding="utf-8") if self._log_file.exists() else ""
+
+    def _ask_for(self, user: str, password: str) -> None:
+        settings = self._folder / "basic_auth.ini"
+        lines = {
+            "default_permission": "NO_PERMISSIONS",
+            "database_uri": f"sqlite:///{self._folder / 'logins.db'}",
+            "admin_username": user,
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        }
+        text = "\n".join(f"{name} = {value}" for name, value in lines.items())
+        settings.write_text(f"[mlflow]\n{text}\n", encoding="utf-8")
+        self._environment |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a test",
+        }
+        self._app = ["--app-name", "basic-auth"]
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", self._store, *self._app]
+        command += ["--artifacts-destination", str(self.artifacts)]
+        with self._log_file.open("ab") as log:
+            return subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._folder, env=self._environment, start_new_session=True
+            )
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def postgres_programs() -> Path:
+    """Folder with `initdb` and `postgres`.
+
+    Raises:
+        RuntimeError: if PostgreSQL is not installed.
+    """
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).resolve().parent] if on_path else sorted(_DEBIAN_POSTGRES.glob("*/bin"), reverse=True)
+    for folder in folders:
+        if all((folder / program).exists() for program in ("initdb", "postgres", "psql", "pg_isready")):
+            return folder
+    raise RuntimeError("PostgreSQL must be installed, as by `apt-get install postgresql`, got no initdb")
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
