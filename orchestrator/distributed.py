@@ -159,7 +159,9 @@ def _reason(error: Exception) -> str:
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     if not failures:
         return f"{type(error).__name__}: {last_line(error)}"
-    return "; ".join(f"worker {rank}: {last_line(failure)}" for rank, failure in sorted(failures.items()))
+    # When one dies, the others fail at the next sum over the ranks: that is not the reason.
+    dead = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+    return "; ".join(f"worker {rank}: {last_line(failures[rank])}" for rank in sorted(dead or failures))
 
 
 def _train_rank(config: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
 
 from orchestrator import distributed
@@ -28,6 +29,10 @@ def test_reason_names_the_workers() -> None:
     error = WorkerGroupError("many lines", {1: RuntimeError("a\nconnection closed\n"), 0: ValueError("no such file")})
     assert distributed._reason(error) == "worker 0: no such file; worker 1: connection closed"
     assert distributed._reason(OSError("disk full")) == "OSError: disk full"
+    died = WorkerGroupError(
+        "many lines", {0: RuntimeError("connection reset"), 1: RayActorError(error_msg="it was killed")}
+    )
+    assert distributed._reason(died) == "worker 1: it was killed"
 
 
 class _Called:
