@@ -22,7 +22,7 @@ def test_one_worker_needs_no_group() -> None:
 @pytest.mark.parametrize(("gpu", "taken"), [(0.0, 0.0), (0.25, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_worker_takes_a_whole_gpu_or_none(gpu: float, taken: float) -> None:
     share = {"cpu": 2.0, "gpu": gpu, "memory_gb": 1.5}
-    assert distributed._worker_resources(share) == {"CPU": 2.0, "GPU": taken, "memory": 1_500_000_000}
+    assert distributed._worker_resources(share) == {"CPU": 2.0, "GPU": taken, "memory": 89 * 2**24}
 
 
 def test_reason_names_the_workers() -> None:
