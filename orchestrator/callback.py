@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -158,8 +160,10 @@ class PhaseCallback(Callback):
 
 def _reason(trial: Trial) -> str:
     """Last line of what a trial died of."""
-    error = trial.get_pickled_error()
-    if error is None:
+    # Ray brings the file to where `get_pickled_error` looks when the trial has ended; one that goes on has it here.
+    file = trial.pickled_error_file
+    if file is None or not Path(file).is_file():
         return "the worker died without a message"
+    error = pickle.loads(Path(file).read_bytes())
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {last_line(cause)}"

@@ -8,6 +8,7 @@ it again from its checkpoint. Ray Train restarts nothing by itself, as the study
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from typing import Any
 
 import ray
 from ray import train, tune
+from ray._raylet import PlacementGroupID
 from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import distributed
 
 from orchestrator.checkpoint import Checkpoint, CheckpointFolder
@@ -31,6 +34,8 @@ from search_core.ranks import ALONE, Ranks
 PLACEMENT = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 #: Longer than Ray Train needs to notice that its workers have returned.
 _END_TIMEOUT_S = 30.0
+#: Steps in which memory is reserved, bytes.
+_STEP = 2**24
 
 
 class WorkerGroupDiedError(OrchestratorError):
@@ -70,6 +75,8 @@ class DistributedRetrain(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Start the group; it builds the training and continues its newest whole checkpoint."""
         job = config["job"]
+        self._mark = _mark(job)
+        _release(self._mark)
         self._relay = _Relay.remote()  # type: ignore[attr-defined]
         # The folder must be seen by all nodes, as that of the checkpoints is.
         self._train_folder = Path(job["checkpoints"]) / "ray-train"
@@ -90,10 +97,11 @@ class DistributedRetrain(tune.Trainable):
         return result
 
     def cleanup(self) -> None:
-        """Let the workers return after the last result; in mid-course the end of this process is theirs."""
+        """Let the workers return after the last result; in mid-course they are ended."""
         if self._is_done:
             self._thread.join(_END_TIMEOUT_S)
         ray.kill(self._relay)
+        _release(self._mark)
         shutil.rmtree(self._train_folder, ignore_errors=True)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -132,6 +140,7 @@ class _Relay:
 def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
     """Run the workers to their end, and tell the trial if that is not the end of the training."""
     resources = _worker_resources(job["share"])
+    resources["memory"] += _mark(job)
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"job": job, "relay": relay},
@@ -151,15 +160,35 @@ def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
 
 def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
     """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
-    gpu = share["gpu"]
-    return {"CPU": share["cpu"], "GPU": float(gpu > 0), "memory": int((share.get("memory_gb") or 0) * 1e9)}
+    memory = (share.get("memory_gb") or 0) * 1e9
+    # In steps of 16 MiB, to which `_mark` adds.
+    return {"CPU": share["cpu"], "GPU": float(share["gpu"] > 0), "memory": int(memory) // _STEP * _STEP}
+
+
+def _mark(job: dict[str, Any]) -> int:
+    """Bytes of memory, below 16 MiB, that each worker of this job reserves on top, to know its reservation by."""
+    return int.from_bytes(hashlib.sha256(job["checkpoints"].encode()).digest()[:3]) or 1
+
+
+def _release(mark: int) -> None:
+    """Give back what a group holds that was left by a trial that died.
+
+    Ray keeps a reservation for as long as the driver lives, and Ray Train's own remedy needs Ray's dashboard. The
+    reservation has no name, and only its size can be chosen.
+    """
+    for identity, group in placement_group_table().items():
+        marks = {int(bundle.get("memory", 0)) % _STEP for bundle in group["bundles"].values()}
+        if group["state"] != "REMOVED" and marks == {mark}:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
 
 
 def _reason(error: Exception) -> str:
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     if not failures:
         return f"{type(error).__name__}: {last_line(error)}"
-    return "; ".join(f"worker {rank}: {last_line(failure)}" for rank, failure in sorted(failures.items()))
+    # When one dies, the others fail at the next sum over the ranks: that is not the reason.
+    dead = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+    return "; ".join(f"worker {rank}: {last_line(failures[rank])}" for rank in sorted(dead or failures))
 
 
 def _train_rank(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pickle
 import struct
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from search_core import augment, data, readers, splits
 from search_core.augment import Augmentation, channel_statistics, crop_and_flip, erase_squares, prepare_batch
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import DataError, OptionsError
+from search_core.ranks import Ranks
 from search_core.splits import Split, stratified_order
 
 CPU = torch.device("cpu")
@@ -684,6 +686,20 @@ def test_image_folder_evaluates_the_resized_centre_normalised(tmp_path: Path) ->
     expected = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
     # The same arithmetic in other units: differences are float32 rounding of values of size 2.
     torch.testing.assert_close(all_images(folder.test), expected[folder.test.indices - 20], atol=1e-5, rtol=0)
+
+
+def test_image_folder_shares_are_the_batches_of_one_process(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    everything: dict[str, Any] = {"augment": Augmentation(crop_padding=1, flip=True, cutout=5), "drop_last": True}
+    train = load_folder(tmp_path, workers=0).train
+    whole = list(train.batches(6, generator=seeded(), **everything))
+    parts = [list(train.batches(6, generator=seeded(), ranks=Ranks(rank, 2), **everything)) for rank in range(2)]
+    assert [len(labels) for _, labels in parts[1]] == [3] * len(whole)
+    for number, (images, labels) in enumerate(whole):
+        assert torch.equal(torch.cat([part[number][0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[number][1] for part in parts]), labels)
+    last = len(train) - 1  # batches of so many images: the last one is a single image
+    assert [len(list(train.batches(last, ranks=Ranks(rank, 2)))) for rank in range(2)] == [2, 1]
 
 
 def test_image_folder_batches_repeat_with_the_generator_for_any_number_of_workers(tmp_path: Path) -> None:

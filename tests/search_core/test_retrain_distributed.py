@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn import functional
 
 from search_core.augment import Augmentation
@@ -21,9 +18,10 @@ from search_core.child import Child
 from search_core.data import load_data
 from search_core.errors import NonFiniteLossError, OptionsError
 from search_core.evaluation import Evaluation, evaluate
-from search_core.genotype import PUBLISHED
+from search_core.genotype import PUBLISHED, Edge, Genotype
 from search_core.ranks import ALONE, Ranks
 from search_core.retrain import Retrain, RetrainOptions, check_recipe
+from tests.search_core.processes import Processes
 from tests.search_core.tiny import TINY_DATASET, differences, images_of, seeded, through_file
 
 TINY = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, cutout=2)
@@ -31,38 +29,6 @@ TINY = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, cutout=
 #: term, and a step of SGD and the next forward pass carry that on.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-Part = Callable[[Ranks], Any]
-
-
-def _process(rank: int, count: int, part: Part, folder: str) -> Any:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count)
-    try:
-        return part(Ranks(rank, count))
-    finally:
-        distributed.destroy_process_group()
-
-
-class Processes:
-    """Processes that are started once, since that takes longer than any test here."""
-
-    def __init__(self, most: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._executors = [ProcessPoolExecutor(1, mp_context=context) for _ in range(most)]
-
-    def __call__(self, part: Part, count: int = 2) -> list[Any]:
-        """What each of `count` ranks got from `part`, a function of this module or a `partial` of one."""
-        with tempfile.TemporaryDirectory() as folder:
-            running = [
-                executor.submit(_process, rank, count, part, folder)
-                for rank, executor in enumerate(self._executors[:count])
-            ]
-            return [future.result(timeout=300) for future in running]
-
-    def close(self) -> None:
-        for executor in self._executors:
-            executor.shutdown(cancel_futures=True)
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +244,22 @@ def test_state_goes_from_two_ranks_to_one_and_back(on_ranks: Processes) -> None:
     alone = run_from(ALONE, options, None, 3)
     for name, state in alone["state"]["generators"].items():
         assert torch.equal(last["state"]["generators"][name], state)
+
+
+def run_narrow(ranks: Ranks) -> tuple[Any, list[str]]:
+    """A cell that reads one of its inputs only: the other's weights get no gradient."""
+    cell = Genotype((Edge("sep_conv_3x3", 0, 2),), (2,), (Edge("max_pool_3x3", 0, 2),), (2,))
+    retrain = Retrain(cell, replace(TINY, epochs=1), images_of(), ranks=ranks)
+    retrain.run_epoch()
+    idle = [name for name, weight in retrain.child.named_parameters() if weight.grad is None]
+    return retrain.state_dict(), idle
+
+
+def test_weights_without_gradient_stay_so(on_ranks: Processes) -> None:
+    (first, idle), (second, _) = on_ranks(run_narrow)
+    assert differences(first, second) == []
+    assert idle == run_narrow(ALONE)[1]
+    assert len(idle) > 0
 
 
 # Failure

@@ -1,0 +1,174 @@
+"""Retrainings on two workers of Ray Train each: in mid-course one loses a worker, the other the trial itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from mlflow import MlflowClient
+
+from orchestrator.distributed import max_groups
+from orchestrator.errors import OrchestratorError
+from orchestrator.journal import Journal
+from search_core.data import DatasetOptions
+from search_core.genotype import PUBLISHED
+from search_core.ranks import ALONE, Ranks
+from search_core.retrain import Retrain, RetrainOptions
+from tests.orchestrator.tiny import runs_of, steps_of
+from tests.search_core.processes import Processes
+from tests.search_core.tiny import images_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+EPOCHS = 6
+STUDY = f"""
+name: shared
+search:
+  dataset: {{name: digits, train_images: 256, validation_images: 100}}
+trials: 0
+resources: {{cpu: 1}}
+retrain:
+  genotype: SNAS_mild
+  workers: 2
+  seeds: 2
+  epochs: {EPOCHS}
+  batch_size: 64
+  cells: 3
+  init_channels: 4
+"""
+DATA = DatasetOptions(name="digits", train_images=256, validation_images=100)
+OPTIONS = RetrainOptions(epochs=EPOCHS, batch_size=64, cells=3, init_channels=4)
+LABELS = ("cell-seed0", "cell-seed1")
+
+
+@dataclass(frozen=True)
+class Done:
+    runs: Path
+    killed_after: list[int]
+    out: str
+    err: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.runs}/mlflow.db")
+
+    def journal(self, label: str) -> Journal:
+        return Journal(self.runs / "shared" / "retrains" / f"{label}.jsonl")
+
+
+def actors(driver: int, name: str) -> list[psutil.Process]:
+    """Actors of a class among the processes that a driver started."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            if f"ray::{name}" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The study, which lost a worker and later a trial, each after two epochs."""
+    folder = tmp_path_factory.mktemp("shared")
+    file, runs = folder / "study.yaml", folder / "runs"
+    file.write_text(STUDY)
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", str(file)]
+    driver = subprocess.Popen(
+        [*command, "--runs", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    killed_after = []
+    # Ray names the class of a trial with resources so.
+    for label, name, number in zip(LABELS, ("RayTrainWorker", "ResourceTrainable"), (2, 1), strict=True):
+        journal, deadline = runs / "shared" / "retrains" / f"{label}.jsonl", time.monotonic() + 400
+        while not journal.exists() or len(Journal(journal).epochs) < 2:
+            assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()}"
+            assert time.monotonic() < deadline, "the driver made no progress"
+            time.sleep(0.02)
+        victims = actors(driver.pid, name)
+        assert len(victims) == number
+        victims[-1].send_signal(signal.SIGKILL)
+        killed_after.append(len(Journal(journal).epochs))
+    out, err = driver.communicate(timeout=600)
+    assert driver.returncode == 0, out + err
+    return Done(runs, killed_after, out, err)
+
+
+def records(ranks: Ranks, seed: int) -> list[dict[str, Any]]:
+    """What a journal holds of an undisturbed training."""
+    retrain = Retrain(PUBLISHED["SNAS_mild"], OPTIONS, images_of(DATA), seed=seed, ranks=ranks)
+    found = [report.to_dict() for report in retrain]
+    found[-1]["metrics"] |= retrain.final_metrics()
+    return found
+
+
+def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    without = [{name: value for name, value in entry["metrics"].items() if name != "seconds"} for entry in entries]
+    return [{"epoch": entry["epoch"], "metrics": metrics} for entry, metrics in zip(entries, without, strict=True)]
+
+
+def test_retrainings_go_on_after_a_kill_as_if_nothing_had_been(done: Done) -> None:
+    assert max(done.killed_after) < EPOCHS, "a training was over before it was killed"
+    processes = Processes(2)
+    try:
+        for seed, label in enumerate(LABELS):
+            undisturbed = processes(partial(records, seed=seed))[0]
+            assert timeless(done.journal(label).epochs) == timeless(undisturbed)
+    finally:
+        processes.close()
+    assert [done.journal(label).end for label in LABELS] == ["complete", "complete"]
+
+
+def test_faults_are_in_the_journals(done: Done) -> None:
+    for label, reason in zip(LABELS, ("worker 1: ", "ActorDiedError"), strict=True):
+        (event,) = done.journal(label).events
+        assert event["event"] == "restart"
+        assert reason in event["reason"], event
+
+
+def test_result_has_the_format_of_one_device(done: Done) -> None:
+    alone = records(ALONE, 0)
+    for label in LABELS:
+        for entry, expected in zip(done.journal(label).epochs, alone, strict=True):
+            assert entry["metrics"].keys() == expected["metrics"].keys()
+    runs = {run.info.run_name: run for run in runs_of(done.client, "shared")}
+    assert sorted(runs) == ["retrain-cell-seed0", "retrain-cell-seed1", "shared"]
+    for label in LABELS:
+        run = runs[f"retrain-{label}"]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics.keys() == alone[-1]["metrics"].keys()
+        assert steps_of(done.client, run.info.run_id, "val_accuracy") == list(range(EPOCHS))
+        assert steps_of(done.client, run.info.run_id, "test_accuracy") == [EPOCHS - 1]
+    assert len(done.client.search_model_versions("name = 'shared-child'")) == 2
+
+
+def test_ray_is_quiet_and_leaves_nothing(done: Done) -> None:
+    for word in ("RayTrainWorker", "TrainController", "torch", "Traceback", "Warning"):
+        assert word not in done.out + done.err
+    assert list(done.runs.rglob("ray-train")) == []
+
+
+def test_group_that_the_cluster_cannot_hold_is_refused() -> None:
+    share = {"cpu": 1.0, "gpu": 0.0, "memory_gb": None}
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        assert [max_groups(workers, share) for workers in (1, 2, 3)] == [3, 1, 1]
+        assert max_groups(3, {**share, "cpu": 0.1}) == 10
+        with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 3, .* got 4"):
+            max_groups(4, share)
+        with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 0, .* gpu 1 for each, got 2"):
+            max_groups(2, {**share, "gpu": 0.25})
+    finally:
+        ray.shutdown()
