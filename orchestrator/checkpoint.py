@@ -23,7 +23,7 @@ from orchestrator.errors import OrchestratorError
 
 _NAME = re.compile(r"epoch-(\d+)\.pt")
 #: What a file that is no checkpoint may raise in torch.load.
-_LOAD_ERRORS = (EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError)
+_LOAD_ERRORS = (EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 class DamagedCheckpointError(OrchestratorError):

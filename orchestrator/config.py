@@ -28,10 +28,12 @@ from orchestrator.sections import (
     Scheduler,
     Storage,
     Tracking,
+    WarmStart,
 )
 from orchestrator.space import Scalar, SweepEntry, grid_points
 from orchestrator.sweep_check import SearchFile, apply_values, sweep_faults
 from orchestrator.yaml_file import YamlFile, read_yaml
+from search_core.collapse import StopOptions
 from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
 from search_core.search import SearchOptions
@@ -45,10 +47,12 @@ __all__ = [
     "RetrainConfig",
     "RetrainSection",
     "Scheduler",
+    "StopOptions",
     "Storage",
     "StudySpec",
     "SweepEntry",
     "Tracking",
+    "WarmStart",
     "load_retrain",
     "load_search",
     "load_study",
@@ -79,6 +83,8 @@ class StudySpec(pydantic.BaseModel):
         trials: how many searches at most; 0 with `retrain.genotype`. See `num_trials`.
         max_concurrent: trials at a time; default: as many as the resources allow.
         scheduler: early stopping; with two objectives it follows the first unless it names a metric.
+        stop: when a search counts as collapsed and is stopped.
+        warm_start: a finished study whose best values are tried first; default: none.
         resources: what one trial takes.
         failure: what happens to a trial whose worker dies or is silent.
         retrain: what is trained from scratch after the search; default: nothing.
@@ -100,6 +106,8 @@ class StudySpec(pydantic.BaseModel):
     trials: int
     max_concurrent: int | None = None
     scheduler: Scheduler = Scheduler()
+    stop: StopOptions = StopOptions()
+    warm_start: WarmStart | None = None
     resources: Resources = Resources()
     failure: Failure = Failure()
     retrain: RetrainSection | None = None
@@ -144,15 +152,16 @@ class StudySpec(pydantic.BaseModel):
         yield "max_concurrent", concurrent is None or concurrent >= 1, f"must be at least 1, got {concurrent}"
         yield (
             "search.cuda_graph",
-            not self.search.cuda_graph or self.resources.gpu > 0,
+            not self.search.cuda_graph or self.resources.uses_gpu,
             f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
         )
         yield (
             "search.precision",
-            self.search.precision == "float32" or self.resources.gpu > 0,
+            self.search.precision == "float32" or self.resources.uses_gpu,
             f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
         )
         yield from self._trial_rules()
+        yield from self._warm_start_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
@@ -169,6 +178,21 @@ class StudySpec(pydantic.BaseModel):
             self.trials <= 1 or bool(self.sweep),
             f"must be 1 with an empty `sweep`, since all trials would be identical, got {self.trials}; "
             "or sweep `seed`: {int: [0, 9]}",
+        )
+
+    def _warm_start_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.warm_start is None:
+            return
+        yield "warm_start", self.sampler != "grid", "must be left out for sampler grid, which tries every point anyway"
+        yield (
+            "warm_start",
+            bool(self.sweep),
+            "must be left out with an empty `sweep`: no value could be taken over",
+        )
+        yield (
+            "warm_start.experiment",
+            self.warm_start.experiment != self.name,
+            f"must name another study than this one, got `{self.name}`",
         )
 
     @property

@@ -15,6 +15,7 @@ from orchestrator.callback import PhaseCallback
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.delivery import Delivery
+from orchestrator.distributed import retrain_trainable
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.journal import Journal
 from orchestrator.launch import RayGaveUpError, cluster, run_phase
@@ -25,7 +26,7 @@ from orchestrator.runs import trial_label, unit_label
 from orchestrator.searcher import StudySearcher
 from orchestrator.space import Scalar
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten
-from orchestrator.trainable import RetrainTrainable, SearchTrainable, from_plain
+from orchestrator.trainable import SearchTrainable, from_plain
 from search_core.data import ImageData
 from search_core.errors import OptionsError
 from search_core.genotype import Genotype
@@ -130,7 +131,9 @@ class Driver:
                 run_phase(self._spec, SearchTrainable, callback=callback, searcher=searcher)
                 return callback, not searcher.is_exhausted
             jobs = [self._retrain_job(job) for job in self._open_retrains()]
-            run_phase(self._spec, RetrainTrainable, callback=callback, jobs=jobs)
+            assert self._spec.retrain is not None
+            trainable = retrain_trainable(self._spec.retrain.workers)
+            run_phase(self._spec, trainable, callback=callback, jobs=jobs)
         except RayGaveUpError as error:
             callback.ray_gave_up(str(error))
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")

@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from ray.tune.search import Searcher
 
 from orchestrator.config import StudySpec
+from orchestrator.distributed import PLACEMENT, DistributedRetrain, max_groups
 from orchestrator.errors import OrchestratorError
-from orchestrator.trainable import EpochTrainable
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -87,7 +88,7 @@ class RayGaveUpError(OrchestratorError):
 
 def run_phase(
     spec: StudySpec,
-    trainable: type[EpochTrainable],
+    trainable: type[tune.Trainable],
     *,
     callback: Callback,
     searcher: Searcher | None = None,
@@ -105,17 +106,20 @@ def run_phase(
     Raises:
         RayGaveUpError: if Ray gives up.
     """
-    check_resources(spec)
+    is_group = issubclass(trainable, DistributedRetrain)
+    max_concurrent = _max_groups(spec) if is_group else spec.max_concurrent
+    if not is_group:
+        check_resources(spec)
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, _placement),
+            tune.with_resources(trainable, PLACEMENT if is_group else _placement),
             param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=make_scheduler(spec) if searcher else None,
                 num_samples=-1 if searcher else 1,
-                max_concurrent_trials=spec.max_concurrent,
+                max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
                 trial_name_creator=job_label,
                 trial_dirname_creator=job_label,
@@ -140,6 +144,12 @@ def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     share = config["job"]["share"]
     wanted = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": int((share["memory_gb"] or 0) * 1e9)}
     return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
+
+
+def _max_groups(spec: StudySpec) -> int:
+    assert spec.retrain is not None
+    room = max_groups(spec.retrain.workers, asdict(spec.resources))
+    return min(room, spec.max_concurrent or room)
 
 
 def check_resources(spec: StudySpec) -> None:

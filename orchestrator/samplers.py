@@ -28,7 +28,10 @@ def create_optuna_study(spec: StudySpec, url: str) -> None:
     """
     minimise, maximise = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
     directions = [minimise if objective.mode == "min" else maximise for objective in spec.objectives]
-    optuna.create_study(storage=_storage(url), study_name=spec.name, directions=directions)
+    study = optuna.create_study(storage=open_storage(url), study_name=spec.name, directions=directions)
+    with warnings.catch_warnings():  # called experimental since 2023
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in spec.objectives])  # a warm start compares them
 
 
 def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
@@ -37,7 +40,7 @@ def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:
     Raises:
         KeyError: if the storage has none of this name.
     """
-    storage = _storage(url)
+    storage = open_storage(url)
     study = optuna.load_study(storage=storage, study_name=spec.name)
     sqlalchemy.event.listen(storage.engine, "do_connect", _connect_patiently)
     return study
@@ -60,7 +63,8 @@ def patiently(call: Callable[[], Result]) -> Result:
     return call()
 
 
-def _storage(url: str) -> optuna.storages.RDBStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage at an address; an SQLite file that is not there is made."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite:"):

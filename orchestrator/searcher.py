@@ -19,6 +19,7 @@ from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
 from orchestrator.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.space import Scalar, suggest
+from orchestrator.warm_start import enqueue_warm_start
 from search_core.errors import OptionsError
 from search_core.search import SearchOptions
 
@@ -44,6 +45,7 @@ class StudySearcher(Searcher):
         self._study, self._spec = study, spec
         self._open_journal, self._make_job = open_journal, make_job
         enqueue_grid(study, spec)
+        enqueue_warm_start(study, spec)
         running = study.get_trials(states=(TrialState.RUNNING,))
         self._too_big = [trial for trial in running if self._ran_out_of_memory(trial)]
         self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]

@@ -13,7 +13,7 @@ from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
 from search_core.reports import METRICS
-from search_core.retrain import RetrainOptions
+from search_core.retrain import RetrainOptions, shares_rule
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
 REPORT_METRICS: tuple[str, ...] = tuple(
@@ -73,27 +73,68 @@ class Scheduler:
         )
 
 
+def _check_auto(value: object) -> object:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number and value != "auto":
+        raise ValueError(f"must be `auto` or a number, got {describe(value)}")
+    return value
+
+
+#: An amount that a user gives or leaves to a measurement.
+AutoOrNumber = Annotated[Literal["auto"] | float, pydantic.BeforeValidator(_check_auto)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What Ray reserves for one trial.
 
     Attributes:
         cpu: CPU cores, above 0; fractions share a core.
-        gpu: GPUs, 0 or above; a fraction shares one GPU, above 1 only whole numbers.
-        memory_gb: memory in GB, above 0; default: not reserved.
+        gpu: GPUs, 0 or above; a fraction shares one GPU, above 1 only whole numbers. `auto`: a short run of one search
+            measures how many fit on a GPU.
+        memory_gb: memory in GB, above 0; default: not reserved. `auto`: measured likewise.
     """
 
     cpu: float = 1.0
-    gpu: float = 0.0
-    memory_gb: float | None = None
+    gpu: AutoOrNumber = 0.0
+    memory_gb: AutoOrNumber | None = None
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether a trial has a GPU or a part of one."""
+        return self.gpu == "auto" or self.gpu > 0
 
     def __post_init__(self) -> None:
-        memory = self.memory_gb
+        gpu = 0.0 if self.gpu == "auto" else self.gpu
+        memory = None if self.memory_gb == "auto" else self.memory_gb
         require(
             ("cpu", 0 < self.cpu < math.inf, f"must be a finite number above 0, got {self.cpu}"),
-            ("gpu", 0 <= self.gpu < math.inf, f"must be a finite number of at least 0, got {self.gpu}"),
-            ("gpu", self.gpu <= 1 or self.gpu % 1 == 0, f"must be a fraction of 1 or a whole number, got {self.gpu}"),
-            ("memory_gb", memory is None or 0 < memory < math.inf, f"must be a finite number above 0, got {memory}"),
+            ("gpu", 0 <= gpu < math.inf, f"must be `auto` or a finite number of at least 0, got {gpu}"),
+            ("gpu", gpu <= 1 or gpu % 1 == 0, f"must be a fraction of 1 or a whole number, got {gpu}"),
+            (
+                "memory_gb",
+                memory is None or 0 < memory < math.inf,
+                f"must be `auto` or a finite number above 0, got {memory}",
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Begin with the best values of a finished study in the same Optuna storage.
+
+    Attributes:
+        experiment: name of that study, which is also that of its MLflow experiment.
+        top: how many of its best trials at most; no more than this study has trials.
+    """
+
+    experiment: str
+    top: int = 5
+
+    def __post_init__(self) -> None:
+        require(
+            ("experiment", self.experiment.strip() != "", "must be the name of a study, got nothing"),
+            ("top", self.top >= 1, f"must be at least 1, got {self.top}"),
         )
 
 
@@ -111,12 +152,15 @@ class RetrainSection(RetrainOptions):
     Attributes:
         top: `front` for the Pareto front of the study, or the number of best trials by the first objective.
         seeds: trainings of each cell, with consecutive seeds.
+        workers: processes that share every batch of one training, each with the `resources` of a trial and, if those
+            ask for any GPU, with one whole GPU; `batch_size` must divide by it.
         register_as: name of the registered model; default `<study name>-child`.
         genotype: genotype file or name of a published cell to retrain, for studies that search nothing.
     """
 
     top: Annotated[Literal["front"] | int, pydantic.BeforeValidator(_check_top)] = "front"
     seeds: int = 1
+    workers: int = 1
     register_as: str | None = None
     genotype: str | None = None
 
@@ -131,6 +175,8 @@ class RetrainSection(RetrainOptions):
         name = self.register_as
         require(
             ("seeds", self.seeds >= 1, f"must be at least 1, got {self.seeds}"),
+            ("workers", self.workers >= 1, f"must be at least 1, got {self.workers}"),
+            shares_rule(self, max(self.workers, 1)),
             (
                 "register_as",
                 name is None or (name.strip() != "" and not set(name) & set("/:")),

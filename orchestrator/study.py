@@ -154,7 +154,7 @@ class Study:
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
         if self.spec.retrain is not None:
-            check_recipe(self.spec.retrain, data)
+            check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:
                 load_genotype(self.spec.retrain.genotype)
 
@@ -164,6 +164,9 @@ class Study:
         taken = f"has a study `{name}` from elsewhere: choose another --name"
         if tracker.has_run("study"):
             raise OrchestratorError(f"the MLflow store {tracker.tracking_uri} {taken}")
+        storage = self.folder.storage(self.spec)
+        if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
+            raise OrchestratorError(f"the folder {storage} has checkpoints of a study `{name}`: choose another --name")
         self.runs.root.mkdir(parents=True, exist_ok=True)
         try:
             create_optuna_study(self.spec, url)

@@ -18,6 +18,7 @@ from orchestrator.checkpoint import CheckpointFolder
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import Genotype
+from search_core.ranks import ALONE
 from search_core.reports import METRICS
 from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
@@ -39,7 +40,7 @@ class EpochTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Build the work and continue its newest whole checkpoint."""
         job = config["job"]
-        self._folder = CheckpointFolder(Path(job["checkpoints"]))
+        self._folder = self.checkpoints(Path(job["checkpoints"]))
         self._unsent: Mapping[str, Any] | None = None
         self._is_too_big = ""
         try:
@@ -54,6 +55,10 @@ class EpochTrainable(tune.Trainable):
             self.work.load_state_dict(dict(found.state))
             # Whether this report arrived before the fault is not known here; a repeat is recognised by the journal.
             self._unsent = found.record
+
+    def checkpoints(self, path: Path) -> CheckpointFolder:
+        """Where the checkpoints are written and read."""
+        return CheckpointFolder(path)
 
     def build(self, job: dict[str, Any]) -> Search | Retrain:
         """The work that a job describes, at its beginning."""
@@ -123,12 +128,14 @@ class RetrainTrainable(EpochTrainable):
     """One training of a child. Job: `genotype`, `options` and `dataset` as plain data, `seed`."""
 
     work: Retrain
+    ranks = ALONE
 
     def build(self, job: dict[str, Any]) -> Retrain:
         """The training at its beginning."""
         data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
         options = from_plain(RetrainOptions, job["options"])
-        return Retrain(Genotype.from_dict(job["genotype"]), options, data, self.device, seed=job["seed"])
+        genotype = Genotype.from_dict(job["genotype"])
+        return Retrain(genotype, options, data, self.device, seed=job["seed"], ranks=self.ranks)
 
     def result(self) -> dict[str, Any]:
         """Run one epoch; after the last, the one look at the test split."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_core.errors import require
+from search_core.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def prepare_batch(
     std_C: Tensor,
     augment: Augmentation | None = None,
     generator: torch.Generator | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Crop and flip raw pixels, normalise, then erase squares.
 
@@ -58,6 +60,7 @@ def prepare_batch(
         std_C: standard deviation of each channel, in grey levels, above 0.
         augment: what to change at random; None for nothing.
         generator: source of all random numbers, on the device of the images; needed with `augment`.
+        ranks: whose equal share of a batch the images are; the random numbers are those of the whole batch.
 
     Returns:
         Normalised float32 images of the same shape.
@@ -68,7 +71,7 @@ def prepare_batch(
     device = images_NCHW.device
 
     def draw(end: int) -> Tensor:
-        return torch.randint(end, (num_images,), generator=generator, device=device)
+        return ranks.share(torch.randint(end, (num_images * ranks.count,), generator=generator, device=device))
 
     if augment.crop_padding or augment.flip:
         top_N, left_N = draw(2 * augment.crop_padding + 1), draw(2 * augment.crop_padding + 1)

@@ -13,16 +13,18 @@ from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, POOLS, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
+from search_core.ranks import ALONE, Ranks
 from search_core.search_cell import SearchCell
 from search_core.supernet import Supernet
 
 
-def drop_path(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def drop_path(x: Tensor, probability: float, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
     """Zero whole images of x (N, C, H, W) with `probability` and scale the others by 1 / (1 - probability).
 
-    (Larsson et al., ICLR 2017; as in DARTS.)
+    (Larsson et al., ICLR 2017; as in DARTS.) If x is one rank's share, numbers are drawn for the whole batch.
     """
-    keep = torch.rand((x.shape[0], 1, 1, 1), device=x.device, generator=generator) >= probability
+    drawn = torch.rand((x.shape[0] * ranks.count, 1, 1, 1), device=x.device, generator=generator)
+    keep = ranks.share(drawn) >= probability
     return x * keep / (1 - probability)
 
 
@@ -42,7 +44,12 @@ class ChildCell(nn.Module):
         )
 
     def forward(
-        self, before_previous: Tensor, previous: Tensor, drop_path_prob: float, generator: torch.Generator | None
+        self,
+        before_previous: Tensor,
+        previous: Tensor,
+        drop_path_prob: float,
+        generator: torch.Generator | None,
+        ranks: Ranks = ALONE,
     ) -> Tensor:
         """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out)."""
         nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
@@ -55,7 +62,7 @@ class ChildCell(nn.Module):
                 term = operation(nodes[source])
                 if drop_path_prob > 0 and not isinstance(operation, nn.Identity):
                     assert generator is not None, "drop path needs a generator"
-                    term = drop_path(term, drop_path_prob, generator)
+                    term = drop_path(term, drop_path_prob, generator, ranks)
                 terms.append(term)
             nodes[target] = sum(terms[1:], terms[0]) if terms else self._zeros(nodes[0])
         return torch.cat([nodes[node] for node in self.concat], dim=1)
@@ -147,7 +154,11 @@ class Child(nn.Module):
         return self.forward_with_auxiliary(images)[0]
 
     def forward_with_auxiliary(
-        self, images: Tensor, drop_path_prob: float = 0.0, generator: torch.Generator | None = None
+        self,
+        images: Tensor,
+        drop_path_prob: float = 0.0,
+        generator: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
@@ -155,11 +166,12 @@ class Child(nn.Module):
             images: (N, C, H, W).
             drop_path_prob: in [0, 1); never applied to identity edges.
             generator: source of the drop path's randomness, on the images' device; needed for drop path.
+            ranks: whose equal share of a batch the images are.
         """
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
         auxiliary_logits = None
         for index, cell in enumerate(self.cells):
-            output = cell(before_previous, previous, drop_path_prob, generator)
+            output = cell(before_previous, previous, drop_path_prob, generator, ranks)
             before_previous, previous = previous, output
             if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.data import Split
+from search_core.ranks import ALONE, Ranks
 
 _EVALUATION_BATCH = 256
 
@@ -23,22 +24,25 @@ class Evaluation:
     accuracy: float
 
 
-def evaluate(network: Callable[[Tensor], Tensor], split: Split, batch_size: int = _EVALUATION_BATCH) -> Evaluation:
+def evaluate(
+    network: Callable[[Tensor], Tensor], split: Split, batch_size: int = _EVALUATION_BATCH, *, ranks: Ranks = ALONE
+) -> Evaluation:
     """Loss and accuracy of `network` over a split, in fixed order, without augmentation.
 
     Args:
         network: maps images (N, C, H, W) to logits (N, classes); a module must already be in evaluation mode.
         split: the images.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass, of all ranks together.
+        ranks: who shares the work; all get the figures of the whole split, and all must call it.
     """
-    losses, corrects, num_images = [], [], 0
+    losses, corrects = [], []
     with torch.no_grad():
-        for images, labels in split.batches(batch_size):
+        for images, labels in split.batches(batch_size, ranks=ranks):
             logits = network(images)
             losses.append(functional.cross_entropy(logits, labels, reduction="sum"))
             corrects.append((logits.argmax(1) == labels).sum())
-            num_images += len(labels)
-    return Evaluation(torch.stack(losses).sum().item() / num_images, torch.stack(corrects).sum().item() / num_images)
+    loss, correct = ranks.sum(torch.stack(losses).sum()), ranks.sum(torch.stack(corrects).sum())
+    return Evaluation(loss.item() / len(split), correct.item() / len(split))
 
 
 def recalibrate(

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from search_core.child import Child
 from search_core.cost import NetworkCost, child_cost
@@ -21,6 +22,7 @@ from search_core.errors import NonFiniteLossError, StateError, literal_rules, re
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
 from search_core.network import make_generators
+from search_core.ranks import ALONE, Ranks
 
 STATE_FORMAT = 2
 
@@ -142,10 +144,17 @@ class Retrain:
         data: the images, on `device`.
         device: where the training runs.
         seed: seed of initial weights, data order, augmentation and drop path.
+        ranks: this process among those that train the child together. `batch_size` stays that of the whole batch; all
+            ranks hold the same weights, reports and states, and a state may go on with another number of ranks.
+
+    With several ranks the batches, their augmentation and drop path are those of one process, gradients are averaged by
+    DistributedDataParallel and reports count all images, so the numbers are those of one process but for rounding. That
+    holds on GPUs, where batch norm takes its statistics over the whole batch (SyncBatchNorm). On CPU torch has no such
+    norm: every rank normalises its own share, and running statistics are the means over the ranks.
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images.
+        OptionsError: if cutout would erase whole images, or the ranks cannot share the batches.
     """
 
     def __init__(
@@ -156,12 +165,16 @@ class Retrain:
         device: torch.device | str = "cpu",
         *,
         seed: int = 0,
+        ranks: Ranks = ALONE,
     ) -> None:
-        check_recipe(options, data)
-        self.genotype, self.options, self.data, self.seed = genotype, options, data, seed
+        check_recipe(options, data, ranks.count)
+        self.genotype, self.options, self.data, self.seed, self.ranks = genotype, options, data, seed, ranks
         self.epoch = 0
         device = torch.device(device)
         self.child = build_child(genotype, options, data, seed=seed).to(device)
+        if ranks.count > 1 and device.type == "cuda":
+            self.child = nn.SyncBatchNorm.convert_sync_batchnorm(self.child)
+        self._network = _training_network(self.child, ranks)
         self._augment = replace(data.augmentation, cutout=options.cutout)
         self._optimiser = torch.optim.SGD(
             self.child.parameters(),
@@ -198,7 +211,7 @@ class Retrain:
             group["lr"] = lr
         training = self._train(drop_path)
         self.child.eval()
-        validation = evaluate(self.child, self.data.validation)
+        validation = evaluate(self.child, self.data.validation, ranks=self.ranks)
         if math.isnan(validation.loss):  # the last step broke the weights; the loss before it was still finite
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
         report = RetrainReport(
@@ -209,7 +222,7 @@ class Retrain:
             val_accuracy=validation.accuracy,
             lr=lr,
             drop_path=drop_path,
-            seconds=time.perf_counter() - start,
+            seconds=self._mean(time.perf_counter() - start),
         )
         self.epoch += 1
         return report
@@ -225,7 +238,7 @@ class Retrain:
                 f"the test split is for the final figure: {self.epoch} of {self.options.epochs} epochs done"
             )
         self.child.eval()
-        return evaluate(self.child, self.data.test)
+        return evaluate(self.child, self.data.test, ranks=self.ranks)
 
     def final_metrics(self) -> dict[str, float]:
         """`test_accuracy` (a fraction), and `params` and `madds` of the child; as `test`, after the last epoch only.
@@ -274,14 +287,14 @@ class Retrain:
         self.epoch = state["epoch"]
 
     def _train(self, drop_path: float) -> Evaluation:
-        options, generator = self.options, self._generators["drop_path"]
+        options, generator, ranks = self.options, self._generators["drop_path"], self.ranks
         losses, corrects, num_images = [], [], 0
         self.child.train()
         batches = self.data.train.batches(
-            options.batch_size, generator=self._generators["data"], augment=self._augment, drop_last=True
+            options.batch_size, generator=self._generators["data"], augment=self._augment, drop_last=True, ranks=ranks
         )
         for images, labels in batches:
-            logits, auxiliary_logits = self.child.forward_with_auxiliary(images, drop_path, generator)
+            logits, auxiliary_logits = self._network(images, drop_path, generator)
             loss = functional.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
             losses.append(loss.detach())
             corrects.append((logits.detach().argmax(1) == labels).sum())
@@ -293,12 +306,16 @@ class Retrain:
             loss.backward()
             nn.utils.clip_grad_norm_(self.child.parameters(), options.grad_clip, foreach=True)
             self._optimiser.step()
-        mean_loss = torch.stack(losses).mean().item()
+        ranks.average_(list(self.child.buffers()))
+        mean_loss = ranks.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
                 f"the training loss must stay finite, got {mean_loss} in epoch {self.epoch}; a lower lr may help"
             )
-        return Evaluation(mean_loss, torch.stack(corrects).sum().item() / num_images)
+        return Evaluation(mean_loss, ranks.mean(torch.stack(corrects).sum()).item() / num_images)
+
+    def _mean(self, value: float) -> float:
+        return self.ranks.mean(torch.tensor(value, dtype=torch.float64, device=self.data.train.device)).item()
 
     def _fingerprint(self) -> str:
         return json.dumps(
@@ -312,16 +329,50 @@ class Retrain:
         )
 
 
-def check_recipe(options: RetrainOptions, data: ImageData) -> None:
-    """Check that a recipe fits the images.
+class _TrainingForward(nn.Module):
+    """The child's training pass as a module: DistributedDataParallel hooks into `forward` only."""
+
+    def __init__(self, child: Child, ranks: Ranks) -> None:
+        super().__init__()
+        self.child, self.ranks = child, ranks
+
+    def forward(
+        self, images: Tensor, drop_path_prob: float, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of both classifiers, as `Child.forward_with_auxiliary`."""
+        return self.child.forward_with_auxiliary(images, drop_path_prob, generator, self.ranks)
+
+
+def _training_network(child: Child, ranks: Ranks) -> nn.Module:
+    """The training pass, whose backward averages the gradients over the ranks."""
+    network = _TrainingForward(child, ranks)
+    if ranks.count == 1:
+        return network
+    # A genotype may leave cell inputs unused. Running statistics are averaged once an epoch: no step reads them.
+    return DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def check_recipe(options: RetrainOptions, data: ImageData, workers: int = 1) -> None:
+    """Check that a recipe fits the images and the number of processes that share the batches.
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images.
+        OptionsError: if cutout would erase whole images, or the workers cannot share the batches.
     """
     check_batch_size(options.batch_size, data)
-    side = min(data.input_shape[1:])
-    require(("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"))
+    side, fewest = min(data.input_shape[1:]), min(len(data.train), len(data.validation))
+    require(
+        ("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"),
+        ("workers", workers <= fewest, f"must be at most the {fewest} images of the smallest split, got {workers}"),
+        shares_rule(options, workers),
+    )
+
+
+def shares_rule(options: RetrainOptions, workers: int) -> tuple[str, bool, str]:
+    """Rule for `require`: every worker has as many images of a batch as the others, and two for its batch norms."""
+    size = options.batch_size
+    holds = size % workers == 0 and (workers == 1 or size >= 2 * workers)
+    return "batch_size", holds, f"must divide by {workers} workers, at least 2 images for each, got {size}"
 
 
 def learning_rate_at(options: RetrainOptions, epoch: int) -> float:

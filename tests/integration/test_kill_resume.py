@@ -119,9 +119,10 @@ def test_resumed_trials_equal_undisturbed_searches(resumed: Study) -> None:
     try:
         for trial in resumed.trials():
             journal = resumed.folder.journal("search", f"{trial.number:04d}")
-            records = [json.loads(line) for line in journal.read_text().splitlines()][:-1]
+            records = [json.loads(line) for line in journal.read_text().splitlines() if '"epoch"' in line]
             undisturbed = [report.to_dict() for report in Search(search_options(resumed.spec, trial.values), data)]
             for record, expected in zip(records, undisturbed, strict=True):
+                del record["time"]
                 for name in TIMING:
                     record["metrics"].pop(name)
                     expected["metrics"].pop(name)

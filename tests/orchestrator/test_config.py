@@ -24,6 +24,7 @@ from orchestrator.config import (
 from orchestrator.errors import ConfigError, Fault
 from orchestrator.space import Scalar, SweepEntry
 from orchestrator.yaml_file import dump_yaml, read_yaml
+from search_core.collapse import StopOptions
 from search_core.errors import OptionsError
 from search_core.retrain import RetrainOptions
 from search_core.schedules import PenaltyOptions, TemperatureOptions
@@ -103,6 +104,16 @@ def test_defaults_are_documented_ones(tmp_path: Path) -> None:
     assert spec.scheduler == Scheduler(kind="none")
     assert spec.scheduler_goal == spec.objectives[0]
     assert spec.registered_name == "t-child"
+    assert (spec.stop, spec.warm_start) == (StopOptions(), None)
+    assert (spec.resources.gpu, spec.resources.memory_gb, spec.resources.uses_gpu) == (0.0, None, False)
+
+
+def test_resources_may_be_left_to_a_measurement(tmp_path: Path) -> None:
+    text = SMALL.replace("search: {}", "search: {precision: bfloat16}") + "resources: {gpu: auto, memory_gb: auto}\n"
+    spec = load_study(written(tmp_path, text))
+    assert (spec.resources.gpu, spec.resources.memory_gb, spec.resources.uses_gpu) == ("auto", "auto", True)
+    part = load_study(written(tmp_path, SMALL + "resources: {gpu: 0.25, memory_gb: 2}\n")).resources
+    assert (part.gpu, part.memory_gb, part.uses_gpu) == (0.25, 2.0, True)
 
 
 def test_transfer_study_searches_nothing(tmp_path: Path) -> None:
@@ -165,6 +176,15 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("scheduler kind", replaced("trials: 8", "trials: 8\nscheduler: ashaa"), [("scheduler.kind", "must be none, asha or median, got `ashaa`")]),
     ("scheduler", replaced("trials: 8", "trials: 8\nscheduler: {kind: asha, metric: child_madds, grace_period: 0, reduction_factor: 1}"), [("scheduler.mode", "together with `metric`"), ("scheduler.grace_period", "at least 1 epoch, got 0"), ("scheduler.reduction_factor", "at least 2, got 1")]),
     ("resources", replaced("cpu: 1", "cpu: 0, gpu: 1.5, memory: 3"), [("resources.cpu", "above 0, got 0.0"), ("resources.gpu", "fraction of 1 or a whole number, got 1.5"), ("resources.memory", "did you mean `memory_gb`?")]),
+    ("amount of memory", replaced("cpu: 1", "memory_gb: -1"), [("resources.memory_gb", "must be `auto` or a finite number above 0, got -1.0")]),
+    ("word for an amount", replaced("cpu: 1", "gpu: automatic, memory_gb: '3'"), [("resources.gpu", "must be `auto` or a number, got the text `automatic`"), ("resources.memory_gb", "must be `auto` or a number, got the text `3`")]),
+    ("nothing for an amount", replaced("cpu: 1", "gpu: null"), [("resources.gpu", "must be `auto` or a number, got nothing (null)")]),
+    ("collapse", replaced("trials: 8", "trials: 8\nstop: {skip_share: 2, patience: 0, none_edge: false}"), [("stop.skip_share", "must be in [0, 1], where 1 means never, got 2.0"), ("stop.patience", "must be at least 1 epoch, got 0"), ("stop.none_edge", "did you mean `none_edges`?")]),
+    ("warm start of a grid", EXAMPLE.replace("sampler: tpe", "sampler: grid\nwarm_start: {experiment: other}").replace("log_uniform: [1.0e-5, 1.0e-1]", "choice: [1.0e-5]").replace("log_uniform: [0.03, 0.5]", "choice: [0.1]"), [("warm_start", "must be left out for sampler grid")]),
+    ("warm start without a sweep", SMALL + "warm_start: {experiment: other}\n", [("warm_start", "must be left out with an empty `sweep`")]),
+    ("warm start from itself", replaced("trials: 8", "trials: 8\nwarm_start: {experiment: digits-quickstart}"), [("warm_start.experiment", "must name another study than this one, got `digits-quickstart`")]),
+    ("warm start from nowhere", replaced("trials: 8", "trials: 8\nwarm_start: {top: 1}"), [("warm_start.experiment", "must be given")]),
+    ("warm start from none", replaced("trials: 8", "trials: 8\nwarm_start: {experiment: '', top: 0}"), [("warm_start.experiment", "must be the name of a study, got nothing"), ("warm_start.top", "must be at least 1, got 0")]),
     ("no concurrency", replaced("trials: 8", "trials: 8\nmax_concurrent: 0"), [("max_concurrent", "must be at least 1, got 0")]),
     ("unknown swept key", with_sweep("penalty.strenght: {choice: [1]}"), [("sweep.penalty.strenght", "did you mean `penalty.strength`?")]),
     ("swept key with search", with_sweep("search.epochs: {int: [1, 2]}"), [("sweep.search.epochs", "inside `search`, got `search.epochs`; did you mean `epochs`?")]),
@@ -334,8 +354,12 @@ RICH = with_sweep(
     "dataset.flip: {choice: [true, null]}",
     "network.cells: {int: [2, 5]}",
 ).replace(
-    "trials: 8", "trials: 8\nscheduler: asha\nmax_concurrent: 2\nstorage: {path: /shared}"
-) + "seed2: 0\n".replace("seed2: 0\n", "tracking: {uri: 'http://127.0.0.1:5000'}\n")
+    "trials: 8",
+    "trials: 8\nscheduler: asha\nmax_concurrent: 2\nstorage: {path: /shared}\nstop: {skip_share: 0.5}\n"
+    "warm_start: {experiment: other, top: 3}",
+).replace("resources: {cpu: 1}", "resources: {gpu: auto, memory_gb: auto}") + "seed2: 0\n".replace(
+    "seed2: 0\n", "tracking: {uri: 'http://127.0.0.1:5000'}\n"
+)
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, SMALL, TRANSFER, RICH, replaced("seed: 0", "seed: 7")])

@@ -33,10 +33,25 @@ def test_journal_reads_back_what_it_recorded(tmp_path: Path) -> None:
     assert math.isnan(journal.last_metric("another"))
     assert (journal.end, journal.reason) == ("stopped", "by the scheduler")
     assert [sorted(json.loads(line)) for line in file.read_text().splitlines()] == [
-        ["epoch", "genotype", "metrics"],
-        ["epoch", "genotype", "metrics"],
+        ["epoch", "genotype", "metrics", "time"],
+        ["epoch", "genotype", "metrics", "time"],
         ["end", "reason"],
     ]
+
+
+def test_journal_keeps_the_faults_that_a_trial_survived(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    Journal(file).note("restart", "the worker died")
+    Journal(file).append_epoch(made_up_record(2, loss=0.5))
+    Journal(file).note("out_of_memory", "CUDA out of memory", memory_gb=1.5)
+    journal = Journal(file)
+    assert [(event["event"], event["reason"]) for event in journal.events] == [
+        ("restart", "the worker died"),
+        ("out_of_memory", "CUDA out of memory"),
+    ]
+    assert (journal.count("out_of_memory"), journal.count("hang")) == (1, 0)
+    assert journal.events[1]["memory_gb"] == 1.5
+    assert len(journal.epochs) == 3
 
 
 def test_journal_skips_epochs_that_a_resumed_trial_repeats(tmp_path: Path) -> None:

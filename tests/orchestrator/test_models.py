@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import mlflow
 import numpy as np
@@ -13,9 +12,8 @@ import torch
 from mlflow import MlflowClient
 from torch import Tensor
 
-from orchestrator.models import is_final, is_logged, log_child, read_state
-from orchestrator.runs import CHECKPOINT_FILE, Runs
-from orchestrator.single import save_state
+from orchestrator.models import is_logged, log_child
+from orchestrator.runs import Runs
 from orchestrator.tracking import Tracker, Unit
 from search_core.retrain import Retrain, RetrainOptions
 from tests.orchestrator.tiny import cell_of
@@ -127,14 +125,3 @@ def test_logging_a_child_leaves_the_process_its_own_store(logged: Logged) -> Non
 def test_run_of_a_logged_child_is_finished(logged: Logged) -> None:
     run = MlflowClient(logged.uri).get_run(logged.run_id)
     assert run.info.status == "FINISHED"
-
-
-def test_state_of_a_checkpoint_is_final_after_the_last_epoch(logged: Logged, tmp_path: Path) -> None:
-    file = tmp_path / CHECKPOINT_FILE
-    save_state(logged.trained, file)
-    state = read_state(str(file))
-    assert is_final(state, logged.trained.options)
-    assert not is_final(state, replace(logged.trained.options, epochs=2))
-    file.write_bytes(file.read_bytes()[:100])
-    assert read_state(str(file)) is None
-    assert not is_final(read_state(str(tmp_path / "missing.pt")), logged.trained.options)

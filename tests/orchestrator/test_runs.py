@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.runs import CHECKPOINT_FILE, Runs, trial_label
+from orchestrator.runs import Runs, trial_label, unit_label
 from tests.orchestrator.tiny import tiny_spec
-
-
-def checkpoint(storage: Path, launch: str, label: str, number: int) -> str:
-    file = storage / launch / label / f"checkpoint_{number:06d}" / CHECKPOINT_FILE
-    file.parent.mkdir(parents=True)
-    file.touch()
-    return str(file)
 
 
 def test_runs_lays_out_its_folder(tmp_path: Path) -> None:
@@ -25,7 +18,7 @@ def test_runs_lays_out_its_folder(tmp_path: Path) -> None:
     assert folder.spec_file == tmp_path / "digits" / "study.yaml"
     assert folder.journal("search", trial_label(3)) == tmp_path / "digits" / "trials" / "0003.jsonl"
     assert folder.journal("retrain", "0003-seed0") == tmp_path / "digits" / "retrains" / "0003-seed0.jsonl"
-    assert folder.ray_storage(tiny_spec()) == tmp_path / "digits" / "ray"
+    assert folder.checkpoints(tiny_spec(), "search", "0003") == tmp_path / "digits" / "checkpoints" / "trial-0003"
     assert list(tmp_path.iterdir()) == [], "naming a folder does not make it"
 
 
@@ -47,36 +40,16 @@ def test_study_names_are_the_folders_with_a_study_file(tmp_path: Path) -> None:
     assert runs.study_names() == ["a", "b"]
 
 
-def test_launches_are_numbered_by_phase(tmp_path: Path) -> None:
-    spec, folder = tiny_spec(), Runs(tmp_path).study("tiny")
-    assert folder.next_launch(spec, "search") == "search-00"
-    for name in ("search-00", "search-07", "retrain-02"):
-        (tmp_path / "tiny" / "ray" / name).mkdir(parents=True)
-    assert folder.next_launch(spec, "search") == "search-08"
-    assert folder.next_launch(spec, "retrain") == "retrain-03"
-    (tmp_path / "tiny" / "ray" / "search-100").mkdir()
-    assert folder.next_launch(spec, "search") == "search-101"
-
-
 def test_storage_path_of_the_study_file_holds_the_checkpoints(tmp_path: Path) -> None:
     spec = tiny_spec(storage={"path": str(tmp_path / "shared")})
     folder = Runs(tmp_path / "runs").study("tiny")
-    assert folder.ray_storage(spec) == tmp_path / "shared" / "tiny"
-    file = checkpoint(tmp_path / "shared" / "tiny", "search-00", "0000", 0)
-    assert folder.checkpoints(spec, "search", "0000") == [file]
-    assert folder.next_launch(spec, "search") == "search-01"
+    assert folder.storage(spec) == tmp_path / "shared" / "tiny"
+    assert folder.checkpoints(spec, "retrain", "0000-seed1") == tmp_path / "shared" / "tiny" / "retrain-0000-seed1"
 
 
-def test_checkpoints_are_newest_first_across_launches(tmp_path: Path) -> None:
-    spec, folder, storage = tiny_spec(), Runs(tmp_path).study("tiny"), tmp_path / "tiny" / "ray"
-    oldest = checkpoint(storage, "search-09", "0001", 999_999)
-    older = checkpoint(storage, "search-99", "0001", 2)
-    newer = checkpoint(storage, "search-99", "0001", 10)
-    newest = checkpoint(storage, "search-100", "0001", 0)
-    checkpoint(storage, "search-101", "0002", 5)
-    checkpoint(storage, "retrain-00", "0001", 5)
-    (storage / "search-101" / "0001" / "checkpoint_000003").mkdir(parents=True)  # not yet written
-    assert folder.checkpoints(spec, "search", "0001") == [newest, newer, older, oldest]
+def test_units_are_named_by_phase_and_label() -> None:
+    assert unit_label("search", trial_label(3)) == "trial-0003"
+    assert unit_label("retrain", "0003-seed0") == "retrain-0003-seed0"
 
 
 def test_tracking_uri_prefers_the_study_file_then_the_environment(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from ray.tune.search import Searcher
 
@@ -34,7 +36,12 @@ class Driver:
         self.spec, self._folder = spec, Runs(folder).study(spec.name)
         self._journals: dict[int, Journal] = {}
         self.study = opened_study(spec, Runs(folder).optuna_url())
-        self.searcher = StudySearcher(self.study, spec, self.journal, lambda number: [f"/checkpoints/{number}.pt"])
+        self.searcher = StudySearcher(
+            self.study,
+            spec,
+            self.journal,
+            lambda number, options: {"label": trial_label(number), "options": asdict(options)},
+        )
 
     def journal(self, number: int) -> Journal:
         if number not in self._journals:
@@ -85,7 +92,6 @@ def test_searcher_gives_new_trials_up_to_their_number(driver: Callable[..., Driv
     assert first.searcher.suggest("ray-3") == Searcher.FINISHED
     assert StudySearcher.num_open(first.study, first.spec) == 0
     assert [job["label"] for job in jobs] == ["0000", "0001", "0002"]
-    assert all((job["recorded"], job["checkpoints"]) == (0, [f"/checkpoints/{n}.pt"]) for n, job in enumerate(jobs))
     assert driver(trials=3).searcher.suggest("ray-4") == Searcher.FINISHED
 
 
@@ -126,13 +132,44 @@ def test_unfinished_trials_of_a_killed_driver_come_first(driver: Callable[..., D
     resumed = [again.suggest("ray-3"), again.suggest("ray-4")]
     assert [job["options"] for job in resumed] == [job["options"] for job in running]
     assert [job["label"] for job in resumed] == ["0001", "0002"]
-    assert [job["recorded"] for job in resumed] == [0, 1]
-    assert [job["checkpoints"] for job in resumed] == [["/checkpoints/1.pt"], ["/checkpoints/2.pt"]]
     assert again.suggest("ray-5")["label"] == "0003"
     assert again.searcher.suggest("ray-6") == Searcher.FINISHED
     again.journal(1).finish("complete")
     again.searcher.on_trial_complete("ray-3")
     assert again.states == ["COMPLETE", "FAIL", "RUNNING", "RUNNING"], "ray-3 ran trial 1, which recorded nothing"
+
+
+def test_trial_that_ran_out_of_memory_stays_open_and_comes_last_in_the_next_launch(
+    driver: Callable[..., Driver],
+) -> None:
+    first = driver(trials=3)
+    first.suggest("ray-0")
+    first.suggest("ray-1")
+    first.journal(0).note("out_of_memory", "CUDA out of memory")
+    first.searcher.on_trial_complete("ray-0")
+    assert first.states == ["RUNNING", "RUNNING"], "it is not told"
+    assert not first.searcher.is_exhausted
+
+    again = driver(trials=3)
+    assert [again.suggest(f"ray-{index}")["label"] for index in (2, 3, 4)] == ["0001", "0002", "0000"]
+    assert again.searcher.suggest("ray-5") == Searcher.FINISHED
+    assert not again.searcher.is_exhausted, "three trials still run"
+    for index, number in ((2, 1), (3, 2), (4, 0)):
+        again.journal(number).append_epoch(made_up_record(0, child_val_error=0.5))
+        again.journal(number).finish("complete")
+        again.searcher.on_trial_complete(f"ray-{index}")
+    assert again.states == ["COMPLETE"] * 3
+    assert again.searcher.is_exhausted
+
+
+@pytest.mark.parametrize(("objectives", "state"), [(ONE_OBJECTIVE, "PRUNED"), (TWO_OBJECTIVES, "FAIL")])
+def test_collapsed_trial_never_reaches_the_front(
+    driver: Callable[..., Driver], objectives: list[dict[str, str]], state: str
+) -> None:
+    first = driver(trials=1, objectives=objectives)
+    first.run_trial("ray-0", "collapsed", child_val_error=0.9, child_madds=0.0)
+    assert first.states == [state]
+    assert first.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)) == []
 
 
 def test_finished_trial_that_the_killed_driver_could_not_tell_is_not_run(driver: Callable[..., Driver]) -> None:

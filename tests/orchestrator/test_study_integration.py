@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.journal import Journal
 from orchestrator.tracking import SEARCH_METRICS
 from search_core.genotype import Genotype
@@ -176,10 +176,11 @@ def test_runs_say_where_they_come_from(front: Done) -> None:
         assert {"git.commit", "dataset.digest", "dataset.split_digest", "version.torch", "version.ray"} <= set(tags)
         if name == "front":
             continue
-        checkpoint = Path(tags["snas.checkpoint"])
-        assert checkpoint.is_relative_to(front.runs)
-        epochs = 2 if name.startswith("trial") else 1
-        assert torch.load(checkpoint, weights_only=True)["epoch"] == epochs, "the final one"
+        checkpoints = Path(tags["snas.checkpoints"])
+        assert checkpoints.is_relative_to(front.runs)
+        final = CheckpointFolder(checkpoints).newest_whole()
+        assert final is not None
+        assert final.epoch == (2 if name.startswith("trial") else 1)
     trial = front.shown()["trial_records"][1]
     eta = trial["values"]["penalty.strength"]
     assert float(runs["trial-0001"].data.params["penalty.strength"]) == eta

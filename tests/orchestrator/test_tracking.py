@@ -103,7 +103,7 @@ def test_sync_creates_one_run_below_its_parent(runs: Runs, experiment: str, tmp_
     records = real_records(2)
     tracker = tracker_of(runs, experiment)
     parent = study_run(tracker, tmp_path)
-    unit = search_unit(parent=parent, tags={"snas.checkpoint": "/somewhere/state.pt"})
+    unit = search_unit(parent=parent, tags={"snas.checkpoints": "/somewhere"})
     tracker.sync(unit, Journal(written_journal(tmp_path / "0000.jsonl", records)))
     _, run = runs_of(tracker.client, experiment)
     assert (run.info.run_name, run.info.status) == ("trial-0000", "RUNNING")
@@ -112,7 +112,7 @@ def test_sync_creates_one_run_below_its_parent(runs: Runs, experiment: str, tmp_
         "snas.unit": "trial-0000",
         "snas.kind": "search",
         "snas.study": experiment,
-        "snas.checkpoint": "/somewhere/state.pt",
+        "snas.checkpoints": "/somewhere",
         "mlflow.parentRunId": parent,
     }
     assert {key: run.data.tags.get(key) for key in expected} == expected
@@ -215,21 +215,6 @@ def test_driver_killed_before_the_params_were_logged_logs_them_later(
     (run,) = runs_of(again.client, experiment)
     assert run.data.params == {"seed": "0", "epochs": "3"}
     tracker_of(runs, experiment).sync(search_unit(params={"seed": 0, "epochs": 3}), Journal(file))  # nothing is changed
-
-
-def test_tags_that_come_late_are_brought_up_to_date(runs: Runs, experiment: str, tmp_path: Path) -> None:
-    """The last checkpoint is written after the last epoch is reported."""
-    records, file = real_records(2), tmp_path / "0000.jsonl"
-    tracker = tracker_of(runs, experiment)
-    tracker.sync(search_unit(), Journal(written_journal(file, records[:1])))
-    journal = Journal(written_journal(file, records[1:], "complete"))
-    tracker.sync(search_unit(tags={"snas.checkpoint": "/checkpoint_0/state.pt"}), journal)
-    (run,) = runs_of(tracker.client, experiment)
-    assert run.data.tags["snas.checkpoint"] == "/checkpoint_0/state.pt"
-    tracker_of(runs, experiment).sync(search_unit(tags={"snas.checkpoint": "/checkpoint_1/state.pt"}), journal)
-    (run,) = runs_of(tracker.client, experiment)
-    assert run.data.tags["snas.checkpoint"] == "/checkpoint_1/state.pt"
-    assert run.info.status == "FINISHED"
 
 
 def test_failed_journal_fails_its_run_with_the_reason(runs: Runs, experiment: str, tmp_path: Path) -> None:

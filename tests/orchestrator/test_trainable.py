@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import REPORT_METRICS
-from orchestrator.runs import CHECKPOINT_FILE
-from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, from_plain, load_state
+from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, from_plain
+from search_core.errors import StateError
 from search_core.retrain import RetrainOptions
 from search_core.search import SearchOptions
 from search_core.strategies.optimisers import ThetaOptions
@@ -29,6 +31,12 @@ def worker_without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.trainable.ray.get_gpu_ids", list)
 
 
+@pytest.fixture(autouse=True)
+def checkpoints_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs name a folder below the working directory; each test has its own."""
+    monkeypatch.chdir(tmp_path)
+
+
 def search(**changes: Any) -> SearchTrainable:
     return SearchTrainable(config={"job": search_job(**changes)})
 
@@ -36,14 +44,7 @@ def search(**changes: Any) -> SearchTrainable:
 def retrain_job(**changes: Any) -> dict[str, Any]:
     options = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, drop_path=0.1)
     job = {"label": "0000-seed5", "trial": 0, "genotype": cell_of("sep_conv_3x3").to_dict(), "options": asdict(options)}
-    return {**job, "dataset": asdict(TINY_DATASET), "seed": 5, "recorded": 0, "checkpoints": [], **changes}
-
-
-def saved(trainable: EpochTrainable, folder: Path) -> str:
-    """Checkpoint file of a trainable."""
-    folder.mkdir()
-    trainable.save_checkpoint(str(folder))
-    return str(folder / CHECKPOINT_FILE)
+    return {**job, "dataset": asdict(TINY_DATASET), "seed": 5, "checkpoints": "0000-seed5", **changes}
 
 
 def steps(trainable: EpochTrainable) -> Iterator[dict[str, Any]]:
@@ -75,14 +76,12 @@ def test_search_steps_epoch_by_epoch_until_done() -> None:
         assert set(result["record"]) == {"epoch", "metrics", "genotype", "cells"}
 
 
-def test_search_that_is_complete_has_nothing_to_record(tmp_path: Path) -> None:
-    first = search(epochs=2)
-    assert len(records(first)) == 2
-    last = saved(first, tmp_path / "last")
-    again = search(epochs=2, recorded=2, checkpoints=[last])
-    result = again.step()
-    assert (result["done"], result["epochs"]) == (True, 2)
-    assert not {"record", "failure"} & set(result)
+def test_search_that_is_complete_sends_its_last_report_again() -> None:
+    """It cannot know whether the report arrived before its worker was killed."""
+    *_, last = steps(search(epochs=2))
+    again = search(epochs=2).step()
+    assert again == last
+    assert again["done"] is True
 
 
 def test_loss_that_is_not_finite_ends_the_trial_with_the_reason() -> None:
@@ -104,127 +103,109 @@ def test_retrain_looks_at_the_test_split_after_the_last_epoch_only() -> None:
     assert last["record"]["metrics"]["params"] > 0
 
 
-def test_retrain_continues_its_checkpoint_with_the_same_result(tmp_path: Path) -> None:
-    whole = records(RetrainTrainable(config={"job": retrain_job()}))
-    first = RetrainTrainable(config={"job": retrain_job()})
-    first.step()
-    file = saved(first, tmp_path / "0")
-    again = RetrainTrainable(config={"job": retrain_job(recorded=1, checkpoints=[file])})
-    assert records(again) == whole[1:]
+def test_retrain_continues_its_checkpoint_with_the_same_result() -> None:
+    whole = records(RetrainTrainable(config={"job": retrain_job(checkpoints="undisturbed")}))
+    RetrainTrainable(config={"job": retrain_job()}).step()
+    assert records(RetrainTrainable(config={"job": retrain_job()})) == whole
 
 
-def test_checkpoint_round_trip_is_bit_identical(tmp_path: Path) -> None:
-    whole = records(search(epochs=3))
+def test_search_continues_its_checkpoint_bit_by_bit() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
     first = search(epochs=3)
     first.step()
-    saved(first, tmp_path / "0")
     other = search(epochs=3)
-    other.load_checkpoint(str(tmp_path / "0"))  # Ray gives the folder
     assert differences(other.work.state_dict(), first.work.state_dict()) == []
-    assert records(other) == whole[1:]
-    assert records(first) == whole[1:]
+    assert records(other) == whole, "the first report is sent again"
 
 
-def test_job_continues_the_newest_checkpoint(tmp_path: Path) -> None:
-    whole = records(search(epochs=3))
-    first, files = search(epochs=3), []
-    for epoch in range(2):
-        first.step()
-        files.insert(0, saved(first, tmp_path / str(epoch)))
-    again = search(epochs=3, recorded=2, checkpoints=files)
+def test_search_continues_the_newest_checkpoint() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
+    first = search(epochs=3)
+    first.step()
+    first.step()
+    again = search(epochs=3)
     assert again.work.epoch == 2
-    assert records(again) == whole[2:]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99], ids=["empty", "10 %", "50 %", "99 %"])
-def test_torn_checkpoint_falls_back_to_the_one_before(tmp_path: Path, share: float) -> None:
-    whole = records(search(epochs=3))
-    first = search(epochs=3)
-    first.step()
-    older = saved(first, tmp_path / "older")
-    first.step()
-    torn = Path(saved(first, tmp_path / "torn"))
-    content = torn.read_bytes()
-    torn.write_bytes(content[: int(len(content) * share)])
-    again = search(epochs=3, recorded=2, checkpoints=[str(torn), older])
-    assert again.work.epoch == 1
     assert records(again) == whole[1:]
 
 
-def test_search_begins_anew_if_no_checkpoint_is_of_use(tmp_path: Path) -> None:
-    whole = records(search(epochs=3))
-    other = search(epochs=3, seed=9)
-    other.step()
-    foreign = saved(other, tmp_path / "foreign")
-    not_a_checkpoint = tmp_path / "text.pt"
-    not_a_checkpoint.write_text("not a checkpoint")
-    plain = tmp_path / "plain.pt"
-    torch.save({"epoch": 1}, plain)
-    files = [foreign, str(tmp_path / "missing.pt"), str(not_a_checkpoint), str(plain)]
-    again = search(epochs=3, recorded=1, checkpoints=files)
-    assert again.work.epoch == 0
-    assert records(again) == whole
-
-
-def test_search_begins_anew_after_a_checkpoint_that_was_taken_over_in_part(tmp_path: Path) -> None:
-    whole = records(search(epochs=3))
+def test_damaged_checkpoint_falls_back_to_the_one_before() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
     first = search(epochs=3)
     first.step()
-    file = saved(first, tmp_path / "0")
-    state = load_state(Path(file))
-    del state["generators"]  # the weights load before this is missed
-    torch.save(state, file)
-    again = search(epochs=3, recorded=1, checkpoints=[file])
-    assert again.work.epoch == 0
-    assert records(again) == whole
-
-
-def test_older_checkpoint_wins_over_one_that_was_taken_over_in_part(tmp_path: Path) -> None:
-    whole = records(search(epochs=3))
-    first = search(epochs=3)
     first.step()
-    older = saved(first, tmp_path / "older")
-    first.step()
-    newer = saved(first, tmp_path / "newer")
-    state = load_state(Path(newer))
-    state["generators"].popitem()
-    torch.save(state, newer)
-    again = search(epochs=3, recorded=2, checkpoints=[newer, older])
-    assert records(again) == whole[1:]
-
-
-def test_checkpoint_ahead_of_the_journal_is_passed_over(tmp_path: Path) -> None:
-    """Continuing it would leave a hole in the record."""
-    first, files = search(epochs=3), []
-    for epoch in range(3):
-        first.step()
-        files.insert(0, saved(first, tmp_path / str(epoch)))
-    again = search(epochs=3, recorded=1, checkpoints=files)
+    newest = CheckpointFolder(Path("0000")).files()[0]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    again = search(epochs=3)
     assert again.work.epoch == 1
-    assert search(epochs=3, recorded=0, checkpoints=files).work.epoch == 0
+    assert records(again) == whole
 
 
-def test_reset_serves_another_trial_as_a_fresh_process_would(tmp_path: Path) -> None:
-    fresh = records(search(epochs=2, seed=4))
+def test_search_begins_anew_if_all_checkpoints_are_damaged() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
+    search(epochs=3).step()
+    for file in CheckpointFolder(Path("0000")).files():
+        file.write_bytes(file.read_bytes()[:100])
+    assert records(search(epochs=3)) == whole
+
+
+def test_checkpoint_of_another_search_is_an_error() -> None:
+    """Beginning anew in silence would mix two searches in one journal."""
+    search(epochs=3, seed=9).step()
+    with pytest.raises(StateError, match="seed"):
+        search(epochs=3, seed=1)
+
+
+def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
+    monkeypatch.setattr("orchestrator.checkpoint.os.fsync", full)
+    results = list(steps(search(epochs=3)))
+    assert [result["record"]["epoch"] for result in results] == [0, 1, 2]
+    assert results[0]["checkpoint_fault"] == ("the checkpoint of epoch 1 could not be written: No space left on device")
+    assert results[-1]["record"]["genotype"] == whole[-1]["genotype"]
+    assert [path for path in Path("0000").iterdir() if path.suffix != ".sha256"] == [], "no torn file is left"
+
+
+@pytest.mark.parametrize("place", ["setup", "step"])
+def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_big(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    target = "search_core.search.Supernet" if place == "setup" else "search_core.search.Search.run_epoch"
+    with monkeypatch.context() as patch:
+        patch.setattr(target, too_big)
+        trainable = search(epochs=3)
+        result = trainable.step()
+    assert result["out_of_memory"].startswith("CUDA out of memory")
+    assert result["done"] is True
+    assert "record" not in result
+    assert trainable.reset_config({"job": search_job("0001", epochs=2)}), "the process serves the next trial"
+    assert len(records(trainable)) == 2
+
+
+def test_reset_serves_another_trial_as_a_fresh_process_would() -> None:
+    fresh = records(search(epochs=2, seed=4, checkpoints="fresh"))
     used = search(epochs=3, seed=1)
     used.step()
     assert used.reset_config({"job": search_job("0001", epochs=2, seed=4)})
     assert records(used) == fresh
     wide = replace(TINY_DATASET, shape=(3, 8, 8))
-    expected = records(search(dataset=wide, epochs=2))
+    expected = records(search(dataset=wide, epochs=2, checkpoints="wide"))
     used.reset_config({"job": search_job("0002", dataset=wide, epochs=2)})
     assert records(used) == expected, "another data set is loaded"
 
 
-def test_reset_continues_the_other_trials_checkpoint(tmp_path: Path) -> None:
-    whole = records(search(epochs=3, seed=4))
-    other = search(epochs=3, seed=4)
-    other.step()
-    file = saved(other, tmp_path / "0")
-    used = search(epochs=3, seed=1)
+def test_reset_continues_the_other_trials_checkpoint() -> None:
+    whole = records(search(epochs=3, seed=4, checkpoints="undisturbed"))
+    search(epochs=3, seed=4).step()
+    used = search(epochs=3, seed=1, checkpoints="0001")
     used.step()
-    used.reset_config({"job": search_job("0001", epochs=3, seed=4, recorded=1, checkpoints=[file])})
-    assert records(used) == whole[1:]
+    used.reset_config({"job": search_job("0000", epochs=3, seed=4)})
+    assert records(used) == whole
 
 
 def test_device_is_the_gpu_that_ray_gave(monkeypatch: pytest.MonkeyPatch) -> None:

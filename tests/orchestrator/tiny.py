@@ -119,8 +119,9 @@ def retrain_records(epochs: int) -> list[dict[str, Any]]:
 
 def search_job(label: str = "0000", **changes: Any) -> dict[str, Any]:
     """What the driver gives a worker: a search of `tiny_options` with these changes."""
-    job_changes = {key: changes.pop(key) for key in ("recorded", "checkpoints") if key in changes}
-    return {"label": label, "options": asdict(tiny_options(**changes)), "recorded": 0, "checkpoints": [], **job_changes}
+    checkpoints = changes.pop("checkpoints", label)
+    share = {"cpu": 1.0, "gpu": 0.0, "memory_gb": None}
+    return {"label": label, "options": asdict(tiny_options(**changes)), "checkpoints": checkpoints, "share": share}
 
 
 def runs_of(client: MlflowClient, experiment: str) -> list[Run]:

@@ -1,0 +1,205 @@
+"""A retraining on several GPUs as one Tune trial: a group of Ray Train workers, each a rank of the training.
+
+The trial itself computes nothing. It starts the group, asks rank 0 for one result after another and hands them on, so
+that journal, MLflow and faults are those of a trial on one device: a worker that dies ends the trial, and Tune starts
+it again from its checkpoint. Ray Train restarts nothing by itself, as the study would never hear of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import ray
+from ray import train, tune
+from ray.exceptions import RayActorError
+from ray.train.torch import TorchTrainer
+from torch import distributed
+
+from orchestrator.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.errors import OrchestratorError, last_line
+from orchestrator.trainable import RetrainTrainable
+from search_core.ranks import ALONE, Ranks
+
+#: What the trial itself takes: next to nothing, beside the driver. A share of a CPU could be the one that its own
+#: workers wait for.
+PLACEMENT = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+#: Longer than Ray Train needs to notice that its workers have returned.
+_END_TIMEOUT_S = 30.0
+
+
+class WorkerGroupDiedError(OrchestratorError):
+    """A worker of the group died or raised; the message names the ranks and the reasons."""
+
+
+def retrain_trainable(workers: int) -> type[tune.Trainable]:
+    """What trains a child on so many workers."""
+    return RetrainTrainable if workers == 1 else DistributedRetrain
+
+
+def max_groups(workers: int, share: dict[str, Any]) -> int:
+    """How many groups the cluster can hold at a time; more trials would only wait for each other.
+
+    Args:
+        workers: processes of one group.
+        share: `cpu`, `gpu` and `memory_gb` of one worker, as in a job.
+
+    Raises:
+        OrchestratorError: if there is no room for a single group: Ray would wait for ever.
+    """
+    wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    # A small tolerance: shares such as 0.1 are not exact.
+    room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in nodes)
+    if room < workers:
+        raise OrchestratorError(
+            f"`retrain.workers` must be at most {room}, as many as the cluster has room for with cpu {wanted['CPU']:g} "
+            f"and gpu {wanted.get('GPU', 0):g} for each, got {workers}"
+        )
+    return room // workers
+
+
+class DistributedRetrain(tune.Trainable):
+    """The trial. Its job is that of `RetrainTrainable`: `options.workers` ranks, each with the `share` of a trial."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the group; it builds the training and continues its newest whole checkpoint."""
+        job = config["job"]
+        self._relay = _Relay.remote()  # type: ignore[attr-defined]
+        # The folder must be seen by all nodes, as that of the checkpoints is.
+        self._train_folder = Path(job["checkpoints"]) / "ray-train"
+        self._thread = Thread(target=_run_group, args=(job, self._relay, self._train_folder), daemon=True)
+        self._thread.start()
+        self._is_done = False
+
+    def step(self) -> dict[str, Any]:
+        """The next result of rank 0, as `EpochTrainable.step`.
+
+        Raises:
+            WorkerGroupDiedError: if there will be none.
+        """
+        result: dict[str, Any] = ray.get(self._relay.ask.remote())
+        if "died" in result:
+            raise WorkerGroupDiedError(result["died"])
+        self._is_done = result["done"]
+        return result
+
+    def cleanup(self) -> None:
+        """Let the workers return after the last result; in mid-course the end of this process is theirs."""
+        if self._is_done:
+            self._thread.join(_END_TIMEOUT_S)
+        ray.kill(self._relay)
+        shutil.rmtree(self._train_folder, ignore_errors=True)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Serve another trial in this process, unless a group still runs."""
+        self.cleanup()
+        if self._thread.is_alive():
+            return False
+        self.setup(new_config)
+        return True
+
+
+@ray.remote(num_cpus=0)
+class _Relay:
+    """Hands results of rank 0 to the trial, one whenever it asks.
+
+    Rank 0 waits to be asked before each epoch. The trial asks again when the driver has dealt with a result, so the
+    checkpoints are never more than one epoch ahead of the journal.
+    """
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._results: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def ask(self) -> dict[str, Any]:
+        self._asked.set()
+        return await self._results.get()
+
+    async def wait_until_asked(self) -> None:
+        await self._asked.wait()
+
+    async def give(self, result: dict[str, Any]) -> None:
+        self._asked.clear()
+        await self._results.put(result)
+
+
+def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
+    """Run the workers to their end, and tell the trial if that is not the end of the training."""
+    resources = _worker_resources(job["share"])
+    trainer = TorchTrainer(
+        _train_rank,
+        train_loop_config={"job": job, "relay": relay},
+        scaling_config=train.ScalingConfig(
+            num_workers=job["options"]["workers"], use_gpu=resources["GPU"] > 0, resources_per_worker=resources
+        ),
+        run_config=train.RunConfig(
+            name=job["label"], storage_path=str(folder), failure_config=train.FailureConfig(max_failures=0)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # whatever it is, the trial waits for a result and must hear of it
+        with suppress(RayActorError):  # the trial was ended from outside
+            ray.get(relay.give.remote({"died": _reason(error)}))
+
+
+def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
+    """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
+    gpu = share["gpu"]
+    return {"CPU": share["cpu"], "GPU": float(gpu > 0), "memory": int((share.get("memory_gb") or 0) * 1e9)}
+
+
+def _reason(error: Exception) -> str:
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    if not failures:
+        return f"{type(error).__name__}: {last_line(error)}"
+    return "; ".join(f"worker {rank}: {last_line(failure)}" for rank, failure in sorted(failures.items()))
+
+
+def _train_rank(config: dict[str, Any]) -> None:
+    """What each worker runs: the steps of a trial on one device, of which rank 0 hands on the results."""
+    relay, rank = config["relay"], train.get_context().get_world_rank()
+    retrain = _RankOfRetrain(config={"job": config["job"]})
+    is_done = False
+    while not is_done:
+        if rank == 0:
+            ray.get(relay.wait_until_asked.remote())
+        result = retrain.step()
+        is_done = result["done"]
+        # A GPU that is too small may be that of another rank; the first one waits for that rank for ever.
+        if rank == 0 or "out_of_memory" in result:
+            ray.get(relay.give.remote(result))
+
+
+class _RankOfRetrain(RetrainTrainable):
+    """One rank, driven by `_train_rank` rather than by Tune."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        context = train.get_context()
+        self.ranks = Ranks(context.get_world_rank(), context.get_world_size())
+        super().setup(config)
+
+    def checkpoints(self, path: Path) -> CheckpointFolder:
+        return _SharedCheckpoints(path, ranks=self.ranks)
+
+
+@dataclass(frozen=True)
+class _SharedCheckpoints(CheckpointFolder):
+    """Checkpoints that rank 0 reads and writes for all."""
+
+    ranks: Ranks = ALONE
+
+    def save(self, epoch: int, state: Any, record: Any) -> Path:
+        return super().save(epoch, state, record) if self.ranks.rank == 0 else self.path
+
+    def newest_whole(self) -> Checkpoint | None:
+        # Every rank must continue the same one, whatever its node sees of the folder.
+        found = [super().newest_whole() if self.ranks.rank == 0 else None]
+        distributed.broadcast_object_list(found)
+        return found[0]

@@ -1,0 +1,103 @@
+"""Memory of a whole search, measured on a short one: all that a trial does, with few steps an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from search_core.augment import Augmentation
+from search_core.data import load_data
+from search_core.errors import NonFiniteLossError
+from search_core.search import Search, SearchOptions
+from search_core.splits import Split
+
+#: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
+_STEPS, _STEPS_OF_GRAPH = 3, 6
+_EPOCHS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchMemory:
+    """Most memory that the process of a search takes, in bytes.
+
+    Attributes:
+        host_bytes: resident memory of the process, of which the libraries are a large part; the loader processes of
+            `image-folder` are not in it.
+        gpu_bytes: all that it takes from its GPU: data set, tensors, the allocator's reserve and the CUDA context;
+            None on the CPU.
+        device: where it was measured.
+    """
+
+    host_bytes: int
+    gpu_bytes: int | None
+    device: str
+
+
+def measure_search(options: SearchOptions, device: torch.device, free_bytes: int | None = None) -> SearchMemory:
+    """Run two short epochs of a search in this process, which should be a fresh one, and read its peaks.
+
+    The data set is loaded whole, as a trial holds it; training, validation, the child and the copy of the state for a
+    checkpoint are those of a trial.
+
+    Args:
+        options: the search.
+        device: where it runs.
+        free_bytes: on a GPU, what was free there before this process used it, from another process.
+
+    Raises:
+        DataError: if the data set cannot be read or has less than one batch.
+        torch.OutOfMemoryError: if the search does not fit on the GPU.
+    """
+    data = load_data(options.dataset, device)
+    steps = _STEPS_OF_GRAPH if options.cuda_graph else _STEPS
+    short = replace(data, train=_Beginning(data.train, steps), validation=_Beginning(data.validation, steps))
+    search = Search(replace(options, epochs=max(options.epochs, _EPOCHS)), short, device)
+    try:
+        for _ in range(_EPOCHS):
+            search.run_epoch()
+            search.state_dict()
+    except NonFiniteLossError:  # the memory was taken all the same
+        pass
+    return SearchMemory(
+        host_bytes=peak_resident_bytes(),
+        gpu_bytes=_taken(device, free_bytes) if device.type == "cuda" else None,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    )
+
+
+def peak_resident_bytes() -> int:
+    """Most resident memory that this process has had, since its program began."""
+    # Not `ru_maxrss`, which begins with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def _taken(device: torch.device, free_bytes: int | None) -> int:
+    """What this process takes from the GPU at its peak: the allocator gives some of its reserve back at times."""
+    reserve = torch.cuda.max_memory_reserved(device)
+    if free_bytes is None:
+        return reserve
+    given_back = reserve - torch.cuda.memory_reserved(device)
+    return max(free_bytes - torch.cuda.mem_get_info(device)[0] + given_back, reserve)
+
+
+class _Beginning(Split):
+    """A split of which a pass ends after a few batches."""
+
+    def __init__(self, split: Split, num_batches: int) -> None:
+        self._split, self._num_batches = split, num_batches
+        self.indices: npt.NDArray[np.int64] = split.indices
+        self.device = split.device
+
+    def _iterate(
+        self, batch_size: int, generator: torch.Generator | None, augment: Augmentation | None, drop_last: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return islice(self._split._iterate(batch_size, generator, augment, drop_last), self._num_batches)
