@@ -1,9 +1,10 @@
 """What a study costs beside its searches: time, memory of the driver, reports.
 
 Run: `python -m tests.benchmarks.orchestration [--parts scale,start,overhead] [--trials 1000 --reports 20]
-[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--json]`. The driver, its
-journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced, by
-`tests.benchmarks.timed_trials`. Each part runs in a process of its own.
+[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--picture-every 0]
+[--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
+by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
+second: they are drawn at the end of a search only, unless `--picture-every` says otherwise.
 
 - scale: a study of stubs that report at once, records of a real cell with 4 nodes and 8 operations. `events_per_s`:
   reports over the time from the first to the end of the study, when MLflow is complete; `ms_per_event_first` and
@@ -44,7 +45,6 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import orchestrator.study as study_module
 from orchestrator.config import StudySpec, parse_study, search_options
 from orchestrator.journal import Journal
 from orchestrator.progress import SilentView
@@ -62,6 +62,7 @@ from tests.benchmarks.timed_trials import (
 )
 
 PARTS = ("scale", "start", "overhead")
+SHOWN = ("trials", "reports", "sampler", "picture_every", "seconds", "searches", "repeats", "work", "concurrent")
 MARKER = "child_val_error"  # logged by every epoch
 #: A search whose epochs are short, so that a minute is many of them.
 SEARCH: dict[str, Any] = {
@@ -71,7 +72,6 @@ SEARCH: dict[str, Any] = {
     "recalibration_batches": 2,
 }
 ETA: dict[str, Any] = {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]}}
-_DRIVER = "orchestrator.study" if hasattr(study_module, "SearchTrainable") else "orchestrator.driver"
 
 
 @dataclass
@@ -111,7 +111,7 @@ def run_study(
 ) -> tuple[Study, list[Step]]:
     """Run a study to its end with trials of this class; also every step that its workers made."""
     study = Study(spec, Runs(folder / "runs"))
-    with noted(folder / "notes", stub_seconds), mock.patch(f"{_DRIVER}.SearchTrainable", trainable):
+    with noted(folder / "notes", stub_seconds), mock.patch("orchestrator.driver.SearchTrainable", trainable):
         study.run(view)
     return study, noted_steps(folder / "notes")
 
@@ -121,7 +121,7 @@ def run_study(
 
 def measure_scale(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Rates, memory and losses of a study of many trials that report at once."""
-    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports, objectives=None)
+    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports)
     ledger = Ledger(every=max(1, given.trials // 100))
     study, _ = run_study(spec, folder, StubTrainable, ledger)
     end = time.time()
@@ -302,9 +302,10 @@ def study_spec(given: argparse.Namespace, name: str, *, trials: int, epochs: int
         "max_concurrent": given.concurrent,
         "sampler": given.sampler,
         "objectives": [{"metric": MARKER, "mode": "min"}],
+        "tracking": {"picture_every": given.picture_every},
         **changes,
     }
-    return parse_study({key: value for key, value in data.items() if value is not None})
+    return parse_study(data)
 
 
 # Command line
@@ -317,6 +318,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000, help="scale: trials of the study")
     parser.add_argument("--reports", type=int, default=20, help="scale: reports of a trial")
     parser.add_argument("--sampler", default="tpe", help="scale and start: as in a study file")
+    parser.add_argument("--picture-every", type=int, default=0, help="all: as `tracking.picture_every` of a study file")
     parser.add_argument("--seconds", type=float, default=60, help="overhead: what a search takes")
     parser.add_argument("--searches", type=int, default=3, help="overhead: searches of the study")
     parser.add_argument("--repeats", type=int, default=2, help="overhead: how often both are measured")
@@ -363,7 +365,7 @@ def main() -> None:
     for part in given.parts:
         result |= measure(part, given) if given.inside else measure_apart(part)
     if not given.inside:
-        result |= {"cores": os.cpu_count(), "concurrent": given.concurrent, "trials": given.trials}
+        result |= {"cores": os.cpu_count(), "options": {name: vars(given)[name] for name in SHOWN}}
     print(json.dumps(result) if given.json else text(result))
 
 
