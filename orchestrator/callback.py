@@ -39,6 +39,7 @@ class PhaseCallback(Callback):
         open_journal: journal by label.
         track: hears that the journal of a job has something new.
         view: shows progress.
+        has_room: whether a trial that ran out of memory may have more of it.
         timeout_s: seconds without a report after which a worker is killed; None for never.
     """
 
@@ -49,10 +50,11 @@ class PhaseCallback(Callback):
         open_journal: Callable[[str], Journal],
         track: Callable[[dict[str, Any]], None],
         view: StudyView,
+        has_room: Callable[[Journal], bool],
         timeout_s: float | None,
     ) -> None:
         self._epochs, self._open_journal, self._track = epochs, open_journal, track
-        self._view, self._timeout_s = view, timeout_s
+        self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
         self._watched: dict[str, _Watched] = {}
         self._last_step = time.monotonic()
         self.num_reports = 0
@@ -77,9 +79,11 @@ class PhaseCallback(Callback):
         self._watched[label] = _Watched(trial.temporary_state.ray_actor)
         self.num_reports += 1
         if "out_of_memory" in result:
-            self._out_of_memory(job, journal, result["out_of_memory"])
-            return
-        if "failure" in result:
+            self._out_of_memory(label, result["out_of_memory"].splitlines()[0], "gpu")
+            if journal.end is None:
+                self._watched.pop(label)
+                return
+        elif "failure" in result:
             journal.finish("failed", result["failure"])
         elif "record" in result:
             journal.append_epoch(result.pop("record"))  # Ray would keep it, and statistics of all its numbers
@@ -137,15 +141,17 @@ class PhaseCallback(Callback):
         self.has_ray_given_up = True
         for label, watched in self._watched.items():
             if watched.actor is not None and watched.actor._actor_id.hex() in message:
-                self._open_journal(label).note("out_of_memory", "killed by Ray's memory monitor: the node was full")
-                self.num_out_of_memory += 1
+                self._out_of_memory(label, "killed by Ray's memory monitor, as its node was full", "host")
 
-    def _out_of_memory(self, job: dict[str, Any], journal: Journal, message: str) -> None:
-        """The trial ends for this launch; a later one tries it again with a larger share."""
-        journal.note("out_of_memory", message.splitlines()[0])
+    def _out_of_memory(self, label: str, reason: str, kind: str) -> None:
+        """The trial ends for this launch; a later one tries it again with a larger share, if there is any."""
+        journal = self._open_journal(label)
+        journal.note("out_of_memory", reason, kind=kind)
         self.num_out_of_memory += 1
-        self._watched.pop(job["label"], None)
-        self._view.warn(f"{job['label']}: out of memory, tried again later with a larger share")
+        if self._has_room(journal):
+            self._view.warn(f"{label}: {reason}; it is tried again later with a larger share")
+        else:
+            journal.finish("failed", f"out of memory with all that a node has: {reason}")
 
     def _tell(self, job: dict[str, Any], journal: Journal) -> None:
         if journal.end is not None:

@@ -20,7 +20,7 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 class Delivery:

@@ -13,17 +13,21 @@ from dashboards.figures import figure_png
 from dashboards.summary import TrialPoint, render_study
 from orchestrator.callback import PhaseCallback
 from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.cluster import cluster
 from orchestrator.config import search_options
 from orchestrator.delivery import Delivery
 from orchestrator.distributed import retrain_trainable
+from orchestrator.dry_run import cluster_nodes
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.journal import Journal
-from orchestrator.launch import RayGaveUpError, cluster, run_phase
+from orchestrator.launch import CollapseStopper, RayGaveUpError, run_phase
 from orchestrator.models import is_logged, log_child
+from orchestrator.packing import Share, find_share, grown, retrain_share
 from orchestrator.progress import StudyView
 from orchestrator.records import RetrainJob, TrialRecord, front_rows
 from orchestrator.runs import trial_label, unit_label
 from orchestrator.searcher import StudySearcher
+from orchestrator.secrets import masked
 from orchestrator.space import Scalar
 from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten
 from orchestrator.trainable import SearchTrainable, from_plain
@@ -56,9 +60,10 @@ class Driver:
     def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
         self._study, self._spec, self._folder = study, study.spec, study.folder
         self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
-        self._delivery = Delivery(tracker.tracking_uri, view.warn)
+        self._delivery = Delivery(masked(tracker.tracking_uri), view.warn)
         self._journals: dict[tuple[UnitKind, str], Journal] = {}
         self._trial_runs: dict[int, str] = {}
+        self._shares: dict[UnitKind, Share] = {}
 
     def run(self, address: str | None) -> None:
         """Do all that is not done yet.
@@ -76,6 +81,8 @@ class Driver:
             num_open = self._study.num_open_trials()
             if num_open or any(record.state == "running" for record in self._study.retrains()):
                 with cluster(address):
+                    self._shares = {"search": find_share(self._spec), "retrain": retrain_share(self._spec)}
+                    self._tell_shares()
                     self._search()
                     self._retrain()
             self._finish()
@@ -118,6 +125,7 @@ class Driver:
             open_journal=partial(self._journal, phase),
             track=partial(self._track, phase),
             view=self._view,
+            has_room=lambda journal: self._share(phase, journal) is not None,
             timeout_s=self._spec.failure.timeout_s,
         )
         try:
@@ -128,12 +136,23 @@ class Driver:
                     lambda number: self._journal("search", trial_label(number)),
                     self._search_job,
                 )
-                run_phase(self._spec, SearchTrainable, callback=callback, searcher=searcher)
+                stopper = CollapseStopper(self._spec, partial(self._journal, phase))
+                run_phase(
+                    self._spec,
+                    SearchTrainable,
+                    self._shares[phase],
+                    callback=callback,
+                    stopper=stopper,
+                    searcher=searcher,
+                )
                 return callback, not searcher.is_exhausted
-            jobs = [self._retrain_job(job) for job in self._open_retrains()]
+            jobs = [
+                {**self._retrain_job(job), "share": self._plain_share(phase, job.label)}
+                for job in self._open_retrains()
+            ]
             assert self._spec.retrain is not None
             trainable = retrain_trainable(self._spec.retrain.workers)
-            run_phase(self._spec, trainable, callback=callback, jobs=jobs)
+            run_phase(self._spec, trainable, self._shares[phase], callback=callback, jobs=jobs)
         except RayGaveUpError as error:
             callback.ray_gave_up(str(error))
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
@@ -159,11 +178,11 @@ class Driver:
             "label": label,
             "options": asdict(options),
             "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
-            "share": self._share(self._journal("search", label)),
+            "share": self._plain_share("search", label),
         }
 
     def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
-        """What a worker is given to train a cell."""
+        """What a worker is given to train a cell, but for its share."""
         section = self._spec.retrain
         assert section is not None
         return {
@@ -174,11 +193,28 @@ class Driver:
             "dataset": asdict(section.dataset_for(self._spec.search.dataset)),
             "seed": job.seed,
             "checkpoints": str(self._folder.checkpoints(self._spec, "retrain", job.label)),
-            "share": self._share(self._journal("retrain", job.label)),
         }
 
-    def _share(self, journal: Journal) -> dict[str, float | None]:
-        return asdict(self._spec.resources)
+    def _share(self, phase: UnitKind, journal: Journal) -> Share | None:
+        """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
+        share: Share | None = self._shares[phase]
+        for event in journal.events:
+            if event["event"] == "out_of_memory" and share is not None:
+                share = grown(share, event["kind"], cluster_nodes())
+        return share
+
+    def _plain_share(self, phase: UnitKind, label: str) -> dict[str, Any]:
+        share = self._share(phase, self._journal(phase, label))
+        # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
+        return asdict(share or self._shares[phase])
+
+    def _tell_shares(self) -> None:
+        """Say where measured shares come from, on the terminal and in MLflow."""
+        resources = self._spec.resources
+        if "auto" in (resources.gpu, resources.memory_gb):
+            told = self._shares["search"].explanation
+            self._view.note(f"resources: {told}")
+            self._delivery.push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", told))
 
     def _track(self, phase: UnitKind, job: dict[str, Any]) -> None:
         """Have the MLflow run of a job brought up to its journal."""

@@ -6,9 +6,14 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from orchestrator.secrets import masked
+
 
 class OrchestratorError(Exception):
-    """Base of all errors whose message is meant for the user, without a traceback."""
+    """Base of all errors whose message is meant for the user, without a traceback; passwords in it are hidden."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class StudyInterrupted(OrchestratorError):

@@ -65,13 +65,13 @@ class Journal:
             self._write({"end": end, "reason": reason})
             self.end, self.reason = end, reason
 
-    def note(self, event: Event, reason: str, **facts: float) -> None:
+    def note(self, event: Event, reason: str, **facts: str | float) -> None:
         """Record a fault that did not end it.
 
         Args:
             event: its kind.
             reason: one line for the user.
-            facts: numbers that the next attempt needs.
+            facts: what the next attempt needs.
         """
         entry = {"event": event, "reason": reason, "time": time.time(), **facts}
         self._write(entry)

@@ -1,18 +1,12 @@
-"""Ray: connect to a cluster, and run one phase of a study (its searches, or its retrainings) as Tune trials."""
+"""Run one phase of a study (its searches, or its retrainings) as Tune trials."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune import Callback
@@ -20,66 +14,15 @@ from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
+from orchestrator.cluster import check_resources
 from orchestrator.config import StudySpec
 from orchestrator.distributed import PLACEMENT, DistributedRetrain, max_groups
 from orchestrator.errors import OrchestratorError
-
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
-    "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # its size, and so its time, grows with the number of trials
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-#: What a driver takes to the nodes of a cluster.
-PACKAGES = ("search_core", "orchestrator", "dashboards")
-
-
-@contextmanager
-def cluster(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster, or start one on this machine; Ray's own output is kept off the terminal.
-
-    Args:
-        address: `auto` or `HOST:PORT` of a running cluster; None starts one on this machine.
-
-    Raises:
-        OrchestratorError: if the cluster does not answer.
-    """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    for noisy in ("ray.tune", "ray.train", "ray.air"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a worker's traceback: its reason is in the journal
-    settings: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if address is None:
-        settings |= {"address": "local", "include_dashboard": False, "object_store_memory": 200 * 1024**2}
-    else:
-        root = Path(__file__).parents[1]
-        settings |= {"address": address, "runtime_env": {"py_modules": [str(root / package) for package in PACKAGES]}}
-    try:
-        if address not in (None, "auto"):
-            _knock(str(address))
-        ray.init(**settings)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OrchestratorError(f"the Ray cluster at {address or 'this machine'} must answer, got: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Fail within seconds where nothing listens; Ray itself would try for many minutes.
-
-    Raises:
-        OSError: if nothing listens there.
-        ValueError: if it is not HOST:PORT.
-    """
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise ValueError(f"an address must be `auto` or HOST:PORT, got {address!r}")
-    socket.create_connection((host, int(port)), timeout=10).close()
+from orchestrator.journal import Journal
+from orchestrator.packing import Share
+from search_core.collapse import collapse_reason
 
 
 class RayGaveUpError(OrchestratorError):
@@ -89,8 +32,10 @@ class RayGaveUpError(OrchestratorError):
 def run_phase(
     spec: StudySpec,
     trainable: type[tune.Trainable],
+    share: Share,
     *,
     callback: Callback,
+    stopper: Stopper | None = None,
     searcher: Searcher | None = None,
     jobs: Sequence[dict[str, Any]] = (),
 ) -> None:
@@ -99,6 +44,8 @@ def run_phase(
     Args:
         spec: resources, concurrency, scheduler and faults.
         trainable: what a trial runs.
+        share: what each takes, unless its job says otherwise.
+        stopper: says which trials end early; default: none does.
         callback: hears every report.
         searcher: gives the trials' jobs; or
         jobs: a fixed list of them, which no scheduler stops.
@@ -107,9 +54,9 @@ def run_phase(
         RayGaveUpError: if Ray gives up.
     """
     is_group = issubclass(trainable, DistributedRetrain)
-    max_concurrent = _max_groups(spec) if is_group else spec.max_concurrent
+    max_concurrent = _max_groups(spec, share) if is_group else spec.max_concurrent
     if not is_group:
-        check_resources(spec)
+        check_resources(share.cpu, share.gpu)
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
         tuner = tune.Tuner(
@@ -128,6 +75,7 @@ def run_phase(
                 name=spec.name,
                 storage_path=folder,
                 callbacks=[callback],
+                stop=stopper,
                 failure_config=tune.FailureConfig(max_failures=spec.failure.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 verbose=0,
@@ -146,26 +94,10 @@ def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
 
-def _max_groups(spec: StudySpec) -> int:
+def _max_groups(spec: StudySpec, share: Share) -> int:
     assert spec.retrain is not None
-    room = max_groups(spec.retrain.workers, asdict(spec.resources))
+    room = max_groups(spec.retrain.workers, asdict(share))
     return min(room, spec.max_concurrent or room)
-
-
-def check_resources(spec: StudySpec) -> None:
-    """Refuse a trial that no node of the cluster can hold: Ray would wait for ever.
-
-    Raises:
-        OrchestratorError: naming what is asked for and what the nodes have.
-    """
-    wanted = {"CPU": spec.resources.cpu, "GPU": spec.resources.gpu}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if not any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} cpu and {node.get('GPU', 0):g} gpu" for node in nodes)
-        raise OrchestratorError(
-            f"`resources` must fit on one node of the cluster, got cpu {wanted['CPU']:g} and gpu {wanted['GPU']:g} "
-            f"where the nodes have: {have}"
-        )
 
 
 def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
@@ -185,6 +117,39 @@ def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
             time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
         )
     return None
+
+
+class CollapseStopper(Stopper):
+    """Ends searches that have nothing left to decide; the reason is added to the result, where the callback finds it.
+
+    Args:
+        spec: the rules and the number of epochs.
+        open_journal: journal of a trial by label.
+    """
+
+    def __init__(self, spec: StudySpec, open_journal: Callable[[str], Journal]) -> None:
+        self._options, self._open_journal = spec.stop, open_journal
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles it for its own restore, which is not used here.
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial ends with this result."""
+        record, job = result.get("record"), result["config"]["job"]
+        if record is None:
+            return False
+        before = self._open_journal(job["label"]).epochs[: record["epoch"]]  # without this one, if it is sent again
+        reason = collapse_reason(
+            self._options, [*before[-self._options.patience :], record], int(job["options"]["epochs"])
+        )
+        if reason is not None:
+            result["collapse"] = reason
+        return reason is not None
+
+    def stop_all(self) -> bool:
+        """The study goes on."""
+        return False
 
 
 def job_label(trial: Trial) -> str:

@@ -33,6 +33,9 @@ class StudyView(Protocol):
     def ended(self, label: str, journal: Journal) -> None:
         """A unit is complete, stopped or failed."""
 
+    def note(self, message: str) -> None:
+        """Something that was decided for the user."""
+
     def warn(self, message: str) -> None:
         """Something the user should know."""
 
@@ -50,6 +53,9 @@ class SilentView:
         """Nothing to show."""
 
     def ended(self, label: str, journal: Journal) -> None:
+        """Nothing to show."""
+
+    def note(self, message: str) -> None:
         """Nothing to show."""
 
     def warn(self, message: str) -> None:
@@ -122,6 +128,10 @@ class ConsoleView:
             markup=False,
             soft_wrap=True,
         )
+
+    def note(self, message: str) -> None:
+        """Print a line."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning, each once."""

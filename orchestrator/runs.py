@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import StudySpec
+from orchestrator.secrets import take_tracking_credentials
 
 DEFAULT_RUNS = Path("runs")
 
@@ -40,7 +41,8 @@ class Runs:
 
     def tracking_uri(self, configured: str | None = None) -> str:
         """MLflow store: the study file's, else `MLFLOW_TRACKING_URI`, else SQLite in this folder."""
-        return configured or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        given = configured or os.environ.get("MLFLOW_TRACKING_URI")
+        return take_tracking_credentials(given) if given else f"sqlite:///{self.root / 'mlflow.db'}"
 
     def artifact_location(self, tracking_uri: str, experiment: str) -> str | None:
         """Folder of an experiment's artifacts; None where a tracking server decides."""
@@ -48,8 +50,8 @@ class Runs:
         return (self.root / "mlartifacts" / experiment).as_uri() if is_embedded else None
 
     def optuna_url(self, configured: str | None = None) -> str:
-        """Optuna storage: the study file's, else SQLite in this folder."""
-        return configured or f"sqlite:///{self.root / 'optuna.db'}"
+        """Optuna storage: the study file's, else `OPTUNA_STORAGE`, else SQLite in this folder."""
+        return configured or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{self.root / 'optuna.db'}"
 
     def study(self, name: str) -> StudyFolder:
         """Folder of one study, whether it exists or not."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import pydantic
 
 from orchestrator.errors import did_you_mean
+from orchestrator.secrets import has_password, masked
 from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
@@ -196,7 +197,8 @@ class Tracking:
     """Where and what MLflow keeps of the study.
 
     Attributes:
-        uri: default: `MLFLOW_TRACKING_URI`, or else SQLite under the runs folder.
+        uri: the store, without a password, since the study file is kept; default: `MLFLOW_TRACKING_URI`, or else SQLite
+            under the runs folder.
         picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
     """
 
@@ -204,7 +206,15 @@ class Tracking:
     picture_every: int = 1
 
     def __post_init__(self) -> None:
-        require(("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"))
+        require(
+            (
+                "uri",
+                self.uri is None or not has_password(self.uri),
+                "must not hold a password or token, since this file is kept: set MLFLOW_TRACKING_USERNAME and "
+                f"MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL), got {masked(self.uri or '')}",
+            ),
+            ("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +243,8 @@ class Storage:
     """Where the study's state is kept; default: under the runs folder.
 
     Attributes:
-        url: Optuna storage URL.
+        url: Optuna storage URL, without a password, since the study file is kept; default: `OPTUNA_STORAGE`, or else
+            SQLite under the runs folder.
         path: directory of checkpoints, shared by all nodes of a cluster.
     """
 
@@ -243,8 +254,14 @@ class Storage:
     def __post_init__(self) -> None:
         require(
             (
+                "url",
+                self.url is None or not has_password(self.url),
+                "must not hold a password, since this file is kept: set PGPASSWORD (or ~/.pgpass), or give the whole "
+                f"URL in OPTUNA_STORAGE, got {masked(self.url or '')}",
+            ),
+            (
                 "path",
                 self.path is None or "://" not in self.path,
                 f"must be a folder that every node has mounted, got the address `{self.path}`",
-            )
+            ),
         )

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.config import StudySpec, load_study
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.records import (
     RetrainJob,
@@ -135,6 +136,8 @@ class Study:
         """
         data = load_data(self.spec.search.dataset, torch.device("cpu"))
         self._check_work(data)
+        if address is not None:  # before anything begins: a study that is refused leaves nothing behind
+            preflight(address, Needs.of(self.spec, self.runs, data.digest))
         tracker = self._tracker(data)
         if not self.exists:
             self._begin(tracker)

@@ -15,6 +15,7 @@ from torch import Tensor
 from search_core.augment import Augmentation
 from search_core.data import load_data
 from search_core.errors import NonFiniteLossError
+from search_core.ranks import Ranks
 from search_core.search import Search, SearchOptions
 from search_core.splits import Split
 
@@ -98,6 +99,11 @@ class _Beginning(Split):
         self.device = split.device
 
     def _iterate(
-        self, batch_size: int, generator: torch.Generator | None, augment: Augmentation | None, drop_last: bool
+        self,
+        batch_size: int,
+        generator: torch.Generator | None,
+        augment: Augmentation | None,
+        drop_last: bool,
+        ranks: Ranks,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        return islice(self._split._iterate(batch_size, generator, augment, drop_last), self._num_batches)
+        return islice(self._split._iterate(batch_size, generator, augment, drop_last, ranks), self._num_batches)

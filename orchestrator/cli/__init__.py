@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.cli import profile, retrain, search, study, ui
+from orchestrator.cli import cluster, profile, retrain, search, study, ui
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
+from orchestrator.secrets import masked
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(search.search)
 app.add_typer(study.app, name="study")
+app.add_typer(cluster.app, name="cluster")
 app.command()(retrain.retrain)
 app.command()(profile.profile)
 app.command()(ui.ui)
@@ -59,5 +61,5 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(masked(message), markup=False, highlight=False)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`snas study`: run, resume, list, show and validate studies."""
+"""`snas study`: run, resume, list, show, check and validate studies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from orchestrator.cli.common import (
     percent,
     stdout,
 )
+from orchestrator.cli.doctor import print_report
 from orchestrator.config import load_study
+from orchestrator.doctor import examine
 from orchestrator.errors import OrchestratorError
 from orchestrator.progress import ConsoleView
 from orchestrator.records import RetrainRecord, TrialRecord, front_rows
@@ -127,6 +129,22 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
     spec = load_study(file, settings)
     goals = " and ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)
     stdout.print(f"{file}: valid; {spec.num_trials} trials, {goals}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> None:
+    """Check that a study is whole: every trial once in Optuna, journal and MLflow, nothing damaged or left behind.
+
+    Changes nothing. Exit code 0 if it is whole, 1 if not.
+
+    Example: `snas study doctor digits-quickstart`
+    """
+    report = examine(name, Runs(runs))
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        print_report(report)
+    raise typer.Exit(0 if report.is_whole else 1)
 
 
 def _run(study: Study, address: str | None) -> None:

@@ -11,6 +11,7 @@ import typer
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs import Runs
+from orchestrator.secrets import masked
 
 
 def ui(
@@ -23,11 +24,12 @@ def ui(
     """
     uri = Runs(runs).tracking_uri()
     if uri.startswith(("http:", "https:")):
-        stdout.print(f"the tracking server {uri} has its own UI", highlight=False)
+        stdout.print(f"the tracking server {masked(uri)} has its own UI", highlight=False)
         return
     if uri.startswith("sqlite:///") and not os.path.exists(uri.removeprefix("sqlite:///")):
         raise OrchestratorError(f"there is no store at {uri} yet: run a study first, or name its folder with --runs")
     stdout.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
-    command = ["mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not on the command line, which every user of the machine can read
+    command = ["mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command])

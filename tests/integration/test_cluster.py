@@ -1,7 +1,11 @@
-"""A study on a Ray cluster of two nodes that runs already."""
+"""Clusters that run already: two nodes of this machine, tokens, and machines of their own by network namespaces."""
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -9,31 +13,38 @@ from pathlib import Path
 
 import pytest
 import ray
+import yaml
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from orchestrator.cluster import PACKAGES, cluster, nodes
 from orchestrator.config import parse_study
 from orchestrator.errors import OrchestratorError
-from orchestrator.launch import PACKAGES, cluster
 from orchestrator.progress import ConsoleView
 from orchestrator.runs import Runs
 from orchestrator.study import Study
-from tests.orchestrator.tiny import ETA, SEARCH
+from tests.integration.namespaces import HEAD_IP, SECOND_IP, Machine, two_machines, why_not
+from tests.orchestrator.tiny import ETA, SEARCH, snas
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
+ROOT = Path(__file__).parents[2]
+RAY = (Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats", "--num-cpus", "1")
+SMALL = 100_000_000
+TOKEN = "0123456789abcdef-the-token-of-this-cluster"
+STUDY = {"name": "two-nodes", "search": SEARCH, "sweep": ETA, "trials": 2, "max_concurrent": 2}
 
-@pytest.fixture
+
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes.add_node(num_cpus=1)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+    nodes.add_node(num_cpus=1, object_store_memory=SMALL)
     yield nodes.address
     nodes.shutdown()
 
 
 def test_study_runs_on_a_cluster_of_two_nodes(two_nodes: str, tmp_path: Path) -> None:
-    spec = parse_study({"name": "two-nodes", "search": SEARCH, "sweep": ETA, "trials": 2, "max_concurrent": 2})
-    study = Study(spec, Runs(tmp_path / "runs"))
+    study = Study(parse_study(STUDY), Runs(tmp_path / "runs"))
     with ConsoleView(Console(quiet=True)) as view:
         study.run(view, address=two_nodes)
     assert [trial.state for trial in study.trials()] == ["complete", "complete"]
@@ -60,3 +71,166 @@ def test_cluster_that_does_not_answer_is_a_clear_error() -> None:
         cluster("127.0.0.1:9"),
     ):
         pass
+
+
+def test_port_of_something_else_is_refused_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address, start = f"127.0.0.1:{mute.getsockname()[1]}", time.monotonic()
+        with pytest.raises(OrchestratorError, match="does not answer as Ray's control store"), cluster(address):
+            pass
+    assert time.monotonic() - start < 20
+
+
+def test_cluster_check_shows_every_node(two_nodes: str, tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "storage": {"path": str(tmp_path / "shared")}}))
+    outcome = snas("cluster", "check", "--address", two_nodes, file, "--json", "--runs", tmp_path / "runs")
+    report = json.loads(outcome.out)
+    assert (outcome.code, report["ok"]) == (0, True)
+    assert [(node["cpus"], node["gpus"], node["is_head"]) for node in report["nodes"]] == [(1, 0, True), (1, 0, False)]
+    each = ["versions", "storage", "data"]
+    assert [check["name"] for check in report["checks"]] == [*each, *each, "optuna", "tracking"]
+    assert all(check["ok"] and check["seconds"] >= 0 for check in report["checks"])
+    assert list(tmp_path.iterdir()) == [file], "nothing is left behind"
+
+
+def test_cluster_check_says_what_fails(two_nodes: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "storage": {"path": str(tmp_path / "file")}}))
+    outcome = snas("cluster", "check", "--address", two_nodes, file, "--runs", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "storage driver FAILED" in outcome.said
+    assert "Traceback" not in outcome.said
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster that wants a token."""
+    folder = tmp_path_factory.mktemp("g")  # short: sockets lie in it
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    words = [*RAY, "--head", "--port", port, "--temp-dir", folder, "--include-dashboard=false"]
+    command = [*map(str, words), "--object-store-memory", str(SMALL)]
+    with (folder / "head.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        _wait_for(folder / "head.log", "Ray runtime started")
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+@pytest.fixture
+def no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_token")
+@pytest.mark.parametrize("place", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "home"])
+def test_token_is_found_where_users_keep_it(
+    place: str, guarded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".ray" / "auth_token" if place == "home" else tmp_path / "token"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(TOKEN)
+    if place != "home":
+        monkeypatch.setenv(place, TOKEN if place == "RAY_AUTH_TOKEN" else str(file))
+    with cluster(guarded):
+        assert [node.resources["CPU"] for node in nodes()] == [1]
+        assert ray.get(ray.remote(os.getpid).remote()) != os.getpid()
+    assert "RAY_AUTH_MODE" not in os.environ, "the next cluster may have no token"
+
+
+@pytest.mark.usefixtures("no_token")
+def test_missing_and_wrong_tokens_are_said_within_seconds(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = time.monotonic()
+    with pytest.raises(OrchestratorError, match=r"wants a token and there is none here: .* RAY_AUTH_TOKEN_PATH"):
+        cluster(guarded).__enter__()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(OrchestratorError, match="wants a token and there is none here"):
+        cluster(guarded).__enter__()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "some-other-token")
+    with pytest.raises(OrchestratorError, match="another token than the one in RAY_AUTH_TOKEN:") as wrong:
+        cluster(guarded).__enter__()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(OrchestratorError, match="wants a token, and RAY_AUTH_MODE is disabled: unset it"):
+        cluster(guarded).__enter__()
+    assert time.monotonic() - start < 40
+    assert "some-other-token" not in str(wrong.value)
+
+
+@pytest.fixture
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Machine, Machine]]:
+    """A folder, and two machines; Ray's head runs on the first, the second has its own `local` and `ray` there."""
+    if why_not():
+        pytest.skip(why_not())
+    folder = tmp_path_factory.mktemp("m")
+    for name in ("local", "ray"):
+        (folder / name).mkdir()
+    with two_machines(folder / "local", folder / "ray") as (first, second):
+        words = [*RAY, "--head", "--port", 6379, "--node-ip-address", first.ip, "--temp-dir", folder / "ray"]
+        words += ["--include-dashboard=false", "--object-store-memory", SMALL]
+        first.start(words, folder / "first.log", {"RAY_AUTH_MODE": "disabled"})
+        _wait_for(folder / "first.log", "Ray runtime started")
+        yield folder, first, second
+
+
+def test_machine_that_is_no_node_is_told_to_join(machines: tuple[Path, Machine, Machine]) -> None:
+    folder, _, second = machines
+    done = _snas_on(second, "cluster", "check", "--address", f"{HEAD_IP}:6379", "--runs", folder / "runs")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"this machine is none of its nodes ({HEAD_IP})" in done.stderr
+    assert f"`ray start --address {HEAD_IP}:6379 --num-cpus 0`" in done.stderr
+
+
+def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Path, Machine, Machine]) -> None:
+    folder, first, second = machines
+    # Another version of PyTorch as pip would show it: what is first in the path of Python wins.
+    metadata = folder / "path" / "torch-2.0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.1\n")
+    words = [*RAY, "--address", f"{HEAD_IP}:6379", "--node-ip-address", second.ip, "--object-store-memory", SMALL]
+    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(metadata.parents[1])}
+    second.start(words, folder / "second.log", environment)
+    _wait_for(folder / "second.log", "Ray runtime started")
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "storage": {"path": str(folder / "local")}}))
+    options = (file, "--address", f"{HEAD_IP}:6379", "--runs", folder / "runs")
+
+    checked = _snas_on(first, "cluster", "check", *options, "--json")
+    report = json.loads(checked.stdout)
+    assert (checked.returncode, checked.stderr, report["ok"]) == (2, "", False)
+    assert [node["ip"] for node in report["nodes"]] == [HEAD_IP, SECOND_IP]
+    failed = {(check["name"], (check["node"] or "driver").split()[0]) for check in report["checks"] if not check["ok"]}
+    refused = {("versions", SECOND_IP), ("storage", SECOND_IP), ("optuna", "driver"), ("tracking", "driver")}
+    assert failed == refused
+
+    run = _snas_on(first, "study", "run", *options)
+    assert run.returncode == 2
+    assert "4 checks failed" in run.stderr
+    assert "torch must be " in run.stderr
+    assert "set `storage: {path: /a/shared/folder}`" in run.stderr
+    assert "postgresql+psycopg://" in run.stderr
+    assert "http://HOST:5000" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (folder / "runs").exists(), "a refused study leaves nothing behind"
+    assert list((folder / "local").iterdir()) == []
+
+
+def _snas_on(machine: Machine, *words: object) -> subprocess.CompletedProcess[str]:
+    script = "from orchestrator.cli import main; main()"
+    command = machine.command(sys.executable, "-c", script, *words)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def _wait_for(log: Path, line: str) -> None:
+    end = time.monotonic() + 90
+    while line not in log.read_text():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)

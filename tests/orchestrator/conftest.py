@@ -19,7 +19,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_stores_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test decides itself where MLflow's store and the folder of runs are, and leaves no choice to the next one."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "SNAS_RUNS"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "OPTUNA_STORAGE", "SNAS_RUNS"):
         monkeypatch.delenv(name, raising=False)
     yield
     mlflow.set_tracking_uri(None)

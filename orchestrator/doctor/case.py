@@ -1,0 +1,177 @@
+"""What the examination of a study reads from its files and from Optuna, small enough for thousands of trials."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from orchestrator.doctor.report import Severity
+from orchestrator.errors import OrchestratorError
+from orchestrator.journal import End, Journal
+from orchestrator.records import RetrainJob
+from orchestrator.runs import StudyFolder, trial_label, unit_label
+from orchestrator.study import Study
+from orchestrator.tracking import UnitKind
+from search_core.errors import GenotypeError
+from search_core.genotype import Genotype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What the journal of one trial or retraining holds; the cells of its epochs are left out, as they are large.
+
+    Attributes:
+        phase: `search` or `retrain`.
+        label: such as `0003`.
+        file: the journal.
+        exists: whether there is one.
+        damage: why it cannot be read; empty if it can.
+        metrics: of each epoch.
+        end: how it ended; None while it has not.
+        reason: why.
+        events: kinds of the faults that it survived.
+        genotype: of the last epoch of a search.
+        genotype_faults: epochs whose genotype is not valid, with the reason.
+    """
+
+    phase: UnitKind
+    label: str
+    file: Path
+    exists: bool
+    damage: str = ""
+    metrics: tuple[Mapping[str, float], ...] = ()
+    end: End | None = None
+    reason: str = ""
+    events: tuple[str, ...] = ()
+    genotype: Genotype | None = None
+    genotype_faults: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Name of its MLflow run and checkpoints."""
+        return unit_label(self.phase, self.label)
+
+    def last_metric(self, name: str) -> float:
+        """Metric of the last epoch; NaN if there is none."""
+        return float(self.metrics[-1].get(name, math.nan)) if self.metrics else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A study as it was found.
+
+    Attributes:
+        study: the study.
+        is_running: whether a driver is at work: then some things are not yet where they will be.
+        trials: of Optuna, without those that only wait; None if its storage cannot be read.
+        searches: recorded searches by label: those of `trials`, and journals without a trial.
+        retrains: recorded retrainings by label, likewise.
+        jobs: retrainings that the study asks for; None as long as that cannot be told.
+    """
+
+    study: Study
+    is_running: bool
+    trials: tuple[FrozenTrial, ...] | None
+    searches: Mapping[str, Recorded]
+    retrains: Mapping[str, Recorded]
+    jobs: tuple[RetrainJob, ...] | None
+
+    @property
+    def lag(self) -> Severity:
+        """How bad it is that something is not there: a driver at work may just be about to write it."""
+        return "warning" if self.is_running else "error"
+
+    @property
+    def resume(self) -> str:
+        """The command that goes on with the study."""
+        return f"`snas study resume {self.study.spec.name} --runs {self.study.runs.root}`"
+
+    @property
+    def units(self) -> tuple[Recorded, ...]:
+        """Searches and retrainings."""
+        return (*self.searches.values(), *self.retrains.values())
+
+    @property
+    def strangers(self) -> frozenset[str]:
+        """Units that have a journal, but of which the study knows nothing."""
+        searches = self.searches if self.trials is None else {trial_label(trial.number) for trial in self.trials}
+        retrains = self.retrains if self.jobs is None else {job.label for job in self.jobs}
+        return frozenset(unit.unit for unit in self.units if unit.label not in {*searches, *retrains})
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        if self.trials is None or self.jobs is None:
+            return False
+        num_closed = sum(trial.state.is_finished() for trial in self.trials)
+        all_retrained = all(self.retrains[job.label].end is not None for job in self.jobs)
+        return num_closed >= self.study.spec.num_trials and all_retrained
+
+
+def read_recorded(folder: StudyFolder, phase: UnitKind, label: str) -> Recorded:
+    """What a journal holds; damage is told, not raised."""
+    file = folder.journal(phase, label)
+    exists = file.is_file()
+    try:
+        journal = Journal(file)
+        genotype, faults = _read_genotypes(journal) if phase == "search" else (None, ())
+        metrics = tuple(dict(record["metrics"]) for record in journal.epochs)
+    except (OrchestratorError, OSError, KeyError, TypeError, ValueError) as error:
+        return Recorded(phase=phase, label=label, file=file, exists=exists, damage=f"{type(error).__name__}: {error}")
+    return Recorded(
+        phase=phase,
+        label=label,
+        file=file,
+        exists=exists,
+        metrics=metrics,
+        end=journal.end,
+        reason=journal.reason,
+        events=tuple(str(entry["event"]) for entry in journal.events),
+        genotype=genotype,
+        genotype_faults=faults,
+    )
+
+
+def _read_genotypes(journal: Journal) -> tuple[Genotype | None, tuple[str, ...]]:
+    genotype, faults = None, []
+    for record in journal.epochs:
+        try:
+            genotype = Genotype.from_dict(record["genotype"])
+        except (GenotypeError, KeyError) as error:
+            genotype = None
+            faults.append(f"epoch {record['epoch']}: {error}")
+    return genotype, tuple(faults)
+
+
+def lock_holder(lock_file: Path) -> str | None:
+    """Who runs the study: `process 1234`, or `a process` if only that is known; None if nobody does.
+
+    The lock is asked for and given back at once: on shared storage there is no other way to know.
+    """
+    if not lock_file.is_file():
+        return None
+    with lock_file.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _process_of(lock_file)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    return None
+
+
+def _process_of(lock_file: Path) -> str:
+    """The process that Linux names in /proc/locks: `1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF`."""
+    status = lock_file.stat()
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return "a process"
+    holders = [words[4] for words in lines if len(words) > 5 and words[1] == "FLOCK" and words[5] == place]
+    return f"process {holders[0]}" if holders else "a process, perhaps on another machine"

@@ -1,0 +1,268 @@
+"""Checks of MLflow against the journals: one run per unit, every epoch once, all artifacts."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from mlflow.entities import Run
+
+from orchestrator.doctor.case import Case, Recorded
+from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
+from orchestrator.doctor.report import Notes, Severity
+from orchestrator.errors import first_line
+from orchestrator.tracking import SEARCH_METRICS
+from search_core.genotype import Genotype
+
+RUNS, METRICS, ARTIFACTS, MODELS = "MLflow runs", "MLflow metrics", "MLflow artifacts", "registered models"
+_OUR_UNITS = re.compile(r"trial-\d{4,}|retrain-(\d{4,}|cell)-seed\d+|study")
+_PARENT = "mlflow.parentRunId"
+#: Of a run that a driver goes on with; a killed one is marked as such only if the driver could still do it.
+_OPEN = ("RUNNING", "KILLED")
+
+
+def read_runs(uri: str, experiment: str, notes: Notes) -> StudyRuns | None:
+    """The study's runs, or None with a finding if MLflow does not answer or does not know the study."""
+    try:
+        return StudyRuns(uri, experiment)
+    except READ_ERRORS as error:
+        message = f"the MLflow store {uri} must hold the experiment `{experiment}`, got: {first_line(error)}"
+        notes.add(RUNS, "MLflow", "error", message, "start the server, or set `MLFLOW_TRACKING_URI`; then ask again")
+        return None
+
+
+class RunsCheck:
+    """Compares the runs of a study with its journals.
+
+    Args:
+        case: the study.
+        store: MLflow.
+        notes: gets the findings.
+    """
+
+    def __init__(self, case: Case, store: StudyRuns, notes: Notes) -> None:
+        self._case, self._store, self._notes = case, store, notes
+        self._runs: dict[str, Run] = {}
+
+    def check(self) -> None:
+        """Make all checks."""
+        self._notes.look(RUNS, len(self._store.runs))
+        self._find_runs(self._store.runs)
+        recorded = [unit for unit in self._case.units if unit.unit in self._runs and unit.exists and not unit.damage]
+        for unit in recorded:
+            self._check_state(unit)
+            self._check_parent(unit)
+        self._check_study_run()
+        for unit in recorded:
+            self._check_metrics(unit, self._store.histories[self._runs[unit.unit].info.run_id])
+        self._check_artifacts(recorded)
+        self._check_models(recorded)
+
+    def _find_runs(self, runs: Sequence[Run]) -> None:
+        by_unit: dict[str, list[Run]] = defaultdict(list)
+        for run in runs:
+            by_unit[run.data.tags.get("snas.unit", "")].append(run)
+        units = {unit.unit: unit for unit in self._case.units}
+        trial_runs = {run.info.run_id for name, found in by_unit.items() if name.startswith("trial-") for run in found}
+        for name, found in by_unit.items():
+            if name == "study" or name in units:
+                self._runs[name] = found[0]
+                if len(found) > 1:
+                    ids = ", ".join(run.info.run_id for run in found)
+                    message = f"it must have one MLflow run, got {len(found)}: {ids}"
+                    extra = " and ".join(_delete(run) for run in found[1:])
+                    self._add(RUNS, name, "error", message, f"compare them, then {extra}")
+            else:
+                self._tell_stranger(name, found, trial_runs)
+        strangers = self._case.strangers
+        for name in ("study", *units):
+            # A trial that has not reported yet has no run.
+            is_begun = name == "study" or units[name].metrics or units[name].end is not None
+            if name not in by_unit and is_begun and name not in strangers:
+                self._add(RUNS, name, self._case.lag, "it must have an MLflow run, got none", self._bring_up())
+
+    def _tell_stranger(self, name: str, found: Sequence[Run], trial_runs: set[str]) -> None:
+        for run in found:
+            tags, place = run.data.tags, f"run {run.info.run_id}"
+            by_hand = tags.get("snas.kind") == "retrain" and tags.get(_PARENT) in trial_runs
+            if by_hand and not _OUR_UNITS.fullmatch(name):
+                self._add(RUNS, name, "info", "retrained with `snas retrain --run`; the study does not ask for it")
+            else:
+                called = f"`{run.info.run_name}`, tag snas.unit {name!r}"
+                message = f"every run must belong to a trial or retraining of the study, got {called}"
+                self._add(RUNS, place, "error", message, _delete(run))
+
+    def _check_state(self, unit: Recorded) -> None:
+        run = self._runs[unit.unit]
+        wanted = _OPEN if unit.end is None else ("FAILED",) if unit.end == "failed" else ("FINISHED",)
+        status, tag = run.info.status, run.data.tags.get("snas.end")
+        if status not in wanted:
+            message = f"its run must be {' or '.join(wanted)}, as the journal is {unit.end or 'open'}, got {status}"
+        elif unit.end is not None and tag != unit.end:
+            message = f"the tag snas.end of its run must be `{unit.end}`, got `{tag}`"
+        else:
+            return
+        # A run that is closed is not touched again by a driver.
+        self._add(RUNS, unit.unit, self._case.lag, message, self._remedy(run, is_late=status in _OPEN))
+
+    def _check_parent(self, unit: Recorded) -> None:
+        trial = unit.label.partition("-")[0]
+        parent = "study" if unit.phase == "search" or trial == "cell" else f"trial-{trial}"
+        run = self._runs[unit.unit]
+        wanted = self._runs.get(parent)
+        got = run.data.tags.get(_PARENT)
+        if wanted is not None and got != wanted.info.run_id:
+            message = f"its run must lie below {wanted.info.run_id}, the run of `{parent}` ({_PARENT}), got {got}"
+            remedy = f"set the tag {_PARENT} of run {run.info.run_id} to {wanted.info.run_id}"
+            self._add(RUNS, unit.unit, "error", message, remedy)
+
+    def _check_study_run(self) -> None:
+        run = self._runs.get("study")
+        if run is None:
+            return
+        if run.data.tags.get(_PARENT) is not None:
+            self._add(RUNS, "study", "error", f"its run must have no parent, got {run.data.tags[_PARENT]}")
+        if self._case.is_running or self._case.trials is None:
+            return
+        wanted: tuple[str, ...] = (*_OPEN, "FAILED")
+        if self._case.is_done:
+            phases = (tuple(self._case.searches.values()), tuple(self._case.retrains.values()))
+            all_failed = any(units and all(unit.end == "failed" for unit in units) for units in phases)
+            wanted = ("FAILED",) if all_failed else ("FINISHED",)
+        if run.info.status not in wanted:
+            message = f"its run must be {' or '.join(wanted)}, got {run.info.status}"
+            self._add(RUNS, "study", "error", message, self._bring_up())
+
+    def _check_metrics(self, unit: Recorded, found: Mapping[str, Points]) -> None:
+        alike: dict[tuple[str, bool], list[str]] = defaultdict(list)  # an epoch is missing in all metrics at once
+        for metric in sorted({*self._metrics_of(unit), *found}):
+            wanted = {step: metrics[metric] for step, metrics in enumerate(unit.metrics) if metric in metrics}
+            points = found.get(metric, [])
+            self._notes.look(METRICS, len(points))
+            for kind in _step_faults(wanted, points):
+                alike[kind].append(f"`{metric}`")
+        run = self._runs[unit.unit]
+        for (fault, is_behind), metrics in alike.items():
+            # A driver logs what lies beyond the last step of an open run; it fills no holes.
+            is_late = is_behind and run.info.status in _OPEN
+            named = ", ".join(metrics[:3]) + (f" and {len(metrics) - 3} more" if len(metrics) > 3 else "")
+            severity = self._case.lag if is_late else "error"
+            self._add(METRICS, unit.unit, severity, f"{named} {fault}", self._remedy(run, is_late=is_late))
+
+    def _metrics_of(self, unit: Recorded) -> set[str]:
+        """Metrics that must be logged; whatever else is logged must be right, too."""
+        recorded = {name for metrics in unit.metrics for name in metrics}
+        if unit.phase == "retrain":
+            return recorded
+        return recorded & {*SEARCH_METRICS, *(objective.metric for objective in self._case.study.spec.objectives)}
+
+    def _check_artifacts(self, recorded: Sequence[Recorded]) -> None:
+        closed = {unit.unit: unit for unit in recorded if unit.end is not None}
+        names = [name for name in ("study", *closed) if name in self._runs]
+        found = self._store.artifacts([self._runs[name] for name in names])
+        for name in names:
+            run = self._runs[name]
+            artifacts = found[run.info.run_id]
+            self._notes.look(ARTIFACTS, len(artifacts.names))
+            if artifacts.fault:
+                message = f"the artifacts of run {run.info.run_id} must be readable, got: {artifacts.fault}"
+                self._add(ARTIFACTS, name, self._case.lag, message, "see that the artifact store can be reached")
+            elif name == "study":
+                self._check_study_artifacts(artifacts)
+            else:
+                self._check_unit_artifacts(closed[name], run, artifacts)
+
+    def _check_study_artifacts(self, artifacts: Artifacts) -> None:
+        wanted = {"study.yaml", "front.json"} if self._case.is_done else {"study.yaml"}
+        for name in sorted(wanted - artifacts.names):
+            self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._bring_up())
+
+    def _check_unit_artifacts(self, unit: Recorded, run: Run, artifacts: Artifacts) -> None:
+        wanted = {"history.parquet"}
+        if unit.phase == "retrain" or unit.metrics:
+            wanted |= {"genotype.json", "cells.svg"}
+        remedy = self._remedy(run, is_late=run.info.status in _OPEN)
+        for name in sorted(wanted - artifacts.names):
+            self._add(ARTIFACTS, unit.unit, self._case.lag, f"its run must have {name}, got none", remedy)
+        if "history.parquet" in artifacts.names and artifacts.num_rows != len(unit.metrics):
+            got = "no Parquet file" if artifacts.num_rows is None else f"{artifacts.num_rows}"
+            message = f"history.parquet must have {len(unit.metrics)} rows, one an epoch, got {got}"
+            self._add(ARTIFACTS, unit.unit, "error", message, remedy)
+        if "genotype.json" in artifacts.names:
+            self._check_genotype(unit, artifacts.genotype, remedy)
+
+    def _check_genotype(self, unit: Recorded, found: Genotype | None, remedy: str) -> None:
+        jobs = {job.label: job.genotype for job in self._case.jobs or ()}
+        wanted = unit.genotype if unit.phase == "search" else jobs.get(unit.label)
+        what = "of the last epoch" if unit.phase == "search" else "that is trained"
+        if found is None:
+            self._add(ARTIFACTS, unit.unit, "error", f"genotype.json must hold the cell {what}, got no cell", remedy)
+        elif wanted is not None and found != wanted:
+            message = f"genotype.json must hold the cell {what}, got another one"
+            self._add(ARTIFACTS, unit.unit, "error", message, remedy)
+
+    def _check_models(self, recorded: Sequence[Recorded]) -> None:
+        complete = [unit for unit in recorded if unit.phase == "retrain" and unit.end == "complete"]
+        if not complete:
+            return
+        name = self._case.study.spec.registered_name
+        counts = Counter(self._store.model_runs(name))
+        self._notes.look(MODELS, len(complete))
+        for unit in complete:
+            count = counts[self._runs[unit.unit].info.run_id]
+            if count == 0:
+                message = f"its child must be registered as `{name}`, got no version of its run"
+                self._add(MODELS, unit.unit, self._case.lag, message, self._bring_up())
+            elif count > 1:
+                message = f"its child must be registered as `{name}` once, got {count} versions of its run"
+                self._add(MODELS, unit.unit, "error", message, "delete all of these versions but one")
+
+    def _add(self, check: str, place: str, severity: Severity, message: str, remedy: str = "") -> None:
+        self._notes.add(check, place, severity, message, remedy)
+
+    def _remedy(self, run: Run, *, is_late: bool) -> str:
+        """A run that is closed or has holes is not mended but made again, from its journal."""
+        if is_late:
+            return self._bring_up()
+        return f"{_delete(run)}; {self._case.resume} then makes it anew from the journal"
+
+    def _bring_up(self) -> str:
+        return "" if self._case.is_running else f"{self._case.resume} brings MLflow up to the journals"
+
+
+def _step_faults(wanted: Mapping[int, float], points: Points) -> Iterator[tuple[str, bool]]:
+    """What is wrong with a metric, and whether it is only that its last steps are missing."""
+    counts = Counter(step for step, _ in points)
+    missing = sorted(set(wanted) - set(counts))
+    repeated = sorted(step for step, count in counts.items() if count > 1)
+    strange = sorted(set(counts) - set(wanted))
+    if missing:
+        is_behind = not counts or missing[0] > max(counts)
+        yield f"must have the steps of all {len(wanted)} epochs, missing: {_listed(missing)}", is_behind
+    if repeated:
+        yield f"must have every step once, repeated: {_listed(repeated)}", False
+    if strange:
+        yield f"must have no steps but those of {len(wanted)} epochs, got also: {_listed(strange)}", False
+    for step, value in points:
+        if step in wanted and not _same(value, wanted[step]):
+            yield f"of step {step} must be {wanted[step]}, as in the journal, got {value}", False
+
+
+def _delete(run: Run) -> str:
+    return f"`mlflow runs delete --run-id {run.info.run_id}`"
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:10])) + (f" and {len(steps) - 10} more" if len(steps) > 10 else "")
+
+
+def _same(logged: float, recorded: float) -> bool:
+    """Equal as far as a database keeps it; MLflow stores infinity as the largest float."""
+    if math.isnan(recorded) or math.isnan(logged):
+        return math.isnan(recorded) and math.isnan(logged)
+    if math.isinf(recorded):
+        recorded = math.copysign(sys.float_info.max, recorded)
+    return math.isclose(logged, recorded, rel_tol=1e-12, abs_tol=0.0)

@@ -1,0 +1,177 @@
+"""What MLflow holds of a study, read in few requests: runs by the page, metric histories by the hundred runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.errors import first_line
+from search_core.errors import GenotypeError
+from search_core.genotype import Genotype
+
+#: What a store or server that is away, or no store at all, may raise; requests' errors are OSErrors.
+READ_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
+
+_PAGE = 500
+#: Limits of MLflow's own request for many histories.
+_MAX_RUNS, _MAX_POINTS = 100, 25_000
+_WORKERS = 8  # requests to an artifact server at a time
+
+#: Logged points of a metric: (step, value), repeats included, in no order.
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What a run has as artifacts.
+
+    Attributes:
+        names: paths at the top.
+        num_rows: of `history.parquet`; None if it is missing or no Parquet.
+        genotype: of `genotype.json`; None if it is missing or not valid.
+        fault: why the artifacts could not be read; empty if they could.
+    """
+
+    names: frozenset[str]
+    num_rows: int | None = None
+    genotype: Genotype | None = None
+    fault: str = ""
+
+
+class StudyRuns:
+    """The runs of one experiment, as they were when this was made.
+
+    Args:
+        tracking_uri: MLflow store; a SQLite file that does not exist is not made.
+        experiment: its name.
+
+    Attributes:
+        runs: all active runs, in the order in which they began.
+        histories: all points of all metrics: run id -> metric -> points.
+
+    Raises:
+        one of READ_ERRORS: if the store cannot be read or has no such experiment.
+    """
+
+    def __init__(self, tracking_uri: str, experiment: str) -> None:
+        if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+            raise FileNotFoundError("there is no such file")
+        self._uri = tracking_uri
+        self._client = MlflowClient(tracking_uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            raise MlflowException(f"there is no experiment `{experiment}`")
+        if found.lifecycle_stage != "active":
+            raise MlflowException(f"the experiment `{experiment}` was deleted")
+        self.runs: list[Run] = list(
+            _all_pages(
+                lambda token: self._client.search_runs(
+                    [found.experiment_id], order_by=["attributes.start_time ASC"], max_results=_PAGE, page_token=token
+                )
+            )
+        )
+        self.histories = self._read_histories()
+
+    def artifacts(self, runs: Sequence[Run]) -> dict[str, Artifacts]:
+        """The artifacts of runs, by run id."""
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            return dict(pool.map(lambda run: (run.info.run_id, self._artifacts(run.info.run_id)), runs))
+
+    def model_runs(self, name: str) -> list[str]:
+        """Run ids of all versions of a registered model."""
+        versions = _all_pages(
+            lambda token: self._client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=token)
+        )
+        return [str(version.run_id) for version in versions]
+
+    def _read_histories(self) -> dict[str, dict[str, Points]]:
+        found: dict[str, dict[str, Points]] = {run.info.run_id: {} for run in self.runs}
+        for key in sorted({key for run in self.runs for key in run.data.metrics}):
+            having = [run.info.run_id for run in self.runs if key in run.data.metrics]
+            for first in range(0, len(having), _MAX_RUNS):
+                for run_id, step, value in self._points(having[first : first + _MAX_RUNS], key):
+                    found[run_id].setdefault(key, []).append((step, value))
+        return found
+
+    def _points(self, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
+        """(run id, step, value) of one metric, for up to a hundred runs in one request.
+
+        MlflowClient has only a request per run and metric, which takes minutes for a thousand runs.
+        """
+        store: Any = self._client._tracking_client.store
+        if hasattr(store, "get_metric_history_bulk"):
+            many = store.get_metric_history_bulk(run_ids, key, _MAX_POINTS)
+            points = [(point.run_id, point.step, point.value) for point in many]
+        elif self._uri.startswith(("http://", "https://")):
+            points = self._points_of_server(store, run_ids, key)
+        else:
+            return self._points_one_by_one(run_ids, key)
+        if len(points) < _MAX_POINTS:
+            return points
+        if len(run_ids) == 1:  # as many as a request gives, and perhaps there are more
+            return self._points_one_by_one(run_ids, key)
+        half = len(run_ids) // 2
+        return [*self._points(run_ids[:half], key), *self._points(run_ids[half:], key)]
+
+    def _points_of_server(self, store: Any, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
+        asked = [*(("run_id", run_id) for run_id in run_ids), ("metric_key", key), ("max_results", str(_MAX_POINTS))]
+        endpoint = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
+        answer = http_request(store.get_host_creds(), endpoint, "GET", params=asked)  # type: ignore[no-untyped-call]
+        if answer.status_code != 200:  # not MLflow's own server
+            return self._points_one_by_one(run_ids, key)
+        return [
+            (point["run_id"], int(point.get("step", 0)), float(point["value"])) for point in answer.json()["metrics"]
+        ]
+
+    def _points_one_by_one(self, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
+        return [
+            (run_id, point.step, point.value)
+            for run_id in run_ids
+            for point in self._client.get_metric_history(run_id, key)
+        ]
+
+    def _artifacts(self, run_id: str) -> Artifacts:
+        try:
+            names = frozenset(entry.path for entry in self._client.list_artifacts(run_id))
+            with tempfile.TemporaryDirectory() as folder:
+                return Artifacts(names, self._num_rows(run_id, names, folder), self._genotype(run_id, names, folder))
+        except READ_ERRORS as error:
+            return Artifacts(frozenset(), fault=first_line(error))
+
+    def _num_rows(self, run_id: str, names: Iterable[str], folder: str) -> int | None:
+        if "history.parquet" not in names:
+            return None
+        try:
+            return int(pq.read_metadata(self._client.download_artifacts(run_id, "history.parquet", folder)).num_rows)
+        except ValueError:  # pyarrow's ArrowInvalid
+            return None
+
+    def _genotype(self, run_id: str, names: Iterable[str], folder: str) -> Genotype | None:
+        if "genotype.json" not in names:
+            return None
+        file = Path(self._client.download_artifacts(run_id, "genotype.json", folder))
+        try:
+            return Genotype.from_json(file.read_text(encoding="utf-8"))
+        except (GenotypeError, UnicodeDecodeError):
+            return None
+
+
+def _all_pages(page: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        found = page(token)
+        yield from found
+        token = found.token
+        if not token:
+            return
