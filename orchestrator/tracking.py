@@ -167,6 +167,11 @@ class Tracker:
         """Whether the experiment has a run of this label, perhaps from another folder of runs."""
         return self._find(label) is not None
 
+    def is_closed(self, label: str) -> bool:
+        """Whether a run has all of its journal."""
+        run = self._runs.get(label) or self._find(label)
+        return run is not None and run.is_closed
+
     def run_id(self, unit: Unit) -> str:
         """The run of a unit, found or created."""
         return self._open(unit).run_id

@@ -7,11 +7,12 @@ by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A pi
 second: they are drawn at the end of a search only, unless `--picture-every` says otherwise.
 
 - scale: a study of stubs that report at once, records of a real cell with 4 nodes and 8 operations. `events_per_s`:
-  reports over the time from the first to the end of the study, when MLflow is complete; `ms_per_event_first` and
-  `_last`: in the first and in the last tenth of the reports as the driver records them; `delivery_tail_s`: from the
-  last report to the end of the study. `driver_growth_mb`: resident memory of the driver at the end of the searches
-  less that after 5 % of the trials (50 of 1,000); `driver_slope_mb`: its growth per 100 trials over the last half, by
-  least squares. `reports_lost` and `reports_repeated`: steps of MLflow's runs that are missing, or there twice.
+  reports over the time from the first to the end of the study, when MLflow is complete; `delivery_tail_s`: from the
+  last report to that end; `ms_per_event`: from report to report, in the first and in the last tenth and in all;
+  `cpu_ms_per_event`: processor time of the driver, which depends less on what else the machine does;
+  `driver_growth_mb`: resident memory of the driver at the end of the searches less that after 5 % of the trials (50 of
+  1,000); `driver_slope_mb`: its growth per 100 trials over the last half, by least squares; `reports_lost` and
+  `reports_repeated`: steps of MLflow's runs that are missing, or there twice.
 - start: `next_trial_start_s`: from the end of a trial's last step to the begin of the next trial's first in the same
   process, median; it includes the way of the last report to the driver. Stubs of a quarter second an epoch.
 - overhead: time of a study over that of the same searches as plain loops in as many processes, from the first step to
@@ -80,16 +81,18 @@ class Ledger(SilentView):
 
     every: int = 10
     times: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     memory: list[tuple[int, float, float]] = field(default_factory=list)
     _ended: int = 0
 
     def epoch(self, label: str, journal: Journal) -> None:
-        """Note the time."""
+        """Note the time, and the processor time of all threads of the driver."""
         self.times.append(time.time())
+        self.cpu.append(time.process_time())
 
     def ended(self, label: str, journal: Journal) -> None:
         """Note the time and now and then the memory, in MB: resident, and what no other process shares."""
-        self.times.append(time.time())
+        self.epoch(label, journal)
         self._ended += 1
         if self._ended % self.every == 0:
             used = psutil.Process().memory_full_info()
@@ -124,17 +127,24 @@ def measure_scale(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports)
     ledger = Ledger(every=max(1, given.trials // 100))
     study, _ = run_study(spec, folder, StubTrainable, ledger)
-    end = time.time()
-    gaps = np.diff(ledger.times)
-    tenth = max(1, len(gaps) // 10)
+    end, cpu = time.time(), time.process_time()
     return {
         "events_per_s": len(ledger.times) / (end - ledger.times[0]),
-        "ms_per_event_first": float(gaps[:tenth].mean() * 1000),
-        "ms_per_event_last": float(gaps[-tenth:].mean() * 1000),
         "delivery_tail_s": end - ledger.times[-1],
+        "ms_per_event": tenths(ledger.times),
+        "cpu_ms_per_event": tenths(ledger.cpu),
+        "cpu_ms_per_event_delivered": (cpu - ledger.cpu[0]) / len(ledger.cpu) * 1000,
         **memory_figures(ledger, given.trials),
         **completeness(study, given.trials, given.reports),
     }
+
+
+def tenths(clock: list[float]) -> dict[str, float]:
+    """Milliseconds from one event to the next in the first and in the last tenth of them, and in all."""
+    gaps = np.diff(clock) * 1000
+    tenth = max(1, len(gaps) // 10)
+    means = {"first": gaps[:tenth].mean(), "last": gaps[-tenth:].mean(), "all": gaps.mean()}
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def memory_figures(ledger: Ledger, trials: int) -> dict[str, Any]:

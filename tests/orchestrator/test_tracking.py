@@ -177,7 +177,9 @@ def test_restarted_driver_asks_once_for_all_runs(runs: Runs, experiment: str, tm
     again = tracker_of(runs, experiment)
     with mock.patch.object(again, "client", wraps=again.client) as client:
         for label in labels:
+            assert again.is_closed(label)
             again.sync(search_unit(label), Journal(files[label]))
+        assert not again.is_closed("trial-9999")
     assert [name for name, *_ in client.mock_calls] == ["search_runs"], "and has nothing to add to runs that are closed"
     assert len(runs_of(again.client, experiment)) == len(labels)
 
