@@ -88,7 +88,7 @@ class PhaseCallback(Callback):
         elif "failure" in result:
             journal.finish("failed", result["failure"])
         elif "record" in result:
-            journal.append_epoch(result["record"])
+            journal.append_epoch(result.pop("record"))  # Ray would keep it, and statistics of all its numbers
         if "checkpoint_fault" in result:
             journal.note("checkpoint", result["checkpoint_fault"])
             self._view.warn(f"{label}: {result['checkpoint_fault']}")
@@ -107,6 +107,11 @@ class PhaseCallback(Callback):
         if watched is None or not watched.is_killed:  # a hang is recorded where it is found
             self._open_journal(label).note("restart", _reason(trial))
 
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Drop what Ray keeps of an ended trial: its statistics of every metric would add up in a large study."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial failed for good, and why."""
         label = job_label(trial)
@@ -115,6 +120,7 @@ class PhaseCallback(Callback):
         was_silent = watched is not None and watched.is_killed
         journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
         self._tell(trial.config["job"], journal)
+        self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers that have been silent for too long: their trials go on from their checkpoints."""

@@ -19,12 +19,14 @@ from orchestrator.errors import TrackingAwayError, first_line
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+#: How long a unit waits for more of its reports, which then go in one request.
+_GATHER_S = 0.5
 
 Action = Callable[[], object]
 
 
 class Delivery:
-    """Delivers the units that have something new, one at a time, oldest first.
+    """Delivers the units that have something new, one at a time, oldest first, about half a second after they have it.
 
     Args:
         store: where MLflow's store is, for messages.
@@ -33,9 +35,9 @@ class Delivery:
 
     def __init__(self, store: str, warn: Callable[[str], None]) -> None:
         self._store, self._warn = store, warn
-        self._waiting: dict[str, Action] = {}
+        self._waiting: dict[str, tuple[float, Action]] = {}  # since when (monotonic seconds), and what to do
         self._changed = threading.Condition()
-        self._is_busy = self._is_stopping = False
+        self._is_busy = self._is_draining = self._is_stopping = False
         self._away_since: float | None = None
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._deliver, name="mlflow-delivery", daemon=True)
@@ -53,7 +55,7 @@ class Delivery:
         """
         with self._changed:
             self._raise_fault()
-            self._waiting.setdefault(label, action)
+            self._waiting.setdefault(label, (time.monotonic(), action))
             self._changed.notify_all()
 
     def drain(self, patience_s: float) -> None:
@@ -63,6 +65,8 @@ class Delivery:
             TrackingAwayError: if the store has been away for `patience_s` seconds.
         """
         with self._changed:
+            self._is_draining = True
+            self._changed.notify_all()
             while (self._waiting or self._is_busy) and self._fault is None:
                 self._changed.wait(1.0)
                 if self._away_since is not None and time.monotonic() - self._away_since > patience_s:
@@ -70,6 +74,7 @@ class Delivery:
                         f"{len(self._waiting)} runs are behind: the MLflow store {self._store} has "
                         f"been away for {patience_s:.0f} s; nothing is lost"
                     )
+            self._is_draining = False
             self._raise_fault()
 
     def stop(self) -> None:
@@ -108,15 +113,21 @@ class Delivery:
         """The unit that has waited longest; it may be pushed again while it is being delivered."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_stopping)
+            while not (self._is_stopping or self._is_draining):
+                since, _ = next(iter(self._waiting.values()))
+                left_s = since + _GATHER_S - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
             if self._is_stopping:
                 return None
             label = next(iter(self._waiting))
             self._is_busy = True
-            return label, self._waiting.pop(label)
+            return label, self._waiting.pop(label)[1]
 
     def _put_back(self, label: str, action: Action, error: BaseException) -> None:
         with self._changed:
-            self._waiting = {label: action, **self._waiting}
+            self._waiting = {label: (time.monotonic(), action), **self._waiting}
             self._is_busy = False
             self._away_since = self._away_since or time.monotonic()
         self._warn(f"MLflow is behind and will be brought up later: {first_line(error)}")

@@ -268,9 +268,12 @@ class Driver:
     def _track(self, phase: UnitKind, job: dict[str, Any]) -> None:
         """Have the MLflow run of a job brought up to its journal."""
         label = job["label"]
-        self._delivery.push(
-            unit_label(phase, label), lambda: self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
-        )
+
+        def bring_up() -> None:
+            if not self._tracker.is_closed(unit_label(phase, label)):  # else its journal need not be read again
+                self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
+
+        self._delivery.push(unit_label(phase, label), bring_up)
 
     def _unit(self, phase: UnitKind, job: dict[str, Any]) -> Unit:
         """The MLflow run of a job."""

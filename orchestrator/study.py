@@ -198,7 +198,13 @@ class Study:
         tags = {"snas.study": self.spec.name, **run_tags(data)}
         try:
             location = self.runs.artifact_location(uri, self.spec.name)
-            return Tracker(uri, self.spec.name, artifact_location=location, tags=tags)
+            return Tracker(
+                uri,
+                self.spec.name,
+                artifact_location=location,
+                tags=tags,
+                picture_every=self.spec.tracking.picture_every,
+            )
         except MlflowException as error:
             raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
 

@@ -59,6 +59,8 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _PICTURES = "cells"  # key of the image series
 
 _MAX_BATCH = 100  # params and tags that one request may carry
+_MAX_EPOCHS = 20  # epochs that one request may carry, of at most 1,000 metrics
+_PAGE = 1000  # runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ class Tracker:
         self.tracking_uri = tracking_uri
         self._tags, self._picture_every = dict(tags), picture_every
         self._runs: dict[str, _OpenRun] = {}
+        self._listed: dict[str, _OpenRun] | None = None
         try:
             self.client = MlflowClient(tracking_uri)
             found = self.client.get_experiment_by_name(experiment)
@@ -147,18 +150,27 @@ class Tracker:
         Returns:
             Its run id.
         """
-        run_id = self._find("study")
-        if run_id is None:
+        found = self._find("study")
+        if found is None:
             tags = {"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": description, **self._tags}
-            run_id = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-        self._log_missing_params(run_id, params)
+            run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+            known: Mapping[str, str] = {}
+            self._listed = None
+        else:
+            run_id, known = found.run_id, self.client.get_run(found.run_id).data.params
+        self._log_missing_params(run_id, params, known)
         self.client.log_artifact(run_id, str(spec_file))
         self.client.update_run(run_id, status="RUNNING")
-        return str(run_id)
+        return run_id
 
     def has_run(self, label: str) -> bool:
         """Whether the experiment has a run of this label, perhaps from another folder of runs."""
         return self._find(label) is not None
+
+    def is_closed(self, label: str) -> bool:
+        """Whether a run has all of its journal."""
+        run = self._runs.get(label) or self._find(label)
+        return run is not None and run.is_closed
 
     def run_id(self, unit: Unit) -> str:
         """The run of a unit, found or created."""
@@ -172,15 +184,21 @@ class Tracker:
         is_over = journal.end is not None  # asked first: the journal may grow meanwhile
         try:
             run = self._open(unit)
-            for record in journal.epochs[run.next_epoch :]:
-                if unit.kind == "search" and self._wants_picture(run, record["epoch"]):
-                    self._log_cells(run.run_id, unit, record)
-                self._log_metrics(run.run_id, unit, record)
-                run.next_epoch = record["epoch"] + 1
-            if is_over and not run.is_closed:
+            if run.is_closed:
+                return
+            behind = journal.epochs[run.next_epoch :]
+            for first in range(0, len(behind), _MAX_EPOCHS):
+                records = behind[first : first + _MAX_EPOCHS]
+                for record in records:
+                    if unit.kind == "search" and self._wants_picture(run, record["epoch"]):
+                        self._log_cells(run.run_id, unit, record)
+                self._log_metrics(run.run_id, unit, records)
+                run.next_epoch += len(records)
+            if is_over:
                 self._close(run, unit, journal)
         except BaseException:
             self._runs.pop(unit.label, None)
+            self._listed = None
             raise
 
     def close_study(self, run_id: str, *, complete: bool) -> None:
@@ -202,44 +220,59 @@ class Tracker:
 
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:
-            run_id = self._find(unit.label)
-            if run_id is None:
+            found = self._find(unit.label)
+            if found is None:
                 self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, set())
+            elif found.is_closed:
+                self._runs[unit.label] = found
             else:
-                steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
-                known = self.client.get_run(run_id)
-                is_closed = known.info.status in ("FINISHED", "FAILED")
-                next_epoch = max(steps, default=-1) + 1
-                self._runs[unit.label] = _OpenRun(run_id, next_epoch, is_closed, self._pictures(run_id))
-                if not is_closed:
-                    self._log_missing_params(run_id, unit.params)
-                    self.client.update_run(run_id, status="RUNNING")
+                self._runs[unit.label] = self._reopen(found.run_id, unit)
         return self._runs[unit.label]
 
-    def _find(self, label: str) -> str | None:
-        runs = self.client.search_runs([self.experiment_id], f"tags.`snas.unit` = '{label}'", max_results=1)
-        return runs[0].info.run_id if runs else None
+    def _reopen(self, run_id: str, unit: Unit) -> _OpenRun:
+        """Go on with a run that a driver left open."""
+        steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
+        self._log_missing_params(run_id, unit.params, known=self.client.get_run(run_id).data.params)
+        self.client.update_run(run_id, status="RUNNING")
+        return _OpenRun(run_id, max(steps, default=-1) + 1, False, self._pictures(run_id))
+
+    def _find(self, label: str) -> _OpenRun | None:
+        """The run of a label, from one list of all runs: a query each would keep a resumed study waiting."""
+        if self._listed is None:
+            self._listed = {}
+            token: str | None = None
+            while token is None or token:
+                page = self.client.search_runs([self.experiment_id], max_results=_PAGE, page_token=token)
+                for run in page:
+                    is_closed = run.info.status in ("FINISHED", "FAILED")
+                    self._listed[run.data.tags.get("snas.unit", "")] = _OpenRun(run.info.run_id, 0, is_closed, set())
+                token = page.token or ""
+        return self._listed.get(label)
 
     def _create(self, unit: Unit) -> str:
         tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **unit.tags}
         if unit.parent is not None:
             tags["mlflow.parentRunId"] = unit.parent
         run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
-        self._log_missing_params(run_id, unit.params)
+        self._log_missing_params(run_id, unit.params, known={})
         return run_id
 
-    def _log_missing_params(self, run_id: str, params: Mapping[str, object]) -> None:
+    def _log_missing_params(self, run_id: str, params: Mapping[str, object], known: Mapping[str, str]) -> None:
         """Log the parameters that the run has not: a driver may be killed right after it created the run."""
-        known = self.client.get_run(run_id).data.params
         entries = [Param(key, str(value)) for key, value in params.items() if key not in known]
         for first in range(0, len(entries), _MAX_BATCH):
             self.client.log_batch(run_id, params=entries[first : first + _MAX_BATCH])
 
-    def _log_metrics(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
+    def _log_metrics(self, run_id: str, unit: Unit, records: Sequence[Mapping[str, Any]]) -> None:
+        """Log several epochs in one request, which MLflow takes as a whole or not at all."""
         # The journal's time: MLflow recognises the same value at the same time, so sending twice logs once.
-        at = int(record["time"] * 1000)
-        chosen = {name: value for name, value in record["metrics"].items() if not unit.metrics or name in unit.metrics}
-        self.client.log_batch(run_id, [Metric(name, value, at, record["epoch"]) for name, value in chosen.items()])
+        metrics = [
+            Metric(name, value, int(record["time"] * 1000), record["epoch"])
+            for record in records
+            for name, value in record["metrics"].items()
+            if not unit.metrics or name in unit.metrics
+        ]
+        self.client.log_batch(run_id, metrics)
 
     def _log_cells(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
         picture = render_cells(

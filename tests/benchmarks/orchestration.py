@@ -1,16 +1,18 @@
 """What a study costs beside its searches: time, memory of the driver, reports.
 
 Run: `python -m tests.benchmarks.orchestration [--parts scale,start,overhead] [--trials 1000 --reports 20]
-[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--json]`. The driver, its
-journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced, by
-`tests.benchmarks.timed_trials`. Each part runs in a process of its own.
+[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--picture-every 0]
+[--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
+by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
+second: they are drawn at the end of a search only, unless `--picture-every` says otherwise.
 
 - scale: a study of stubs that report at once, records of a real cell with 4 nodes and 8 operations. `events_per_s`:
-  reports over the time from the first to the end of the study, when MLflow is complete; `ms_per_event_first` and
-  `_last`: in the first and in the last tenth of the reports as the driver records them; `delivery_tail_s`: from the
-  last report to the end of the study. `driver_growth_mb`: resident memory of the driver at the end of the searches
-  less that after 5 % of the trials (50 of 1,000); `driver_slope_mb`: its growth per 100 trials over the last half, by
-  least squares. `reports_lost` and `reports_repeated`: steps of MLflow's runs that are missing, or there twice.
+  reports over the time from the first to the end of the study, when MLflow is complete; `delivery_tail_s`: from the
+  last report to that end; `ms_per_event`: from report to report, in the first and in the last tenth and in all;
+  `cpu_ms_per_event`: processor time of the driver, which depends less on what else the machine does;
+  `driver_growth_mb`: resident memory of the driver at the end of the searches less that after 5 % of the trials (50 of
+  1,000); `driver_slope_mb`: its growth per 100 trials over the last half, by least squares; `reports_lost` and
+  `reports_repeated`: steps of MLflow's runs that are missing, or there twice.
 - start: `next_trial_start_s`: from the end of a trial's last step to the begin of the next trial's first in the same
   process, median; it includes the way of the last report to the driver. Stubs of a quarter second an epoch.
 - overhead: time of a study over that of the same searches as plain loops in as many processes, from the first step to
@@ -44,7 +46,6 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-import orchestrator.study as study_module
 from orchestrator.config import StudySpec, parse_study, search_options
 from orchestrator.journal import Journal
 from orchestrator.progress import SilentView
@@ -62,6 +63,7 @@ from tests.benchmarks.timed_trials import (
 )
 
 PARTS = ("scale", "start", "overhead")
+SHOWN = ("trials", "reports", "sampler", "picture_every", "seconds", "searches", "repeats", "work", "concurrent")
 MARKER = "child_val_error"  # logged by every epoch
 #: A search whose epochs are short, so that a minute is many of them.
 SEARCH: dict[str, Any] = {
@@ -71,7 +73,6 @@ SEARCH: dict[str, Any] = {
     "recalibration_batches": 2,
 }
 ETA: dict[str, Any] = {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]}}
-_DRIVER = "orchestrator.study" if hasattr(study_module, "SearchTrainable") else "orchestrator.driver"
 
 
 @dataclass
@@ -80,16 +81,18 @@ class Ledger(SilentView):
 
     every: int = 10
     times: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     memory: list[tuple[int, float, float]] = field(default_factory=list)
     _ended: int = 0
 
     def epoch(self, label: str, journal: Journal) -> None:
-        """Note the time."""
+        """Note the time, and the processor time of all threads of the driver."""
         self.times.append(time.time())
+        self.cpu.append(time.process_time())
 
     def ended(self, label: str, journal: Journal) -> None:
         """Note the time and now and then the memory, in MB: resident, and what no other process shares."""
-        self.times.append(time.time())
+        self.epoch(label, journal)
         self._ended += 1
         if self._ended % self.every == 0:
             used = psutil.Process().memory_full_info()
@@ -111,7 +114,7 @@ def run_study(
 ) -> tuple[Study, list[Step]]:
     """Run a study to its end with trials of this class; also every step that its workers made."""
     study = Study(spec, Runs(folder / "runs"))
-    with noted(folder / "notes", stub_seconds), mock.patch(f"{_DRIVER}.SearchTrainable", trainable):
+    with noted(folder / "notes", stub_seconds), mock.patch("orchestrator.driver.SearchTrainable", trainable):
         study.run(view)
     return study, noted_steps(folder / "notes")
 
@@ -121,20 +124,27 @@ def run_study(
 
 def measure_scale(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Rates, memory and losses of a study of many trials that report at once."""
-    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports, objectives=None)
+    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports)
     ledger = Ledger(every=max(1, given.trials // 100))
     study, _ = run_study(spec, folder, StubTrainable, ledger)
-    end = time.time()
-    gaps = np.diff(ledger.times)
-    tenth = max(1, len(gaps) // 10)
+    end, cpu = time.time(), time.process_time()
     return {
         "events_per_s": len(ledger.times) / (end - ledger.times[0]),
-        "ms_per_event_first": float(gaps[:tenth].mean() * 1000),
-        "ms_per_event_last": float(gaps[-tenth:].mean() * 1000),
         "delivery_tail_s": end - ledger.times[-1],
+        "ms_per_event": tenths(ledger.times),
+        "cpu_ms_per_event": tenths(ledger.cpu),
+        "cpu_ms_per_event_delivered": (cpu - ledger.cpu[0]) / len(ledger.cpu) * 1000,
         **memory_figures(ledger, given.trials),
         **completeness(study, given.trials, given.reports),
     }
+
+
+def tenths(clock: list[float]) -> dict[str, float]:
+    """Milliseconds from one event to the next in the first and in the last tenth of them, and in all."""
+    gaps = np.diff(clock) * 1000
+    tenth = max(1, len(gaps) // 10)
+    means = {"first": gaps[:tenth].mean(), "last": gaps[-tenth:].mean(), "all": gaps.mean()}
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def memory_figures(ledger: Ledger, trials: int) -> dict[str, Any]:
@@ -302,9 +312,10 @@ def study_spec(given: argparse.Namespace, name: str, *, trials: int, epochs: int
         "max_concurrent": given.concurrent,
         "sampler": given.sampler,
         "objectives": [{"metric": MARKER, "mode": "min"}],
+        "tracking": {"picture_every": given.picture_every},
         **changes,
     }
-    return parse_study({key: value for key, value in data.items() if value is not None})
+    return parse_study(data)
 
 
 # Command line
@@ -317,6 +328,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000, help="scale: trials of the study")
     parser.add_argument("--reports", type=int, default=20, help="scale: reports of a trial")
     parser.add_argument("--sampler", default="tpe", help="scale and start: as in a study file")
+    parser.add_argument("--picture-every", type=int, default=0, help="all: as `tracking.picture_every` of a study file")
     parser.add_argument("--seconds", type=float, default=60, help="overhead: what a search takes")
     parser.add_argument("--searches", type=int, default=3, help="overhead: searches of the study")
     parser.add_argument("--repeats", type=int, default=2, help="overhead: how often both are measured")
@@ -363,7 +375,7 @@ def main() -> None:
     for part in given.parts:
         result |= measure(part, given) if given.inside else measure_apart(part)
     if not given.inside:
-        result |= {"cores": os.cpu_count(), "concurrent": given.concurrent, "trials": given.trials}
+        result |= {"cores": os.cpu_count(), "options": {name: vars(given)[name] for name in SHOWN}}
     print(json.dumps(result) if given.json else text(result))
 
 

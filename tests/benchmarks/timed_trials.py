@@ -22,6 +22,8 @@ from search_core.genotype import CELL_TYPES, Edge, Genotype
 from search_core.reports import METRICS, CellReport, EpochReport
 from search_core.search import Search, SearchOptions
 
+#: Ray's workers give way to the driver, and so to everything else on the machine; bare searches do the same.
+NICENESS = 15
 #: Folder of the notes, and what an epoch of a stub takes in seconds.
 NOTES, STUB_SECONDS = "SNAS_BENCHMARK_NOTES", "SNAS_BENCHMARK_STUB_SECONDS"
 
@@ -95,6 +97,7 @@ def noted_steps(folder: Path) -> list[Step]:
 def run_bare(options: SearchOptions, label: str, is_stub: bool) -> None:
     """The same trial as a plain loop; called in a process of its own."""
     torch.set_num_threads(1)  # as Ray does for a trial of one core
+    os.nice(NICENESS - os.nice(0))
     search = StubSearch(options) if is_stub else Search(options, load_data(options.dataset, torch.device("cpu")))
     for _ in range(options.epochs):
         begin = time.time()

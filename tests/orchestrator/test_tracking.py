@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -149,6 +150,55 @@ def test_restarted_driver_goes_on_without_repeats_and_holes(runs: Runs, experime
     for name in SEARCH_METRICS:
         assert steps_of(last.client, run.info.run_id, name) == [0, 1, 2, 3]
     assert image_steps(last.client, run.info.run_id) == [0, 1, 2, 3]
+
+
+def test_epochs_that_are_behind_go_in_one_request(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    records = [{**real_records(1)[0], "epoch": epoch} for epoch in range(23)]
+    tracker = tracker_of(runs, experiment)
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", records[:1]))
+    tracker.sync(search_unit(), journal)
+    for record in records[1:]:
+        journal.append_epoch(record)
+    with mock.patch.object(tracker.client, "log_batch", wraps=tracker.client.log_batch) as log_batch:
+        tracker.sync(search_unit(), journal)
+    assert log_batch.call_count == 2, "20 epochs each at most"
+    (run,) = runs_of(tracker.client, experiment)
+    assert {metric: steps_of(tracker.client, run.info.run_id, metric) for metric in SEARCH_METRICS} == {
+        metric: list(range(23)) for metric in SEARCH_METRICS
+    }
+
+
+def test_restarted_driver_asks_once_for_all_runs(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    labels = [f"trial-{number:04d}" for number in range(5)]
+    files = {label: written_journal(tmp_path / f"{label}.jsonl", real_records(1), "complete") for label in labels}
+    first = tracker_of(runs, experiment)
+    for label in labels:
+        first.sync(search_unit(label), Journal(files[label]))
+    again = tracker_of(runs, experiment)
+    with mock.patch.object(again, "client", wraps=again.client) as client:
+        for label in labels:
+            assert again.is_closed(label)
+            again.sync(search_unit(label), Journal(files[label]))
+        assert not again.is_closed("trial-9999")
+    assert [name for name, *_ in client.mock_calls] == ["search_runs"], "and has nothing to add to runs that are closed"
+    assert len(runs_of(again.client, experiment)) == len(labels)
+
+
+def test_run_whose_creation_was_not_answered_is_found(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    """The server did create it: the next attempt must not make a second one."""
+    tracker = tracker_of(runs, experiment)
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1), "complete"))
+    create_run = tracker.client.create_run
+
+    def unanswered(*words: Any, **options: Any) -> None:
+        create_run(*words, **options)
+        raise MlflowException("the answer was lost")
+
+    with mock.patch.object(tracker.client, "create_run", unanswered), pytest.raises(MlflowException, match="lost"):
+        tracker.sync(search_unit(), journal)
+    tracker.sync(search_unit(), journal)
+    (run,) = runs_of(tracker.client, experiment)
+    assert (run.info.status, run.data.params) == ("FINISHED", {"seed": "0"})
 
 
 def test_driver_killed_before_the_params_were_logged_logs_them_later(
