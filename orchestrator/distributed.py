@@ -187,7 +187,9 @@ def _reason(error: Exception) -> str:
     if not failures:
         return f"{type(error).__name__}: {last_line(error)}"
     # When one dies, the others fail at the next sum over the ranks: that is not the reason.
-    dead = [rank for rank, failure in failures.items() if isinstance(failure, RayActorError)]
+    # Ray Train wraps the death of an actor, and keeps it in this attribute.
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    dead = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
     return "; ".join(f"worker {rank}: {last_line(failures[rank])}" for rank in sorted(dead or failures))
 
 

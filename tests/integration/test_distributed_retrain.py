@@ -132,10 +132,11 @@ def test_retrainings_go_on_after_a_kill_as_if_nothing_had_been(done: Done) -> No
 
 
 def test_faults_are_in_the_journals(done: Done) -> None:
-    for label, reason in zip(LABELS, ("worker 1: ", "ActorDiedError"), strict=True):
+    for label, reason in zip(LABELS, ("WorkerGroupDiedError: worker ", "ActorDiedError: "), strict=True):
         (event,) = done.journal(label).events
         assert event["event"] == "restart"
-        assert reason in event["reason"], event
+        assert event["reason"].startswith(reason), event
+        assert "closed by peer" not in event["reason"], "what the other worker said of it"
 
 
 def test_result_has_the_format_of_one_device(done: Done) -> None:

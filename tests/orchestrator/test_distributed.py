@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from orchestrator import distributed
 from orchestrator.distributed import DistributedRetrain, retrain_trainable
@@ -29,9 +30,8 @@ def test_reason_names_the_workers() -> None:
     error = WorkerGroupError("many lines", {1: RuntimeError("a\nconnection closed\n"), 0: ValueError("no such file")})
     assert distributed._reason(error) == "worker 0: no such file; worker 1: connection closed"
     assert distributed._reason(OSError("disk full")) == "OSError: disk full"
-    died = WorkerGroupError(
-        "many lines", {0: RuntimeError("connection reset"), 1: RayActorError(error_msg="it was killed")}
-    )
+    wrapped = WorkerHealthCheckFailedError("poll failed", RayActorError(error_msg="it was killed"))
+    died = WorkerGroupError("many lines", {0: RuntimeError("connection reset"), 1: wrapped})
     assert distributed._reason(died) == "worker 1: it was killed"
 
 
