@@ -29,9 +29,6 @@ from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
 
-#: What the trial itself takes: next to nothing, beside the driver. A share of a CPU could be the one that its own
-#: workers wait for.
-PLACEMENT = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 #: Longer than Ray Train needs to notice that its workers have returned.
 _END_TIMEOUT_S = 30.0
 #: Steps in which memory is reserved, bytes.
@@ -71,6 +68,11 @@ def max_groups(workers: int, share: dict[str, Any]) -> int:
 
 class DistributedRetrain(tune.Trainable):
     """The trial. Its job is that of `RetrainTrainable`: `options.workers` ranks, each with the `share` of a trial."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Next to nothing, beside the driver: a share of a CPU could be the one that its own workers wait for."""
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the group; it builds the training and continues its newest whole checkpoint."""

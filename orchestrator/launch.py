@@ -18,7 +18,7 @@ from ray.tune.stopper import Stopper
 
 from orchestrator.cluster import check_resources
 from orchestrator.config import StudySpec
-from orchestrator.distributed import PLACEMENT, DistributedRetrain, max_groups
+from orchestrator.distributed import DistributedRetrain, max_groups
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.packing import Share
@@ -60,7 +60,7 @@ def run_phase(
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, PLACEMENT if is_group else _placement),
+            trainable,
             param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -85,13 +85,6 @@ def run_phase(
             tuner.fit()
         except (RayError, TuneError, RuntimeError) as error:
             raise RayGaveUpError(str(error)) from error
-
-
-def _placement(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What Ray reserves for a trial: the share in its job."""
-    share = config["job"]["share"]
-    wanted = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": int((share["memory_gb"] or 0) * 1e9)}
-    return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
 
 def _max_groups(spec: StudySpec, share: Share) -> int:

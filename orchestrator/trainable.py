@@ -30,12 +30,20 @@ class EpochTrainable(tune.Trainable):
     """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
 
     - `label`: its name in the study;
+    - `share`: what it takes of its node, as the fields of `packing.Share`;
     - `checkpoints`: folder of its checkpoints, which every node sees; the newest whole one is continued.
 
     Ray starts it anew after any fault, with the same configuration.
     """
 
     work: Search | Retrain
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Ray reserves for a trial: the `share` in its job."""
+        share = config["job"]["share"]
+        wanted = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": int((share["memory_gb"] or 0) * 1e9)}
+        return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Build the work and continue its newest whole checkpoint."""

@@ -19,13 +19,13 @@ from tests.orchestrator.tiny import Outcome, snas
 
 #: Times differ from run to run.
 CLOCKS = ("seconds", "images_per_s")
-EPOCHS = 6
+EPOCHS = 8
 #: Two searches of real images at a time. With a grid, the same values come in the same order whatever happens.
 STUDY: dict[str, Any] = {
     "name": "faulty",
     "seed": 3,
     "search": {
-        "dataset": {"name": "digits", "train_images": 200, "validation_images": 100},
+        "dataset": {"name": "digits", "train_images": 400, "validation_images": 100},
         "network": {"nodes": 2, "cells": 3, "init_channels": 4},
         "temperature": {"kind": "linear", "start": 1.0, "end": 0.1},
         "alpha": {"lr": 0.05},
