@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import REPORT_METRICS
-from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, from_plain
+from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, _freeze_imports, from_plain
 from search_core.errors import StateError
 from search_core.retrain import RetrainOptions
 from search_core.search import SearchOptions
@@ -185,6 +186,17 @@ def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monke
     assert "record" not in result
     assert trainable.reset_config({"job": search_job("0001", epochs=2)}), "the process serves the next trial"
     assert len(records(trainable)) == 2
+
+
+def test_collection_before_the_next_trial_is_quick() -> None:
+    """What a process has imported is half a million objects: looking at them each time would take a quarter second."""
+    trainable = search(epochs=1)
+    try:
+        trainable.reset_config({"job": search_job("0001", epochs=1)})
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()
+        _freeze_imports.cache_clear()
 
 
 def test_reset_serves_another_trial_as_a_fresh_process_would() -> None:
