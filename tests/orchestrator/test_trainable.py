@@ -38,6 +38,14 @@ def checkpoints_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_frozen() -> Iterator[None]:
+    """A worker ends with its objects frozen; this process goes on."""
+    yield
+    gc.unfreeze()
+    _freeze_imports.cache_clear()
+
+
 def search(**changes: Any) -> SearchTrainable:
     return SearchTrainable(config={"job": search_job(**changes)})
 
@@ -190,13 +198,8 @@ def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monke
 
 def test_collection_before_the_next_trial_is_quick() -> None:
     """What a process has imported is half a million objects: looking at them each time would take a quarter second."""
-    trainable = search(epochs=1)
-    try:
-        trainable.reset_config({"job": search_job("0001", epochs=1)})
-        assert gc.get_freeze_count() > 100_000
-    finally:
-        gc.unfreeze()
-        _freeze_imports.cache_clear()
+    search(epochs=1).reset_config({"job": search_job("0001", epochs=1)})
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_reset_serves_another_trial_as_a_fresh_process_would() -> None:
