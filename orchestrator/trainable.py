@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +113,7 @@ class EpochTrainable(tune.Trainable):
         """Serve another trial in this process: starting one costs seconds."""
         vars(self).pop("work", None)
         gc.collect()
+        _freeze_imports()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.setup(new_config)
@@ -170,6 +171,12 @@ class RetrainTrainable(EpochTrainable):
 def last_epoch(job: Mapping[str, Any]) -> int:
     """How many epochs a job has."""
     return int(job.get("until", job["options"]["epochs"]))
+
+
+@cache
+def _freeze_imports() -> None:
+    """Take what now lives, modules for the most part, out of the collector's sight: a quarter second a trial less."""
+    gc.freeze()
 
 
 def from_plain(options_class: type[Options], data: Mapping[str, Any]) -> Options:

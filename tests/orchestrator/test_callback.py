@@ -22,6 +22,7 @@ def test_ray_keeps_little_of_a_trial_that_is_over(tmp_path: Path) -> None:
         open_journal=lambda label: journal,
         track=lambda job: None,
         view=SilentView(),
+        has_room=lambda journal: True,
         timeout_s=None,
     )
     trial = Trial("search", stub=True, config={"job": search_job()})
