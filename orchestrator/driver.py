@@ -29,7 +29,7 @@ from orchestrator.searcher import StudySearcher
 from orchestrator.secrets import masked
 from orchestrator.space import Scalar
 from orchestrator.study_summary import log_summary
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten, picture_epochs
 from orchestrator.trainable import SearchTrainable, from_plain, last_epoch
 from search_core.data import ImageData
 from search_core.errors import OptionsError
@@ -289,6 +289,7 @@ class Driver:
                 tags=tags,
                 metrics=sorted(metrics),
                 primitives=self._spec.search.network.primitives,
+                pictures=picture_epochs(self._spec.tracking.picture_every, int(job["options"].get("epochs", 1))),
             )
         trial = job["trial"]
         parent = self._parent if trial is None else self._run_of(trial)

@@ -213,11 +213,12 @@ class Tracking:
     Attributes:
         uri: the store, without a password, since the study file is kept; default: `MLFLOW_TRACKING_URI`, or else SQLite
             under the runs folder.
-        picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
+        picture_every: epochs from one picture of a search's cells to the next, 0 for none in its course; default: about
+            ten pictures over a search.
     """
 
     uri: str | None = None
-    picture_every: int = 1
+    picture_every: int | None = None
 
     def __post_init__(self) -> None:
         require(
@@ -227,7 +228,7 @@ class Tracking:
                 "must not hold a password or token, since this file is kept: set MLFLOW_TRACKING_USERNAME and "
                 f"MLFLOW_TRACKING_PASSWORD (PGPASSWORD for PostgreSQL), got {masked(self.uri or '')}",
             ),
-            ("picture_every", self.picture_every >= 0, f"must be at least 0, got {self.picture_every}"),
+            ("picture_every", (self.picture_every or 0) >= 0, f"must be at least 0, got {self.picture_every}"),
         )
 
 

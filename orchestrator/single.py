@@ -18,7 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
 from orchestrator.runs import Runs
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, flatten, run_tags
+from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, flatten, picture_epochs, run_tags
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
@@ -63,7 +63,14 @@ def run_search(
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
     (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
     metrics, primitives = SEARCH_METRICS, options.network.primitives
-    unit = Unit(label=name, kind="search", params=flatten(asdict(options)), metrics=metrics, primitives=primitives)
+    unit = Unit(
+        label=name,
+        kind="search",
+        params=flatten(asdict(options)),
+        metrics=metrics,
+        primitives=primitives,
+        pictures=picture_epochs(None, options.epochs),
+    )
     journal = Journal(folder / "history.jsonl")
     with _recorded(tracker, unit, journal):
         for report in search:

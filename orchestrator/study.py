@@ -203,7 +203,6 @@ class Study:
                 self.spec.name,
                 artifact_location=location,
                 tags=tags,
-                picture_every=self.spec.tracking.picture_every,
             )
         except MlflowException as error:
             raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error

@@ -10,7 +10,7 @@ import logging
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -75,6 +75,7 @@ class Unit:
         tags: further tags.
         metrics: names of the metrics to log; others stay in the history.
         primitives: candidate operations, for the pictures of a search.
+        pictures: epochs of which a picture of the cells is kept.
         genotype: the cell that a retraining trains.
     """
 
@@ -85,6 +86,7 @@ class Unit:
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Sequence[str] | None = None
     primitives: Sequence[str] = PRIMITIVES
+    pictures: Container[int] = ()
     genotype: Genotype | None = None
 
 
@@ -106,7 +108,6 @@ class Tracker:
         experiment: name; created if it does not exist.
         artifact_location: folder of the experiment's artifacts, None where a server decides.
         tags: tags of every run, such as versions.
-        picture_every: epochs from one picture of a search's cells to the next; 0 for the last one only.
 
     Raises:
         MlflowException: if the store cannot be reached.
@@ -120,12 +121,11 @@ class Tracker:
         *,
         artifact_location: str | None,
         tags: Mapping[str, str],
-        picture_every: int = 1,
     ) -> None:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         self.tracking_uri = tracking_uri
-        self._tags, self._picture_every = dict(tags), picture_every
+        self._tags = dict(tags)
         self._runs: dict[str, _OpenRun] = {}
         self._listed: dict[str, _OpenRun] | None = None
         try:
@@ -190,7 +190,7 @@ class Tracker:
             for first in range(0, len(behind), _MAX_EPOCHS):
                 records = behind[first : first + _MAX_EPOCHS]
                 for record in records:
-                    if unit.kind == "search" and self._wants_picture(run, record["epoch"]):
+                    if unit.kind == "search" and self._wants_picture(run, unit, record["epoch"]):
                         self._log_cells(run.run_id, unit, record)
                 self._log_metrics(run.run_id, unit, records)
                 run.next_epoch += len(records)
@@ -211,8 +211,8 @@ class Tracker:
         for run in running:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _wants_picture(self, run: _OpenRun, epoch: int) -> bool:
-        return self._picture_every > 0 and epoch % self._picture_every == 0 and epoch not in run.pictures
+    def _wants_picture(self, run: _OpenRun, unit: Unit, epoch: int) -> bool:
+        return epoch in unit.pictures and epoch not in run.pictures
 
     def _pictures(self, run_id: str) -> set[int]:
         names = [Path(entry.path).name.split("+") for entry in self.client.list_artifacts(run_id, "images")]
@@ -305,6 +305,19 @@ class Tracker:
             self.client.log_artifact(run.run_id, str(file))
         self.client.set_terminated(run.run_id, "FAILED" if journal.end == "failed" else "FINISHED")
         run.is_closed = True
+
+
+def picture_epochs(every: int | None, epochs: int) -> list[int]:
+    """The epochs of which a picture of the cells is kept, the first and the last among them.
+
+    Args:
+        every: epochs from one to the next; 0 for none; None for about ten over the whole search, for each takes a tenth
+            of a second to draw.
+        epochs: of the search.
+    """
+    if every == 0:
+        return []
+    return sorted({*range(0, epochs, every or max(1, epochs // 10)), epochs - 1})
 
 
 def write_history(journal: Journal, file: Path) -> None:

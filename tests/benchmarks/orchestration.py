@@ -1,10 +1,10 @@
 """What a study costs beside its searches: time, memory of the driver, reports.
 
 Run: `python -m tests.benchmarks.orchestration [--parts scale,start,overhead] [--trials 1000 --reports 20]
-[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--picture-every 0]
+[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--picture-every N]
 [--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
 by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
-second: they are drawn at the end of a search only, unless `--picture-every` says otherwise.
+second: `scale`, whose searches take no time, draws them at the end only; the other parts draw as a study does.
 
 - scale: a study of stubs that report at once, records of a real cell with 4 nodes and 8 operations. `events_per_s`:
   reports over the time from the first to the end of the study, when MLflow is complete; `delivery_tail_s`: from the
@@ -124,7 +124,8 @@ def run_study(
 
 def measure_scale(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Rates, memory and losses of a study of many trials that report at once."""
-    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports)
+    tracking = {"picture_every": given.picture_every or 0}
+    spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports, tracking=tracking)
     ledger = Ledger(every=max(1, given.trials // 100))
     study, _ = run_study(spec, folder, StubTrainable, ledger)
     end, cpu = time.time(), time.process_time()
@@ -328,7 +329,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000, help="scale: trials of the study")
     parser.add_argument("--reports", type=int, default=20, help="scale: reports of a trial")
     parser.add_argument("--sampler", default="tpe", help="scale and start: as in a study file")
-    parser.add_argument("--picture-every", type=int, default=0, help="all: as `tracking.picture_every` of a study file")
+    parser.add_argument("--picture-every", type=int, help="as `tracking.picture_every` of a study file; scale: 0")
     parser.add_argument("--seconds", type=float, default=60, help="overhead: what a search takes")
     parser.add_argument("--searches", type=int, default=3, help="overhead: searches of the study")
     parser.add_argument("--repeats", type=int, default=2, help="overhead: how often both are measured")

@@ -67,7 +67,7 @@ def test_study_on_servers_is_all_there(
             continue
         assert set(run.data.metrics) == set(SEARCH_METRICS)
         assert all(steps_of(client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
-        assert image_steps(client, run_id) == [0]
+        assert image_steps(client, run_id) == [0, 1]
         genotype = Path(client.download_artifacts(run_id, "genotype.json"))
         assert "normal" in json.loads(genotype.read_text(encoding="utf-8"))
         assert "history.parquet" in artifact_paths(client, run_id)

@@ -28,7 +28,15 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.runs import Runs
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, environment_tags, flatten, write_history
+from orchestrator.tracking import (
+    SEARCH_METRICS,
+    Tracker,
+    Unit,
+    environment_tags,
+    flatten,
+    picture_epochs,
+    write_history,
+)
 from search_core.cell import cell_edges
 from search_core.genotype import Genotype
 from search_core.reports import METRICS
@@ -68,7 +76,14 @@ def tracker_of(runs: Runs, experiment: str) -> Tracker:
 
 
 def search_unit(label: str = "trial-0000", **changes: Any) -> Unit:
-    unit = Unit(label=label, kind="search", params={"seed": 0}, metrics=SEARCH_METRICS, primitives=FEW_PRIMITIVES)
+    unit = Unit(
+        label=label,
+        kind="search",
+        params={"seed": 0},
+        metrics=SEARCH_METRICS,
+        primitives=FEW_PRIMITIVES,
+        pictures=range(100),
+    )
     return replace(unit, **changes)
 
 
@@ -252,6 +267,24 @@ def test_closed_search_has_its_artifacts(runs: Runs, experiment: str, tmp_path: 
     assert "<svg" in read_artifact(runs, run, "cells.svg").read_text()
     table = pq.read_table(read_artifact(runs, run, "history.parquet"))
     assert table.num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [(1, 3, [0, 1, 2]), (2, 6, [0, 2, 4, 5]), (0, 9, []), (None, 4, [0, 1, 2, 3]), (None, 25, [*range(0, 25, 2)])],
+)
+def test_pictures_are_kept_of_the_first_and_the_last_epoch_and_some_between(
+    every: int | None, epochs: int, expected: list[int]
+) -> None:
+    assert picture_epochs(every, epochs) == expected
+    assert len(picture_epochs(None, 150)) == 11
+
+
+def test_only_the_epochs_that_are_asked_for_have_a_picture(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(pictures=[0, 2]), Journal(written_journal(tmp_path / "0000.jsonl", real_records(4))))
+    (run,) = runs_of(tracker.client, experiment)
+    assert image_steps(tracker.client, run.info.run_id) == [0, 2]
 
 
 def test_pictures_of_all_epochs_are_one_image_series(runs: Runs, experiment: str, tmp_path: Path) -> None:
