@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 STUDY := digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test test-cluster lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/snas study run studies/quickstart.yaml --name $(STUDY)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Kills, full disks, servers that are away: real clusters under real faults.
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
