@@ -9,10 +9,10 @@ import pytest
 import ray
 
 from orchestrator import packing
+from orchestrator.cluster import cluster
 from orchestrator.config import StudySpec
 from orchestrator.dry_run import Measured, Node, _node, cluster_nodes, measure_on
 from orchestrator.errors import OrchestratorError
-from orchestrator.cluster import cluster
 from orchestrator.packing import (
     Share,
     cap_by_cpus,
