@@ -34,7 +34,7 @@ FORKED: dict[str, Any] = {
     "search": {
         **STUDY["search"],
         "alpha": {"lr": 0.5},
-        "penalty": {"strength": ETAS[0], "cost": "memory_access"},
+        "penalty": {"strength": ETAS[0], "cost": "memory_access", "estimator": "expected"},
         "epochs": EPOCHS,
     },
     "sweep": {"penalty.strength": {"choice": ETAS}},
