@@ -188,6 +188,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("warm start from nowhere", replaced("trials: 8", "trials: 8\nwarm_start: {top: 1}"), [("warm_start.experiment", "must be given")]),
     ("fork at the end", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 12}"), [("fork.epoch", "must be below `search.epochs` 12, got 12")]),
     ("fork at the beginning", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 0}"), [("fork.epoch", "must be at least 1, got 0")]),
+    ("fork beyond the grace", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 3}\nscheduler: {kind: asha, grace_period: 3}"), [("scheduler.grace_period", "must be above `fork.epoch` 3, up to which all trials are alike, got 3")]),
     ("fork without its epoch", replaced("sampler: tpe", "sampler: tpe\nfork: {}"), [("fork.epoch", "must be given")]),
     ("fork of searches that differ from the start", with_sweep("theta.lr: {uniform: [0.01, 0.1]}", "seed: {int: [0, 9]}").replace("sampler: tpe", "sampler: tpe\nfork: {epoch: 3}"), [("sweep.theta.lr", "must be a key of penalty or temperature with `fork`"), ("sweep.seed", "must be a key of penalty or temperature with `fork`")]),
     ("warm start from none", replaced("trials: 8", "trials: 8\nwarm_start: {experiment: '', top: 0}"), [("warm_start.experiment", "must be the name of a study, got nothing"), ("warm_start.top", "must be at least 1, got 0")]),
@@ -366,7 +367,10 @@ RICH = with_sweep(
 ).replace("resources: {cpu: 1}", "resources: {gpu: auto, memory_gb: auto}") + "seed2: 0\n".replace(
     "seed2: 0\n", "tracking: {uri: 'http://127.0.0.1:5000'}\n"
 )
-FORKED = replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 11}\nstop: {stalled_entropy: 0.9, patience: 2}")
+FORKED = replaced(
+    "sampler: tpe",
+    "sampler: tpe\nfork: {epoch: 10}\nscheduler: {kind: asha, grace_period: 11}\nstop: {stalled_entropy: 0.9, patience: 2}",
+)
 
 
 @pytest.mark.parametrize("text", [EXAMPLE, SMALL, TRANSFER, RICH, FORKED, replaced("seed: 0", "seed: 7")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from orchestrator.study import Study
 from search_core.data import load_data
 from search_core.search import Search
 from tests.integration.studies import CLOCKS, STUDY, StudyProcess
-from tests.orchestrator.tiny import runs_of, snas, steps_of
+from tests.orchestrator.tiny import RETRAIN, runs_of, snas, steps_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -149,6 +150,47 @@ def test_study_is_whole_and_resume_does_nothing(process: StudyProcess) -> None:
     process.finish()
     assert {file: file.read_bytes() for file in process.runs.glob("forked/**/*.jsonl")} == files
     assert process.doctor().code == 0
+
+
+def test_study_begun_with_its_best_values_and_retrained_on_two_workers_is_whole(process: StudyProcess) -> None:
+    warm = StudyProcess(
+        process.runs.parent,
+        {
+            **STUDY,
+            "name": "warm",
+            "search": {**STUDY["search"], "epochs": 2},
+            "trials": 1,
+            "sampler": "random",
+            "warm_start": {"experiment": "forked", "top": 1},
+            "sweep": {"penalty.strength": {"log_uniform": [1.0e-6, 1.0e-1]}},
+            "retrain": {**RETRAIN, "workers": 2},
+        },
+    )
+    try:
+        warm.start()
+        warm.finish()
+    finally:
+        warm.kill()
+    (record,) = Study.load("warm", Runs(process.runs)).trials()
+    assert record.values["penalty.strength"] in ETAS[:2], "the last eta collapsed"
+    said = warm.doctor()
+    assert said.code == 0, said.said
+    assert "retrainings 1 ok" in said.said
+
+
+def test_shared_epochs_that_fail_end_the_study_with_the_reason(tmp_path: Path) -> None:
+    barren = StudyProcess(tmp_path, {**FORKED, "search": {**FORKED["search"], "theta": {"lr": 1.0e30}}})
+    try:
+        barren.start()
+        barren.finish(code=2)
+    finally:
+        barren.kill()
+    reason = "the training loss must stay finite"
+    assert f"the shared epochs of study `forked` failed: {reason}" in barren.log
+    assert f"the shared epochs failed: {reason}" in snas("study", "show", "forked", "--runs", barren.runs).said
+    said = barren.doctor()
+    assert said.code == 1
+    assert f"trunk: they failed, so that no trial can begin: {reason}" in said.said
 
 
 def test_doctor_finds_damage_of_the_shared_epochs(process: StudyProcess) -> None:
