@@ -182,7 +182,7 @@ def test_shared_epochs_that_fail_end_the_study_with_the_reason(tmp_path: Path) -
     barren = StudyProcess(tmp_path, {**FORKED, "search": {**FORKED["search"], "theta": {"lr": 1.0e30}}})
     try:
         barren.start()
-        barren.finish(code=2)
+        barren.finish(code=1)
     finally:
         barren.kill()
     reason = "the training loss must stay finite"
