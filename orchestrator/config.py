@@ -209,6 +209,13 @@ class StudySpec(pydantic.BaseModel):
             self.fork.epoch < epochs,
             f"must be below `search.epochs` {epochs}, got {self.fork.epoch}",
         )
+        # Ray's ASHA would fill all rungs below it at once, and stop trials that hardly differ yet.
+        grace = self.scheduler.grace_period
+        yield (
+            "scheduler.grace_period",
+            self.scheduler.kind == "none" or grace > self.fork.epoch,
+            f"must be above `fork.epoch` {self.fork.epoch}, up to which all trials are alike, got {grace}",
+        )
         for key in self.sweep:
             yield (
                 f"sweep.{key}",

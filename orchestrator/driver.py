@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -23,8 +23,9 @@ from orchestrator.launch import CollapseStopper, RayGaveUpError, run_phase
 from orchestrator.models import is_logged, log_child
 from orchestrator.packing import Share, find_share, grown, retrain_share
 from orchestrator.progress import StudyView
-from orchestrator.records import RetrainJob
-from orchestrator.runs import TRUNK, trial_label, unit_label
+from orchestrator.records import FORK_SHARE, RetrainJob
+from orchestrator.runs import TRUNK, Phase, trial_label, unit_label
+from orchestrator.samplers import patiently
 from orchestrator.searcher import StudySearcher
 from orchestrator.secrets import masked
 from orchestrator.space import Scalar
@@ -39,9 +40,6 @@ from search_core.search import SearchOptions
 
 if TYPE_CHECKING:
     from orchestrator.study import Study
-
-#: The epochs that forked trials share, the trials, the retrainings.
-Phase = Literal["trunk", "search", "retrain"]
 
 #: Launches in a row without a single new report, after which a study is not launched again.
 _MAX_IDLE_LAUNCHES = 3
@@ -104,12 +102,19 @@ class Driver:
 
     def _grow_trunk(self, epochs: int) -> None:
         """Run the epochs that all trials share, unless they were and their checkpoint is whole."""
-        if self._has_trunk(epochs):
-            return
-        self._view.phase("shared epochs", 0, 1)
-        self._launch_until_done("trunk", lambda: self._has_trunk(epochs) or self._trunk.end == "failed")
+        if self._trunk.end != "failed" and not self._has_trunk(epochs):
+            self._view.phase("shared epochs", 0, 1)
+            self._launch_until_done("trunk", lambda: self._trunk.end is not None)
         if self._trunk.end == "failed":
             raise StudyFailed(f"the shared epochs of study `{self._spec.name}` failed: {self._trunk.reason}")
+        if not self._has_trunk(epochs):
+            folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
+            raise OrchestratorError(
+                f"{folder} must have a whole checkpoint of {epochs} shared epochs, got none; {self._resume_hint()}"
+            )
+        study = self._study.optuna_study
+        if FORK_SHARE not in study.user_attrs:
+            patiently(lambda: study.set_user_attr(FORK_SHARE, self._plain_share("trunk", TRUNK)))
 
     @property
     def _trunk(self) -> Journal:
@@ -216,19 +221,24 @@ class Driver:
     def _search_job(self, number: int, options: SearchOptions) -> dict[str, Any]:
         """What a worker is given to run a trial."""
         label = trial_label(number)
-        fork = {}
-        if self._spec.fork is not None:
-            journal = self._journal("search", label)
-            for record in self._trunk.epochs[len(journal.epochs) :]:
-                journal.append_epoch(record)
-            fork = {"fork": str(self._folder.checkpoints(self._spec, "trunk", TRUNK))}
-        return {
+        job: dict[str, Any] = {
             "label": label,
             "options": asdict(options),
             "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
             "share": self._plain_share("search", label),
-            **fork,
         }
+        if self._spec.fork is not None:
+            job["fork"] = self._forked(job)
+        return job
+
+    def _forked(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Begin the journal of a trial with the shared epochs, and say from where the trial goes on."""
+        journal, trunk = self._journal("search", job["label"]), self._trunk
+        for record in trunk.epochs[len(journal.epochs) :]:
+            journal.append_epoch(record)
+        self._track("search", job)
+        folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
+        return {"checkpoints": str(folder), "epochs": len(trunk.epochs)}
 
     def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
         """What a worker is given to train a cell, but for its share."""

@@ -152,8 +152,9 @@ class ConsoleView:
     def _render(self) -> Group:
         done = self._done_before + self._ends.total()
         head = Text(f"{self._phase}  {done}/{self._total} done")
-        if self._ends["failed"]:
-            head.append(f", {self._ends['failed']} failed", style="red")
+        for end, style in (("stopped", "dim"), ("collapsed", "yellow"), ("failed", "red")):
+            if self._ends[end]:
+                head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:
             head.append(f"   best accuracy {self._best[0]:.1%} ({self._best[1]})")
         head.append(f"   {self._left()}", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
-from orchestrator.runs import StudyFolder, trial_label
+from orchestrator.runs import TRUNK, StudyFolder, trial_label
 from orchestrator.space import Scalar
 from search_core.genotype import Genotype, load_genotype
 from search_core.schedules import TemperatureOptions
@@ -25,6 +26,9 @@ FRONT_METRICS = (
     "child_params",
     "child_madds",
 )
+
+#: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `packing.Share`.
+FORK_SHARE = "fork_share"
 
 State = Literal["running", "complete", "stopped", "collapsed", "failed"]
 
@@ -41,6 +45,7 @@ class TrialRecord:
         metrics: of the last epoch; empty before the first.
         genotype: of the last epoch, plain data.
         reason: why it failed or was stopped.
+        survived: how many faults of each kind (`journal.Event`) did not end it.
         on_front: whether it is on the Pareto front (with one objective: whether it is the best).
     """
 
@@ -51,6 +56,7 @@ class TrialRecord:
     metrics: Mapping[str, float]
     genotype: Mapping[str, Any] | None
     reason: str
+    survived: Mapping[str, int]
     on_front: bool
 
 
@@ -66,6 +72,7 @@ class RetrainRecord:
         epochs: number of recorded epochs.
         metrics: of the last epoch; `test_accuracy` once it is complete.
         reason: why it failed.
+        survived: as for trials.
     """
 
     label: str
@@ -75,6 +82,29 @@ class RetrainRecord:
     epochs: int
     metrics: Mapping[str, float]
     reason: str
+    survived: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ForkSavings:
+    """What it saved to run the shared epochs of forked trials once.
+
+    Attributes:
+        epochs: shared epochs.
+        trials: trials that began with them.
+        hours: what the other trials would have reserved for them: (trials - 1) x measured seconds of these epochs x
+            reserved GPUs or CPU cores / 3600. Starts of processes and loading of data are not counted.
+        kind: `GPU` if trials reserve a part of one, else `CPU`: then hours are core hours.
+    """
+
+    epochs: int
+    trials: int
+    hours: float
+    kind: Literal["GPU", "CPU"]
+
+    def __str__(self) -> str:
+        unit = "GPU hours" if self.kind == "GPU" else "CPU core hours"
+        return f"{self.epochs} shared epochs run once for {self.trials} trials saved {self.hours:.3g} {unit}"
 
 
 @dataclass(frozen=True)
@@ -145,9 +175,23 @@ def read_retrains(jobs: Iterable[RetrainJob], folder: StudyFolder) -> list[Retra
                 len(journal.epochs),
                 journal.epochs[-1]["metrics"] if journal.epochs else {},
                 journal.reason,
+                _survived(journal),
             )
         )
     return records
+
+
+def fork_savings(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> ForkSavings | None:
+    """What the shared epochs saved so far; None without `fork`, or before they are over."""
+    share = study.user_attrs.get(FORK_SHARE)
+    if spec.fork is None or share is None:
+        return None
+    shared = Journal(folder.journal("trunk", TRUNK)).epochs
+    numbers = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    count = sum(len(Journal(folder.journal("search", trial_label(n))).epochs) >= len(shared) for n in numbers)
+    seconds = sum(record["metrics"]["seconds"] for record in shared)
+    kind: Literal["GPU", "CPU"] = "GPU" if share["gpu"] else "CPU"
+    return ForkSavings(len(shared), count, max(count - 1, 0) * seconds * share[kind.lower()] / 3600, kind)
 
 
 def front_rows(
@@ -210,5 +254,10 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
         metrics=last["metrics"] if last else {},
         genotype=last["genotype"] if last else None,
         reason=journal.reason,
+        survived=_survived(journal),
         on_front=on_front,
     )
+
+
+def _survived(journal: Journal) -> dict[str, int]:
+    return dict(Counter(entry["event"] for entry in journal.events))

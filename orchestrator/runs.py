@@ -14,13 +14,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from orchestrator.config import StudySpec
 from orchestrator.secrets import take_tracking_credentials
 
 DEFAULT_RUNS = Path("runs")
 
-
+#: The epochs that forked trials share, the trials, the retrainings.
+Phase = Literal["trunk", "search", "retrain"]
 #: What forked trials grow from: the label of their shared epochs.
 TRUNK = "trunk"
 
@@ -30,7 +32,7 @@ def trial_label(number: int) -> str:
     return f"{number:04d}"
 
 
-def unit_label(phase: str, label: str) -> str:
+def unit_label(phase: Phase, label: str) -> str:
     """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
     return label if phase == "trunk" else f"{'trial' if phase == 'search' else 'retrain'}-{label}"
 
@@ -83,9 +85,9 @@ class StudyFolder:
         """Locked by the one driver that may run the study."""
         return self.path / ".lock"
 
-    def journal(self, phase: str, label: str) -> Path:
+    def journal(self, phase: Phase, label: str) -> Path:
         """Journal of one trial (`phase` search), one retraining (`phase` retrain) or the trunk."""
-        folders = {"search": "trials", "retrain": "retrains", "trunk": "."}
+        folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:
@@ -93,6 +95,6 @@ class StudyFolder:
         shared = spec.storage.path
         return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
-    def checkpoints(self, spec: StudySpec, phase: str, label: str) -> Path:
+    def checkpoints(self, spec: StudySpec, phase: Phase, label: str) -> Path:
         """Folder of the checkpoints of one trial or retraining."""
         return self.storage(spec) / unit_label(phase, label)

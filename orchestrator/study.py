@@ -20,17 +20,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.config import StudySpec, load_study
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.journal import Journal
 from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.records import (
+    ForkSavings,
     RetrainJob,
     RetrainRecord,
     TrialRecord,
+    fork_savings,
     read_retrains,
     read_trials,
     retrain_jobs,
 )
-from orchestrator.runs import Runs, StudyFolder
+from orchestrator.runs import TRUNK, Runs, StudyFolder
 from orchestrator.samplers import create_optuna_study, load_optuna_study
 from orchestrator.searcher import StudySearcher
 from orchestrator.tracking import Tracker, flatten, run_tags
@@ -113,6 +116,16 @@ class Study:
     def retrains(self) -> list[RetrainRecord]:
         """State of the retrainings."""
         return read_retrains(self.retrain_jobs(), self.folder) if self.num_open_trials() == 0 else []
+
+    def fork_savings(self) -> ForkSavings | None:
+        """What running the shared epochs once saved; None without `fork`, or before they are over."""
+        return fork_savings(self.optuna_study, self.spec, self.folder)
+
+    @property
+    def trunk_failure(self) -> str:
+        """Why the shared epochs failed; empty if they did not. No trial can begin then."""
+        journal = Journal(self.folder.journal("trunk", TRUNK))
+        return journal.reason if journal.end == "failed" else ""
 
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:
-    """Log the one-page picture and the table of the front to the parent run."""
+    """Log the one-page picture, the table of the front and what a fork saved to the parent run."""
     trials = study.trials()
     document = {"study": study.spec.name, "front": front_rows(trials, study.retrains(), study.spec)}
     tracker.client.log_dict(run_id, document, "front.json")
+    savings = study.fork_savings()
+    if savings is not None:
+        tracker.client.set_tag(run_id, "snas.fork_savings", str(savings))
     points = [trial_point(trial, study) for trial in trials if trial.epochs]
     if points:
         figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")

@@ -126,9 +126,10 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search. Job: `options` as plain data; perhaps `until`, the epoch after which it ends, and `fork`, the folder
+    """One search. Job: `options` as plain data; perhaps `until`, the number of epochs after which it ends.
 
-    of the checkpoints from which it grows until it has its own.
+    Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
+    long as it has no checkpoint of its own.
     """
 
     work: Search
@@ -136,9 +137,11 @@ class SearchTrainable(EpochTrainable):
     def _begin(self, job: dict[str, Any]) -> None:
         super()._begin(job)
         if "fork" in job and self.work.epoch == 0:
-            trunk = CheckpointFolder(Path(job["fork"])).newest_whole()
-            if trunk is None:
-                raise StateError(f"{job['fork']} must have a whole checkpoint to fork from")
+            folder, epochs = Path(job["fork"]["checkpoints"]), job["fork"]["epochs"]
+            trunk = CheckpointFolder(folder).newest_whole()
+            if trunk is None or trunk.epoch != epochs:  # an older one would let its own values begin too early
+                got = "none" if trunk is None else f"only that of {trunk.epoch}"
+                raise StateError(f"{folder} must have a whole checkpoint of {epochs} shared epochs, got {got}")
             self.work.fork_from(dict(trunk.state))
 
     def build(self, job: dict[str, Any]) -> Search:

@@ -74,12 +74,12 @@ def collapse_reason(options: StopOptions, history: Sequence[Record], epochs: int
         return None
     span = _span(judged)
     if options.none_edges and all(map(_all_none, judged)):
-        return f"collapsed: every edge chose `none` in {span}"
+        return f"every edge chose `none` in {span}"
     if options.skip_share < 1:
         shares = [_skip_share(record) for record in judged]
         if min(shares) > options.skip_share:
             return (
-                f"collapsed: `skip_connect` took {min(shares):.0%} or more of the kept edges in {span}, "
+                f"`skip_connect` took {min(shares):.0%} or more of the kept edges in {span}, "
                 f"above `stop.skip_share` {options.skip_share:g}"
             )
     if options.stalled_entropy < 1 and judged[-1]["epoch"] >= (1 - _END_OF_ANNEALING) * epochs:
@@ -95,7 +95,7 @@ def _stalled(options: StopOptions, tail: Sequence[Record]) -> str | None:
     if min(shares[1:]) <= options.stalled_entropy or shares[0] - min(shares[1:]) >= _LEAST_FALL:
         return None
     return (
-        f"collapsed: the entropy of an edge stalled at {shares[-1]:.1%} of its maximum in {_span(tail[1:])} of "
+        f"the entropy of an edge stalled at {shares[-1]:.1%} of its maximum in {_span(tail[1:])} of "
         f"{tail[-1]['epoch'] + 1}, above `stop.stalled_entropy` {options.stalled_entropy:g}"
     )
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from orchestrator.config import load_study
+from orchestrator.config import StudySpec, load_study
+from orchestrator.schema import fields_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,3 +49,36 @@ def test_annotated_study_of_the_readme_is_the_quickstart(tmp_path: Path) -> None
     file = tmp_path / "shown.yaml"
     file.write_text(shown, encoding="utf-8")
     assert load_study(file) == load_study(ROOT / "studies" / "quickstart.yaml"), yaml.safe_load(shown)
+
+
+def test_page_of_the_study_file_has_every_key_with_its_default() -> None:
+    page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+    documented: dict[str, Any] = {}
+    for title, section in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE):
+        prefix = "" if title == "The root" else f"{title.strip('`')}."
+        for key, default, meaning in re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*?) \|$", section, re.MULTILINE):
+            assert meaning.strip(), key
+            documented[f"{prefix}{key}"] = default if default == "required" else yaml.safe_load(default.strip("`"))
+    assert documented == {key: default for key, default in _defaults(StudySpec, "") if key != "search.seed"}, (
+        "seed is the study's"
+    )
+
+
+def _defaults(schema: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted key and default of every value, as plain data; `required` if there is none."""
+    for name, kind in fields_of(schema).items():
+        key = f"{prefix}{name}"
+        if fields_of(kind):
+            section = next(part for part in (kind, *get_args(kind)) if isinstance(part, type))
+            yield from _defaults(section, f"{key}.")
+        else:
+            default = _default(schema, name)
+            is_required = default is MISSING or default is PydanticUndefined
+            yield key, "required" if is_required else to_jsonable_python(default)
+
+
+def _default(schema: Any, name: str) -> Any:
+    if issubclass(schema, BaseModel):
+        return schema.model_fields[name].get_default(call_default_factory=True)
+    field = schema.__dataclass_fields__[name]
+    return field.default if field.default_factory is MISSING else field.default_factory()

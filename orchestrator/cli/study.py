@@ -32,6 +32,16 @@ from orchestrator.study import Study
 
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 
+#: Ends of trials besides `complete`.
+_EARLY_ENDS = ("stopped", "collapsed", "failed")
+#: What a trial may survive, by `journal.Event`.
+_FAULTS = {
+    "restart": "restart",
+    "hang": "hang",
+    "out_of_memory": "shortage of memory",
+    "checkpoint": "checkpoint that could not be written",
+}
+
 FileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.")]
 AddressOption = Annotated[
@@ -86,12 +96,13 @@ def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -
         stdout.print(f"no studies in {folder.root}", highlight=False, soft_wrap=True)
         return
     table = make_table(f"studies in {folder.root}")
-    for column in ("study", "state", "data", "complete", "failed", "retrained"):
+    for column in ("study", "state", "data", "complete", "stopped", "collapsed", "failed", "retrained"):
         table.add_column(column)
     for row in studies:
         progress = f"{row['complete']} of {row['trials']}"
         retrained = f"{row['retrained']} of {row['retrainings']}"
-        table.add_row(row["name"], row["state"], row["dataset"], progress, str(row["failed"]), retrained)
+        early = [str(row[end]) for end in _EARLY_ENDS]
+        table.add_row(row["name"], row["state"], row["dataset"], progress, *early, retrained)
     stdout.print(table)
 
 
@@ -103,10 +114,11 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     """
     study = Study.load(name, Runs(runs))
     trials, retrains = study.trials(), study.retrains()
-    front = front_rows(trials, retrains, study.spec)
+    front, savings = front_rows(trials, retrains, study.spec), study.fork_savings()
     if as_json:
         document = {
             **_overview(study),
+            "fork": asdict(savings) if savings else None,
             "front": front,
             "trial_records": [asdict(trial) for trial in trials],
             "retrain_records": [asdict(record) for record in retrains],
@@ -114,7 +126,13 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
         print(json.dumps(document))
         return
     overview = _overview(study)
-    stdout.print(f"study {name}: {overview['state']}, {overview['complete']} of {overview['trials']} trials complete")
+    early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
+    ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
+    stdout.print(f"study {name}: {overview['state']}, {ends}", soft_wrap=True)
+    if savings is not None:
+        stdout.print(str(savings), soft_wrap=True)
+    elif study.trunk_failure:
+        stdout.print(f"the shared epochs failed: {study.trunk_failure}", markup=False, highlight=False, soft_wrap=True)
     _print_trials(trials)
     _print_front(front)
     _print_retrains(retrains)
@@ -169,9 +187,7 @@ def _overview(study: Study) -> dict[str, Any]:
         "state": "done" if is_done else "unfinished",
         "dataset": study.spec.search.dataset.name,
         "trials": study.spec.num_trials,
-        "complete": sum(trial.state == "complete" for trial in trials),
-        "stopped": sum(trial.state == "stopped" for trial in trials),
-        "failed": sum(trial.state == "failed" for trial in trials),
+        **{end: sum(trial.state == end for trial in trials) for end in ("complete", *_EARLY_ENDS)},
         "retrainings": len(retrains),
         "retrained": sum(record.state == "complete" for record in retrains),
     }
@@ -194,8 +210,7 @@ def _print_trials(trials: list[TrialRecord]) -> None:
         table.add_row(f"{front}{trial.number}", trial.state, *sampled, str(trial.epochs), supernet, child, madds)
     stdout.print(table)
     for trial in trials:
-        if trial.reason:
-            stdout.print(f"trial {trial.number} {trial.state}: {trial.reason}", markup=False, highlight=False)
+        _print_events(f"trial {trial.number}", trial)
 
 
 def _print_front(front: list[dict[str, Any]]) -> None:
@@ -240,8 +255,16 @@ def _print_retrains(retrains: list[RetrainRecord]) -> None:
         table.add_row(trial, str(record.seed), record.state, str(record.epochs), *accuracies, *costs)
     stdout.print(table)
     for record in retrains:
-        if record.reason:
-            stdout.print(f"retraining {record.label} {record.state}: {record.reason}", markup=False, highlight=False)
+        _print_events(f"retraining {record.label}", record)
+
+
+def _print_events(name: str, record: TrialRecord | RetrainRecord) -> None:
+    """Which faults it survived, and why it ended early."""
+    faults = [f"{count} {_FAULTS[kind]}{'' if count == 1 else 's'}" for kind, count in record.survived.items()]
+    lines = [f"{name} survived: {', '.join(faults)}"] if faults else []
+    lines += [f"{name} {record.state}: {record.reason}"] if record.reason else []
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _shown(value: object) -> str:

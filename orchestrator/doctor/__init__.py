@@ -14,6 +14,7 @@ from orchestrator.doctor.case import Case, Recorded, lock_holder, read_recorded
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
 from orchestrator.doctor.report import Check, Finding, Notes, Report
+from orchestrator.doctor.trunk import check_trunk
 from orchestrator.doctor.units import (
     RETRAINS,
     TRIALS,
@@ -25,7 +26,7 @@ from orchestrator.doctor.units import (
 )
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.records import RetrainJob
-from orchestrator.runs import Runs, trial_label
+from orchestrator.runs import TRUNK, Runs, trial_label
 from orchestrator.study import Study
 from orchestrator.tracking import UnitKind
 
@@ -59,6 +60,7 @@ def examine(name: str, runs: Runs) -> Report:
         notes.add(DRIVER, name, "info", f"{holder} runs the study: what is not there yet is a warning")
     if trials is not None:
         check_trials(case, notes)
+    check_trunk(case, notes)
     check_searches(case, notes)
     check_retrains(case, notes)
     if store is not None:
@@ -117,6 +119,7 @@ def _read_case(study: Study, is_running: bool, trials: tuple[FrozenTrial, ...] |
         trials=trials,
         searches=searches,
         retrains=_read_all(study, "retrain", [job.label for job in jobs or ()]),
+        trunk=read_recorded(study.folder, "trunk", TRUNK) if study.spec.fork else None,
         jobs=jobs,
     )
 

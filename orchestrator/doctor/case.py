@@ -15,9 +15,8 @@ from orchestrator.doctor.report import Severity
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import End, Journal
 from orchestrator.records import RetrainJob
-from orchestrator.runs import StudyFolder, trial_label, unit_label
+from orchestrator.runs import Phase, StudyFolder, trial_label, unit_label
 from orchestrator.study import Study
-from orchestrator.tracking import UnitKind
 from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
 
@@ -27,7 +26,7 @@ class Recorded:
     """What the journal of one trial or retraining holds; the cells of its epochs are left out, as they are large.
 
     Attributes:
-        phase: `search` or `retrain`.
+        phase: what it belongs to.
         label: such as `0003`.
         file: the journal.
         exists: whether there is one.
@@ -40,7 +39,7 @@ class Recorded:
         genotype_faults: epochs whose genotype is not valid, with the reason.
     """
 
-    phase: UnitKind
+    phase: Phase
     label: str
     file: Path
     exists: bool
@@ -72,6 +71,7 @@ class Case:
         trials: of Optuna, without those that only wait; None if its storage cannot be read.
         searches: recorded searches by label: those of `trials`, and journals without a trial.
         retrains: recorded retrainings by label, likewise.
+        trunk: the epochs that forked trials share; None without `fork`.
         jobs: retrainings that the study asks for; None as long as that cannot be told.
     """
 
@@ -80,6 +80,7 @@ class Case:
     trials: tuple[FrozenTrial, ...] | None
     searches: Mapping[str, Recorded]
     retrains: Mapping[str, Recorded]
+    trunk: Recorded | None
     jobs: tuple[RetrainJob, ...] | None
 
     @property
@@ -98,6 +99,17 @@ class Case:
         return (*self.searches.values(), *self.retrains.values())
 
     @property
+    def journals(self) -> tuple[Recorded, ...]:
+        """All that have a journal and checkpoints: the shared epochs, searches and retrainings."""
+        return self.units if self.trunk is None else (self.trunk, *self.units)
+
+    @property
+    def has_open_trials(self) -> bool:
+        """Whether trials are unfinished or not yet begun, as far as Optuna's storage can be read."""
+        num_closed = sum(trial.state.is_finished() for trial in self.trials or ())
+        return self.trials is not None and num_closed < self.study.spec.num_trials
+
+    @property
     def strangers(self) -> frozenset[str]:
         """Units that have a journal, but of which the study knows nothing."""
         searches = self.searches if self.trials is None else {trial_label(trial.number) for trial in self.trials}
@@ -109,12 +121,10 @@ class Case:
         """Whether nothing is left to do."""
         if self.trials is None or self.jobs is None:
             return False
-        num_closed = sum(trial.state.is_finished() for trial in self.trials)
-        all_retrained = all(self.retrains[job.label].end is not None for job in self.jobs)
-        return num_closed >= self.study.spec.num_trials and all_retrained
+        return not self.has_open_trials and all(self.retrains[job.label].end is not None for job in self.jobs)
 
 
-def read_recorded(folder: StudyFolder, phase: UnitKind, label: str) -> Recorded:
+def read_recorded(folder: StudyFolder, phase: Phase, label: str) -> Recorded:
     """What a journal holds; damage is told, not raised."""
     file = folder.journal(phase, label)
     exists = file.is_file()

@@ -167,9 +167,11 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
     """An unfinished trial or retraining goes on from its newest whole checkpoint.
 
     Of a finished one only the newest file is read: nothing but a fork or a model that is still to be logged takes it.
+    Whether a fork still has what it needs is told by `check_trunk`.
     """
     spec, folder = case.study.spec, case.study.folder
-    for recorded in case.units:
+    fork = case.study.spec.fork
+    for recorded in case.journals:
         if recorded.damage:
             continue
         storage = folder.checkpoints(spec, recorded.phase, recorded.label)
@@ -182,7 +184,8 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
         falls_back = f"{whole[0].name} is whole and takes its place" if whole else "no other is whole"
         for file in torn:
             notes.add(CHECKPOINTS, recorded.unit, "warning", f"{file} is damaged; {falls_back}", f"delete {file}")
-        if recorded.end is None and recorded.metrics and not whole:
+        shared = fork.epoch if fork is not None and recorded.phase == "search" else 0  # these need no checkpoint
+        if recorded.end is None and len(recorded.metrics) > shared and not whole:
             message = f"it must have a whole checkpoint of its {len(recorded.metrics)} epochs, got none in {storage}"
             remedy = "restore one from a backup, or resume: it then repeats these epochs, none is recorded twice"
             notes.add(CHECKPOINTS, recorded.unit, case.lag, message, remedy)
@@ -200,7 +203,7 @@ def _num_epochs(stem: str) -> int:
 def tell_faults(case: Case, notes: Notes) -> None:
     """Faults that trials survived, by kind; they cost time and nothing else."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
-    for recorded in case.units:
+    for recorded in case.journals:
         notes.look(FAULTS, len(recorded.events))
         for event in recorded.events:
             kinds[event][recorded.unit] += 1

@@ -104,7 +104,7 @@ def test_defaults_are_documented_ones(tmp_path: Path) -> None:
     assert spec.scheduler == Scheduler(kind="none")
     assert spec.scheduler_goal == spec.objectives[0]
     assert spec.registered_name == "t-child"
-    assert (spec.stop, spec.warm_start) == (StopOptions(), None)
+    assert (spec.stop, spec.warm_start, spec.fork) == (StopOptions(), None, None)
     assert (spec.resources.gpu, spec.resources.memory_gb, spec.resources.uses_gpu) == (0.0, None, False)
 
 
@@ -186,6 +186,11 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("warm start without a sweep", SMALL + "warm_start: {experiment: other}\n", [("warm_start", "must be left out with an empty `sweep`")]),
     ("warm start from itself", replaced("trials: 8", "trials: 8\nwarm_start: {experiment: digits-quickstart}"), [("warm_start.experiment", "must name another study than this one, got `digits-quickstart`")]),
     ("warm start from nowhere", replaced("trials: 8", "trials: 8\nwarm_start: {top: 1}"), [("warm_start.experiment", "must be given")]),
+    ("fork at the end", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 12}"), [("fork.epoch", "must be below `search.epochs` 12, got 12")]),
+    ("fork at the beginning", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 0}"), [("fork.epoch", "must be at least 1, got 0")]),
+    ("fork beyond the grace", replaced("sampler: tpe", "sampler: tpe\nfork: {epoch: 3}\nscheduler: {kind: asha, grace_period: 3}"), [("scheduler.grace_period", "must be above `fork.epoch` 3, up to which all trials are alike, got 3")]),
+    ("fork without its epoch", replaced("sampler: tpe", "sampler: tpe\nfork: {}"), [("fork.epoch", "must be given")]),
+    ("fork of searches that differ from the start", with_sweep("theta.lr: {uniform: [0.01, 0.1]}", "seed: {int: [0, 9]}").replace("sampler: tpe", "sampler: tpe\nfork: {epoch: 3}"), [("sweep.theta.lr", "must be a key of penalty or temperature with `fork`"), ("sweep.seed", "must be a key of penalty or temperature with `fork`")]),
     ("warm start from none", replaced("trials: 8", "trials: 8\nwarm_start: {experiment: '', top: 0}"), [("warm_start.experiment", "must be the name of a study, got nothing"), ("warm_start.top", "must be at least 1, got 0")]),
     ("no concurrency", replaced("trials: 8", "trials: 8\nmax_concurrent: 0"), [("max_concurrent", "must be at least 1, got 0")]),
     ("unknown swept key", with_sweep("penalty.strenght: {choice: [1]}"), [("sweep.penalty.strenght", "did you mean `penalty.strength`?")]),
@@ -362,9 +367,13 @@ RICH = with_sweep(
 ).replace("resources: {cpu: 1}", "resources: {gpu: auto, memory_gb: auto}") + "seed2: 0\n".replace(
     "seed2: 0\n", "tracking: {uri: 'http://127.0.0.1:5000'}\n"
 )
+FORKED = replaced(
+    "sampler: tpe",
+    "sampler: tpe\nfork: {epoch: 10}\nscheduler: {kind: asha, grace_period: 11}\nstop: {stalled_entropy: 0.9, patience: 2}",
+)
 
 
-@pytest.mark.parametrize("text", [EXAMPLE, SMALL, TRANSFER, RICH, replaced("seed: 0", "seed: 7")])
+@pytest.mark.parametrize("text", [EXAMPLE, SMALL, TRANSFER, RICH, FORKED, replaced("seed: 0", "seed: 7")])
 def test_resolved_study_loads_back_equal(tmp_path: Path, text: str) -> None:
     spec = load_study(written(tmp_path, text))
     data = spec.resolved()

@@ -184,6 +184,16 @@ def test_faults_that_were_survived_are_told(copy: Copy) -> None:
     messages = {found.place: found.message for found in report.findings if found.severity == "info"}
     assert messages["restart"] == "survived 2 times: trial-0002 (2)"
     assert messages["out of memory"] == "survived 1 times: trial-0002 (1)"
+    said = snas("study", "show", "sick", "--runs", copy.root).said
+    assert "trial 2 survived: 2 restarts, 1 shortage of memory trial 2 stopped:" in said
+
+
+def test_collapsed_trial_of_one_objective_is_pruned(copy: Copy) -> None:
+    copy.edit(copy.journal(2), lambda entries: entries[-1].update(end="collapsed"))
+    copy.client.set_tag(copy.run_id("trial-0002"), "snas.end", "collapsed")
+    assert copy.errors() == set()
+    copy.sql("optuna", "UPDATE trials SET state = 'FAIL' WHERE number = 2")
+    assert copy.errors() == {("journals", "trial-0002")}
 
 
 def test_retraining_by_hand_is_no_stranger(copy: Copy) -> None:

@@ -13,17 +13,20 @@ import pytest
 from orchestrator.config import StudySpec
 from orchestrator.journal import End, Journal
 from orchestrator.records import (
+    FORK_SHARE,
     FRONT_METRICS,
+    ForkSavings,
     RetrainJob,
     TrialRecord,
     best_trials,
+    fork_savings,
     front_rows,
     ranked_trials,
     read_retrains,
     read_trials,
     retrain_jobs,
 )
-from orchestrator.runs import Runs, StudyFolder, trial_label
+from orchestrator.runs import TRUNK, Runs, StudyFolder, trial_label
 from orchestrator.searcher import tell
 from orchestrator.space import suggest
 from search_core.genotype import PUBLISHED, Genotype
@@ -109,6 +112,53 @@ def test_stopped_trial_is_shown_as_stopped(known: Callable[..., Known], objectiv
     study = known(objectives=objectives)
     study.add(0.5, end="stopped")
     assert [(trial.state, trial.reason) for trial in study.trials] == [("stopped", "a reason")]
+
+
+def test_collapsed_trial_is_shown_as_collapsed_and_on_no_front(known: Callable[..., Known]) -> None:
+    study = known()
+    study.add(0.9, 0.0, end="collapsed")
+    study.add(0.5)
+    assert [(trial.state, trial.on_front) for trial in study.trials] == [("collapsed", False), ("complete", True)]
+
+
+def test_faults_that_a_trial_survived_are_counted(known: Callable[..., Known]) -> None:
+    study = known()
+    study.add(0.5, end=None)
+    for event in ("restart", "hang", "restart"):
+        study.journal(0).note(event, "no report")  # type: ignore[arg-type]
+    study.journal(0).finish("complete")
+    assert [trial.survived for trial in study.trials] == [{"restart": 2, "hang": 1}]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "hours", "kind"), [(0.25, 2 * 90 * 0.25 / 3600, "GPU"), (0.0, 2 * 90 * 4 / 3600, "CPU")]
+)
+def test_savings_of_a_fork_are_what_its_other_trials_would_have_reserved(
+    known: Callable[..., Known], gpu: float, hours: float, kind: str
+) -> None:
+    study = known(fork={"epoch": 1})
+    for _ in range(3):
+        study.add(0.5)
+    study.study.ask()  # has not begun, and saved nothing yet
+    assert fork_savings(study.study, study.spec, study.folder) is None, "not before the shared epochs are over"
+    trunk = Journal(study.folder.journal("trunk", TRUNK))
+    trunk.append_epoch(made_up_record(0, seconds=90.0))
+    trunk.finish("complete")
+    study.study.set_user_attr(FORK_SHARE, {"cpu": 4.0, "gpu": gpu, "memory_gb": None})
+    assert fork_savings(study.study, study.spec, study.folder) == ForkSavings(1, 3, pytest.approx(hours), kind)  # type: ignore[arg-type]
+    assert fork_savings(study.study, known(name="other").spec, study.folder) is None, "only with a fork"
+
+
+def test_fork_of_one_trial_saves_nothing(known: Callable[..., Known]) -> None:
+    study = known(fork={"epoch": 1})
+    trunk = Journal(study.folder.journal("trunk", TRUNK))
+    trunk.append_epoch(made_up_record(0, seconds=90.0))
+    study.study.set_user_attr(FORK_SHARE, {"cpu": 4.0, "gpu": 0.0, "memory_gb": None})
+    for count in (0, 1):
+        savings = fork_savings(study.study, study.spec, study.folder)
+        assert savings is not None
+        assert (savings.trials, savings.hours) == (count, 0.0)
+        study.add(0.5)
 
 
 def test_front_holds_what_no_other_trial_beats_in_both(known: Callable[..., Known]) -> None:

@@ -268,8 +268,13 @@ def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
     journals = [Journal(stopped.runs / "stopped" / "trials" / f"{number:04d}.jsonl") for number in range(3)]
     assert [len(journal.epochs) for journal in journals] == [3, 0, 1]
     assert [journal.end for journal in journals] == ["complete", "failed", "stopped"]
-    assert journals[2].reason == "stopped by the scheduler after 1 of 3 epochs"
+    reason = "stopped by the scheduler after 1 of 3 epochs"
+    assert journals[2].reason == reason
     run = stopped.mlflow_runs["trial-0002"]
+    assert run.data.tags["mlflow.note.content"] == f"stopped: {reason}"
+    said = snas("study", "show", "stopped", "--runs", stopped.runs).said
+    assert "study stopped: done, 1 of 3 trials complete, 1 stopped, 1 failed" in said
+    assert f"trial 2 stopped: {reason}" in said
     assert (run.info.status, run.data.tags["snas.end"]) == ("FINISHED", "stopped")
     assert steps_of(stopped.client, run.info.run_id, "child_val_error") == [0]
     assert "expected_cost_madds" in run.data.metrics

@@ -17,6 +17,7 @@ from orchestrator.config import REPORT_METRICS
 from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, _freeze_imports, from_plain
 from search_core.errors import StateError
 from search_core.retrain import RetrainOptions
+from search_core.schedules import PenaltyOptions
 from search_core.search import SearchOptions
 from search_core.strategies.optimisers import ThetaOptions
 from tests.orchestrator.tiny import cell_of, search_job
@@ -157,6 +158,82 @@ def test_search_begins_anew_if_all_checkpoints_are_damaged() -> None:
     for file in CheckpointFolder(Path("0000")).files():
         file.write_bytes(file.read_bytes()[:100])
     assert records(search(epochs=3)) == whole
+
+
+# --- forks: the trunk ends early, trials go on from it
+
+FORK = {"checkpoints": "trunk", "epochs": 2}
+ETA = PenaltyOptions(strength=10.0)
+
+
+def grown_trunk() -> list[dict[str, Any]]:
+    """Records of the two shared epochs of three."""
+    return records(SearchTrainable(config={"job": {**search_job("trunk", epochs=3), "until": 2}}))
+
+
+def fork(**changes: Any) -> SearchTrainable:
+    return SearchTrainable(config={"job": {**search_job(epochs=3, **changes), "fork": FORK}})
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_job_with_an_end_runs_no_epoch_beyond_it() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
+    assert grown_trunk() == whole[:2]
+    assert CheckpointFolder(Path("trunk")).files()[0].name == "epoch-0002.pt"
+
+
+def test_trunk_continues_its_checkpoint() -> None:
+    job = {**search_job("trunk", epochs=3), "until": 2}
+    SearchTrainable(config={"job": job}).step()
+    assert len(grown_trunk()) == 2, "the first report is sent again"
+    again = SearchTrainable(config={"job": job})
+    assert again.step()["done"] is True
+
+
+def test_fork_goes_on_from_the_trunk_as_one_search() -> None:
+    whole = records(search(epochs=3, checkpoints="undisturbed"))
+    grown_trunk()
+    assert records(fork()) == whole[2:]
+    other = records(fork(checkpoints="0001", penalty=ETA))
+    assert [record["epoch"] for record in other] == [2]
+    assert other[0]["metrics"]["eta"] == 10.0
+    assert CheckpointFolder(Path("0001")).files()[0].name == "epoch-0003.pt"
+
+
+def test_fork_goes_on_from_its_own_checkpoint_once_it_has_one() -> None:
+    grown_trunk()
+    last = records(fork(penalty=ETA))
+    for file in CheckpointFolder(Path("trunk")).files():
+        damage(file)
+    assert records(fork(penalty=ETA)) == last, "its last report is sent again, and the trunk not asked for"
+
+
+def test_fork_whose_own_checkpoints_are_damaged_grows_again_from_the_trunk() -> None:
+    grown_trunk()
+    last = records(fork(penalty=ETA))
+    damage(Path("0000/epoch-0003.pt"))
+    assert records(fork(penalty=ETA)) == last
+
+
+@pytest.mark.parametrize(
+    ("damaged", "got"), [(["epoch-0002.pt"], "only that of 1"), (["epoch-0002.pt", "epoch-0001.pt"], "none")]
+)
+def test_fork_without_the_whole_trunk_is_an_error(damaged: list[str], got: str) -> None:
+    """From an older checkpoint its own values would hold too early, in epochs that the journal has already."""
+    grown_trunk()
+    for name in damaged:
+        damage(Path("trunk", name))
+    with pytest.raises(StateError, match=f"trunk must have a whole checkpoint of 2 shared epochs, got {got}"):
+        fork()
+
+
+def test_fork_that_differs_in_more_than_penalty_and_temperature_is_an_error() -> None:
+    grown_trunk()
+    with pytest.raises(StateError, match="seed"):
+        fork(seed=9)
 
 
 def test_checkpoint_of_another_search_is_an_error() -> None:

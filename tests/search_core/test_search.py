@@ -128,6 +128,72 @@ def test_state_is_taken_over_when_only_the_place_of_the_data_changed() -> None:
     assert moved.epoch == EPOCHS
 
 
+# Forks
+
+
+@cache
+def trunk_state() -> dict[str, Any]:
+    """State of the default search after its first epoch."""
+    search = make(SEARCHES["default"])
+    search.run_epoch()
+    return through_file(search.state_dict())
+
+
+def forked(**changes: Any) -> Search:
+    search = make(replace(SEARCHES["default"], **changes))
+    search.fork_from(trunk_state())
+    return search
+
+
+def test_fork_with_unchanged_settings_equals_the_search_without_it() -> None:
+    search = forked()
+    assert [timeless(report) for report in search] == whole("default")[0][1:]
+    assert differences(search.state_dict(), whole("default")[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"penalty": PenaltyOptions(strength=10.0)}, "eta"),
+        ({"penalty": PenaltyOptions(strength=10.0, estimator="score_function", cost="params")}, "eta"),
+        ({"temperature": TemperatureOptions(start=0.5, end=0.1)}, "temperature"),
+    ],
+)
+def test_fork_goes_on_with_its_own_settings(changes: dict[str, Any], metric: str) -> None:
+    search = forked(**changes)
+    assert differences(search.strategy.state_dict(), trunk_state()["strategy"]) == [], "it begins where the trunk ended"
+    report, other = search.run_epoch(), whole("default")[0][1]
+    assert report.epoch == 1
+    assert getattr(report, metric) != getattr(other, metric)
+    assert report.cells["normal"].alpha != other.cells["normal"].alpha
+
+
+def test_fork_resumes_from_its_own_state_only() -> None:
+    changes = {"penalty": PenaltyOptions(strength=10.0)}
+    search = forked(**changes)
+    search.run_epoch()
+    state = through_file(search.state_dict())
+    resumed = make(replace(SEARCHES["default"], **changes))
+    resumed.load_state_dict(state)
+    assert timeless(resumed.run_epoch()) == timeless(search.run_epoch())
+    with pytest.raises(StateError, match=r"they differ in penalty$"):
+        make(SEARCHES["default"]).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"epochs": 4}, "epochs"),
+        ({"alpha": AlphaOptions(lr=0.5), "penalty": PenaltyOptions(strength=10.0)}, "alpha"),
+        ({"dataset": replace(TINY_DATASET, split_seed=1)}, "data, dataset"),
+    ],
+)
+def test_fork_of_a_search_that_differs_otherwise_is_refused(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(StateError, match=f"they differ in {named}$"):
+        forked(**changes)
+
+
 @pytest.mark.parametrize("state", [{}, {"format": 1}, {"format": 99}])
 def test_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
     with pytest.raises(StateError, match=r"the state's format must be 2, got (None|1|99)"):

@@ -1,0 +1,63 @@
+"""Checks of a fork: the epochs that all trials share, run once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from orchestrator.checkpoint import CheckpointFolder, is_whole
+from orchestrator.doctor.case import Case, Recorded
+from orchestrator.doctor.report import Notes
+from orchestrator.runs import TRUNK
+
+SHARED = "shared epochs"
+
+
+def check_trunk(case: Case, notes: Notes) -> None:
+    """The shared epochs are recorded whole, every trial begins with them, and open trials can still grow from them."""
+    fork, trunk = case.study.spec.fork, case.trunk
+    if fork is None or trunk is None:
+        return
+    notes.look(SHARED, len(trunk.metrics))
+    if trunk.damage:
+        notes.add(SHARED, TRUNK, "error", trunk.damage, f"restore {trunk.file} from a backup")
+        return
+    _check_end(case, trunk, fork.epoch, notes)
+    for recorded in case.searches.values():
+        _check_beginning(recorded, trunk, fork.epoch, notes)
+    if trunk.end == "complete" and case.has_open_trials:
+        folder = case.study.folder.checkpoints(case.study.spec, "trunk", TRUNK)
+        newest = next((file for file in CheckpointFolder(folder).files() if is_whole(file)), None)
+        if newest is None or newest.stem != f"epoch-{fork.epoch:04d}":
+            got = newest.name if newest else "none"
+            message = f"open trials grow from a whole checkpoint of {fork.epoch} epochs in {folder}, got {got}"
+            remedy = f"{case.resume} runs the shared epochs again; none is recorded twice"
+            notes.add(SHARED, TRUNK, case.lag, message, remedy)
+
+
+def _check_end(case: Case, trunk: Recorded, epochs: int, notes: Notes) -> None:
+    count = len(trunk.metrics)
+    if trunk.end == "failed":
+        message = f"they failed, so that no trial can begin: {trunk.reason}"
+        notes.add(SHARED, TRUNK, "error", message, "run the study under another name, with other settings in `search`")
+    elif count > epochs or (trunk.end is not None and count < epochs):
+        message = f"their journal must have {epochs} epochs, got {count}"
+        notes.add(SHARED, TRUNK, "error", message, f"restore {trunk.file} from a backup")
+    elif trunk.end is None and not case.is_running:
+        message = f"they are unfinished after {count} of {epochs} epochs, and no driver is at work"
+        notes.add(SHARED, TRUNK, "error", message, f"{case.resume} goes on with them")
+
+
+def _check_beginning(recorded: Recorded, trunk: Recorded, epochs: int, notes: Notes) -> None:
+    if recorded.damage:
+        return
+    pairs = zip(recorded.metrics[:epochs], trunk.metrics, strict=False)
+    others = [epoch for epoch, pair in enumerate(pairs) if len(set(map(_as_text, pair))) > 1]
+    if others:
+        message = f"its epoch {others[0]} must be that of {trunk.file}, got another one"
+        notes.add(SHARED, recorded.unit, "error", message, f"restore {recorded.file} from a backup")
+
+
+def _as_text(metrics: Mapping[str, float]) -> str:
+    """NaN does not equal itself, but is written the same."""
+    return json.dumps(metrics, sort_keys=True)
