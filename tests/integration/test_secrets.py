@@ -135,9 +135,7 @@ def test_no_password_is_left_behind(
         study.kill()
 
     left = [path.relative_to(scratch).as_posix() for path in scratch.rglob("*")]
-    assert any(path.startswith("ray/") and path.endswith("/raylet.out") for path in left), (
-        "Ray's logs"
-    )
+    assert any(path.startswith("ray/") and path.endswith("/raylet.out") for path in left), "Ray's logs"
     assert any(path.startswith("tmp/snas-tune-") for path in left), "what a killed driver leaves"
     assert list(guarded_mlflow.artifacts.rglob("genotype.json"))
     assert leaks(tmp_path) == []
