@@ -88,13 +88,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
     return study
 
 
+def workers_on(machine: Machine, study: StudyProcess) -> int:
+    pids = machine.pids()
+    return sum(worker.pid in pids for worker in study.workers())
+
+
 def test_study_runs_on_two_machines(
     start: Callable[[str], StudyProcess], machines: tuple[Machine, Machine], undisturbed: StudyProcess
 ) -> None:
     study = start("spread")
     study.wait_for_epochs(1)
-    places = [[worker.pid in machine.pids() for worker in study.workers()].count(True) for machine in machines]
-    assert places == [1, 1], "each machine has a trial"
+    study.wait_until(lambda: [workers_on(machine, study) for machine in machines] == [1, 1])
     study.finish()
     assert study.events() == []
     assert_as_if_nothing_had_happened(study, undisturbed)
