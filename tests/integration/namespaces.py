@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,9 @@ from functools import cache
 from pathlib import Path
 
 HEAD_IP, SECOND_IP = "10.77.0.1", "10.77.0.2"
+RAY_ADDRESS = f"{HEAD_IP}:6379"
+_RAY = (Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats")
+_OBJECT_STORE, _START_S = 100_000_000, 90.0  # bytes, seconds
 #: Covers the folders before `--` with empty ones of this machine; mounts made under `ip netns exec` are its own.
 _WITH_OWN_FOLDERS = (
     'while [ "$1" != -- ]; do mount -t tmpfs -o size=1g snas "$1" || exit 1; shift; done; shift; exec "$@"'
@@ -43,11 +48,13 @@ class Machine:
     Attributes:
         name: of the namespace.
         ip: its address.
+        cable: its end of the cable to the other machine.
         own_folders: what its processes see as empty folders of their own.
     """
 
     name: str
     ip: str
+    cable: str
     own_folders: tuple[Path, ...] = ()
 
     def command(self, *words: object) -> list[str]:
@@ -64,16 +71,40 @@ class Machine:
                 self.command(*words), env={**os.environ, **(environment or {})}, stdout=out, stderr=subprocess.STDOUT
             )
 
+    def start_ray_head(self, folder: Path, num_cpus: int = 1) -> None:
+        """Start Ray's head, at `RAY_ADDRESS`, with its log and its folder `ray` in a folder."""
+        words = ["--head", "--port", RAY_ADDRESS.partition(":")[2], "--temp-dir", folder / "ray"]
+        self._start_ray([*words, "--include-dashboard=false"], folder / "first.log", num_cpus)
+
+    def join_ray(self, folder: Path, environment: Mapping[str, str] | None = None, num_cpus: int = 1) -> None:
+        """Start a node of the cluster at `RAY_ADDRESS`, with its log in a folder."""
+        self._start_ray(["--address", RAY_ADDRESS], folder / "second.log", num_cpus, environment)
+
+    def _start_ray(
+        self, words: Sequence[object], log: Path, num_cpus: int, environment: Mapping[str, str] | None = None
+    ) -> None:
+        options = ["--node-ip-address", self.ip, "--object-store-memory", _OBJECT_STORE, "--num-cpus", num_cpus]
+        self.start([*_RAY, *words, *options], log, {"RAY_AUTH_MODE": "disabled", **(environment or {})})
+        deadline = time.monotonic() + _START_S
+        while "Ray runtime started" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+    def cut_off(self) -> None:
+        """Cut the cable to the other machine: nothing arrives any more, and nobody is told."""
+        _run("ip", "-n", self.name, "link", "set", self.cable, "down")
+
     def end_processes(self) -> None:
         """End what runs on this machine: politely, then by force."""
         for sign, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
             end = time.monotonic() + patience_s
-            for pid in self._pids():
+            for pid in self.pids():
                 _signal(pid, sign)
-            while self._pids() and time.monotonic() < end:
+            while self.pids() and time.monotonic() < end:
                 time.sleep(0.1)
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """The processes that run on this machine."""
         listed = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
         return [int(pid) for pid in listed.stdout.split() if not _is_zombie(int(pid))]
 
@@ -82,8 +113,8 @@ class Machine:
 def two_machines(*own_folders: Path) -> Iterator[tuple[Machine, Machine]]:
     """Two machines with a cable between them; the second has `own_folders` of its own, the rest is shared."""
     stem = f"snas-{uuid.uuid4().hex[:6]}"
-    machines = (Machine(f"{stem}-1", HEAD_IP), Machine(f"{stem}-2", SECOND_IP, own_folders))
     cable = f"{stem}a", f"{stem}b"
+    machines = (Machine(f"{stem}-1", HEAD_IP, cable[0]), Machine(f"{stem}-2", SECOND_IP, cable[1], own_folders))
     try:
         for machine in machines:
             _run("ip", "netns", "add", machine.name)
@@ -99,6 +130,24 @@ def two_machines(*own_folders: Path) -> Iterator[tuple[Machine, Machine]]:
             machine.end_processes()
             subprocess.run(["ip", "netns", "delete", machine.name], capture_output=True)  # its end of the cable too
         subprocess.run(["ip", "link", "delete", cable[0]], capture_output=True)  # where it was never moved
+
+
+@contextmanager
+def joined_to_this(machine: Machine) -> Iterator[str]:
+    """A cable from a machine to this one, where servers may run; yields this one's address on it."""
+    stem = f"snas-{uuid.uuid4().hex[:6]}"
+    here, there = f"{stem}a", f"{stem}b"
+    subnet = f"10.78.{secrets.randbelow(256)}"  # other tests may have cables to this machine, too
+    try:
+        _run("ip", "link", "add", here, "type", "veth", "peer", "name", there)
+        _run("ip", "address", "add", f"{subnet}.1/24", "dev", here)
+        _run("ip", "link", "set", here, "up")
+        _run("ip", "link", "set", there, "netns", machine.name)
+        _run("ip", "-n", machine.name, "address", "add", f"{subnet}.2/24", "dev", there)
+        _run("ip", "-n", machine.name, "link", "set", there, "up")
+        yield f"{subnet}.1"
+    finally:
+        subprocess.run(["ip", "link", "delete", here], capture_output=True)
 
 
 def _run(*words: str) -> None:

@@ -1,4 +1,4 @@
-"""Real servers for tests, as processes on 127.0.0.1: Debian's PostgreSQL and `mlflow server`.
+"""Real servers for tests, as processes of this machine: Debian's PostgreSQL and `mlflow server`.
 
 Each is started on a free port which it keeps over `stop`, `kill` and `start`, with its data, so that a client sees
 one server that goes away and comes back.
@@ -29,10 +29,14 @@ _START_S, _STOP_S = 90.0, 30.0
 
 
 class Server:
-    """A process that can be stopped, killed and started again; a context manager that starts and closes it."""
+    """A process that can be stopped, killed and started again; a context manager that starts and closes it.
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    Args:
+        host: the address of this machine that it listens on.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host, self.port = host, free_port(host)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,13 +129,14 @@ class PostgresServer(Server):
     Args:
         password: of the user `snas`, asked for with SCRAM; None lets everybody in. It is never part of `url`:
             clients take it from `PGPASSWORD`.
+        host: the address of this machine that it listens on.
 
     Raises:
         RuntimeError: if PostgreSQL is not installed.
     """
 
-    def __init__(self, password: str | None = None) -> None:
-        super().__init__()
+    def __init__(self, password: str | None = None, *, host: str = "127.0.0.1") -> None:
+        super().__init__(host)
         self._bin, self._password = postgres_programs(), password
         self._user = "postgres" if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="snas-postgres-"))
@@ -142,7 +147,7 @@ class PostgresServer(Server):
 
     def url(self, database: str) -> str:
         """Address of a database for SQLAlchemy, without a password."""
-        return f"postgresql+psycopg://snas@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://snas@{self.host}:{self.port}/{database}"
 
     def create_database(self, name: str) -> str:
         """Make an empty database and return its address."""
@@ -155,8 +160,11 @@ class PostgresServer(Server):
         Raises:
             RuntimeError: if PostgreSQL refuses it, with its message.
         """
-        address = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "snas", "-d", database]
-        return self._run(["psql", "-X", "-A", "-t", "-w", *address, "-c", statement])
+        return self._run(["psql", "-X", "-A", "-t", *self._client(database), "-c", statement])
+
+    def dump(self, database: str) -> str:
+        """All that a database holds, as the statements that would make it again."""
+        return self._run(["pg_dump", *self._client(database)])
 
     @property
     def log(self) -> str:
@@ -178,10 +186,16 @@ class PostgresServer(Server):
         place = ["-D", str(self.folder / "data"), "-U", "snas", "-E", "UTF8", "--locale=C", "--no-sync"]
         self._run(["initdb", *place, *options])
         secret.unlink(missing_ok=True)
+        # initdb lets in clients of 127.0.0.1 alone.
+        with (self.folder / "data" / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+            rules.write(f"host all all samenet {options[0].removeprefix('--auth=')}\n")
+
+    def _client(self, database: str) -> list[str]:
+        return ["-w", "-h", self.host, "-p", str(self.port), "-U", "snas", "-d", database]
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "port": self.port,
             "unix_socket_directories": "",
             "fsync": "off",  # for speed; what a killed process wrote survives in the system's cache
@@ -196,7 +210,7 @@ class PostgresServer(Server):
             )
 
     def _answers(self) -> bool:
-        command = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [self._bin / "pg_isready", "-q", "-h", self.host, "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
     def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
@@ -236,6 +250,7 @@ class MlflowServer(Server):
         login: user name and password (at least 12 characters) that every client must give (MLflow's `basic-auth`,
             needs Flask-WTF), as `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`; None lets everybody in.
         environment: variables of the server beside this process's, such as `PGPASSWORD`.
+        host: the address of this machine that it listens on.
     """
 
     def __init__(
@@ -245,8 +260,9 @@ class MlflowServer(Server):
         *,
         login: tuple[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
-        super().__init__()
+        super().__init__(host)
         self.artifacts, self._log_file = folder / "artifacts", folder / "mlflow.log"
         self.artifacts.mkdir(parents=True, exist_ok=True)
         self._folder, self._store = folder, store or f"sqlite:///{folder / 'mlflow.db'}"
@@ -260,7 +276,7 @@ class MlflowServer(Server):
     @property
     def uri(self) -> str:
         """Address for clients."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def log(self) -> str:
@@ -285,7 +301,7 @@ class MlflowServer(Server):
         self._app = ["--app-name", "basic-auth"]
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", self._store, *self._app]
         command += ["--artifacts-destination", str(self.artifacts)]
         with self._log_file.open("ab") as log:
@@ -301,10 +317,10 @@ class MlflowServer(Server):
             return False
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of one of this machine's addresses that nothing listens on."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -318,7 +334,7 @@ def postgres_programs() -> Path:
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else sorted(_DEBIAN_POSTGRES.glob("*/bin"), reverse=True)
     for folder in folders:
-        if all((folder / program).exists() for program in ("initdb", "postgres", "psql", "pg_isready")):
+        if all((folder / program).exists() for program in ("initdb", "postgres", "psql", "pg_dump", "pg_isready")):
             return folder
     raise RuntimeError("PostgreSQL must be installed, as by `apt-get install postgresql`, got no initdb")
 

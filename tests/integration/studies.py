@@ -15,6 +15,7 @@ import psutil
 
 from orchestrator.journal import Journal
 from orchestrator.yaml_file import dump_yaml
+from tests.integration.namespaces import Machine
 from tests.orchestrator.tiny import Outcome, snas
 
 #: Times differ from run to run.
@@ -48,6 +49,7 @@ class StudyProcess:
         spec: the study file.
         address: Ray cluster; None has the process start one.
         environment: further variables of the process.
+        machine: where it runs; None has it run on this one.
     """
 
     def __init__(
@@ -57,13 +59,14 @@ class StudyProcess:
         *,
         address: str | None = None,
         environment: Mapping[str, str] | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.runs, self.name = folder / "runs", spec["name"]
         self._file, self._log = folder / "study.yaml", folder / "study.log"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
         self._address = [] if address is None else ["--address", address]
-        self._environment = {**os.environ, **(environment or {})}
+        self._environment, self._machine = {**os.environ, **(environment or {})}, machine
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *words: str) -> None:
@@ -71,6 +74,8 @@ class StudyProcess:
         words = words or ("run", str(self._file))
         command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", *words]
         command += ["--runs", str(self.runs), *self._address]
+        if self._machine is not None:
+            command = self._machine.command(*command)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 

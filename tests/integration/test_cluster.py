@@ -23,7 +23,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.progress import ConsoleView
 from orchestrator.runs import Runs
 from orchestrator.study import Study
-from tests.integration.namespaces import HEAD_IP, SECOND_IP, Machine, two_machines, why_not
+from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines, why_not
 from tests.orchestrator.tiny import ETA, SEARCH, snas
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -173,19 +173,16 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, M
     for name in ("local", "ray"):
         (folder / name).mkdir()
     with two_machines(folder / "local", folder / "ray") as (first, second):
-        words = [*RAY, "--head", "--port", 6379, "--node-ip-address", first.ip, "--temp-dir", folder / "ray"]
-        words += ["--include-dashboard=false", "--object-store-memory", SMALL]
-        first.start(words, folder / "first.log", {"RAY_AUTH_MODE": "disabled"})
-        _wait_for(folder / "first.log", "Ray runtime started")
+        first.start_ray_head(folder)
         yield folder, first, second
 
 
 def test_machine_that_is_no_node_is_told_to_join(machines: tuple[Path, Machine, Machine]) -> None:
     folder, _, second = machines
-    done = _snas_on(second, "cluster", "check", "--address", f"{HEAD_IP}:6379", "--runs", folder / "runs")
+    done = _snas_on(second, "cluster", "check", "--address", RAY_ADDRESS, "--runs", folder / "runs")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"this machine is none of its nodes ({HEAD_IP})" in done.stderr
-    assert f"`ray start --address {HEAD_IP}:6379 --num-cpus 0`" in done.stderr
+    assert f"`ray start --address {RAY_ADDRESS} --num-cpus 0`" in done.stderr
 
 
 def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Path, Machine, Machine]) -> None:
@@ -194,13 +191,10 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
     metadata = folder / "path" / "torch-2.0.1.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True)
     metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.1\n")
-    words = [*RAY, "--address", f"{HEAD_IP}:6379", "--node-ip-address", second.ip, "--object-store-memory", SMALL]
-    environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(metadata.parents[1])}
-    second.start(words, folder / "second.log", environment)
-    _wait_for(folder / "second.log", "Ray runtime started")
+    second.join_ray(folder, {"PYTHONPATH": str(metadata.parents[1])})
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump({**STUDY, "storage": {"path": str(folder / "local")}}))
-    options = (file, "--address", f"{HEAD_IP}:6379", "--runs", folder / "runs")
+    options = (file, "--address", RAY_ADDRESS, "--runs", folder / "runs")
 
     checked = _snas_on(first, "cluster", "check", *options, "--json")
     report = json.loads(checked.stdout)
