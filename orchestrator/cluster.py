@@ -80,12 +80,27 @@ class Node:
         return f"{self.ip} ({self.hostname}, {self.id[:6]})"
 
     @property
-    def gpu_type(self) -> str | None:
-        """Type of the node's GPUs as Ray found it, such as `H100`; None without GPUs."""
-        if not self.resources.get("GPU"):
-            return None
+    def cpu(self) -> float:
+        """CPU cores."""
+        return self.resources.get("CPU", 0.0)
+
+    @property
+    def gpu(self) -> float:
+        """GPUs."""
+        return self.resources.get("GPU", 0.0)
+
+    @property
+    def memory_gb(self) -> float:
+        """Memory that Ray gives to tasks, in GB (10^9 bytes)."""
+        return self.resources.get("memory", 0.0) / 1e9
+
+    @property
+    def gpu_type(self) -> str:
+        """Type of the node's GPUs as Ray found it, such as `H100`; `GPU` if it does not know it, empty without any."""
+        if not self.gpu:
+            return ""
         kinds = [name.partition(":")[2] for name in self.resources if name.startswith("accelerator_type:")]
-        return kinds[0] if kinds else "unknown type"
+        return min(kinds, default="GPU")
 
 
 @contextmanager
@@ -149,12 +164,11 @@ def check_resources(cpu: float, gpu: float) -> None:
     Raises:
         OrchestratorError: naming what is asked for and what the nodes have.
     """
-    wanted = {"CPU": cpu, "GPU": gpu}
-    given = [node.resources for node in nodes()]
-    if not any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in given):
-        have = "; ".join(f"{node.get('CPU', 0):g} cpu and {node.get('GPU', 0):g} gpu" for node in given)
+    found = nodes()
+    if not any(node.cpu >= cpu and node.gpu >= gpu for node in found):
+        have = "; ".join(f"{node.cpu:g} cpu and {node.gpu:g} gpu" for node in found)
         raise OrchestratorError(
-            f"`resources` must fit on one node of the cluster, got cpu {wanted['CPU']:g} and gpu {wanted['GPU']:g} "
+            f"`resources` must fit on one node of the cluster, got cpu {cpu:g} and gpu {gpu:g} "
             f"where the nodes have: {have}"
         )
 

@@ -25,6 +25,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from torch import distributed
 
 from orchestrator.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.cluster import nodes
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
@@ -55,9 +56,9 @@ def max_groups(workers: int, share: dict[str, Any]) -> int:
         OrchestratorError: if there is no room for a single group: Ray would wait for ever.
     """
     wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    given = [node.resources for node in nodes()]
     # A small tolerance: shares such as 0.1 are not exact.
-    room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in nodes)
+    room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in given)
     if room < workers:
         raise OrchestratorError(
             f"`retrain.workers` must be at most {room}, as many as the cluster has room for with cpu {wanted['CPU']:g} "

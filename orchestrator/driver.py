@@ -12,11 +12,10 @@ from ray import tune
 
 from orchestrator.callback import PhaseCallback
 from orchestrator.checkpoint import CheckpointFolder
-from orchestrator.cluster import cluster
+from orchestrator.cluster import cluster, nodes
 from orchestrator.config import search_options
 from orchestrator.delivery import Delivery
 from orchestrator.distributed import retrain_trainable
-from orchestrator.dry_run import cluster_nodes
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.journal import Journal
 from orchestrator.launch import CollapseStopper, RayGaveUpError, run_phase
@@ -259,7 +258,7 @@ class Driver:
         share: Share | None = self._shares[phase]
         for event in journal.events:
             if event["event"] == "out_of_memory" and share is not None:
-                share = grown(share, event["kind"], cluster_nodes())
+                share = grown(share, event["kind"], nodes())
         return share
 
     def _plain_share(self, phase: Phase, label: str) -> dict[str, Any]:

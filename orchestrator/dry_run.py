@@ -19,6 +19,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster import Node
 from orchestrator.errors import OrchestratorError
 from orchestrator.schema import parse
 from orchestrator.sweep_check import SearchFile
@@ -28,26 +29,6 @@ from search_core.search import SearchOptions
 
 #: A node whose GPUs are all taken by others does not answer.
 _TIMEOUT_S = 900
-_TYPE_PREFIX = "accelerator_type:"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """What a node of the Ray cluster has.
-
-    Attributes:
-        id: Ray's id of the node.
-        cpu: CPU cores.
-        gpu: GPUs.
-        memory_gb: memory that Ray gives to tasks, in GB.
-        gpu_type: Ray's name of its GPUs; `GPU` if Ray does not know it, empty without any.
-    """
-
-    id: str
-    cpu: float
-    gpu: float
-    memory_gb: float
-    gpu_type: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +36,7 @@ class Measured:
     """Peak memory of one search on one kind of node, in bytes; on a CPU without those of a GPU.
 
     Attributes:
-        gpu_type: as in `Node`.
+        gpu_type: as of its node.
         host_bytes: resident memory of its process.
         gpu_bytes: what it takes from its GPU.
         gpu_total_bytes: what such a GPU has.
@@ -65,24 +46,6 @@ class Measured:
     host_bytes: int
     gpu_bytes: int | None = None
     gpu_total_bytes: int | None = None
-
-
-def cluster_nodes() -> list[Node]:
-    """The living nodes of the connected cluster, in a fixed order."""
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return sorted((_node(node["NodeID"], node["Resources"]) for node in alive), key=lambda node: node.id)
-
-
-def _node(node_id: str, resources: dict[str, float]) -> Node:
-    types = sorted(key.removeprefix(_TYPE_PREFIX) for key in resources if key.startswith(_TYPE_PREFIX))
-    gpu = resources.get("GPU", 0.0)
-    return Node(
-        id=node_id,
-        cpu=resources.get("CPU", 0.0),
-        gpu=gpu,
-        memory_gb=resources.get("memory", 0.0) / 1e9,
-        gpu_type="".join(types[:1] or ["GPU"]) if gpu else "",
-    )
 
 
 def measure_on(nodes: Sequence[Node], settings: Sequence[SearchOptions], cpu: float) -> list[Measured]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from orchestrator.cluster import Node, nodes
 from orchestrator.config import StudySpec
-from orchestrator.dry_run import Measured, Node, cluster_nodes, measure_on
+from orchestrator.dry_run import Measured, measure_on
 from orchestrator.errors import OrchestratorError
 from orchestrator.space import SweepEntry, corner_points
 from orchestrator.sweep_check import apply_values
@@ -58,12 +59,12 @@ def find_share(spec: StudySpec) -> Share:
     wanted = spec.resources
     if wanted.gpu != "auto" and wanted.memory_gb != "auto":
         return Share(wanted.cpu, wanted.gpu, wanted.memory_gb)
-    nodes = cluster_nodes()
-    measured = measure_on(_nodes_to_measure(spec, nodes), hardest_settings(spec.search, spec.sweep), wanted.cpu)
+    found = nodes()
+    measured = measure_on(_nodes_to_measure(spec, found), hardest_settings(spec.search, spec.sweep), wanted.cpu)
     told: list[str] = []
     gpu, memory_gb = wanted.gpu, wanted.memory_gb
     if gpu == "auto":
-        per_gpu, text = pack(measured, nodes, wanted.cpu)
+        per_gpu, text = pack(measured, found, wanted.cpu)
         gpu = gpu_fraction(per_gpu)
         told.append(text)
     if memory_gb == "auto":

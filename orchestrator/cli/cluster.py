@@ -79,10 +79,10 @@ def _node_data(node: Node) -> dict[str, Any]:
         "ip": node.ip,
         "hostname": node.hostname,
         "is_head": node.is_head,
-        "cpus": node.resources.get("CPU", 0),
+        "cpus": node.cpu,
         "memory_bytes": int(node.resources.get("memory", 0)),
-        "gpus": node.resources.get("GPU", 0),
-        "gpu_type": node.gpu_type,
+        "gpus": node.gpu,
+        "gpu_type": node.gpu_type or None,
     }
 
 

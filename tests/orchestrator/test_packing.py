@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from orchestrator import packing
-from orchestrator.cluster import cluster
+from orchestrator.cluster import Node, cluster, nodes
 from orchestrator.config import StudySpec
-from orchestrator.dry_run import Measured, Node, _node, cluster_nodes, measure_on
+from orchestrator.dry_run import Measured, measure_on
 from orchestrator.errors import OrchestratorError
 from orchestrator.packing import (
     Share,
@@ -26,9 +26,14 @@ from orchestrator.packing import (
 )
 from tests.orchestrator.tiny import SEARCH, tiny_spec
 
-H200 = Node(id="a", cpu=16, gpu=1, memory_gb=100.0, gpu_type="H200")
-L4 = Node(id="b", cpu=32, gpu=4, memory_gb=60.0, gpu_type="L4")
-PLAIN = Node(id="c", cpu=64, gpu=0, memory_gb=200.0, gpu_type="")
+
+def node(id: str, resources: dict[str, float]) -> Node:
+    return Node(id=id, ip="10.0.0.1", hostname="one", resources=resources, is_head=False)
+
+
+H200 = node("a", {"CPU": 16, "GPU": 1, "memory": 100e9, "accelerator_type:H200": 1})
+L4 = node("b", {"CPU": 32, "GPU": 4, "memory": 60e9, "accelerator_type:L4": 1})
+PLAIN = node("c", {"CPU": 64, "memory": 200e9})
 
 
 def measured(gpu_type: str, gpu_bytes: float, total_bytes: float, host_bytes: float = 2e9) -> Measured:
@@ -45,7 +50,7 @@ def auto_spec(**resources: Any) -> StudySpec:
 
 
 def test_as_many_searches_share_a_gpu_as_nine_tenths_of_its_memory_hold() -> None:
-    nodes = [replace(H200, cpu=100)]
+    nodes = [replace(H200, resources={**H200.resources, "CPU": 100.0})]
     assert pack([measured("H200", 3.1e9, 139e9)], nodes, 1.0) == (
         40,
         "one search peaks at 3.1 GB on H200 (139 GB): 40 share a GPU",
@@ -61,7 +66,9 @@ def test_no_more_share_a_gpu_than_it_has_cpus_for() -> None:
     )
     assert pack([measured("H200", 3.1e9, 139e9)], [H200], 0.5)[0] == 32
     assert pack([measured("H200", 3.1e9, 139e9)], [H200], 32.0)[0] == 1, "never none"
-    assert cap_by_cpus([replace(L4, cpu=8), L4, H200, PLAIN], "L4", 1.0) == 2, "the poorest node counts"
+    assert cap_by_cpus([replace(L4, resources={**L4.resources, "CPU": 8.0}), L4, H200, PLAIN], "L4", 1.0) == 2, (
+        "the poorest node counts"
+    )
 
 
 def test_search_that_fills_a_gpu_has_it_alone() -> None:
@@ -177,20 +184,13 @@ def test_corners_that_keep_a_step_in_other_ways_are_measured_each() -> None:
     assert sizes(**sweep) == [(3, 8, 32), (3, 8, 32)]
 
 
-def test_node_is_read_from_what_ray_says() -> None:
-    resources = {"CPU": 16.0, "GPU": 1.0, "memory": 5e9, "accelerator_type:H200": 1.0, "node:10.0.0.1": 1.0}
-    assert _node("a", resources) == Node(id="a", cpu=16.0, gpu=1.0, memory_gb=5.0, gpu_type="H200")
-    assert _node("b", {"CPU": 4.0, "GPU": 2.0}).gpu_type == "GPU"
-    assert _node("c", {"CPU": 4.0, "accelerator_type:H200": 1.0}).gpu_type == ""
-
-
 def test_auto_share_takes_the_largest_figures_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(nodes: list[Node], settings: object, cpu: float) -> list[Measured]:
         asked.extend(node.id for node in nodes)
         return [measured("H200", 3.1e9, 139e9, host_bytes=2e9), measured("L4", 2.9e9, 24e9, host_bytes=2.5e9)]
 
     asked: list[str] = []
-    monkeypatch.setattr(packing, "cluster_nodes", lambda: [PLAIN, H200, replace(H200, id="z"), L4])
+    monkeypatch.setattr(packing, "nodes", lambda: [PLAIN, H200, replace(H200, id="z"), L4])
     monkeypatch.setattr(packing, "measure_on", measure)
     share = find_share(auto_spec(gpu="auto", memory_gb="auto"))
     assert share == Share(1.0, gpu_fraction(7), 3.3)
@@ -212,14 +212,14 @@ def test_memory_of_a_search_is_measured_on_the_cluster(this_machine: None) -> No
     assert share.memory_gb is not None
     assert 0.3 < share.memory_gb < 3.0, "torch and Ray take hundreds of MB, the search next to nothing"
     assert share.explanation.startswith("its process takes ")
-    (node,) = cluster_nodes()
+    (node,) = nodes()
     assert share.memory_gb < node.memory_gb
 
 
 @pytest.mark.integration
 @pytest.mark.slow
 def test_auto_gpu_on_a_cluster_without_one_is_a_clear_error(this_machine: None) -> None:
-    if any(node.gpu for node in cluster_nodes()):
+    if any(node.gpu for node in nodes()):
         pytest.skip("this machine has a GPU")
     with pytest.raises(OrchestratorError, match=r"needs 1 cpu and a GPU; the nodes have: [\d.]+ cpu and 0 gpu"):
         find_share(auto_spec(gpu="auto"))
@@ -230,7 +230,7 @@ def test_auto_gpu_on_a_cluster_without_one_is_a_clear_error(this_machine: None) 
 def test_search_that_cannot_run_ends_the_measurement_with_its_reason(this_machine: None) -> None:
     too_large = replace(tiny_spec().search, batch_size=100_000)
     with pytest.raises(OrchestratorError, match="must fit on the CPU alone, got: `batch_size` must be at most"):
-        measure_on(cluster_nodes(), [too_large], cpu=0.5)
+        measure_on(nodes(), [too_large], cpu=0.5)
 
 
 @pytest.mark.gpu

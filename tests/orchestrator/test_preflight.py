@@ -161,12 +161,13 @@ def test_server_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_gpu_type_is_rays() -> None:
-    def typed(**resources: float) -> str | None:
+    def typed(**resources: float) -> str:
         return Node(id="1", ip="1", hostname="h", resources=resources, is_head=False).gpu_type
 
-    assert typed(CPU=1.0) is None
-    assert typed(GPU=2.0) == "unknown type"
+    assert typed(CPU=1.0) == ""
+    assert typed(GPU=2.0) == "GPU"
     assert typed(GPU=2.0, **{"accelerator_type:H100": 1.0}) == "H100"
+    assert typed(CPU=1.0, **{"accelerator_type:H100": 1.0}) == ""
 
 
 @pytest.mark.parametrize("address", ["host", "ray://host:10001", "host:port", ":6379"])
