@@ -105,7 +105,8 @@ def run_study(folder: Path, data: dict[str, Any]) -> Done:
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
     }
     done = subprocess.run(
-        [Path(sys.executable).with_name("snas"), "study", "run", file, "--runs", runs],
+        # Not the script `snas`, which may belong to another checkout than these tests.
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", file, "--runs", runs],
         capture_output=True,
         text=True,
         env={**environment, "OMP_NUM_THREADS": "1"},
