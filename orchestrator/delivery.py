@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import TrackingAwayError, first_line
+from orchestrator.secrets import masked
 
 #: What a store that is away raises; requests' errors are OSErrors.
 STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
@@ -130,4 +131,4 @@ class Delivery:
             self._waiting = {label: (time.monotonic(), action), **self._waiting}
             self._is_busy = False
             self._away_since = self._away_since or time.monotonic()
-        self._warn(f"MLflow is behind and will be brought up later: {first_line(error)}")
+        self._warn(masked(f"MLflow is behind and will be brought up later: {first_line(error)}"))
