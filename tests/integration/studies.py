@@ -105,9 +105,9 @@ class StudyProcess:
             self._process.wait(_PATIENCE_S)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes in which trials run, on all nodes of this machine."""
-        children = psutil.process_iter(["cmdline"])
-        return [child for child in children if "".join(child.info["cmdline"] or [])[:20] == "ray::SearchTrainable"]
+        """The processes in which trials run; of a cluster, on all nodes of this machine."""
+        found = psutil.process_iter() if self._address else psutil.Process(self.process.pid).children(recursive=True)
+        return [process for process in found if _title(process).startswith("ray::SearchTrainable")]
 
     def wait_for_epochs(self, number: int) -> None:
         """Wait until every trial has so many epochs in its journal."""
@@ -149,3 +149,10 @@ class StudyProcess:
 
     def _all_journals(self) -> list[Journal]:
         return [self.journal(0), self.journal(1)]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return "".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""

@@ -190,7 +190,12 @@ def test_source_without_named_objectives_is_judged_by_their_directions(url: str)
 def searcher(spec: StudySpec, url: str, folder: Path) -> tuple[StudySearcher, optuna.Study]:
     study = opened_study(spec, url)
     journals = Runs(folder).study(spec.name)
-    made = StudySearcher(study, spec, lambda n: Journal(journals.journal("search", trial_label(n))), lambda n: [])
+    made = StudySearcher(
+        study,
+        spec,
+        lambda number: Journal(journals.journal("search", trial_label(number))),
+        lambda number, options: {"label": trial_label(number)},
+    )
     return made, study
 
 
