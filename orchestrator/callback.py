@@ -13,9 +13,9 @@ import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from orchestrator.errors import last_line
+from orchestrator.errors import OrchestratorError, first_line, last_line
 from orchestrator.journal import Journal
-from orchestrator.launch import job_label
+from orchestrator.launch import OwnFault, job_label
 from orchestrator.progress import StudyView
 
 _LONGEST_STEP_S = 5.0
@@ -42,6 +42,8 @@ class PhaseCallback(Callback):
         track: hears that the journal of a job has something new.
         view: shows progress.
         has_room: whether a trial that ran out of memory may have more of it.
+        failed: hears the label of a trial that failed, after its journal has the reason.
+        fault: keeps what goes wrong in here.
         timeout_s: seconds without a report after which a worker is killed; None for never.
     """
 
@@ -53,15 +55,16 @@ class PhaseCallback(Callback):
         track: Callable[[dict[str, Any]], None],
         view: StudyView,
         has_room: Callable[[Journal], bool],
+        failed: Callable[[str], object],
+        fault: OwnFault,
         timeout_s: float | None,
     ) -> None:
         self._epochs, self._open_journal, self._track = epochs, open_journal, track
         self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
+        self._failed, self._fault = failed, fault
         self._watched: dict[str, _Watched] = {}
         self._last_step = time.monotonic()
-        self.num_reports = 0
-        self.num_out_of_memory = 0
-        self.has_ray_given_up = False
+        self.num_steps = 0  # what is new in the journals: not reports that are sent again
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -76,19 +79,23 @@ class PhaseCallback(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Record an epoch, and the end if this is the last one."""
-        label, job = job_label(trial), trial.config["job"]
+        self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
+        with self._fault.noted():
+            self._record(trial.config["job"], result)
+
+    def _record(self, job: dict[str, Any], result: dict[str, Any]) -> None:
+        label = job["label"]
         journal, epochs = self._open_journal(label), self._epochs(job)
-        self._watched[label] = _Watched(trial.temporary_state.ray_actor)
-        self.num_reports += 1
+        if "refused" in result:
+            raise OrchestratorError(f"{label} cannot go on: {result['refused']}")
         if "out_of_memory" in result:
-            self._out_of_memory(label, result["out_of_memory"].splitlines()[0], "gpu")
-            if journal.end is None:
-                self._watched.pop(label)
-                return
+            kind = result.get("out_of_memory_kind", "gpu")
+            self._out_of_memory(label, first_line(MemoryError(result["out_of_memory"])), kind)
         elif "failure" in result:
             journal.finish("failed", result["failure"])
         elif "record" in result:
-            journal.append_epoch(result.pop("record"))  # Ray would keep it, and statistics of all its numbers
+            # Taken out: Ray would keep it, and statistics of all its numbers.
+            self.num_steps += journal.append_epoch(result.pop("record"))
         if "checkpoint_fault" in result:
             journal.note("checkpoint", result["checkpoint_fault"])
             self._view.warn(f"{label}: {result['checkpoint_fault']}")
@@ -96,9 +103,12 @@ class PhaseCallback(Callback):
             journal.finish("complete")
         elif "collapse" in result:
             journal.finish("collapsed", result["collapse"])
-        elif result.get("done"):
+        elif result.get("done") and "out_of_memory" not in result:
             journal.finish("stopped", f"stopped by the scheduler after {len(journal.epochs)} of {epochs} epochs")
-        self._tell(job, journal)
+        if result.get("done"):
+            self._watched.pop(label, None)
+        if journal.end is not None or "out_of_memory" not in result:
+            self._tell(job, journal, is_over=bool(result.get("done")))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial goes on from its checkpoint, and after what."""
@@ -115,32 +125,37 @@ class PhaseCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial failed for good, and why."""
         label = job_label(trial)
-        journal = self._open_journal(label)
         watched = self._watched.pop(label, None)
         was_silent = watched is not None and watched.is_killed
-        journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
-        self._tell(trial.config["job"], journal)
+        with self._fault.noted():
+            journal = self._open_journal(label)
+            journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
+            self._failed(label)
+            self._tell(trial.config["job"], journal, is_over=True)
         self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers that have been silent for too long: their trials go on from their checkpoints."""
         if self._timeout_s is None:
             return
+        with self._fault.noted():
+            self._kill_silent(self._timeout_s)
+
+    def _kill_silent(self, timeout_s: float) -> None:
         now = time.monotonic()
         gap, self._last_step = now - self._last_step, now
         if gap > _LONGEST_STEP_S:  # this process was held up: it could not hear anybody
             for watched in self._watched.values():
                 watched.heard += gap
         for label, watched in self._watched.items():
-            if not watched.is_killed and now - watched.heard > self._timeout_s:
+            if not watched.is_killed and now - watched.heard > timeout_s:
                 watched.is_killed = True
-                self._open_journal(label).note("hang", f"no report for {self._timeout_s:g} s")
-                self._view.warn(f"{label}: no report for {self._timeout_s:g} s, its worker is killed")
+                self._open_journal(label).note("hang", f"no report for {timeout_s:g} s")
+                self._view.warn(f"{label}: no report for {timeout_s:g} s, its worker is killed")
                 ray.kill(watched.actor)
 
     def ray_gave_up(self, message: str) -> None:
         """Record whom Ray's memory monitor killed: its message names the actor."""
-        self.has_ray_given_up = True
         for label, watched in self._watched.items():
             if watched.actor is not None and watched.actor._actor_id.hex() in message:
                 self._out_of_memory(label, "killed by Ray's memory monitor, as its node was full", "host")
@@ -149,15 +164,15 @@ class PhaseCallback(Callback):
         """The trial ends for this launch; a later one tries it again with a larger share, if there is any."""
         journal = self._open_journal(label)
         journal.note("out_of_memory", reason, kind=kind)
-        self.num_out_of_memory += 1
+        self.num_steps += 1
         if self._has_room(journal):
             self._view.warn(f"{label}: {reason}; it is tried again later with a larger share")
         else:
             journal.finish("failed", f"out of memory with all that a node has: {reason}")
 
-    def _tell(self, job: dict[str, Any], journal: Journal) -> None:
-        if journal.end is not None:
-            self._watched.pop(job["label"], None)
+    def _tell(self, job: dict[str, Any], journal: Journal, *, is_over: bool) -> None:
+        if is_over:
+            self.num_steps += 1
             self._view.ended(job["label"], journal)
         else:
             self._view.epoch(job["label"], journal)

@@ -27,6 +27,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it ends an experiment as if it were done; Ctrl-C must reach the driver
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # its size, and so its time, grows with the number of trials
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

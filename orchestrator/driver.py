@@ -18,7 +18,7 @@ from orchestrator.delivery import Delivery
 from orchestrator.distributed import retrain_trainable
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.journal import Journal
-from orchestrator.launch import CollapseStopper, RayGaveUpError, run_phase
+from orchestrator.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
 from orchestrator.models import is_logged, log_child
 from orchestrator.packing import Share, find_share, grown, retrain_share
 from orchestrator.progress import StudyView
@@ -137,52 +137,59 @@ class Driver:
         """
         num_idle = 0
         while num_idle < _MAX_IDLE_LAUNCHES:
-            callback, is_interrupted = self._launch(phase)
+            try:
+                num_steps = self._launch(phase)
+            except KeyboardInterrupt as error:
+                raise StudyInterrupted(self._resume_hint()) from error
             if is_done():
                 return
-            if is_interrupted:
-                raise StudyInterrupted(self._resume_hint())
-            num_idle = 0 if callback.num_reports else num_idle + 1
-        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times in a row; {self._resume_hint()}")
+            num_idle = 0 if num_steps else num_idle + 1
+        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times without a report; {self._resume_hint()}")
 
-    def _launch(self, phase: Phase) -> tuple[PhaseCallback, bool]:
-        """Run one Tune experiment over all that is open; also tells whether the user interrupted it."""
+    def _launch(self, phase: Phase) -> int:
+        """Run one Tune experiment over all that is open; returns how much is new in the journals."""
+        fault = OwnFault()
+        searcher = self._searcher(fault) if phase == "search" else None
         callback = PhaseCallback(
             epochs=last_epoch,
             open_journal=partial(self._journal, phase),
             track=lambda job: self._track(phase, job) if phase != "trunk" else None,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
+            failed=lambda label: searcher.tell_failed(int(label)) if searcher else None,
+            fault=fault,
             timeout_s=self._spec.failure.timeout_s,
         )
+        jobs = self._trunk_jobs() if phase == "trunk" else self._open_retrain_jobs() if phase == "retrain" else []
         try:
-            if phase == "search":
-                searcher = StudySearcher(
-                    self._study.optuna_study,
-                    self._spec,
-                    lambda number: self._journal("search", trial_label(number)),
-                    self._search_job,
-                )
-                stopper = CollapseStopper(self._spec, partial(self._journal, phase))
-                run_phase(
-                    self._spec,
-                    self._trainable(phase),
-                    self._shares[phase],
-                    callback=callback,
-                    stopper=stopper,
-                    searcher=searcher,
-                )
-                return callback, not searcher.is_exhausted
-            jobs = self._trunk_jobs() if phase == "trunk" else self._open_retrain_jobs()
-            run_phase(self._spec, self._trainable(phase), self._shares[phase], callback=callback, jobs=jobs)
+            run_phase(
+                self._spec,
+                self._trainable(phase),
+                self._shares[phase],
+                callback=callback,
+                fault=fault,
+                stopper=CollapseStopper(self._spec, partial(self._journal, phase)) if searcher else None,
+                searcher=searcher,
+                jobs=jobs,
+            )
         except RayGaveUpError as error:
             callback.ray_gave_up(str(error))
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
-            return callback, False
-        return callback, callback.num_out_of_memory == 0
+        return callback.num_steps
+
+    def _searcher(self, fault: OwnFault) -> StudySearcher:
+        return StudySearcher(
+            self._study.optuna_study,
+            self._spec,
+            lambda number: self._journal("search", trial_label(number)),
+            self._search_job,
+            fault,
+        )
 
     def _open_retrains(self) -> list[RetrainJob]:
-        return [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
+        """What is not over yet; what ran out of memory comes last, when others have ended."""
+        open_jobs = [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
+        return sorted(open_jobs, key=lambda job: self._journal("retrain", job.label).count("out_of_memory"))
 
     def _journal(self, phase: Phase, label: str) -> Journal:
         journal = self._journals.get((phase, label)) or Journal(self._folder.journal(phase, label))

@@ -88,12 +88,19 @@ class Journal:
     def _write(self, entry: Mapping[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._torn_after is not None:
-            os.truncate(self._path, self._torn_after)  # drops what a killed driver left half-written
+            os.truncate(self._path, self._torn_after)  # drops what a killed driver or a full disk left half-written
             self._torn_after = None
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # checkpoints are on disk as well, and must never be further than the journal
+        left = json.dumps(entry).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())  # checkpoints are on disk as well, and must never be further than the journal
+            except OSError as error:
+                self._torn_after = size
+                error.filename = str(self._path)
+                raise
 
     def _read(self) -> None:
         text = self._path.read_bytes()

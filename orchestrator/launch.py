@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -29,17 +30,34 @@ class RayGaveUpError(OrchestratorError):
     """Ray ended an experiment by itself, as it does after its memory monitor killed a trial."""
 
 
+class OwnFault:
+    """The first exception of our own code inside an experiment: Ray would take it for a trial's, and try again."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what is raised inside; it goes on to Ray all the same."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
 def run_phase(
     spec: StudySpec,
     trainable: type[tune.Trainable],
     share: Share,
     *,
     callback: Callback,
+    fault: OwnFault,
     stopper: Stopper | None = None,
     searcher: Searcher | None = None,
     jobs: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Run trials until the searcher is done or all jobs are; returns early if the user interrupts.
+    """Run trials until the searcher is done or all jobs are.
 
     Args:
         spec: resources, concurrency, scheduler and faults.
@@ -47,16 +65,18 @@ def run_phase(
         share: what each takes, unless its job says otherwise.
         stopper: says which trials end early; default: none does.
         callback: hears every report.
+        fault: what our own code raised meanwhile.
         searcher: gives the trials' jobs; or
         jobs: a fixed list of them, which no scheduler stops.
 
     Raises:
         RayGaveUpError: if Ray gives up.
+        Exception: what `fault` noted.
     """
     is_group = issubclass(trainable, DistributedRetrain)
     max_concurrent = _max_groups(spec, share) if is_group else spec.max_concurrent
     if not is_group:
-        check_resources(share.cpu, share.gpu)
+        check_resources(share.cpu, share.gpu, share.memory_gb)
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
         tuner = tune.Tuner(
@@ -84,7 +104,10 @@ def run_phase(
         try:
             tuner.fit()
         except (RayError, TuneError, RuntimeError) as error:
-            raise RayGaveUpError(str(error)) from error
+            if fault.error is None:
+                raise RayGaveUpError(str(error)) from error
+        if fault.error is not None:
+            raise fault.error
 
 
 def _max_groups(spec: StudySpec, share: Share) -> int:

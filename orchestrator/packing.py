@@ -43,11 +43,6 @@ class Share:
     memory_gb: float | None
     explanation: str = field(default="as the study file says", compare=False)
 
-    def resources(self) -> dict[str, float]:
-        """The resources of a Tune trial; `memory` in bytes."""
-        reserved = {} if self.memory_gb is None else {"memory": float(int(self.memory_gb * 1e9))}
-        return {"cpu": self.cpu, "gpu": self.gpu, **reserved}
-
 
 def find_share(spec: StudySpec) -> Share:
     """The share of one search; where the study file says `auto`, from a dry run on the connected Ray cluster.

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
+import psutil
 import sqlalchemy
 
 from orchestrator.config import StudySpec
+from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.space import grid_points
+
+_LOCAL_DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs")
 
 Result = TypeVar("Result")
 
@@ -53,14 +58,16 @@ def patiently(call: Callable[[], Result]) -> Result:
         call: may be done twice.
 
     Raises:
-        optuna.exceptions.StorageInternalError: if it fails again and again.
+        OrchestratorError: if it fails again and again.
     """
-    for _ in range(_CALLS - 1):
+    for attempt in range(_CALLS):
         try:
             return call()
-        except optuna.exceptions.StorageInternalError:
+        except optuna.exceptions.StorageInternalError as error:
+            if attempt == _CALLS - 1:
+                raise OrchestratorError(f"Optuna's storage must answer, got: {last_line(error)}") from error
             time.sleep(1)  # then the next call waits until it can connect
-    return call()
+    raise AssertionError("the last attempt returns or raises")
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -70,9 +77,16 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     if url.startswith("sqlite:"):
         engine["connect_args"] = {"timeout": 60}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
-    if url.startswith("sqlite:"):
+    if url.startswith("sqlite:///") and _is_on_local_disk(Path(url.removeprefix("sqlite:///"))):
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
     return storage
+
+
+def _is_on_local_disk(file: Path) -> bool:
+    """SQLite must not write ahead on a network's disk: its log is shared through memory."""
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    place = next((str(folder) for folder in (file.resolve(), *file.resolve().parents) if str(folder) in mounts), "/")
+    return mounts.get(place) in _LOCAL_DISKS
 
 
 def _write_ahead(connection: Any, record: Any) -> None:

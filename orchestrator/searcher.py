@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
+from orchestrator.launch import OwnFault
 from orchestrator.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.space import Scalar, suggest
 from orchestrator.warm_start import enqueue_warm_start
@@ -32,6 +33,7 @@ class StudySearcher(Searcher):
         spec: the study file.
         open_journal: the journal of a trial by number.
         make_job: what a worker is given to run a trial, by number and options.
+        fault: keeps what goes wrong in here.
     """
 
     def __init__(
@@ -40,13 +42,14 @@ class StudySearcher(Searcher):
         spec: StudySpec,
         open_journal: Callable[[int], Journal],
         make_job: Callable[[int, SearchOptions], dict[str, Any]],
+        fault: OwnFault,
     ) -> None:
         super().__init__(metric=spec.objectives[0].metric, mode=spec.objectives[0].mode)
         self._study, self._spec = study, spec
-        self._open_journal, self._make_job = open_journal, make_job
+        self._open_journal, self._make_job, self._fault = open_journal, make_job, fault
         enqueue_grid(study, spec)
         enqueue_warm_start(study, spec)
-        running = study.get_trials(states=(TrialState.RUNNING,))
+        running = patiently(lambda: study.get_trials(states=(TrialState.RUNNING,)))
         self._too_big = [trial for trial in running if self._ran_out_of_memory(trial)]
         self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]
         self._numbers: dict[str, int] = {}
@@ -59,7 +62,8 @@ class StudySearcher(Searcher):
     @staticmethod
     def num_open(study: optuna.Study, spec: StudySpec) -> int:
         """How many trials are unfinished or not yet asked for."""
-        return spec.num_trials - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+        trials = patiently(lambda: study.get_trials(deepcopy=False))
+        return spec.num_trials - sum(trial.state.is_finished() for trial in trials)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """The study file says what is searched and measured; Tune has nothing to add."""
@@ -67,6 +71,10 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Configuration of the next trial, or `FINISHED`."""
+        with self._fault.noted():
+            return self._suggest(trial_id)
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | None:
         while (asked := self._ask()) is not None:
             number, values = asked
             try:
@@ -81,13 +89,19 @@ class StudySearcher(Searcher):
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how a trial ended, by its journal."""
+        """Tell Optuna how a trial ended, by its journal.
+
+        That of a failed trial has no end yet: the callback writes it, and calls `tell_failed`.
+        """
         number = self._numbers.pop(trial_id)
         journal = self._open_journal(number)
-        if error:  # the callback has not yet closed the journal
-            _tell(self._study, number, state=TrialState.FAIL)
-        elif journal.end is not None:  # else it ran out of memory, and is tried again by the next launch
-            tell(self._study, self._spec, number, journal)
+        if journal.end is not None:  # else it failed, or ran out of memory and is tried again by the next launch
+            with self._fault.noted():
+                tell(self._study, self._spec, number, journal)
+
+    def tell_failed(self, number: int) -> None:
+        """Tell Optuna that a trial failed; its journal says so already."""
+        _tell(self._study, number, state=TrialState.FAIL)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage and the journals are the state."""
@@ -106,14 +120,22 @@ class StudySearcher(Searcher):
             journal = self._open_journal(trial.number)
             if journal.end is None:
                 # A driver killed while it drew the values left a part of them: the rest is drawn now.
-                self._study.sampler = make_sampler(self._spec, trial.number)
-                return trial.number, self._drawn(optuna.trial.Trial(self._study, trial._trial_id))
+                return trial.number, self._drawn(self._begun(trial))
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
         if not self._has_new:
             return None
         self._study.sampler = make_sampler(self._spec, self._num_asked())
         new = patiently(self._study.ask)
         return new.number, self._drawn(new)
+
+    def _begun(self, trial: FrozenTrial) -> optuna.trial.Trial:
+        """A trial as it was when its driver was killed: what was drawn is drawn again, for the rest to be alike."""
+        sampler = self._study.sampler = make_sampler(self._spec, trial.number)
+        begun = patiently(lambda: optuna.trial.Trial(self._study, trial._trial_id))
+        for name, distribution in trial.distributions.items():
+            if name not in begun.relative_params:
+                sampler.sample_independent(self._study, trial, name, distribution)
+        return begun
 
     def _drawn(self, trial: optuna.trial.Trial) -> Mapping[str, Scalar]:
         return patiently(lambda: suggest(trial, self._spec.sweep))

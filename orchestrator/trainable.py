@@ -46,24 +46,36 @@ class EpochTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the work and continue its newest whole checkpoint."""
-        job = config["job"]
+        """Remember the job; the first step builds the work.
+
+        Ray neither restarts a trial whose worker dies in here after others, nor tells anybody that it hangs in here.
+        """
+        self._job: dict[str, Any] | None = config["job"]
+
+    def begin(self) -> None:
+        """Build the work and continue its newest whole checkpoint, once.
+
+        Raises:
+            StateError: if the checkpoint is that of another search, or of another version.
+            torch.OutOfMemoryError: if it does not fit.
+        """
+        if self._job is None:
+            return
+        job = self._job
         self._folder = self.checkpoints(Path(job["checkpoints"]))
         self._last_epoch = last_epoch(job)
         self._unsent: Mapping[str, Any] | None = None
-        self._is_too_big = ""
-        try:
-            self._begin(job)
-        except torch.OutOfMemoryError as error:  # told by the first step: Ray would try again at once
-            self._is_too_big = str(error)
-
-    def _begin(self, job: dict[str, Any]) -> None:
         self.work = self.build(job)
         found = self._folder.newest_whole()
         if found is not None:
             self.work.load_state_dict(dict(found.state))
             # Whether this report arrived before the fault is not known here; a repeat is recognised by the journal.
             self._unsent = found.record
+        self._fork(job)
+        self._job = None
+
+    def _fork(self, job: dict[str, Any]) -> None:
+        """Only searches grow from others."""
 
     def checkpoints(self, path: Path) -> CheckpointFolder:
         """Where the checkpoints are written and read."""
@@ -80,20 +92,21 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite and a GPU that is too small end the trial with the reason. A checkpoint that cannot
-        be written does not: a full disk costs the way back, not the search.
+        A loss that is not finite, a GPU that is too small and a checkpoint of something else end the trial with the
+        reason. A checkpoint that cannot be written does not: a full disk costs the way back, not the search.
         """
-        if self._is_too_big:
-            return self._end_result(out_of_memory=self._is_too_big)
-        if self._unsent is not None:
-            record, self._unsent = self._unsent, None
-            return self._epoch_result(record)
         try:
+            self.begin()
+            if self._unsent is not None:
+                record, self._unsent = self._unsent, None
+                return self._epoch_result(record)
             record = self.result()
         except NonFiniteLossError as error:
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
+        except StateError as error:
+            return self._end_result(refused=str(error))
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
         except OSError as error:
@@ -134,8 +147,7 @@ class SearchTrainable(EpochTrainable):
 
     work: Search
 
-    def _begin(self, job: dict[str, Any]) -> None:
-        super()._begin(job)
+    def _fork(self, job: dict[str, Any]) -> None:
         if "fork" in job and self.work.epoch == 0:
             folder, epochs = Path(job["fork"]["checkpoints"]), job["fork"]["epochs"]
             trunk = CheckpointFolder(folder).newest_whole()

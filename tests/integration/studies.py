@@ -50,6 +50,7 @@ class StudyProcess:
         address: Ray cluster; None has the process start one.
         environment: further variables of the process.
         machine: where it runs; None has it run on this one.
+        runs: folder of runs; default: in `folder`.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class StudyProcess:
         address: str | None = None,
         environment: Mapping[str, str] | None = None,
         machine: Machine | None = None,
+        runs: Path | None = None,
     ) -> None:
-        self.runs, self.name = folder / "runs", spec["name"]
+        self.runs, self.name = runs or folder / "runs", spec["name"]
         self._file, self._log = folder / "study.yaml", folder / "study.log"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
@@ -126,7 +128,7 @@ class StudyProcess:
         return Journal(self.runs / self.name / "trials" / f"{number:04d}.jsonl")
 
     def checkpoints(self, number: int) -> Path:
-        """Folder of a trial's checkpoints."""
+        """Folder of a trial's checkpoints, where the study file names no other."""
         return self.runs / self.name / "checkpoints" / f"trial-{number:04d}"
 
     def events(self) -> list[str]:

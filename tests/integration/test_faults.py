@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,26 +140,74 @@ def test_tracking_server_and_database_restarted(
     assert_as_if_nothing_had_happened(served, undisturbed)
 
 
-def test_disk_full_while_checkpointing(study: Start, undisturbed: StudyProcess, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a disk of so many bytes; called again it gives it another size."""
     disk = tmp_path / "small-disk"
     disk.mkdir()
-    size = max(file.stat().st_size for file in undisturbed.checkpoints(0).glob("*.pt"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={3 * size + 16384}", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.decode().strip()}")
-    try:
-        full = study({**STUDY, "storage": {"path": str(disk)}})
-        full.start()
-        full.wait_for_epochs(3)
-        full.workers()[0].kill()  # there is a way back, although not from the last epoch
-        full.finish()
-        assert set(full.events()) == {"checkpoint", "restart"}
-        assert "No space left on device" in full.log
-        assert_as_if_nothing_had_happened(full, undisturbed)
-    finally:
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        options = f"size={size}" if not mounted else f"remount,size={size}"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.strip()}")
+        mounted.append(disk)
+        return disk
+
+    yield mount
+    if mounted:
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_disk_full_while_checkpointing(
+    study: Start, undisturbed: StudyProcess, small_disk: Callable[[int], Path]
+) -> None:
+    size = max(file.stat().st_size for file in undisturbed.checkpoints(0).glob("*.pt"))
+    full = study({**STUDY, "storage": {"path": str(small_disk(3 * size + 16384))}})
+    full.start()
+    full.wait_for_epochs(3)
+    full.workers()[0].kill()  # there is a way back, although not from the last epoch
+    full.finish()
+    assert set(full.events()) == {"checkpoint", "restart"}
+    assert "No space left on device" in full.log
+    assert_as_if_nothing_had_happened(full, undisturbed)
+
+
+def test_disk_full_under_the_journals(
+    study: Start, undisturbed: StudyProcess, small_disk: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """The driver says so and ends; with room again the study goes on."""
+    disk = small_disk(2**26)
+    storage = {"path": str(tmp_path / "checkpoints")}
+    full = study({**STUDY, "storage": storage}, runs=disk / "runs")
+    full.start()
+    full.wait_for_epochs(2)
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    full.finish(code=2)
+    assert "No space left on device" in full.log
+    assert "trials/000" in full.log, "it names the file"
+    filler.unlink()
+    full.resume()
+    full.finish()
+    assert_as_if_nothing_had_happened(full, undisturbed)
+
+
+def test_interrupted_by_the_user(study: Start, undisturbed: StudyProcess) -> None:
+    stopped = study()
+    stopped.start()
+    stopped.wait_for_epochs(2)
+    stopped.process.send_signal(signal.SIGINT)
+    stopped.finish(code=130)
+    assert "goes on where it stopped" in stopped.log
+    stopped.resume()
+    stopped.finish()
+    assert_as_if_nothing_had_happened(stopped, undisturbed)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,31 @@ def test_journal_keeps_the_faults_that_a_trial_survived(tmp_path: Path) -> None:
     assert (journal.count("out_of_memory"), journal.count("hang")) == (1, 0)
     assert journal.events[1]["memory_gb"] == 1.5
     assert len(journal.epochs) == 3
+
+
+def test_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    """In one process: the half line must not stay before the next one."""
+    file = two_epochs(tmp_path)
+    size = file.stat().st_size
+    code = f"""
+import resource
+from pathlib import Path
+from orchestrator.journal import Journal
+from tests.orchestrator.tiny import made_up_record
+journal = Journal(Path({str(file)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size} + 20, resource.RLIM_INFINITY))
+try:
+    journal.append_epoch(made_up_record(2, loss=0.5))
+except OSError as error:
+    assert error.filename == {str(file)!r}
+else:
+    raise AssertionError("the disk is full")
+assert len(journal.epochs) == 2
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert journal.append_epoch(made_up_record(2, loss=0.5))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert [record["epoch"] for record in Journal(file).epochs] == [0, 1, 2]
 
 
 def test_journal_skips_epochs_that_a_resumed_trial_repeats(tmp_path: Path) -> None:

@@ -96,11 +96,6 @@ def test_reserved_memory_has_a_margin_and_is_rounded_up() -> None:
     assert memory_to_reserve_gb(1_000_000_001) == 1.4
 
 
-def test_share_gives_tune_its_resources() -> None:
-    assert Share(2.0, 0.25, 1.5).resources() == {"cpu": 2.0, "gpu": 0.25, "memory": 1.5e9}
-    assert Share(2.0, 0.0, None).resources() == {"cpu": 2.0, "gpu": 0.0}
-
-
 def test_numbers_of_the_study_file_need_no_cluster() -> None:
     share = find_share(auto_spec(cpu=2, gpu=0.5, memory_gb=3))
     assert (share, share.explanation) == (Share(2.0, 0.5, 3.0), "as the study file says")

@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import End, Journal
+from orchestrator.launch import OwnFault
 from orchestrator.runs import Runs, trial_label
 from orchestrator.samplers import make_sampler
 from orchestrator.searcher import StudySearcher
@@ -41,6 +42,7 @@ class Driver:
             spec,
             self.journal,
             lambda number, options: {"label": trial_label(number), "options": asdict(options)},
+            OwnFault(),
         )
 
     def journal(self, number: int) -> Journal:
@@ -208,6 +210,33 @@ def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
     assert StudySearcher.num_open(again.study, again.spec) == 1
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_trial_that_was_drawn_in_part_gets_the_values_that_it_would_have_had(
+    driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    whole = driver(name="whole", trials=1, sampler=sampler)
+    whole.suggest("ray-0")
+    assert len(whole.params[0]) == 3
+    original = optuna.trial.Trial._suggest
+    for num_drawn in (0, 1, 2):
+        killed = driver(name=f"killed-{num_drawn}", trials=1, sampler=sampler)
+        left = iter(range(num_drawn))
+
+        def draw(*words: Any, left: Any = left) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return original(*words)
+
+        monkeypatch.setattr(optuna.trial.Trial, "_suggest", draw)
+        with pytest.raises(KeyboardInterrupt):
+            killed.suggest("ray-0")
+        monkeypatch.setattr(optuna.trial.Trial, "_suggest", original)
+        assert len(killed.params[0]) == num_drawn
+        again = driver(name=f"killed-{num_drawn}", trials=1, sampler=sampler)
+        again.suggest("ray-1")
+        assert again.params == whole.params
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_objective_that_is_not_finite_fails_the_trial(driver: Callable[..., Driver], value: float) -> None:
     first = driver(trials=2, objectives=TWO_OBJECTIVES)
@@ -220,6 +249,9 @@ def test_trial_without_a_report_fails(driver: Callable[..., Driver]) -> None:
     first = driver(trials=1)
     first.suggest("ray-0")
     first.searcher.on_trial_complete("ray-0", result=None, error=True)
+    assert first.states == ["RUNNING"], "the journal has no reason yet: a driver that is killed now must run it again"
+    first.journal(0).finish("failed", "the worker died")
+    first.searcher.tell_failed(0)
     assert first.states == ["FAIL"]
     assert StudySearcher.num_open(first.study, first.spec) == 0
 

@@ -48,7 +48,15 @@ def nothing_stays_frozen() -> Iterator[None]:
 
 
 def search(**changes: Any) -> SearchTrainable:
+    """A worker that has its job; it begins with the first step."""
     return SearchTrainable(config={"job": search_job(**changes)})
+
+
+def begun(**changes: Any) -> SearchTrainable:
+    """A worker that has built its search and read its checkpoint."""
+    trainable = search(**changes)
+    trainable.begin()
+    return trainable
 
 
 def retrain_job(**changes: Any) -> dict[str, Any]:
@@ -123,7 +131,7 @@ def test_search_continues_its_checkpoint_bit_by_bit() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     first = search(epochs=3)
     first.step()
-    other = search(epochs=3)
+    other = begun(epochs=3)
     assert differences(other.work.state_dict(), first.work.state_dict()) == []
     assert records(other) == whole, "the first report is sent again"
 
@@ -133,7 +141,7 @@ def test_search_continues_the_newest_checkpoint() -> None:
     first = search(epochs=3)
     first.step()
     first.step()
-    again = search(epochs=3)
+    again = begun(epochs=3)
     assert again.work.epoch == 2
     assert records(again) == whole[1:]
 
@@ -147,7 +155,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before() -> None:
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    again = search(epochs=3)
+    again = begun(epochs=3)
     assert again.work.epoch == 1
     assert records(again) == whole
 
@@ -227,20 +235,21 @@ def test_fork_without_the_whole_trunk_is_an_error(damaged: list[str], got: str) 
     for name in damaged:
         damage(Path("trunk", name))
     with pytest.raises(StateError, match=f"trunk must have a whole checkpoint of 2 shared epochs, got {got}"):
-        fork()
+        fork().begin()
 
 
 def test_fork_that_differs_in_more_than_penalty_and_temperature_is_an_error() -> None:
     grown_trunk()
     with pytest.raises(StateError, match="seed"):
-        fork(seed=9)
+        fork(seed=9).begin()
 
 
-def test_checkpoint_of_another_search_is_an_error() -> None:
+def test_checkpoint_of_another_search_ends_the_trial_with_the_reason() -> None:
     """Beginning anew in silence would mix two searches in one journal."""
     search(epochs=3, seed=9).step()
-    with pytest.raises(StateError, match="seed"):
-        search(epochs=3, seed=1)
+    result = search(epochs=3, seed=1).step()
+    assert result["done"] is True
+    assert "they differ in seed" in result["refused"]
 
 
 def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:

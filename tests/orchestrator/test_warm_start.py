@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
+from orchestrator.launch import OwnFault
 from orchestrator.records import best_trials
 from orchestrator.runs import Runs, trial_label
 from orchestrator.searcher import StudySearcher
@@ -195,6 +196,7 @@ def searcher(spec: StudySpec, url: str, folder: Path) -> tuple[StudySearcher, op
         spec,
         lambda number: Journal(journals.journal("search", trial_label(number))),
         lambda number, options: {"label": trial_label(number)},
+        OwnFault(),
     )
     return made, study
 
