@@ -19,6 +19,9 @@ from orchestrator.launch import OwnFault, job_label
 from orchestrator.progress import StudyView
 
 _LONGEST_STEP_S = 5.0
+#: How Ray says that its memory monitor killed a worker, and how we do.
+_MEMORY_MONITOR = ("low on memory", "out of memory issue")
+_KILLED_FOR_MEMORY = "killed by Ray's memory monitor, as its node was full"
 
 
 @dataclass
@@ -129,9 +132,13 @@ class PhaseCallback(Callback):
         was_silent = watched is not None and watched.is_killed
         with self._fault.noted():
             journal = self._open_journal(label)
-            journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
-            self._failed(label)
-            self._tell(trial.config["job"], journal, is_over=True)
+            if any(phrase in _last_error(trial) for phrase in _MEMORY_MONITOR):  # the node stayed full for a while
+                self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
+            else:
+                journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
+            if journal.end is not None:
+                self._failed(label)
+                self._tell(trial.config["job"], journal, is_over=True)
         self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -158,7 +165,7 @@ class PhaseCallback(Callback):
         """Record whom Ray's memory monitor killed: its message names the actor."""
         for label, watched in self._watched.items():
             if watched.actor is not None and watched.actor._actor_id.hex() in message:
-                self._out_of_memory(label, "killed by Ray's memory monitor, as its node was full", "host")
+                self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
 
     def _out_of_memory(self, label: str, reason: str, kind: str) -> None:
         """The trial ends for this launch; a later one tries it again with a larger share, if there is any."""
@@ -179,12 +186,20 @@ class PhaseCallback(Callback):
         self._track(job)
 
 
+def _last_error(trial: Trial) -> str:
+    """All that Ray says of a trial's last failure."""
+    file = trial.error_file
+    return Path(file).read_text(encoding="utf-8").split("\nFailure #")[-1] if file and Path(file).is_file() else ""
+
+
 def _reason(trial: Trial) -> str:
     """Last line of what a trial died of."""
+    said = _last_error(trial)
     # Ray brings the file to where `get_pickled_error` looks when the trial has ended; one that goes on has it here.
-    file = trial.pickled_error_file
-    if file is None or not Path(file).is_file():
-        return "the worker died without a message"
-    error = pickle.loads(Path(file).read_bytes())
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {last_line(cause)}"
+    pickled = Path(trial.pickled_error_file or "")
+    if pickled.is_file():
+        error = pickle.loads(pickled.read_bytes())
+        if str(error) in said:  # not that of a failure before
+            cause = getattr(error, "cause", None) or error
+            return f"{type(cause).__name__}: {last_line(cause)}"
+    return last_line(RuntimeError(said)) if said else "the worker died without a message"

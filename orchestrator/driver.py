@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Launches in a row without a single new report, after which a study is not launched again.
 _MAX_IDLE_LAUNCHES = 3
+#: What is left by a launch ran out of memory: others on its node get time to end.
+_PAUSE_S = 10.0
 #: How long the end of a study waits for MLflow.
 _PATIENCE_S = 600.0
 
@@ -144,6 +147,7 @@ class Driver:
             if is_done():
                 return
             num_idle = 0 if num_steps else num_idle + 1
+            time.sleep(_PAUSE_S)
         raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times without a report; {self._resume_hint()}")
 
     def _launch(self, phase: Phase) -> int:
