@@ -10,14 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 
+import requests
 from mlflow.exceptions import MlflowException
+from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.errors import TrackingAwayError, first_line
+from orchestrator.errors import OrchestratorError, TrackingAwayError, first_line
 from orchestrator.secrets import masked
 
-#: What a store that is away raises; requests' errors are OSErrors.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+#: What a store that is away raises, Optuna's too, which some units read; requests' errors are OSErrors.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, StorageInternalError, OSError)
+
+#: HTTP statuses of requests that may do well later: time-out, conflict, too early, too many, cancelled.
+_PASSING = {408, 409, 425, 429, 499}
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 #: How long a unit waits for more of its reports, which then go in one request.
@@ -29,14 +34,19 @@ Action = Callable[[], object]
 class Delivery:
     """Delivers the units that have something new, one at a time, oldest first, about half a second after they have it.
 
+    A unit that fails lets the others go first. It is tried until it arrives if the store is away, and once more at the
+    end if the store refuses it or it is broken in itself, such as a model that cannot be exported.
+
     Args:
         store: where MLflow's store is, for messages.
-        warn: hears, in another thread, that the store is away.
+        warn: hears, in another thread, that the store is away, or that a unit is given up and why.
     """
 
     def __init__(self, store: str, warn: Callable[[str], None]) -> None:
         self._store, self._warn = store, warn
         self._waiting: dict[str, tuple[float, Action]] = {}  # since when (monotonic seconds), and what to do
+        self._given_up: dict[str, Action] = {}
+        self._warned: set[str] = set()  # units whose giving up was told
         self._changed = threading.Condition()
         self._is_busy = self._is_draining = self._is_stopping = False
         self._away_since: float | None = None
@@ -47,26 +57,37 @@ class Delivery:
     def push(self, label: str, action: Action) -> None:
         """Have a unit delivered when its turn comes, in another thread; it may be waiting already.
 
+        A unit that was given up waits for `drain`.
+
         Args:
             label: names the unit.
             action: brings MLflow up to what the unit has by then; may be done twice.
 
         Raises:
-            BaseException: what broke the delivery, other than a store that is away.
+            OrchestratorError: what stopped the delivery, such as a damaged journal.
         """
         with self._changed:
             self._raise_fault()
-            self._waiting.setdefault(label, (time.monotonic(), action))
-            self._changed.notify_all()
+            if label not in self._given_up:
+                self._waiting.setdefault(label, (time.monotonic(), action))
+                self._changed.notify_all()
 
-    def drain(self, patience_s: float) -> None:
-        """Wait until everything is delivered.
+    def drain(self, patience_s: float) -> list[str]:
+        """Wait until everything is delivered that can be, units that were given up before included.
+
+        Returns:
+            Labels of the units that are given up now: MLflow does not have all of them.
 
         Raises:
             TrackingAwayError: if the store has been away for `patience_s` seconds.
+            OrchestratorError: what stopped the delivery, such as a damaged journal.
         """
         with self._changed:
             self._is_draining = True
+            now = time.monotonic()
+            again = {label: (now, action) for label, action in self._given_up.items()}
+            self._given_up.clear()
+            self._waiting = {**again, **self._waiting}  # first, for what was pushed last closes the study
             self._changed.notify_all()
             while (self._waiting or self._is_busy) and self._fault is None:
                 self._changed.wait(1.0)
@@ -77,6 +98,7 @@ class Delivery:
                     )
             self._is_draining = False
             self._raise_fault()
+            return list(self._given_up)
 
     def stop(self) -> None:
         """Stop after the unit at hand; what waits stays in the journals."""
@@ -94,16 +116,19 @@ class Delivery:
         while (taken := self._take()) is not None:
             try:
                 taken[1]()
-            except STORE_ERRORS as error:
-                self._put_back(*taken, error)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_stopping, pause_s)
-            except BaseException as error:
+            except OrchestratorError as error:
                 with self._changed:
                     self._fault, self._is_busy = error, False
                     self._changed.notify_all()
                 return
+            except Exception as error:
+                if not isinstance(error, STORE_ERRORS) or _is_refusal(error):
+                    self._give_up(*taken, error)
+                    continue
+                self._put_back(*taken, error)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_stopping, pause_s)
             else:
                 pause_s = _FIRST_PAUSE_S
                 with self._changed:
@@ -128,7 +153,30 @@ class Delivery:
 
     def _put_back(self, label: str, action: Action, error: BaseException) -> None:
         with self._changed:
-            self._waiting = {label: (time.monotonic(), action), **self._waiting}
+            # At the end: what fails again and again must not keep the others from being delivered.
+            self._waiting.setdefault(label, (time.monotonic(), action))
             self._is_busy = False
             self._away_since = self._away_since or time.monotonic()
         self._warn(masked(f"MLflow is behind and will be brought up later: {first_line(error)}"))
+
+    def _give_up(self, label: str, action: Action, error: BaseException) -> None:
+        is_new = label not in self._warned
+        self._warned.add(label)
+        if is_new:
+            reason = first_line(error)
+            self._warn(masked(f"MLflow lacks what is new of {label}, which is tried once more at the end: {reason}"))
+        with self._changed:
+            self._waiting.pop(label, None)  # pushed again meanwhile
+            self._given_up[label] = action
+            self._is_busy = False
+            self._changed.notify_all()
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the store is there and refuses this request: its sender has no right to it, or it makes no sense."""
+    status = 0
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    elif isinstance(error, requests.HTTPError) and error.response is not None:  # of artifacts
+        status = error.response.status_code
+    return 400 <= status < 500 and status not in _PASSING

@@ -44,6 +44,25 @@ def log_child(
     """
     if is_logged(tracker, run_id):
         return
+    try:
+        # A driver may have been killed, or an answer lost, between the registration and the tag.
+        if not tracker.client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
+            _register(tracker, run_id, genotype, options, data, state, registered_name)
+    finally:
+        # `start_run` marks the run as failed if the model cannot be logged, but the retraining did not fail.
+        tracker.client.set_terminated(run_id, "FINISHED")
+    tracker.client.set_tag(run_id, _LOGGED, registered_name)
+
+
+def _register(
+    tracker: Tracker,
+    run_id: str,
+    genotype: Genotype,
+    options: RetrainOptions,
+    data: ImageData,
+    state: Mapping[str, Any],
+    registered_name: str,
+) -> None:
     child = build_child(genotype, options, data, seed=0)
     child.load_state_dict(state["child"])
     child.eval()
@@ -61,7 +80,6 @@ def log_child(
             registered_model_name=registered_name,
             pip_requirements=[f"torch=={version('torch')}"],
         )
-    tracker.client.set_tag(run_id, _LOGGED, registered_name)
 
 
 @contextmanager

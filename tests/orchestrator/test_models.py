@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlflow
 import numpy as np
@@ -32,7 +32,7 @@ class Logged:
     environment: str | None
     tracker: Tracker
 
-    def log(self) -> None:
+    def log(self, name: str = NAME) -> None:
         log_child(
             self.tracker,
             self.run_id,
@@ -40,7 +40,7 @@ class Logged:
             options=self.trained.options,
             data=self.trained.data,
             state=self.trained.state_dict(),
-            registered_name=NAME,
+            registered_name=name,
         )
 
     def logits(self, images: Tensor) -> np.ndarray:
@@ -88,6 +88,43 @@ def test_child_is_logged_once_per_run(logged: Logged) -> None:
     assert is_logged(logged.tracker, logged.run_id)
     logged.log()
     assert len(MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_child_whose_tag_is_missing_is_not_registered_again(logged: Logged) -> None:
+    """A driver was killed, or an answer lost, right after the registration; MLflow then has the run as failed."""
+    client = MlflowClient(logged.uri)
+    client.delete_tag(logged.run_id, "snas.model")
+    client.set_terminated(logged.run_id, "FAILED")
+    logged.log()
+    assert is_logged(logged.tracker, logged.run_id)
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert len(client.search_logged_models([logged.tracker.experiment_id])) == 1
+    assert client.get_run(logged.run_id).info.status == "FINISHED"
+
+
+def test_child_of_another_run_gets_a_version_of_its_own(logged: Logged) -> None:
+    """The seeds of a cell share the name of their model."""
+    client, name = MlflowClient(logged.uri), "shared-child"
+    client.create_registered_model(name)
+    client.create_model_version(name, client.get_run(logged.run_id).info.artifact_uri, logged.run_id)
+    run_id = logged.tracker.run_id(Unit(label="retrain-0000-seed4", kind="retrain"))
+    replace(logged, run_id=run_id).log(name)
+    versions = client.search_model_versions(f"name = '{name}'")
+    assert {version.run_id for version in versions} == {logged.run_id, run_id}
+
+
+def test_retraining_whose_child_cannot_be_logged_has_not_failed(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_export(*args: object, **options: object) -> None:
+        raise RuntimeError("this child cannot be exported")
+
+    monkeypatch.setattr("mlflow.pytorch.log_model", no_export)
+    run_id = logged.tracker.run_id(Unit(label="retrain-0000-seed5", kind="retrain"))
+    with pytest.raises(RuntimeError, match="cannot be exported"):
+        replace(logged, run_id=run_id).log("unexported-child")
+    assert logged.tracker.client.get_run(run_id).info.status == "FINISHED"
+    assert not is_logged(logged.tracker, run_id)
 
 
 def test_child_has_signature_and_input_example(logged: Logged) -> None:
