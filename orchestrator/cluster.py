@@ -155,21 +155,23 @@ def nodes() -> list[Node]:
     return sorted(found, key=lambda node: (not node.is_head, node.ip, node.id))
 
 
-def check_resources(cpu: float, gpu: float) -> None:
+def check_resources(cpu: float, gpu: float, memory_gb: float | None = None) -> None:
     """Refuse a trial that no node of the cluster can hold: Ray would wait for ever.
 
     Args:
         cpu: CPU cores of one trial.
         gpu: GPUs of one trial.
+        memory_gb: memory that is reserved for it, in GB (10^9 bytes); None for no reservation.
 
     Raises:
         OrchestratorError: naming what is asked for and what the nodes have.
     """
-    found = nodes()
-    if not any(node.cpu >= cpu and node.gpu >= gpu for node in found):
-        have = "; ".join(f"{node.cpu:g} cpu and {node.gpu:g} gpu" for node in found)
+    found, memory = nodes(), memory_gb or 0.0
+    if not any(node.cpu >= cpu and node.gpu >= gpu and node.memory_gb >= memory for node in found):
+        reserved = f", memory_gb {memory_gb:g}" if memory_gb else ""
+        have = "; ".join(f"{node.cpu:g} cpu, {node.gpu:g} gpu, {node.memory_gb:.1f} GB" for node in found)
         raise OrchestratorError(
-            f"`resources` must fit on one node of the cluster, got cpu {cpu:g} and gpu {gpu:g} "
+            f"`resources` must fit on one node of the cluster, got cpu {cpu:g}, gpu {gpu:g}{reserved} "
             f"where the nodes have: {have}"
         )
 

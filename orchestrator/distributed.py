@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Any
 import ray
 from ray import train, tune
 from ray._raylet import PlacementGroupID
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import distributed
@@ -29,9 +31,13 @@ from orchestrator.cluster import nodes
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
+from search_core.reports import METRICS
 
-#: Longer than Ray Train needs to notice that its workers have returned.
+#: Longer than Ray Train needs to notice that its workers have returned, and that they were killed.
 _END_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 10.0
+#: How long a group waits for its resources, which another study may have; Ray Train's own minute is not enough.
+_WAIT_S = 3600
 #: Steps in which memory is reserved, bytes.
 _STEP = 2**24
 
@@ -56,15 +62,26 @@ def max_groups(workers: int, share: dict[str, Any]) -> int:
         OrchestratorError: if there is no room for a single group: Ray would wait for ever.
     """
     wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
+    memory = f" and memory_gb {share['memory_gb']:g}" if "memory" in wanted else ""
     given = [node.resources for node in nodes()]
     # A small tolerance: shares such as 0.1 are not exact.
     room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in given)
     if room < workers:
         raise OrchestratorError(
             f"`retrain.workers` must be at most {room}, as many as the cluster has room for with cpu {wanted['CPU']:g} "
-            f"and gpu {wanted.get('GPU', 0):g} for each, got {workers}"
+            f"and gpu {wanted.get('GPU', 0):g}{memory} for each, got {workers}"
         )
     return room // workers
+
+
+def release(job: dict[str, Any]) -> None:
+    """Give back what the group of a trial holds that will not be run again; nothing to do for other trials.
+
+    Args:
+        job: as in the configuration of the trial.
+    """
+    if job["options"].get("workers", 1) > 1:
+        _release(_mark(job))
 
 
 class DistributedRetrain(tune.Trainable):
@@ -96,7 +113,8 @@ class DistributedRetrain(tune.Trainable):
         result: dict[str, Any] = ray.get(self._relay.ask.remote())
         if "died" in result:
             raise WorkerGroupDiedError(result["died"])
-        self._is_done = result["done"]
+        # When memory ran out on one rank, the others may wait for it for ever.
+        self._is_done = result["done"] and "out_of_memory" not in result
         return result
 
     def cleanup(self) -> None:
@@ -105,13 +123,16 @@ class DistributedRetrain(tune.Trainable):
             self._thread.join(_END_TIMEOUT_S)
         ray.kill(self._relay)
         _release(self._mark)
+        self._thread.join(_KILL_TIMEOUT_S)  # else it would write to the folder again
         shutil.rmtree(self._train_folder, ignore_errors=True)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Serve another trial in this process, unless a group still runs."""
+        """Serve another trial in this process.
+
+        Never refused: Ray would fail the other trial without a word to the study. A group that does not end has lost
+        its workers by then, and what is left of it waits in a thread of its own.
+        """
         self.cleanup()
-        if self._thread.is_alive():
-            return False
         self.setup(new_config)
         return True
 
@@ -144,6 +165,7 @@ def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
     """Run the workers to their end, and tell the trial if that is not the end of the training."""
     resources = _worker_resources(job["share"])
     resources["memory"] += _mark(job)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_WAIT_S))
     trainer = TorchTrainer(
         _train_rank,
         train_loop_config={"job": job, "relay": relay},
@@ -151,21 +173,23 @@ def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
             num_workers=job["options"]["workers"], use_gpu=resources["GPU"] > 0, resources_per_worker=resources
         ),
         run_config=train.RunConfig(
-            name=job["label"], storage_path=str(folder), failure_config=train.FailureConfig(max_failures=0)
+            name=job["label"],
+            storage_path=str(folder),
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
     try:
         trainer.fit()
     except Exception as error:  # whatever it is, the trial waits for a result and must hear of it
         with suppress(RayActorError):  # the trial was ended from outside
-            ray.get(relay.give.remote({"died": _reason(error)}))
+            ray.get(relay.give.remote(_end(error)))
 
 
 def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
     """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
     memory = (share.get("memory_gb") or 0) * 1e9
-    # In steps of 16 MiB, to which `_mark` adds.
-    return {"CPU": share["cpu"], "GPU": float(share["gpu"] > 0), "memory": int(memory) // _STEP * _STEP}
+    # In steps of 16 MiB, and one less, to which `_mark` adds: never more than the share, which may be a whole node.
+    return {"CPU": share["cpu"], "GPU": float(share["gpu"] > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
 
 
 def _mark(job: dict[str, Any]) -> int:
@@ -185,15 +209,28 @@ def _release(mark: int) -> None:
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
 
 
-def _reason(error: Exception) -> str:
+def _end(error: Exception) -> dict[str, Any]:
+    """What the trial hears of a group that failed: that it died, or the result of a trial that ran out of memory."""
+    causes = _causes(error)
+    full = [place for place, cause in causes.items() if isinstance(cause, OutOfMemoryError)]
+    if full:
+        reason = f"{full[0]}: killed by Ray's memory monitor, as its node was full"
+        told = {"out_of_memory": reason, "out_of_memory_kind": "host", "done": True}
+        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **told}  # as of a trial on one device
+    # When one dies, the others fail at the next sum over the ranks: that is not the reason.
+    dead = [place for place, cause in causes.items() if isinstance(cause, RayActorError)]
+    return {"died": "; ".join(f"{place}: {last_line(causes[place])}" for place in dead or causes)}
+
+
+def _causes(error: Exception) -> dict[str, Exception]:
+    """What the workers failed of, by rank, or else what Ray Train did."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     if not failures:
-        return f"{type(error).__name__}: {last_line(error)}"
-    # When one dies, the others fail at the next sum over the ranks: that is not the reason.
+        cause = getattr(error, "controller_failure", error)
+        return {type(cause).__name__: cause}
     # Ray Train wraps the death of an actor, and keeps it in this attribute.
     causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
-    dead = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
-    return "; ".join(f"worker {rank}: {last_line(failures[rank])}" for rank in sorted(dead or failures))
+    return {f"worker {rank}": causes[rank] for rank in sorted(causes)}
 
 
 def _train_rank(config: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster import Node
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line, last_line
 from orchestrator.schema import parse
 from orchestrator.sweep_check import SearchFile
 from search_core.dry_run import measure_search
@@ -82,8 +82,9 @@ def measure_on(nodes: Sequence[Node], settings: Sequence[SearchOptions], cpu: fl
         except RayError as error:
             for other in tasks:
                 ray.cancel(other)
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise OrchestratorError(f"the dry run of `auto` resources must run on {where}, got: {lines[-1]}") from error
+            raise OrchestratorError(
+                f"the dry run of `auto` resources must run on {where}, got: {last_line(error)}"
+            ) from error
         if "error" in answer:
             raise OrchestratorError(f"one search must fit on {where} alone, got: {answer['error']}")
         figures.append(Measured(gpu_type=node.gpu_type, **answer))
@@ -131,7 +132,7 @@ def main() -> None:
     try:
         memory = measure_search(options, torch.device(request["device"]), request["free_bytes"])
     except (DataError, MemoryError, RuntimeError) as error:  # torch's own; the first line says what is wrong
-        print(json.dumps({"error": (str(error) or type(error).__name__).splitlines()[0]}))
+        print(json.dumps({"error": first_line(error)}))
         return
     figures = {"host_bytes": memory.host_bytes, "gpu_bytes": memory.gpu_bytes}
     print(json.dumps({name: value for name, value in figures.items() if value is not None}))

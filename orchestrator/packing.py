@@ -70,9 +70,12 @@ def find_share(spec: StudySpec) -> Share:
 
 
 def retrain_share(spec: StudySpec) -> Share:
-    """The share of one retraining: the dry run measures searches, not children, so `auto` is a whole GPU."""
-    wanted = spec.resources
-    gpu = 1.0 if wanted.gpu == "auto" else wanted.gpu
+    """The share of one retraining, or of each worker of a group.
+
+    The dry run measures searches, not children, so `auto` is a whole GPU. A worker of a group takes one in any case.
+    """
+    wanted, is_group = spec.resources, spec.retrain is not None and spec.retrain.workers > 1
+    gpu = 1.0 if wanted.gpu == "auto" or (is_group and wanted.gpu) else wanted.gpu
     memory_gb = None if wanted.memory_gb == "auto" else wanted.memory_gb
     is_auto = "auto" in (wanted.gpu, wanted.memory_gb)
     told = "`auto` measures searches: a retraining takes a whole GPU, and no memory is reserved for it"
@@ -120,7 +123,7 @@ def memory_to_reserve_gb(peak_bytes: int) -> float:
     return math.ceil(_HOST_MARGIN * peak_bytes / 1e8) / 10
 
 
-def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node]) -> Share | None:
+def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node], workers: int = 1) -> Share | None:
     """The share with which a trial is tried again after it ran out of memory.
 
     Args:
@@ -128,6 +131,7 @@ def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node]) -> 
         kind: whose memory ran out: `gpu` leaves it half as many neighbours on its GPU; `host` doubles the reserved
             memory up to all that a node has. Where nothing was reserved, half of such a node is.
         nodes: the nodes of the cluster.
+        workers: how many such shares a trial needs at a time.
 
     Returns:
         None if it had all there is already: a further try would end the same.
@@ -138,14 +142,22 @@ def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node]) -> 
         per_gpu = max(1, int(1 / share.gpu) // 2)
         alone = "alone on its GPU" if per_gpu == 1 else f"as one of {per_gpu} on its GPU"
         return replace(share, gpu=gpu_fraction(per_gpu), explanation=f"{alone}, as it ran out of GPU memory")
-    rooms = [node.memory_gb for node in nodes if node.cpu >= share.cpu and node.gpu >= share.gpu]
-    most = math.floor(10 * max(rooms, default=0.0)) / 10
+    most = math.floor(10 * _most_memory_gb(share, nodes, workers)) / 10
     before = share.memory_gb or 0.0
     memory_gb = min(most, 2 * before if before else math.ceil(5 * most) / 10)
     if memory_gb <= before:
         return None
     told = f"with {memory_gb:g} GB of memory in place of {f'{before:g}' if before else 'none reserved'}"
     return replace(share, memory_gb=memory_gb, explanation=f"{told}, as it ran out of memory")
+
+
+def _most_memory_gb(share: Share, nodes: Sequence[Node], workers: int) -> float:
+    """What each of so many shares could reserve, with the cluster to themselves."""
+    each = []
+    for node in nodes:
+        count = min(int(node.cpu / share.cpu), int(node.gpu / share.gpu) if share.gpu else workers, workers)
+        each += [node.memory_gb / number for number in range(1, count + 1)]  # of the first, the second, ...
+    return sorted(each, reverse=True)[workers - 1] if len(each) >= workers else 0.0
 
 
 def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[SearchOptions]:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.cluster import Node, cluster, nodes
 from orchestrator.config import StudySpec
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line, last_line
 from orchestrator.node_check import (
     Finding,
     NodeTask,
@@ -174,8 +174,7 @@ def _answer(reference: ray.ObjectRef[list[Finding]]) -> list[Finding]:
     try:
         return ray.get(reference)
     except (RayError, ImportError, AttributeError) as error:
-        last = [line for line in str(error).splitlines() if line.strip()][-1:] or [type(error).__name__]
-        detail = f"it cannot run the study's code: {last[0].strip()}"
+        detail = f"it cannot run the study's code: {last_line(error)}"
         return [Finding(name="versions", ok=False, detail=detail, seconds=0.0)]
 
 
@@ -251,7 +250,7 @@ def _tracking(uri: str, num_machines: int) -> str:
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
-        raise UnusableError(f"the MLflow server {uri} must answer, got: {str(error).splitlines()[0]}") from error
+        raise UnusableError(f"the MLflow server {uri} must answer, got: {first_line(error)}") from error
     return uri
 
 
@@ -262,4 +261,4 @@ def _connect(url: str) -> None:
             connection.execute(text("select 1"))
         engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
-        raise UnusableError(f"the database {url} must be reachable, got: {str(error).splitlines()[0]}") from error
+        raise UnusableError(f"the database {url} must be reachable, got: {first_line(error)}") from error

@@ -24,7 +24,7 @@ from orchestrator.packing import (
     pack,
     retrain_share,
 )
-from tests.orchestrator.tiny import SEARCH, tiny_spec
+from tests.orchestrator.tiny import RETRAIN, SEARCH, tiny_spec
 
 
 def node(id: str, resources: dict[str, float]) -> Node:
@@ -107,6 +107,13 @@ def test_retraining_has_a_gpu_of_its_own_where_searches_are_measured() -> None:
     assert retrain_share(auto_spec(gpu=0.5, memory_gb=3)).explanation == "as the study file says"
 
 
+@pytest.mark.parametrize(("wanted", "taken"), [(0.25, 1.0), (2, 1.0), (0, 0.0), ("auto", 1.0)])
+def test_worker_of_a_group_has_a_gpu_of_its_own(wanted: float | str, taken: float) -> None:
+    spec = tiny_spec(resources={"gpu": wanted}, retrain={**RETRAIN, "workers": 2})
+    assert retrain_share(spec) == Share(1.0, taken, None)
+    assert not taken or grown(retrain_share(spec), "gpu", [H200]) is None, "there is no more to take"
+
+
 @pytest.mark.parametrize(
     ("before", "after"), [(1 / 16, 8), (gpu_fraction(7), 3), (gpu_fraction(3), 1), (0.5, 1), (0.6, 1)]
 )
@@ -139,6 +146,16 @@ def test_trial_out_of_memory_gets_twice_as_much_up_to_the_largest_node_that_can_
     assert grown(Share(1.0, 0.5, 60.0), "host", nodes) == Share(1.0, 0.5, 100.0), "the node must have a GPU"
     assert grown(Share(20.0, 0.5, 60.0), "host", nodes) is None
     assert grown(Share(99.0, 0.0, 1.0), "host", nodes) is None, "no node has 99 CPUs"
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 200.0), (2, 100.0), (3, 100.0), (4, 66.6), (5, 60.0), (6, 50.0)])
+def test_workers_of_a_group_get_what_all_of_them_can_have(workers: int, most: float) -> None:
+    nodes = [H200, L4, PLAIN]  # of 100, 60 and 200 GB
+    assert grown(Share(1.0, 0.0, 190.0), "host", nodes, workers) == (Share(1.0, 0.0, 200.0) if workers == 1 else None)
+    assert grown(Share(1.0, 0.0, most - 0.5), "host", nodes, workers) == Share(1.0, 0.0, most)
+    assert grown(Share(1.0, 0.0, most), "host", nodes, workers) is None
+    assert grown(Share(1.0, 1.0, 10.0), "host", nodes, 2) == Share(1.0, 1.0, 20.0)
+    assert grown(Share(1.0, 1.0, 10.0), "host", [H200], 2) is None, "one GPU, two workers"
 
 
 def test_trial_out_of_memory_without_a_reservation_gets_half_of_a_node() -> None:

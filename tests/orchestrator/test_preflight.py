@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from orchestrator import node_check, preflight
-from orchestrator.cluster import Node, cluster
+from orchestrator.cluster import Node, check_resources, cluster
 from orchestrator.errors import OrchestratorError
 from orchestrator.node_check import Finding, NodeTask, versions, write_marker
 from orchestrator.preflight import Check, Needs
@@ -168,6 +170,35 @@ def test_gpu_type_is_rays() -> None:
     assert typed(GPU=2.0) == "GPU"
     assert typed(GPU=2.0, **{"accelerator_type:H100": 1.0}) == "H100"
     assert typed(CPU=1.0, **{"accelerator_type:H100": 1.0}) == ""
+
+
+def test_trial_must_fit_on_one_node_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {"CPU": 2.0, "memory": 64e9}, {"CPU": 16.0, "GPU": 1.0, "memory": 24.5e9}
+    there = [Node(id="1", ip="1", hostname="h", resources=resources, is_head=False) for resources in large]
+    monkeypatch.setattr("orchestrator.cluster.nodes", lambda: there)
+    check_resources(2, 0, 64)
+    check_resources(16, 1, 24.5)
+    check_resources(16, 1)
+    for wanted in ((1, 0, 65), (4, 0, 64), (1, 1, 25), (1, 2, None)):
+        with pytest.raises(OrchestratorError, match="`resources` must fit on one node"):
+            check_resources(*wanted)
+    with pytest.raises(OrchestratorError, match=r"got cpu 1, gpu 1, memory_gb 25 where the nodes have: 2 cpu, 0 gpu, "):
+        check_resources(1, 1, 25)
+
+
+def test_errors_without_a_message_are_named_by_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(error: Exception) -> Callable[[str], None]:
+        def fail(address: str) -> None:
+            raise error
+
+        return fail
+
+    monkeypatch.setattr(preflight.mlflow, "MlflowClient", failing(MlflowException("")))
+    with pytest.raises(node_check.UnusableError, match="must answer, got: MlflowException"):
+        preflight._tracking("http://127.0.0.1:9", 2)
+    monkeypatch.setattr(preflight, "create_engine", failing(ImportError()))
+    with pytest.raises(node_check.UnusableError, match="must be reachable, got: ImportError"):
+        preflight._connect("postgresql://host/name")
 
 
 @pytest.mark.parametrize("address", ["host", "ray://host:10001", "host:port", ":6379"])
