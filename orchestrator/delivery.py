@@ -176,7 +176,7 @@ def _is_refusal(error: BaseException) -> bool:
     """Whether the store is there and refuses this request: its sender has no right to it, or it makes no sense."""
     status = 0
     if isinstance(error, MlflowException):
-        status = error.get_http_status_code()
+        status = error.get_http_status_code()  # type: ignore[no-untyped-call]
     elif isinstance(error, requests.HTTPError) and error.response is not None:  # of artifacts
         status = error.response.status_code
     return 400 <= status < 500 and status not in _PASSING

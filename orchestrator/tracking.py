@@ -7,10 +7,12 @@ has beyond the run's last step is logged: after any restart the runs go on, with
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import subprocess
 import tempfile
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,12 +21,12 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.draw import render_cells, render_cells_svg
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.journal import Journal
 from search_core.data import ImageData
 from search_core.genotype import PRIMITIVES, Genotype
@@ -124,15 +126,18 @@ class Tracker:
     ) -> None:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        # MLflow's own retries send a `runs/create` again whose answer was lost, and a trial has two runs.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         self.tracking_uri = tracking_uri
         self._tags = dict(tags)
         self._runs: dict[str, _OpenRun] = {}
         self._listed: dict[str, _OpenRun] | None = None
+        self._spare: dict[str, list[str]] = {}  # empty further runs of a label
         try:
             self.client = MlflowClient(tracking_uri)
             found = self.client.get_experiment_by_name(experiment)
         except SQLAlchemyError as error:
-            raise MlflowException(str(error).splitlines()[0]) from error
+            raise MlflowException(first_line(error)) from error
         if found is not None and found.lifecycle_stage != "active":
             raise OrchestratorError(
                 f"the experiment `{experiment}` in {tracking_uri} was deleted: choose another name, or bring it back "
@@ -150,7 +155,7 @@ class Tracker:
         Returns:
             Its run id.
         """
-        found = self._find("study")
+        found = self._adopt("study")
         if found is None:
             tags = {"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": description, **self._tags}
             run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
@@ -202,7 +207,14 @@ class Tracker:
             raise
 
     def close_study(self, run_id: str, *, complete: bool) -> None:
-        """Mark the parent run as finished, or as failed if something is missing."""
+        """Mark the parent run as finished, or as failed if something is missing; delete runs that were made twice.
+
+        A server that is slow may make a run after the request was given up and a second one was sent.
+        """
+        self._listed = None
+        self._find("study")
+        for label in list(self._spare):
+            self._delete_spare(label)
         self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
 
     def suspend(self) -> None:
@@ -220,7 +232,7 @@ class Tracker:
 
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:
-            found = self._find(unit.label)
+            found = self._adopt(unit.label)
             if found is None:
                 self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, set())
             elif found.is_closed:
@@ -239,15 +251,33 @@ class Tracker:
     def _find(self, label: str) -> _OpenRun | None:
         """The run of a label, from one list of all runs: a query each would keep a resumed study waiting."""
         if self._listed is None:
-            self._listed = {}
+            by_label: dict[str, list[Run]] = {}
             token: str | None = None
             while token is None or token:
                 page = self.client.search_runs([self.experiment_id], max_results=_PAGE, page_token=token)
                 for run in page:
-                    is_closed = run.info.status in ("FINISHED", "FAILED")
-                    self._listed[run.data.tags.get("snas.unit", "")] = _OpenRun(run.info.run_id, 0, is_closed, set())
+                    if "snas.unit" in run.data.tags:
+                        by_label.setdefault(run.data.tags["snas.unit"], []).append(run)
                 token = page.token or ""
+            self._listed, self._spare = {}, {}
+            for known, runs in by_label.items():
+                kept = min(runs, key=_rank)
+                self._listed[known] = _OpenRun(kept.info.run_id, 0, _is_closed(kept), set())
+                spare = [run.info.run_id for run in runs if run is not kept and _is_empty(run)]
+                if spare:
+                    self._spare[known] = spare
         return self._listed.get(label)
+
+    def _adopt(self, label: str) -> _OpenRun | None:
+        """Find the run of a label, and delete its empty doubles."""
+        found = self._find(label)
+        self._delete_spare(label)
+        return found
+
+    def _delete_spare(self, label: str) -> None:
+        for run_id in self._spare.pop(label, []):
+            with suppress(MlflowException):  # the right to write does not always include the right to delete
+                self.client.delete_run(run_id)
 
     def _create(self, unit: Unit) -> str:
         tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **unit.tags}
@@ -305,6 +335,20 @@ class Tracker:
             self.client.log_artifact(run.run_id, str(file))
         self.client.set_terminated(run.run_id, "FAILED" if journal.end == "failed" else "FINISHED")
         run.is_closed = True
+
+
+def _rank(run: Run) -> tuple[bool, bool, int, str]:
+    """Which of several runs of a label is kept: the one that is furthest, the oldest of those that have nothing."""
+    return not _is_closed(run), _is_empty(run), run.info.start_time, run.info.run_id
+
+
+def _is_closed(run: Run) -> bool:
+    return run.info.status in ("FINISHED", "FAILED")
+
+
+def _is_empty(run: Run) -> bool:
+    """Whether a run is as `runs/create` left it: all else is sent to the run whose id came back."""
+    return not (run.data.params or run.data.metrics)
 
 
 def picture_epochs(every: int | None, epochs: int) -> list[int]:

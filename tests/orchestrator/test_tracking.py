@@ -9,18 +9,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -360,6 +363,67 @@ def test_suspended_runs_are_marked_and_go_on_with_the_next_driver(runs: Runs, ex
     assert steps_of(again.client, last[2].info.run_id, "child_val_error") == [0, 1]
 
 
+def empty_run(tracker: Tracker, label: str) -> str:
+    """A run that was created by a request whose answer was lost."""
+    run_id: str = tracker.client.create_run(tracker.experiment_id, tags={"snas.unit": label}).info.run_id
+    return run_id
+
+
+def test_run_that_was_created_twice_is_kept_once(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    file = written_journal(tmp_path / "0000.jsonl", real_records(2))
+    tracker = tracker_of(runs, experiment)
+    oldest = empty_run(tracker, "trial-0000")
+    for label in ("trial-0000", "trial-0001"):
+        time.sleep(0.01)  # start times are in milliseconds
+        empty_run(tracker, label)
+    tracker.sync(search_unit(), Journal(file))
+    trials = [run for run in runs_of(tracker.client, experiment) if run.data.tags["snas.unit"] == "trial-0000"]
+    assert [run.info.run_id for run in trials] == [oldest]
+    assert steps_of(tracker.client, oldest, "child_val_error") == [0, 1]
+    assert len(runs_of(tracker.client, experiment)) == 2, "other units keep theirs"
+
+
+@pytest.mark.parametrize("end", [None, "complete"])
+def test_run_with_reports_is_kept_rather_than_an_older_empty_one(
+    end: str | None, runs: Runs, experiment: str, tmp_path: Path
+) -> None:
+    """MLflow's own retries, if the user wants them, leave the older run empty."""
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(2), end))
+    first = tracker_of(runs, experiment)
+    assert not first.has_run("trial-0000"), "listed before"
+    empty = empty_run(first, "trial-0000")
+    time.sleep(0.01)
+    first.sync(search_unit(), journal)
+    kept = first.run_id(search_unit())
+    assert kept != empty
+    first.suspend()
+    again = tracker_of(runs, experiment)
+    again.sync(search_unit(), journal)
+    assert again.run_id(search_unit()) == kept
+    assert [run.info.run_id for run in runs_of(again.client, experiment)] == [kept]
+
+
+def test_study_is_closed_without_runs_that_came_late(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    parent = study_run(tracker, tmp_path)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", real_records(1), "complete")))
+    kept = tracker.run_id(search_unit())
+    empty_run(tracker, "trial-0000")
+    foreign = tracker.client.create_run(tracker.experiment_id).info.run_id
+    tracker.close_study(parent, complete=True)
+    assert {run.info.run_id for run in runs_of(tracker.client, experiment)} == {parent, kept, foreign}
+
+
+def test_a_report_costs_one_request(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    file, records = tmp_path / "0000.jsonl", real_records(3)
+    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=())
+    tracker.sync(unit, Journal(written_journal(file, records[:1])))
+    with mock.patch.object(tracker, "client", wraps=tracker.client) as client:
+        tracker.sync(unit, Journal(written_journal(file, records[1:2])))
+        tracker.sync(unit, Journal(written_journal(file, records[2:])))
+    assert [call[0] for call in client.method_calls] == ["log_batch", "log_batch"]
+
+
 def test_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
@@ -495,3 +559,70 @@ def test_runs_are_the_same_on_a_tracking_server(
     names = artifact_paths(again.client, trial.info.run_id)
     assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
     assert not (tmp_path / "runs").exists(), "the server keeps everything"
+
+
+class Relay(ThreadingHTTPServer):
+    """Passes requests on to an MLflow server, and loses the first answer to a `runs/create`.
+
+    Args:
+        server: address of the MLflow server.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, server: str) -> None:
+        super().__init__(("127.0.0.1", 0), _RelayedRequest)
+        self.target, self.creations = server, 0
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _RelayedRequest(BaseHTTPRequestHandler):
+    server: Relay
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        asked = requests.request(
+            self.command, self.server.target + self.path, data=body, headers=dict(self.headers), timeout=60
+        )
+        if self.path.endswith("runs/create"):
+            self.server.creations += 1
+            if self.server.creations == 1:
+                self.close_connection = True
+                return
+        self.send_response(asked.status_code)
+        self.send_header("Content-Type", asked.headers.get("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(asked.content)))
+        self.end_headers()
+        self.wfile.write(asked.content)
+
+    do_POST = do_PUT = do_GET
+
+    def log_message(self, *words: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.mark.integration
+def test_run_whose_answer_was_lost_is_not_made_again(
+    server: str, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    file = written_journal(tmp_path / "0000.jsonl", real_records(1), "complete")
+    with Relay(server) as relay:
+        tracker = Tracker(relay.uri, experiment, artifact_location=None, tags={})
+        with pytest.raises(MlflowException):
+            tracker.sync(search_unit(), Journal(file))
+        assert relay.creations == 1, "MLflow's client must not send it again by itself"
+        tracker.sync(search_unit(), Journal(file))
+        assert relay.creations == 1
+        (run,) = runs_of(tracker.client, experiment)
+        assert run.info.status == "FINISHED"
+        assert steps_of(tracker.client, run.info.run_id, "child_val_error") == [0]
