@@ -23,6 +23,7 @@ from ray import train, tune
 from ray._raylet import PlacementGroupID
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import distributed
 
@@ -175,7 +176,7 @@ def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
         run_config=train.RunConfig(
             name=job["label"],
             storage_path=str(folder),
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
         ),
     )
     try:

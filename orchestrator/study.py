@@ -6,11 +6,14 @@ What is done is read from Optuna's storage and the journals; there is no other s
 from __future__ import annotations
 
 import fcntl
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TextIO
 
 import optuna
 import torch
@@ -34,7 +37,7 @@ from orchestrator.records import (
     retrain_jobs,
 )
 from orchestrator.runs import TRUNK, Runs, StudyFolder
-from orchestrator.samplers import create_optuna_study, load_optuna_study
+from orchestrator.samplers import create_optuna_study, load_optuna_study, open_storage
 from orchestrator.searcher import StudySearcher
 from orchestrator.tracking import Tracker, flatten, run_tags
 from orchestrator.warm_start import check_warm_start
@@ -43,10 +46,19 @@ from search_core.data import ImageData, check_batch_size, load_data
 from search_core.genotype import load_genotype
 from search_core.retrain import check_recipe
 
-_MAX_LAUNCHES = 5
-
-
-_STORAGE_ERRORS = (SQLAlchemyError, OSError, ValueError, ImportError, KeyError, RuntimeError)
+_STORAGE_ERRORS = (
+    SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    RuntimeError,
+)
+#: How long another process may hold the lock before it counts as a driver: a doctor has it for a moment.
+_LOCK_PATIENCE_S = 2.0
+#: What the images of a study are known by, in the tags of its parent run.
+_IMAGES = ("dataset.digest", "dataset.split_digest")
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,8 @@ class Study:
             DataError: if the data set cannot be read.
             OptionsError: if the recipe does not fit the images.
             GenotypeError: if the cell that the study file names cannot be read.
-            OrchestratorError: if a store or the cluster cannot be reached, or another driver runs the study.
+            OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
+                began with, or if another driver runs the study.
             StudyInterrupted: if the user stopped it.
             StudyFailed: if all searches or all retrainings failed.
         """
@@ -152,8 +165,12 @@ class Study:
         self._check_work(data)
         if address is not None:  # before anything begins: a study that is refused leaves nothing behind
             preflight(address, Needs.of(self.spec, self.runs, data.digest))
-        tracker = self._tracker(data)
         if not self.exists:
+            self._check_new()
+        tracker = self._tracker(data)
+        if self.exists:
+            self._check_images(tracker, data)
+        else:
             self._begin(tracker)
         with self._driver_lock():
             parent = tracker.open_study(
@@ -175,35 +192,83 @@ class Study:
             if self.spec.retrain.genotype is not None:
                 load_genotype(self.spec.retrain.genotype)
 
+    def _check_images(self, tracker: Tracker, data: ImageData) -> None:
+        """Refuse other images than those the study began with: its trials could not be compared."""
+        try:
+            # None: a driver was killed before it made the run, and nothing was searched.
+            for run in tracker.client.search_runs([tracker.experiment_id], "tags.`snas.unit` = 'study'", max_results=1):
+                before, now = run.data.tags, run_tags(data)
+                for tag in _IMAGES:
+                    if before.get(tag, now[tag]) != now[tag]:
+                        raise OrchestratorError(
+                            f"the images of study `{self.spec.name}` must be those it began with "
+                            f"({tag.removeprefix('dataset.')} {before[tag]}), got {now[tag]}"
+                        )
+        except MlflowException as error:
+            raise OrchestratorError(
+                f"the MLflow store {tracker.tracking_uri} must be reachable, got: {first_line(error)}"
+            ) from error
+
+    def _check_new(self) -> None:
+        """Refuse what can be refused before any store is touched."""
+        url = self.runs.optuna_url(self.spec.storage.url)
+        try:
+            check_warm_start(self.spec, url)
+        except _STORAGE_ERRORS as error:
+            raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {first_line(error)}") from error
+        storage = self.folder.storage(self.spec)
+        if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
+            raise OrchestratorError(
+                f"the folder {storage} has checkpoints of a study `{self.spec.name}`: choose another --name"
+            )
+
     def _begin(self, tracker: Tracker) -> None:
-        """Make the study in Optuna's storage and its folder; refuse a name that either store knows already."""
+        """Make the study in Optuna's storage and its folder; refuse a name that either store knows already.
+
+        The folder first: a full disk must not leave a study in Optuna's storage, whose name could not be used again.
+        """
         name, url = self.spec.name, self.runs.optuna_url(self.spec.storage.url)
         taken = f"has a study `{name}` from elsewhere: choose another --name"
         if tracker.has_run("study"):
             raise OrchestratorError(f"the MLflow store {tracker.tracking_uri} {taken}")
-        check_warm_start(self.spec, url)
-        storage = self.folder.storage(self.spec)
-        if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
-            raise OrchestratorError(f"the folder {storage} has checkpoints of a study `{name}`: choose another --name")
-        self.runs.root.mkdir(parents=True, exist_ok=True)
-        try:
-            create_optuna_study(self.spec, url)
-        except optuna.exceptions.DuplicatedStudyError as error:
-            raise OrchestratorError(f"the Optuna storage {url} {taken}") from error
-        except _STORAGE_ERRORS as error:
-            raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {first_line(error)}") from error
+        with self._draft() as draft:
+            try:
+                create_optuna_study(self.spec, url)
+            except optuna.exceptions.DuplicatedStudyError as error:
+                raise OrchestratorError(f"the Optuna storage {url} {taken}") from error
+            except _STORAGE_ERRORS as error:
+                raise OrchestratorError(
+                    f"the Optuna storage {url} must be reachable, got: {first_line(error)}"
+                ) from error
+            try:
+                draft.replace(self.folder.spec_file)
+            except BaseException:
+                with suppress(*_STORAGE_ERRORS):
+                    optuna.delete_study(study_name=name, storage=open_storage(url))
+                raise
+
+    @contextmanager
+    def _draft(self) -> Iterator[Path]:
+        """The study file beside its place; if it does not get there, nothing is left."""
+        draft = self.folder.path / f"study-{os.getpid()}.tmp"  # another driver may begin a study of this name
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        draft = self.folder.spec_file.with_suffix(".tmp")
-        draft.write_text(dump_yaml(self.spec.resolved()), encoding="utf-8")
-        draft.replace(self.folder.spec_file)
+        try:
+            draft.write_text(dump_yaml(self.spec.resolved()), encoding="utf-8")
+            yield draft
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+                self.folder.path.rmdir()  # unless it holds anything
+            raise
 
     @contextmanager
     def _driver_lock(self) -> Iterator[None]:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
         with self.folder.lock_file.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OrchestratorError(f"study `{self.spec.name}` is being run by another process") from error
+            while not _take(lock):
+                if time.monotonic() > deadline:
+                    raise OrchestratorError(f"study `{self.spec.name}` is being run by another process")
+                time.sleep(_LOCK_PATIENCE_S / 20)
             yield
 
     def _tracker(self, data: ImageData) -> Tracker:
@@ -238,3 +303,12 @@ class Study:
             **sweep,
             **sizes,
         }
+
+
+def _take(lock: TextIO) -> bool:
+    """Take the lock of an open file, unless somebody has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

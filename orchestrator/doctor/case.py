@@ -162,7 +162,8 @@ def _read_genotypes(journal: Journal) -> tuple[Genotype | None, tuple[str, ...]]
 def lock_holder(lock_file: Path) -> str | None:
     """Who runs the study: `process 1234`, or `a process` if only that is known; None if nobody does.
 
-    The lock is asked for and given back at once: on shared storage there is no other way to know.
+    The lock is asked for and given back at once: on shared storage there is no other way to know. A driver that starts
+    at this moment tries again.
     """
     if not lock_file.is_file():
         return None

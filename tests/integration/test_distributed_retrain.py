@@ -90,8 +90,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
         [*command, "--runs", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     killed_after = []
-    # Ray names the class of a trial with resources so.
-    for label, name, number in zip(LABELS, ("RayTrainWorker", "ResourceTrainable"), (2, 1), strict=True):
+    for label, name, number in zip(LABELS, ("RayTrainWorker", "DistributedRetrain"), (2, 1), strict=True):
         journal, deadline = runs / "shared" / "retrains" / f"{label}.jsonl", time.monotonic() + 400
         while not journal.exists() or len(Journal(journal).epochs) < 2:
             assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()}"

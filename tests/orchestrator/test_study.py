@@ -1,0 +1,172 @@
+"""How a study begins and goes on, up to the moment at which Ray would be started."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from orchestrator import study as study_module
+from orchestrator.doctor.case import lock_holder
+from orchestrator.errors import OrchestratorError
+from orchestrator.runs import Runs
+from orchestrator.samplers import open_storage
+from orchestrator.study import Study
+from tests.orchestrator.tiny import SEARCH, tiny_spec
+
+
+@pytest.fixture(autouse=True)
+def drivers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The studies whose driver was started; it does nothing."""
+    started: list[str] = []
+
+    class Idle:
+        def __init__(self, study: Study, *_: object) -> None:
+            started.append(study.spec.name)
+
+        def run(self, address: str | None) -> None:
+            pass
+
+    monkeypatch.setattr(study_module, "Driver", Idle)
+    return started
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's store, which takes seconds to make."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, empty_store: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_store, tmp_path / "runs")
+
+
+def tiny(folder: Path, **changes: Any) -> Study:
+    return Study(tiny_spec(**changes), Runs(folder / "runs"))
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def optuna_names(study: Study) -> list[str]:
+    return list(optuna.get_all_study_names(open_storage(study.runs.optuna_url())))
+
+
+@pytest.mark.parametrize(
+    ("change", "digest"), [({"images": 110}, "digest"), ({"validation_images": 10}, "split_digest")]
+)
+def test_study_does_not_go_on_with_other_images(
+    tmp_path: Path, drivers: list[str], change: dict[str, int], digest: str
+) -> None:
+    tiny(tmp_path).run()
+    other = tiny(tmp_path, search={**SEARCH, "dataset": {**SEARCH["dataset"], **change}})
+    rule = rf"images of study `tiny` must be those it began with \({digest} \w+\), got \w+"
+    with pytest.raises(OrchestratorError, match=rule):
+        other.run()
+    assert drivers == ["tiny"]
+    tiny(tmp_path).run()
+    assert drivers == ["tiny", "tiny"]
+
+
+def test_study_without_a_run_in_mlflow_goes_on(tmp_path: Path, drivers: list[str]) -> None:
+    """A driver may be killed before it makes the run."""
+    study = tiny(tmp_path)
+    study.run()
+    client = MlflowClient(study.runs.tracking_uri())
+    for run in client.search_runs([client.get_experiment_by_name("tiny").experiment_id]):
+        client.delete_run(run.info.run_id)
+    study.run()
+    assert len(drivers) == 2
+
+
+def test_full_disk_at_the_beginning_does_not_burn_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny(tmp_path)
+    full = OSError(28, "No space left on device")
+    for place in ("write_text", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, place, failing(full))
+            with pytest.raises(OSError, match="No space left"):
+                study.run()
+        assert not study.folder.path.exists()
+        assert "tiny" not in optuna_names(study)
+    study.run()
+    assert study.exists
+    assert optuna_names(study) == ["tiny"]
+
+
+def test_interrupt_at_the_beginning_does_not_burn_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            study.run()
+    assert optuna_names(study) == []
+    study.run()
+
+
+def test_storage_that_fails_at_the_beginning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tiny(tmp_path)
+    error = optuna.exceptions.StorageInternalError("disk is full")
+    monkeypatch.setattr(study_module, "create_optuna_study", failing(error))
+    with pytest.raises(OrchestratorError, match=r"the Optuna storage .* got: disk is full"):
+        study.run()
+    assert not study.folder.path.exists()
+
+
+def test_name_that_optuna_knows_is_refused_and_kept(tmp_path: Path) -> None:
+    study = tiny(tmp_path)
+    optuna.create_study(storage=open_storage(study.runs.optuna_url()), study_name="tiny")
+    with pytest.raises(OrchestratorError, match="has a study `tiny` from elsewhere"):
+        study.run()
+    assert optuna_names(study) == ["tiny"], "it is somebody's"
+    assert not study.folder.path.exists()
+
+
+def test_warm_start_from_nowhere_makes_no_experiment(tmp_path: Path) -> None:
+    study = tiny(tmp_path / "elsewhere", warm_start={"experiment": "unknown"})
+    with pytest.raises(OrchestratorError, match=r"`warm_start.experiment` must be a study"):
+        study.run()
+    assert not study.runs.root.exists()
+
+
+def test_driver_waits_for_a_doctor(tmp_path: Path, drivers: list[str]) -> None:
+    study = tiny(tmp_path)
+    study.run()
+    with study.folder.lock_file.open("rb") as doctor:
+        fcntl.flock(doctor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        timer = threading.Timer(0.5, lambda: fcntl.flock(doctor, fcntl.LOCK_UN))
+        timer.start()
+        study.run()
+        timer.join()
+    assert len(drivers) == 2
+    assert lock_holder(study.folder.lock_file) is None
+
+
+def test_second_driver_is_refused_within_seconds(tmp_path: Path, drivers: list[str]) -> None:
+    study = tiny(tmp_path)
+    study.run()
+    with study.folder.lock_file.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        begin = time.monotonic()
+        with (
+            pytest.raises(OrchestratorError, match="study `tiny` is being run by another process"),
+            study._driver_lock(),
+        ):
+            pass
+        assert 1 < time.monotonic() - begin < 5
