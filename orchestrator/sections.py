@@ -239,7 +239,7 @@ class Failure:
     Attributes:
         max_failures: how many times a trial goes on from its checkpoint before it counts as failed, at least 0.
         timeout_s: seconds without a report, above 0, after which its worker is killed; default: for ever. It must
-            leave room for an epoch, and for the start of a worker.
+            leave room for an epoch, and for the first one to load the data and compile kernels.
     """
 
     max_failures: int = 3

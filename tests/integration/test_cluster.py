@@ -26,7 +26,7 @@ from orchestrator.study import Study
 from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines, why_not
 from tests.orchestrator.tiny import ETA, SEARCH, snas
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 RAY = (Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats", "--num-cpus", "1")

@@ -20,7 +20,7 @@ from orchestrator.study import Study
 from search_core.data import load_data
 from search_core.search import Search
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
 STUDY = """
 name: killed
@@ -88,6 +88,13 @@ def test_resumed_study_has_all_trials_once(resumed: Study) -> None:
     assert {trial.state for trial in trials} == {"complete"}
     assert len(resumed.optuna_study.get_trials()) == NUM_TRIALS
     assert [record.state for record in resumed.retrains()] == ["complete"]
+
+
+def test_resumed_study_is_whole(resumed: Study) -> None:
+    command = _snas("study", "doctor", "killed", "--runs", str(resumed.runs.root))
+    said = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "the study is whole" in said.stdout
 
 
 def test_resumed_study_has_one_mlflow_run_per_trial(resumed: Study, client: MlflowClient) -> None:

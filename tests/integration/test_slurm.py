@@ -16,7 +16,7 @@ from orchestrator.runs import Runs
 from orchestrator.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 SCONTROL = """#!/bin/bash
