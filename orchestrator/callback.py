@@ -13,6 +13,7 @@ import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from orchestrator.distributed import release
 from orchestrator.errors import OrchestratorError, first_line, last_line
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault, job_label
@@ -136,6 +137,7 @@ class PhaseCallback(Callback):
                 self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
             else:
                 journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
+            release(trial.config["job"])
             if journal.end is not None:
                 self._failed(label)
                 self._tell(trial.config["job"], journal, is_over=True)

@@ -267,9 +267,10 @@ class Driver:
     def _share(self, phase: Phase, journal: Journal) -> Share | None:
         """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
         share: Share | None = self._shares[phase]
+        workers = self._spec.retrain.workers if phase == "retrain" and self._spec.retrain else 1
         for event in journal.events:
             if event["event"] == "out_of_memory" and share is not None:
-                share = grown(share, event["kind"], nodes())
+                share = grown(share, event["kind"], nodes(), workers)
         return share
 
     def _plain_share(self, phase: Phase, label: str) -> dict[str, Any]:
@@ -357,7 +358,8 @@ class Driver:
             if records and all(record.state == "failed" for record in records)
         }
         self._delivery.push("study", lambda: self._tracker.close_study(self._parent, complete=not reasons))
-        self._delivery.drain(_PATIENCE_S)
+        if given_up := self._delivery.drain(_PATIENCE_S):
+            self._view.warn(f"MLflow does not have all of {', '.join(given_up)}; {self._resume_hint()}")
         for kind, reason in reasons.items():
             raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
 

@@ -19,7 +19,7 @@ from ray.tune.stopper import Stopper
 
 from orchestrator.cluster import check_resources
 from orchestrator.config import StudySpec
-from orchestrator.distributed import DistributedRetrain, max_groups
+from orchestrator.distributed import DistributedRetrain, max_groups, release
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.packing import Share
@@ -106,6 +106,9 @@ def run_phase(
         except (RayError, TuneError, RuntimeError) as error:
             if fault.error is None:
                 raise RayGaveUpError(str(error)) from error
+        finally:  # whatever became of a trial, nothing of its group stays reserved
+            for job in jobs if is_group else ():
+                release(job)
         if fault.error is not None:
             raise fault.error
 
