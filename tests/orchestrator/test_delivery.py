@@ -42,7 +42,8 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def delivery(warnings: list[str]) -> Iterator[Delivery]:
+def delivery(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Delivery]:
+    monkeypatch.setattr("orchestrator.delivery._FIRST_PAUSE_S", 0.01)  # read when the thread starts
     delivery = Delivery("sqlite:///somewhere.db", warnings.append)
     yield delivery
     delivery.stop()
@@ -70,10 +71,7 @@ def test_drain_delivers_at_once_and_in_order(delivery: Delivery, store: Store) -
     assert time.monotonic() - begin < 10, "200 times half a second would be 100 s"
 
 
-def test_store_that_comes_back_gets_everything(
-    delivery: Delivery, store: Store, warnings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.delivery._FIRST_PAUSE_S", 0.01)
+def test_store_that_comes_back_gets_everything(delivery: Delivery, store: Store, warnings: list[str]) -> None:
     store.failures = 1
     for label in ("one", "two", "three"):
         delivery.push(label, lambda label=label: store.take(label))
@@ -89,10 +87,7 @@ def test_store_that_stays_away_ends_the_wait(delivery: Delivery, store: Store) -
         delivery.drain(0.0)
 
 
-def test_unit_that_always_fails_keeps_no_other_from_being_delivered(
-    delivery: Delivery, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.delivery._FIRST_PAUSE_S", 0.01)
+def test_unit_that_always_fails_keeps_no_other_from_being_delivered(delivery: Delivery, store: Store) -> None:
     delivery.push("poison", _raiser(MlflowException("internal error")))
     for label in ("one", "two"):
         delivery.push(label, lambda label=label: store.take(label))
@@ -182,9 +177,8 @@ def test_unit_that_was_refused_arrives_at_the_end_if_it_may_by_then(delivery: De
     ids=["locked", "limit", "artifact-limit", "artifact-away", "optuna", "database", "refused"],
 )
 def test_unit_is_tried_until_a_store_that_is_away_comes_back(
-    error: Exception, delivery: Delivery, store: Store, monkeypatch: pytest.MonkeyPatch
+    error: Exception, delivery: Delivery, store: Store
 ) -> None:
-    monkeypatch.setattr("orchestrator.delivery._FIRST_PAUSE_S", 0.01)
     calls: list[str] = []
 
     def away_at_first() -> None:
