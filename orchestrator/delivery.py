@@ -16,7 +16,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import OrchestratorError, TrackingAwayError, first_line
+from orchestrator.journal import Journal
 from orchestrator.secrets import masked
+from orchestrator.tracking import Tracker, Unit
 
 #: What a store that is away raises, Optuna's too, which some units read; requests' errors are OSErrors.
 STORE_ERRORS = (MlflowException, SQLAlchemyError, StorageInternalError, OSError)
@@ -29,6 +31,20 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _GATHER_S = 0.5
 
 Action = Callable[[], object]
+
+
+def sync_now(tracker: Tracker, unit: Unit, journal: Journal) -> None:
+    """Bring a run up to its journal at once, for a process that has nothing else to do; tried three times.
+
+    Raises:
+        MlflowException: if the store does not answer.
+    """
+    for pause_s in (_FIRST_PAUSE_S, 4 * _FIRST_PAUSE_S):
+        try:
+            return tracker.sync(unit, journal)
+        except STORE_ERRORS:
+            time.sleep(pause_s)
+    return tracker.sync(unit, journal)
 
 
 class Delivery:

@@ -341,25 +341,30 @@ class Driver:
         return self._trial_runs[number]
 
     def _finish(self) -> None:
-        """Bring MLflow up to all journals, log models and the summary, close the parent run."""
-        trials = self._study.trials()
+        """Bring MLflow up to all journals, then log the models, then the summary and the end of the study."""
+        trials, jobs = self._study.trials(), self._study.retrain_jobs()
         for trial in trials:
             self._track("search", self._trial_job(trial.number, trial.values))
-        for job in self._study.retrain_jobs():
-            plain = self._retrain_job(job)
-            self._track("retrain", plain)
+        for job in jobs:
+            self._track("retrain", self._retrain_job(job))
+        missing = self._delivery.drain(_PATIENCE_S)
+        for job in jobs:
             if self._journal("retrain", job.label).end == "complete":
-                self._delivery.push(f"model-{job.label}", partial(self._log_model, job, plain))
-        self._delivery.push("summary", lambda: log_summary(self._tracker, self._parent, self._study))
+                log_model = partial(self._log_model, job, self._retrain_job(job))
+                self._delivery.push(f"model-{job.label}", log_model)
+        missing += self._delivery.drain(_PATIENCE_S)
         retrains = self._study.retrains()
         reasons = {
             kind: records[0].reason
             for kind, records in (("search", trials), ("retraining", retrains))
             if records and all(record.state == "failed" for record in records)
         }
-        self._delivery.push("study", lambda: self._tracker.close_study(self._parent, complete=not reasons))
-        if given_up := self._delivery.drain(_PATIENCE_S):
-            self._view.warn(f"MLflow does not have all of {', '.join(given_up)}; {self._resume_hint()}")
+        is_complete = not reasons and not missing
+        self._delivery.push("summary", lambda: log_summary(self._tracker, self._parent, self._study))
+        self._delivery.push("study", lambda: self._tracker.close_study(self._parent, complete=is_complete))
+        missing += self._delivery.drain(_PATIENCE_S)
+        if missing:
+            self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._resume_hint()}")
         for kind, reason in reasons.items():
             raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
 

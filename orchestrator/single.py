@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from dashboards.draw import render_cells_svg
 from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
+from orchestrator.delivery import sync_now
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
@@ -76,7 +77,7 @@ def run_search(
         for report in search:
             journal.append_epoch(report.to_dict())
             save_state(search, folder / STATE_FILE)
-            tracker.sync(unit, journal)
+            sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.strategy.genotype()
     probabilities = {cell_type: rows.tolist() for cell_type, rows in search.strategy.probabilities().items()}
@@ -133,7 +134,7 @@ def run_retrain(
                     record["metrics"] |= retrain.final_metrics()
                 journal.append_epoch(record)
                 save_state(retrain, folder / STATE_FILE)
-                tracker.sync(unit, journal)
+                sync_now(tracker, unit, journal)
                 on_epoch(seed, report)
         log_child(
             tracker,
@@ -205,13 +206,13 @@ def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
         yield
     except NonFiniteLossError as error:
         journal.finish("failed", str(error))
-        tracker.sync(unit, journal)
+        sync_now(tracker, unit, journal)
         raise
     except KeyboardInterrupt:
         tracker.client.set_terminated(tracker.run_id(unit), "KILLED")
         raise
     journal.finish("complete")
-    tracker.sync(unit, journal)
+    sync_now(tracker, unit, journal)
 
 
 def _new_folder(parent: Path, name: str, tracker: Tracker) -> Path:
