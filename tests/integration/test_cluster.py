@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -124,10 +125,15 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a machine without a token; what Ray keeps of it in this process is not left to the next test."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    yield
+    monkeypatch.undo()
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @pytest.mark.usefixtures("no_token")
