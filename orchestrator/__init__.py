@@ -1,32 +1,20 @@
-"""Studies of SNAS searches on Ray Tune, explored by Optuna, tracked in MLflow."""
+"""Studies of SNAS searches on Ray Tune, explored by Optuna, tracked in MLflow.
 
-from orchestrator.config import RetrainConfig, StudySpec, load_retrain, load_search, load_study, parse_study
-from orchestrator.errors import ConfigError, OrchestratorError, StudyFailed, StudyInterrupted
-from orchestrator.progress import ConsoleView, StudyView
-from orchestrator.records import RetrainRecord, TrialRecord, front_rows
-from orchestrator.runs import Runs
-from orchestrator.single import found_cell, run_retrain, run_search
-from orchestrator.study import Study
+The public names are imported when they are first asked for: the dashboard needs neither Ray nor
+PyTorch, which take seconds and hundreds of megabytes.
+"""
 
-__all__ = [
-    "ConfigError",
-    "ConsoleView",
-    "OrchestratorError",
-    "RetrainConfig",
-    "RetrainRecord",
-    "Runs",
-    "Study",
-    "StudyFailed",
-    "StudyInterrupted",
-    "StudySpec",
-    "StudyView",
-    "TrialRecord",
-    "found_cell",
-    "front_rows",
-    "load_retrain",
-    "load_search",
-    "load_study",
-    "parse_study",
-    "run_retrain",
-    "run_search",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.api import *  # noqa: F403
+    from orchestrator.api import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__" or not name.startswith("_"):
+        import orchestrator.api as api  # `from orchestrator import api` would ask here again
+
+        if name in ("__all__", *api.__all__):
+            return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

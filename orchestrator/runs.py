@@ -14,10 +14,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from orchestrator.config import StudySpec
 from orchestrator.secrets import take_tracking_credentials
+
+if TYPE_CHECKING:
+    from orchestrator.config import StudySpec
 
 DEFAULT_RUNS = Path("runs")
 

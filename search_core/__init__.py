@@ -1,54 +1,20 @@
-"""Stochastic neural architecture search in pure PyTorch: no Ray, Optuna, MLflow, files or logging inside."""
+"""Stochastic neural architecture search in pure PyTorch: no Ray, Optuna, MLflow, files or logging inside.
 
-from search_core.cell import NetworkOptions
-from search_core.child import Child, inherit_child
-from search_core.cost import Cost, NetworkCost, child_cost, primitive_cost, supernet_cost
-from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError, StateError
-from search_core.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype, load_genotype
-from search_core.reports import EpochReport
-from search_core.retrain import Retrain, RetrainOptions, RetrainReport
-from search_core.schedules import CostMix, PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
-from search_core.search import Search, SearchOptions
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import SnasOptions
-from search_core.supernet import Supernet
+The public names are imported when they are first asked for: a reader of genotypes needs no PyTorch,
+which takes seconds and hundreds of megabytes.
+"""
 
-__all__ = [
-    "PRIMITIVES",
-    "PUBLISHED",
-    "AlphaOptions",
-    "Child",
-    "Cost",
-    "CostMix",
-    "DataError",
-    "DatasetOptions",
-    "Edge",
-    "EpochReport",
-    "Genotype",
-    "GenotypeError",
-    "ImageData",
-    "NetworkCost",
-    "NetworkOptions",
-    "NonFiniteLossError",
-    "OptionsError",
-    "PenaltyOptions",
-    "Retrain",
-    "RetrainOptions",
-    "RetrainReport",
-    "Search",
-    "SearchOptions",
-    "SnasOptions",
-    "StateError",
-    "Supernet",
-    "TemperatureOptions",
-    "ThetaOptions",
-    "child_cost",
-    "inherit_child",
-    "load_data",
-    "load_genotype",
-    "penalty_strength_at",
-    "primitive_cost",
-    "supernet_cost",
-    "temperature_at",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search_core.api import *  # noqa: F403
+    from search_core.api import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__" or not name.startswith("_"):
+        import search_core.api as api  # `from search_core import api` would ask here again
+
+        if name in ("__all__", *api.__all__):
+            return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
