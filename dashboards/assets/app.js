@@ -1,0 +1,165 @@
+/* What the pages do in the browser: theme, downloads, copies, and the sign that a view is drawn. */
+"use strict";
+
+(function () {
+  const THEME_KEY = "snas-theme";
+
+  function preferred() {
+    const kept = window.localStorage.getItem(THEME_KEY);
+    if (kept === "light" || kept === "dark") return kept;
+    return window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
+
+  function applyTheme(theme) {
+    document.documentElement.dataset.theme = theme;
+    const button = document.getElementById("theme-button");
+    if (button) button.textContent = theme === "dark" ? "Light" : "Dark";
+    return theme;
+  }
+
+  applyTheme(preferred());
+
+  /* A view counts as drawn when its graphs and its grid are. Tests and benchmarks wait for it. */
+  function isDrawn(main) {
+    const graphs = [...main.querySelectorAll(".dash-graph")];
+    if (!graphs.every((graph) => graph.querySelector(".js-plotly-plot .main-svg"))) return false;
+    const grid = main.querySelector(".ag-root-wrapper, #trials");
+    return !grid || main.querySelector(".ag-row") !== null || main.querySelector(".ag-overlay-no-rows-center") !== null;
+  }
+
+  let waiting = 0;
+  function awaitDrawn(said) {
+    const turn = ++waiting;
+    const main = document.getElementById("main");
+    main.dataset.drawn = "false";
+    function look() {
+      if (turn !== waiting) return;
+      if (isDrawn(main)) {
+        main.dataset.drawn = "true";
+        main.dataset.address = said.address;
+      } else {
+        window.requestAnimationFrame(look);
+      }
+    }
+    window.requestAnimationFrame(look);
+  }
+
+  let lastAddress = null;
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    snas: {
+      shown(said) {
+        if (!said) return window.dash_clientside.no_update;
+        document.title = said.title + " · SNAS";
+        awaitDrawn(said);
+        const path = said.address.split("?")[0];
+        if (lastAddress !== null && lastAddress !== path) {
+          window.scrollTo(0, 0);
+          document.getElementById("main").focus({ preventScroll: true });
+        }
+        lastAddress = path;
+        return said.name;
+      },
+      theme(clicks) {
+        let theme = preferred();
+        if (clicks) {
+          theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+          window.localStorage.setItem(THEME_KEY, theme);
+        }
+        return applyTheme(theme);
+      },
+      chosen(names) {
+        const query = new URLSearchParams(window.location.search);
+        const before = query.getAll("trial");
+        const wanted = (names || []).slice(0, 4);
+        if (before.join("\n") === wanted.join("\n")) return window.dash_clientside.no_update;
+        query.delete("trial");
+        wanted.forEach((name) => query.append("trial", name));
+        return "/compare?" + query.toString();
+      },
+      selected(rows) {
+        window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
+        return window.snasSelected.length < 2 || window.snasSelected.length > 4;
+      },
+    },
+  });
+
+  async function savePicture(button) {
+    const graph = document.querySelector("#" + CSS.escape(button.dataset.graph) + " .js-plotly-plot");
+    if (!graph) return;
+    const style = getComputedStyle(document.documentElement);
+    const layout = Object.assign({}, graph.layout, {
+      title: { text: button.dataset.title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), x: 0.01, font: { size: 16 } },
+      paper_bgcolor: style.getPropertyValue("--surface").trim(),
+      margin: Object.assign({}, graph.layout.margin, { t: (graph.layout.margin.t || 0) + 44 }),
+    });
+    const height = graph.offsetHeight + 44;
+    const width = graph.offsetWidth;
+    const figure = { data: graph.data, layout: Object.assign(layout, { height, width }) };
+    const kind = button.dataset.picture;
+    await window.Plotly.downloadImage(figure, {
+      format: kind, filename: button.dataset.name, height, width, scale: kind === "png" ? 2 : 1,
+    });
+  }
+
+  async function copy(button) {
+    const text = button.dataset.copy;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch (error) {
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      button.focus();
+    }
+    const before = button.textContent;
+    button.textContent = "Copied";
+    window.setTimeout(() => { button.textContent = before; }, 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.picture) savePicture(button);
+    if (button.dataset.copy) copy(button);
+    if (button.id === "compare-chosen" && window.snasSelected) {
+      const query = new URLSearchParams();
+      window.snasSelected.forEach((number) => query.append("trial", button.dataset.study + ":" + number));
+      follow("/compare?" + query.toString());
+    }
+  });
+
+  function follow(href) {
+    window.history.pushState({}, "", href);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+    window.scrollTo(0, 0);
+  }
+
+  /* A trial's point in a chart leads to its page; the table of trials does the same for the keyboard. */
+  document.addEventListener("click", (event) => {
+    const hover = event.target.closest(".js-plotly-plot");
+    const view = document.getElementById("main").dataset.view;
+    if (!hover || view !== "study" || !hover._hoverdata || !hover._hoverdata.length) return;
+    const number = hover._hoverdata[0].customdata;
+    if (typeof number === "number") follow(window.location.pathname.replace(/\/$/, "") + "/trial/" + number);
+  }, true);
+
+  const functions = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
+  functions.TrialLink = function (props) {
+    const React = window.React;
+    return React.createElement(
+      "a",
+      {
+        href: props.data.href,
+        onClick: (event) => {
+          if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+          event.preventDefault();
+          follow(props.data.href);
+        },
+      },
+      props.data.label,
+    );
+  };
+})();

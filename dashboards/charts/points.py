@@ -1,0 +1,110 @@
+"""Trials as points: coloured by penalty strength or by schedule, never by colour alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
+from dashboards.records import Trial
+from dashboards.wording import metric_name, shown_metric
+
+ColourBy = Literal["eta", "schedule"]
+
+#: Costs of the child that the front can be drawn over, those first that every search reports.
+COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
+
+
+def points(
+    trials: Sequence[Trial],
+    x: Sequence[float],
+    y: Sequence[float],
+    front: Sequence[int],
+    theme: Theme,
+    colour_by: ColourBy,
+) -> list[dict[str, Any]]:
+    """One trace of markers per schedule, or one with a colour scale over eta and another for eta = 0."""
+    if colour_by == "schedule":
+        names = sorted({trial.schedule for trial in trials})
+        groups = [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
+    else:
+        groups = [
+            ("η > 0", [i for i, trial in enumerate(trials) if trial.eta]),
+            ("η = 0", [i for i, trial in enumerate(trials) if not trial.eta]),
+        ]
+    on_front = set(front)
+    traces = []
+    for place, (name, members) in enumerate(groups):
+        if not members:
+            continue
+        marker: dict[str, Any] = {
+            "size": [12 if i in on_front else 7.5 for i in members],
+            "line": {"color": theme.ink, "width": [1.4 if i in on_front else 0.4 for i in members]},
+            "symbol": SYMBOLS[place % len(SYMBOLS)],
+            "color": theme.categories[place % len(theme.categories)],
+        }
+        if colour_by == "eta" and name == "η > 0":
+            marker |= _eta_scale([math.log10(trials[i].eta or 1.0) for i in members], theme)
+        elif colour_by == "eta":
+            marker |= {"symbol": "square", "color": theme.muted}
+        traces.append(
+            {
+                "type": "scatter", "mode": "markers+text", "name": escaped(name), "marker": marker,
+                "x": [x[i] for i in members], "y": [finite(y[i]) for i in members],
+                "text": [str(trials[i].number) if i in on_front else "" for i in members],
+                "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
+                "customdata": [trials[i].number for i in members],
+                "hovertext": [_hover(trials[i]) for i in members], "hoverinfo": "text",
+            }
+        )  # fmt: skip
+    return traces
+
+
+def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
+    low, high = min(logarithms), max(logarithms)
+    if high - low < 0.2:
+        low, high = low - 0.5, high + 0.5
+    values, texts = log_ticks(low, high)
+    return {
+        "color": list(logarithms), "colorscale": theme.sequential, "cmin": low, "cmax": high, "showscale": True,
+        "colorbar": {
+            "title": {"text": "η", "side": "top"}, "tickvals": values, "ticktext": texts, "thickness": 12, "len": 0.9,
+            "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
+        },
+    }  # fmt: skip
+
+
+def _hover(trial: Trial) -> str:
+    metrics = trial.run.metrics
+    penalty = "" if trial.eta is None else f"η {trial.eta:.3g}, "
+    lines = [
+        f"<b>{escaped(trial.title)}</b> ({trial.run.state})",
+        f"{penalty}{escaped(trial.schedule)} schedule",
+        *(f"{metric_name(name)}: {shown_metric(name, metrics[name])}" for name in
+          ("child_val_error", "supernet_val_accuracy", *COSTS) if name in metrics),
+    ]  # fmt: skip
+    return "<br>".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Text for Plotly, which reads a small HTML of its own in names and labels."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def zero_tick(etas: Sequence[float], zero_at: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis; a search without penalty stands one decade left of all others."""
+    positive = [eta for eta in etas if eta > 0]
+    if not positive:
+        return {"tickvals": [zero_at], "ticktext": ["0"]}
+    values, texts = log_ticks(math.log10(min(positive)), math.log10(max(positive)))
+    shown = [(10**value, text) for value, text in zip(values, texts, strict=True) if not text.startswith("3")]
+    shown = shown or [(10 ** values[0], texts[0])]
+    if len(positive) < len(etas):
+        shown.insert(0, (zero_at, "0"))
+    return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON; None where there is none."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,203 @@
+"""Charts of a whole study: the front, what mattered, what the penalty bought."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dashboards.analysis import importances, rank_correlation, staircase
+from dashboards.charts.chart import Chart
+from dashboards.charts.points import COSTS, ColourBy, points, zero_tick
+from dashboards.charts.theme import Theme, axis, layout
+from dashboards.records import StudyRecord, Trial
+from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
+
+
+def known_costs(study: StudyRecord) -> list[str]:
+    """Costs that the study's trials report."""
+    return [cost for cost in COSTS if any(cost in trial.run.metrics for trial in study.trials)]
+
+
+def front_chart(
+    study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy, published: Mapping[str, Mapping[str, float]]
+) -> Chart:
+    """Child error against one cost, every trial a point, the front as a staircase, published cells as lines."""
+    name = metric_name(cost)
+    shown = [trial for trial in study.trials if _has(trial, "child_val_error") and _has(trial, cost)]
+    key, columns = "front", ("trial", "state", "eta", "schedule", cost, "child_val_error", "on_front")
+    if not shown:
+        return Chart(key=key, title=f"Child error against {name}", empty="No child has been evaluated yet.")
+    x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]
+    y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
+    complete = [index for index, trial in enumerate(shown) if trial.run.state == "complete"]
+    front = [complete[place] for place in staircase([(x[index], y[index]) for index in complete])]
+    data = points(shown, x, y, front, theme, colour_by)
+    data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
+    references = _references(published, cost, x, theme)
+    figure = {
+        "data": data,
+        "layout": layout(
+            theme, x=metric_title(cost), y="child validation error (%)", height=430,
+            showlegend=colour_by == "schedule", hovermode="closest", shapes=references[0], annotations=references[1],
+            margin={"l": 64, "r": 20, "t": 44 if references[0] else 16, "b": 52},
+            xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
+        ),
+    }  # fmt: skip
+    numbers = ", ".join(str(shown[index].number) for index in front)
+    title = f"Child error against {name}: {len(front)} of {counted(len(shown), 'search', 'searches')} on the front"
+    best = min(zip(y, x, strict=True))
+    return Chart(
+        key=key,
+        title=title,
+        summary=f"{title}. Trials on the front by {name}: {numbers or 'none'}. The lowest error is {best[0]:.3g}% "
+        f"at {best[1]:.4g} {metric_unit(cost)}.",
+        figure=figure,
+        columns=columns,
+        rows=[
+            (trial.number, trial.run.state, trial.eta, trial.schedule, trial.run.metrics[cost],
+             trial.run.metrics["child_val_error"], index in front)
+            for index, trial in enumerate(shown)
+        ],
+        note="Numbered points are on the front of the two axes shown; dotted lines mark the cost of published cells at "
+        "this search's size."
+        if references[0]
+        else "Numbered points are on the front of the two axes shown.",
+    )  # fmt: skip
+
+
+def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
+    """Which swept settings matter for each objective."""
+    key, title = "importance", "What matters: importance of the swept settings"
+    found = {objective.metric: importances(study.trials, objective) for objective in study.objectives}
+    found = {metric: values for metric, values in found.items() if values}
+    if not found:
+        return Chart(key=key, title=title, empty="At least four complete searches with different settings are needed.")
+    keys = list(dict.fromkeys(name for values in found.values() for name in values))
+    data = [
+        {
+            "type": "bar", "orientation": "h", "name": f"for {metric_name(metric)}", "y": keys[::-1],
+            "x": [values.get(name, 0.0) for name in keys[::-1]], "marker": {
+                "color": theme.categories[place], "pattern": {"shape": ("", "/")[place % 2], "fgcolor": theme.surface},
+            },
+            "text": [f"{values.get(name, 0.0):.2f}" for name in keys[::-1]], "textposition": "outside",
+            "cliponaxis": False, "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+        }
+        for place, (metric, values) in enumerate(found.items())
+    ]  # fmt: skip
+    first = next(iter(found))
+    top = max(found[first], key=lambda name: found[first][name])
+    return Chart(
+        key=key,
+        title=f"What matters for {metric_name(first)}: {top} most ({found[first][top]:.0%})",
+        summary=f"Importance of {', '.join(keys)} for {', '.join(map(metric_name, found))}, by PED-ANOVA.",
+        figure={
+            "data": data,
+            "layout": layout(
+                theme, x="importance (share)", height=120 + 60 * len(keys), showlegend=len(found) > 1, barmode="group",
+                xaxis={"range": [0, 1.12], "tickvals": [0, 0.25, 0.5, 0.75, 1]}, yaxis={"ticks": ""},
+                margin={"l": 20, "r": 30, "t": 36 if len(found) > 1 else 12, "b": 52},
+            ),
+        },
+        columns=("objective", "setting", "importance"),
+        rows=[(metric, name, share) for metric, values in found.items() for name, share in values.items()],
+        note="PED-ANOVA over complete searches; shares add up to 1.",
+    )  # fmt: skip
+
+
+def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy) -> Chart:
+    """What the penalty strength does: edges left, cost of the child, discretization gap."""
+    key, title = "penalty", "What the penalty strength η buys"
+    trials = [trial for trial in study.trials if trial.eta is not None and _has(trial, cost)]
+    if not trials:
+        return Chart(key=key, title=title, empty="No search has reported an epoch yet.")
+    etas = [float(trial.eta or 0.0) for trial in trials]
+    panels: list[tuple[str, list[float]]] = [
+        ("edges left, both cells", [_edges(trial) for trial in trials]),
+        (metric_title(cost), [trial.run.metrics[cost] * metric_factor(cost) for trial in trials]),
+        ("discretization gap (percentage points)",
+         [100 * trial.run.metrics.get("discretization_gap", math.nan) for trial in trials]),
+    ]  # fmt: skip
+    positive = [eta for eta in etas if eta > 0]
+    zero_at = min(positive) / 10 if positive else 1e-6
+    x = [eta or zero_at for eta in etas]
+    figure_layout = layout(theme, height=330, hovermode="closest", margin={"l": 56, "r": 16, "t": 30, "b": 56})
+    del figure_layout["xaxis"], figure_layout["yaxis"]
+    data, annotations = [], []
+    for place, (name, values) in enumerate(panels):
+        suffix = "" if place == 0 else str(place + 1)
+        left = place * 0.355
+        figure_layout[f"xaxis{suffix}"] = axis(
+            theme, "penalty strength η", type="log", domain=[left, left + 0.29], anchor=f"y{suffix}",
+            **zero_tick(etas, zero_at),
+        )  # fmt: skip
+        figure_layout[f"yaxis{suffix}"] = axis(theme, "", anchor=f"x{suffix}", rangemode="tozero")
+        annotations.append(
+            {"text": name, "xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1.02,
+             "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": theme.ink}}
+        )  # fmt: skip
+        for trace in points(trials, x, values, [], theme, colour_by):
+            trace |= {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": False}
+            if "coloraxis" in trace["marker"]:
+                trace["marker"]["coloraxis"] = "coloraxis"
+            data.append(trace)
+    figure_layout["annotations"] = annotations
+    correlation = rank_correlation(etas, panels[1][1])
+    said = "too few to say" if correlation is None else f"rank correlation with {metric_name(cost)} {correlation:+.2f}"
+    return Chart(
+        key=key,
+        title=f"What the penalty strength η buys: {said}",
+        summary=f"Edges left, {metric_name(cost)} and discretization gap against penalty strength; {said}.",
+        figure={"data": data, "layout": figure_layout},
+        columns=("trial", "eta", "edges", cost, "discretization_gap"),
+        rows=[
+            (trial.number, trial.eta, _edges(trial), trial.run.metrics[cost],
+             trial.run.metrics.get("discretization_gap"))
+            for trial in trials
+        ],
+    )  # fmt: skip
+
+
+def _has(trial: Trial, metric: str) -> bool:
+    return math.isfinite(trial.run.metrics.get(metric, math.nan))
+
+
+def _edges(trial: Trial) -> float:
+    return trial.run.metrics.get("edges_normal", math.nan) + trial.run.metrics.get("edges_reduce", math.nan)
+
+
+def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:
+    line = {"color": theme.ink, "width": 1.4, "shape": "hv"}
+    return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "line": line, "hoverinfo": "skip",
+            "showlegend": False}  # fmt: skip
+
+
+def _cost_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Logarithmic where costs differ more than tenfold; an empty child (0) keeps it linear."""
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values) and max(values) / min(values) > 10:
+        return {"type": "log", "dtick": "D2" if max(values) / min(values) < 200 else 1}
+    return {"rangemode": "normal"}
+
+
+def _references(
+    published: Mapping[str, Mapping[str, float]], cost: str, x: Sequence[float], theme: Theme
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A dotted line with its name per published cell that lies near what the study found."""
+    costs = sorted((values[cost] * metric_factor(cost), name) for name, values in published.items() if cost in values)
+    positive = [value for value in x if value > 0]
+    if not positive:
+        return [], []
+    is_log = _cost_axis(x).get("type") == "log"
+    near = [(value, name) for value, name in costs if min(positive) / 3 < value < max(positive) * 3]
+    shapes, labels = [], []
+    for place, (value, name) in enumerate(near):
+        line = {"color": theme.muted, "width": 1, "dash": "dot"}
+        shapes.append({"type": "line", "x0": value, "x1": value, "yref": "paper", "y0": 0, "y1": 1, "line": line,
+                       "layer": "below"})  # fmt: skip
+        labels.append(
+            {"x": math.log10(value) if is_log else value, "y": 1, "yref": "paper", "yanchor": "bottom",
+             "yshift": 14 * (place % 3), "text": name.replace("_", " "), "showarrow": False,
+             "font": {"size": 10.5, "color": theme.muted}, "xanchor": "center"}
+        )  # fmt: skip
+    return shapes, labels
