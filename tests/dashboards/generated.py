@@ -12,7 +12,8 @@ import numpy as np
 
 from dashboards.records import Objective, RunRecord, StudyRecord
 from dashboards.study_records import study_record
-from search_core.genotype import PRIMITIVES
+from search_core.genotype import PUBLISHED
+from tests.dashboards.generated_params import ENVIRONMENT_TAGS, REASONS, SEARCH_PARAMS, SWEPT
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 
 #: Metrics of the runs of trials in MLflow beside `gpu_hours`; the rest of the report is in the history only.
@@ -37,30 +38,6 @@ RUN_METRICS: tuple[str, ...] = (
 OBJECTIVES = (Objective(metric="child_val_error", mode="min"), Objective(metric="child_madds", mode="min"))
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 NOW_S = 1_790_100_000.0
-_REASONS = (
-    "out of memory: the trial asked for 2.0 GiB more than the GPU's 15.8 GiB",
-    "the loss must be finite, got nan in step 12 of epoch 3",
-    "its worker died 3 times (SIGKILL)",
-)
-_SWEPT = {
-    "penalty.strength": '{"log_uniform": [1e-05, 0.1]}',
-    "temperature.kind": '{"choice": ["linear", "exponential", "cosine"]}',
-    "temperature.end": '{"log_uniform": [0.03, 0.5]}',
-}
-_SEARCH_PARAMS = {
-    "batch_size": "64",
-    "dataset.name": "cifar10",
-    "network.cells": "8",
-    "network.init_channels": "16",
-    "network.nodes": "4",
-    "network.primitives": str(list(PRIMITIVES)),
-    "penalty.cost": "madds",
-    "penalty.schedule": "constant",
-    "seed": "0",
-    "strategy.sample_per": "batch",
-    "temperature.start": "1.0",
-    "theta.lr": "0.025",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +127,7 @@ def generated_study(
             epochs=12 if (fails := seeds > 1 and number == front[-1] and index == seeds - 1) else 60,
             planned=60,
             end="failed" if fails else "complete",
-            reason=_REASONS[2] if fails else "",
+            reason=REASONS[2] if fails else "",
             start_s=NOW_S - 9000,
             tags={} if fails else {"snas.model": study.model},
         )
@@ -173,7 +150,7 @@ def _search(
     share = {"stopped": 0.3, "collapsed": 0.5, "failed": 0.0 if number % 40 == 11 else 0.2}.get(end or "", 1.0)
     kinds: tuple[Literal["linear", "exponential", "cosine"], ...] = ("linear", "exponential", "cosine")
     reasons = {
-        "failed": _REASONS[number // 20 % len(_REASONS)],
+        "failed": REASONS[number // 20 % len(REASONS)],
         "collapsed": "no edge is left in the reduction cell for 5 epochs",
         "stopped": "stopped by the scheduler: worse than the median of the others",
     }
@@ -206,8 +183,8 @@ def _parent(name: str, searches: Sequence[GeneratedSearch], trials: int, running
     note = HOSTILE if hostile else "SNAS searches on cifar10: min `child_val_error` and min `child_madds`."
     params = {"name": name, "seed": "0", "sampler": "tpe", "trials": str(trials)}
     params["objectives"] = json.dumps([vars(objective) for objective in OBJECTIVES])
-    params |= {f"sweep.{key}": text for key, text in _SWEPT.items()}
-    params |= {f"search.{key}": text for key, text in _SEARCH_PARAMS.items()}
+    params |= {f"sweep.{key}": text for key, text in SWEPT.items()}
+    params |= {f"search.{key}": text for key, text in SEARCH_PARAMS.items()}
     start = min(search.start_s for search in searches) - 10 if searches else NOW_S - 600
     return RunRecord(
         run_id=f"study-{name}",
@@ -221,10 +198,10 @@ def _parent(name: str, searches: Sequence[GeneratedSearch], trials: int, running
         start_s=start,
         end_s=None if running else NOW_S - 60,
         last_report_s=max((search.end_s or start for search in over), default=None),
-        num_epochs=len(over) + 1 if over else 0,
+        num_epochs=len(over),
         params=params,
         metrics=metrics,
-        tags={"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": note},
+        tags={"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": note, **ENVIRONMENT_TAGS},
     )
 
 
@@ -240,7 +217,7 @@ def _search_run(parent: RunRecord, search: GeneratedSearch, hostile: bool) -> Ru
         last["gpu_hours"] = gpu_hours(search)
     kind, end = search.temperature
     params = {
-        **_SEARCH_PARAMS,
+        **SEARCH_PARAMS,
         "epochs": str(search.planned),
         "penalty.strength": repr(search.eta),
         "strategy.kind": search.strategy,
@@ -296,7 +273,16 @@ def _status(end: str | None) -> str:
 
 
 def _tags(label: str, kind: str, parent: RunRecord, end: str | None, reason: str) -> dict[str, str]:
-    tags = {"snas.unit": label, "snas.kind": kind, "snas.study": parent.study}
+    tags = {"snas.unit": label, "snas.kind": kind, "snas.study": parent.study, **ENVIRONMENT_TAGS}
     if end:
         tags["snas.end"] = end
     return tags | ({"snas.reason": reason} if reason else {})
+
+
+def published_costs() -> dict[str, dict[str, float]]:
+    """Costs of published cells that are of the size of the generated ones."""
+    sizes = {name: len(cell.normal) + len(cell.reduce) for name, cell in PUBLISHED.items()}
+    return {
+        name: {"child_params": 1.4e4 * size, "child_madds": 2.2e6 * size, "child_memory_access": 2.5e5 * size}
+        for name, size in sizes.items()
+    }

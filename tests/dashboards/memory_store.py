@@ -10,8 +10,8 @@ from dashboards.history import History, history_table, parquet_bytes, read_histo
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
 from dashboards.study_records import overview
 from search_core.errors import GenotypeError
-from search_core.genotype import PRIMITIVES, PUBLISHED, Genotype
-from tests.dashboards.generated import NOW_S, GeneratedStudy
+from search_core.genotype import PRIMITIVES, Genotype
+from tests.dashboards.generated import NOW_S, GeneratedStudy, published_costs
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 
 
@@ -89,11 +89,7 @@ class MemoryStore:
     def published(self, study: StudyRecord) -> Mapping[str, Mapping[str, float]]:
         """As of `Store`."""
         self._ask("published")
-        sizes = {name: len(cell.normal) + len(cell.reduce) for name, cell in PUBLISHED.items()}
-        return {
-            name: {"child_params": 2.1e4 * size, "child_madds": 3.1e6 * size, "child_memory_access": 3.4e5 * size}
-            for name, size in sizes.items()
-        }
+        return published_costs()
 
     def models(self, study: StudyRecord) -> Mapping[str, ModelRecord]:
         """As of `Store`."""
