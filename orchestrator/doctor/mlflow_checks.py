@@ -14,7 +14,7 @@ from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
 from orchestrator.doctor.report import Notes, Severity
 from orchestrator.errors import first_line
-from orchestrator.tracking import SEARCH_METRICS
+from orchestrator.units import logged_metrics
 from search_core.genotype import Genotype
 
 RUNS, METRICS, ARTIFACTS, MODELS = "MLflow runs", "MLflow metrics", "MLflow artifacts", "registered models"
@@ -157,7 +157,7 @@ class RunsCheck:
         recorded = {name for metrics in unit.metrics for name in metrics}
         if unit.phase == "retrain":
             return recorded
-        return recorded & {*SEARCH_METRICS, *(objective.metric for objective in self._case.study.spec.objectives)}
+        return recorded & set(logged_metrics(*(goal.metric for goal in self._case.study.spec.objectives)))
 
     def _check_artifacts(self, recorded: Sequence[Recorded]) -> None:
         closed = {unit.unit: unit for unit in recorded if unit.end is not None}
