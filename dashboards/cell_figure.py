@@ -22,16 +22,8 @@ from dashboards.cell_layout import (
     Route,
     cell_layout,
 )
-from dashboards.cell_style import (
-    STYLES,
-    UNITS_PER_INCH,
-    Colour,
-    edge_colour,
-    edge_width,
-    font,
-    label_colour,
-    text_width,
-)
+from dashboards.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour
+from dashboards.figure_text import UNITS_PER_INCH, font, text_width
 from dashboards.figures import FAINT, INK, MUTED
 from search_core.genotype import CellType
 

@@ -1,20 +1,12 @@
-"""Look of the operations: colour, dashes and short name, and how probability shows in them."""
+"""Look of the operations: colour, dashes and short name, and how probability shows in them; without matplotlib."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-
-from matplotlib.colors import to_rgb
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 
 Colour = tuple[float, float, float]
 
-#: The picture is 8 inches wide and 800 layout units.
-UNITS_PER_INCH = 100.0
-
-_FONT = "DejaVu Sans"  # comes with matplotlib, so that every machine draws the same picture
+_WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -47,29 +39,53 @@ def edge_width(probability: float) -> float:
 
 def edge_colour(primitive: str, probability: float) -> Colour:
     """Colour of an edge, paler when less probable; a tint, because transparent dashes would show what lies below."""
-    return _mixed(STYLES[primitive].colour, "white", 0.62 * (1 - probability))
+    return _mixed(rgb(STYLES[primitive].colour), _WHITE, 0.62 * (1 - probability))
 
 
 def label_colour(primitive: str, probability: float) -> Colour:
     """Colour of an edge's name; darker than the edge, because small letters need more contrast than lines."""
-    return _mixed(_mixed(STYLES[primitive].colour, "black", 0.4), "white", 0.3 * (1 - probability))
+    return _mixed(_mixed(rgb(STYLES[primitive].colour), _BLACK, 0.4), _WHITE, 0.3 * (1 - probability))
 
 
-@lru_cache(maxsize=16)
-def font(size: float) -> FontProperties:
-    """The font of every text, `size` in points."""
-    return FontProperties(family=_FONT, size=size)
+def readable_colour(colour: str, background: str, contrast: float) -> str:
+    """The colour itself, or the least tint (on dark) or shade (on light) of it that stands out enough.
+
+    Args:
+        colour: `#RRGGBB`.
+        background: `#RRGGBB`.
+        contrast: ratio by WCAG 2 that is wanted, 1 to 21; what black or white does not reach is not reached.
+
+    Returns:
+        `#rrggbb`.
+    """
+    ground = rgb(background)
+    end = _WHITE if _luminance(ground) < 0.18 else _BLACK  # at 0.18 black and white stand out alike
+    for step in range(101):
+        mixed = _mixed(rgb(colour), end, step / 100)
+        text = "#" + "".join(f"{round(255 * channel):02x}" for channel in mixed)
+        if contrast_ratio(text, background) >= contrast:
+            break
+    return text
 
 
-@lru_cache(maxsize=256)
-def text_width(text: str, size: float) -> float:
-    """Width in layout units of a text of `size` points."""
-    width_pt, _, _ = text_to_path.get_text_width_height_descent(text, font(size), ismath=False)
-    return float(width_pt) * UNITS_PER_INCH / 72
+def contrast_ratio(first: str, second: str) -> float:
+    """Contrast of two colours `#RRGGBB` by WCAG 2: from 1 (equal) to 21 (black and white)."""
+    low, high = sorted(_luminance(rgb(colour)) for colour in (first, second))
+    return (high + 0.05) / (low + 0.05)
 
 
-def _mixed(colour: str | Colour, other: str, share: float) -> Colour:
-    red, green, blue = (
-        (1 - share) * own + share * mixed for own, mixed in zip(to_rgb(colour), to_rgb(other), strict=True)
-    )
+def rgb(colour: str) -> Colour:
+    """Red, green and blue of `#RRGGBB`, each in [0, 1]."""
+    red, green, blue = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    return red, green, blue
+
+
+def _luminance(colour: Colour) -> float:
+    """Relative luminance by WCAG 2, in [0, 1]."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _mixed(colour: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = ((1 - share) * own + share * mixed for own, mixed in zip(colour, other, strict=True))
     return red, green, blue

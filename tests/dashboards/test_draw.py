@@ -384,7 +384,7 @@ def test_pictures_import_no_pyplot_and_no_orchestrator():
 
 
 def test_pictures_import_only_the_genotype_of_search_core():
-    for name in ("cell_figure", "cell_layout", "cell_style", "draw", "figures", "summary"):
+    for name in ("cell_figure", "cell_layout", "cell_style", "draw", "figure_text", "figures", "summary"):
         tree = ast.parse((Path(dashboards.__path__[0]) / f"{name}.py").read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
