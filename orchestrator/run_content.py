@@ -10,7 +10,8 @@ from typing import Any
 from mlflow import MlflowClient
 
 from dashboards.draw import render_cells, render_cells_svg
-from dashboards.history import history_table, parquet_bytes
+from dashboards.history import history_table, parquet_bytes, read_history
+from dashboards.player import render_player
 from orchestrator.journal import Journal
 from orchestrator.units import Unit
 from search_core.genotype import Genotype
@@ -40,6 +41,9 @@ def log_picture(client: MlflowClient, run_id: str, unit: Unit, record: Mapping[s
 def log_history(client: MlflowClient, run_id: str, unit: Unit, records: Sequence[Mapping[str, Any]]) -> None:
     """Write the history of these epochs, and for a search the player of its cells, in place of what was there."""
     files = {HISTORY: parquet_bytes(history_table(records, unit.primitives))}
+    if unit.kind == "search" and records:
+        history = read_history(files[HISTORY], HISTORY)
+        files[PLAYER] = render_player(history, title=unit.label, subtitle=unit.about).encode()
     log_files(client, run_id, files)
 
 

@@ -76,6 +76,7 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         # MLflow's own retries send a `runs/create` again whose answer was lost, and a trial has two runs.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the progress view has the terminal
         self.tracking_uri = tracking_uri
         self._tags = dict(tags)
         self._runs: dict[str, _OpenRun] = {}

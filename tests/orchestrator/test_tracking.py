@@ -255,7 +255,7 @@ def test_closed_search_has_its_artifacts(runs: Runs, experiment: str, tmp_path: 
     tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", records, "complete")))
     (run,) = runs_of(tracker.client, experiment)
     names = artifact_paths(tracker.client, run.info.run_id)
-    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images", "player.html"]
     genotype = Genotype.from_json(read_artifact(runs, run, "genotype.json").read_text())
     assert genotype == Genotype.from_dict(records[-1]["genotype"])
     assert "<svg" in read_artifact(runs, run, "cells.svg").read_text()
@@ -520,7 +520,7 @@ def test_runs_are_the_same_on_a_tracking_server(
     assert steps_of(again.client, trial.info.run_id, "child_val_error") == [0, 1, 2]
     assert image_steps(again.client, trial.info.run_id) == [0, 1, 2]
     names = artifact_paths(again.client, trial.info.run_id)
-    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images", "player.html"]
     assert not (tmp_path / "runs").exists(), "the server keeps everything"
 
 
