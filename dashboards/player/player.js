@@ -71,12 +71,17 @@ function setSpeed(place) {
 function choose(cell, edge, how) {
   const same = details.cell === cell && details.edge === edge;
   if (how === "hover" && state.pinned) return;
-  if (how === "click") state.pinned = !(same && state.pinned);
-  else if (!same) state.pinned = false;
+  if (how === "click") pin(!(same && state.pinned));
+  else if (!same) pin(false);
   if (same) return;
   details.choose(cell, edge);
   for (const graph of graphs) graph.choose(graph.cell === cell ? edge : -1);
   details.show(state.time);
+}
+
+function pin(pinned) {
+  state.pinned = pinned;
+  part("pinned").hidden = !pinned;
 }
 
 function onKey(event) {
@@ -91,7 +96,7 @@ function onKey(event) {
     ArrowDown: () => setSpeed(state.speed - 1),
     "+": () => setSpeed(state.speed + 1),
     "-": () => setSpeed(state.speed - 1),
-    Escape: () => { state.pinned = false; },
+    Escape: () => pin(false),
   };
   const action = actions[event.key];
   if (!action || (event.key === " " && event.target instanceof HTMLButtonElement)) return; // space presses a button

@@ -316,6 +316,11 @@ def test_player_details_on_focus_with_words(player):
     label = player.evaluate("document.activeElement.getAttribute('aria-label')")
     assert label.startswith("Normal cell, c(k\N{MINUS SIGN}1) → node 0: ")
     assert label.endswith(player.locator("#details-state").inner_text())
+    assert player.locator(".focused").count() == 2
+    player.keyboard.press("Enter")
+    assert player.get_by_text("pinned", exact=True).is_visible()
+    player.keyboard.press("Tab")
+    assert player.get_by_text("pinned", exact=True).is_hidden()
 
 
 def test_player_pinned_edge_stays_under_the_mouse(player):
@@ -323,7 +328,9 @@ def test_player_pinned_edge_stays_under_the_mouse(player):
     player.locator("[data-target='reduce-0-3'] rect").click()
     player.locator("[data-target='normal-0-3'] rect").hover()
     assert title.inner_text() == "Reduction cell, c(k\N{MINUS SIGN}2) → node 1"
+    assert player.get_by_text("pinned", exact=True).is_visible()
     player.keyboard.press("Escape")
+    assert player.get_by_text("pinned", exact=True).is_hidden()
     player.locator("[data-target='normal-0-4'] rect").hover()
     assert title.inner_text() == "Normal cell, c(k\N{MINUS SIGN}2) → node 2"
 
