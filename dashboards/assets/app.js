@@ -152,6 +152,17 @@
     if (typeof number === "number") follow(window.location.pathname.replace(/\/$/, "") + "/trial/" + number);
   }, true);
 
+  /* A player says how high it is. It has no origin of its own, so it is known by its window. */
+  window.addEventListener("message", (event) => {
+    const height = event.data && event.data.snasPlayerHeight;
+    if (typeof height !== "number") return;
+    for (const frame of document.querySelectorAll("iframe.player")) {
+      if (frame.contentWindow === event.source) {
+        frame.style.height = Math.min(2400, Math.max(240, Math.ceil(height))) + "px";
+      }
+    }
+  });
+
   const functions = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
   functions.TrialLink = function (props) {
     const React = window.React;

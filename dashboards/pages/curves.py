@@ -6,7 +6,7 @@ from dash import html
 
 from dashboards.charts.curve_charts import many_curves
 from dashboards.errors import BrokenArtifactError
-from dashboards.pages.parts import chart_card, choices, message
+from dashboards.pages.parts import chart_card, choices, message, prose
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
@@ -44,8 +44,10 @@ def curves_view(store: Store, request: Request) -> View:
     if len(chosen) < len(study.trials):
         body.append(
             html.P(
-                f"{len(chosen)} of {len(study.trials)} searches, those on the front first; `?trials=0-99,120` in the "
-                f"address chooses others, at most {_MOST}.",
+                prose(
+                    f"{len(chosen)} of {len(study.trials)} searches, those on the front first; `?trials=0-99,120` in the "
+                    f"address chooses others, at most {_MOST}."
+                ),
                 className="note",
             )
         )

@@ -42,7 +42,12 @@ def facts(entries: Sequence[tuple[str, Any]]) -> Component:
 def message(title: str, text: str, *, kind: str = "empty") -> Component:
     """What there is to say instead of a picture; `kind` is empty, notice or error."""
     role = {"role": "alert"} if kind == "error" else {"role": "status"}
-    return html.Div([html.Strong(title), html.P(text)], className=f"message {kind}", **role)
+    return html.Div([html.Strong(title), html.P(prose(text))], className=f"message {kind}", **role)
+
+
+def prose(text: str) -> list[Component]:
+    """Text in which what stands between backticks is code."""
+    return [html.Code(part) if place % 2 else part for place, part in enumerate(text.split("`"))]
 
 
 def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: Sequence[Component] = ()) -> Component:

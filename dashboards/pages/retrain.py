@@ -56,7 +56,8 @@ def retrain_view(store: Store, request: Request) -> View:
         ),
     ]
     best = min(cells, key=lambda cell: cell.mean_error or 2.0)
-    body.append(keep_commands(best.retrainings[0].run, request))
+    found = next((trial.run for trial in study.trials if trial.number == best.trial), best.retrainings[0].run)
+    body.append(keep_commands(found, request))
     return _view(study, body, charts)
 
 

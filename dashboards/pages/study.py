@@ -41,6 +41,7 @@ from dashboards.wording import (
 
 #: Metrics in the table of trials.
 _GRID_METRICS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_MOST_FAILURES = 20
 
 
 def study_view(store: Store, request: Request) -> View:
@@ -238,6 +239,9 @@ def _failures(study: StudyRecord) -> list[Component]:
     if not rows:
         return []
     title = f"{counted(len(rows), 'run')} ended badly"
+    if len(rows) > _MOST_FAILURES:
+        title += f"; the first {_MOST_FAILURES} of them, the table above filters for all"
+        rows = rows[:_MOST_FAILURES]
     return [
         html.Section(
             [html.H2(title), table("Runs that failed or collapsed", ("run", "state", "epochs", "reason"), rows)],
