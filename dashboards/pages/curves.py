@@ -45,8 +45,8 @@ def curves_view(store: Store, request: Request) -> View:
         body.append(
             html.P(
                 prose(
-                    f"{len(chosen)} of {len(study.trials)} searches, those on the front first; `?trials=0-99,120` in the "
-                    f"address chooses others, at most {_MOST}."
+                    f"{len(chosen)} of {len(study.trials)} searches, those on the front first; `?trials=0-99,120` in "
+                    f"the address chooses others, at most {_MOST}."
                 ),
                 className="note",
             )
