@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
@@ -29,7 +29,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     error = [trial.run.metrics.get(results[0], math.nan) for trial in trials]
     data: list[dict[str, Any]] = []
     # One trace per colour: a thousand traces of one line each would take seconds.
-    for bin_colour, members in _shaded(error, theme):
+    for bin_colour, members in _shaded(error, study.objectives[0].mode, theme):
         x: list[float | None] = []
         y: list[float | None] = []
         texts: list[str] = []
@@ -37,7 +37,8 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
             places = [dimension.places[index] for dimension in dimensions]
             x += [*range(len(dimensions)), None]
             y += [*places, None]
-            texts += [f"trial {trials[index].number}<br>{d.title}: {d.texts[index]}" for d in dimensions] + [""]
+            name = escaped(trials[index].title)
+            texts += [f"{name}<br>{escaped(f'{d.title}: {d.texts[index]}')}" for d in dimensions] + [""]
         line = {"color": bin_colour, "width": 1.6 if len(trials) <= 60 else 0.8}
         data.append(
             {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": texts, "hoverinfo": "text", "line": line}
@@ -71,9 +72,10 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     )
 
 
-def _shaded(values: Sequence[float], theme: Theme) -> list[tuple[str, list[int]]]:
+def _shaded(values: Sequence[float], mode: Literal["min", "max"], theme: Theme) -> list[tuple[str, list[int]]]:
     """Trials in up to six groups by value, the worst first, each with its colour."""
-    order = sorted(range(len(values)), key=lambda i: (not math.isfinite(values[i]), values[i]))
+    sign = 1 if mode == "min" else -1
+    order = sorted(range(len(values)), key=lambda i: (not math.isfinite(values[i]), sign * values[i]))
     groups = min(_MAX_SHADES, len(order))
     parts = [order[g * len(order) // groups : (g + 1) * len(order) // groups] for g in range(groups)]
     shades = [theme.sequential[-1 - min(g, 4)][1] for g in range(groups)]
@@ -89,7 +91,8 @@ class _Dimension:
             escaped(self.title).replace(".", ".<br>").replace(" (", "<br>(").replace(" validation ", "<br>validation ")
         )
         factor = metric_factor(key)
-        numbers = [value * factor for value in values if isinstance(value, float) and math.isfinite(value)]
+        values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+        numbers = [value * factor for value in values if isinstance(value, float)]
         self.is_number = len(numbers) == sum(value is not None for value in values) and bool(numbers)
         if self.is_number:
             low, high = min(numbers), max(numbers)

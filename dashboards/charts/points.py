@@ -52,7 +52,7 @@ def points(
             {
                 "type": "scatter", "mode": "markers+text", "name": escaped(name), "marker": marker,
                 "x": [x[i] for i in members], "y": [finite(y[i]) for i in members],
-                "text": [str(trials[i].number) if i in on_front else "" for i in members],
+                "text": [escaped(trials[i].title.removeprefix("trial ")) if i in on_front else "" for i in members],
                 "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
                 "customdata": [trials[i].number for i in members],
                 "hovertext": [_hover(trials[i]) for i in members], "hoverinfo": "text",
