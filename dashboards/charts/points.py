@@ -43,7 +43,7 @@ def points(
         ]
     on_front = set(front)
     scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
-    traces = []
+    traces: list[dict[str, Any]] = []
     for place, (name, members) in enumerate(groups):
         marker: dict[str, Any] = {
             "symbol": SYMBOLS[place % len(SYMBOLS)],
