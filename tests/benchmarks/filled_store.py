@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from sqlalchemy import Connection, MetaData, create_engine
 
 from dashboards.history import curves_table, history_table, parquet_bytes
+from dashboards.player import render_player
 from dashboards.records import RunRecord
 from search_core.genotype import PRIMITIVES
 from tests.dashboards.generated import GeneratedStudy, generated_study, published_costs
@@ -66,7 +67,6 @@ def fill_store(
     trials: int,
     epochs: int,
     files: int,
-    render: Callable[[GeneratedSearch], str] | None = None,
     is_served: bool = True,
 ) -> FilledStore:
     """Fill a store, or take the one that was filled before with these numbers.
@@ -76,7 +76,6 @@ def fill_store(
         trials: of the study.
         epochs: of a trial.
         files: how many trials have files of their own.
-        render: makes the player of a search; None: there are no players.
         is_served: whether the files are asked from the server, rather than read from the folder.
     """
     note, facts = folder / "filled.json", {"trials": trials, "epochs": epochs, "files": files, "served": is_served}
@@ -98,7 +97,7 @@ def fill_store(
     with engine.begin() as connection:
         _insert_runs(connection, study, ids, int(experiment), location)
     engine.dispose()
-    _write_files(artifacts, study, ids, set(filled.trials), render)
+    _write_files(artifacts, study, ids, set(filled.trials))
     note.write_text(json.dumps(facts), encoding="utf-8")
     return filled
 
@@ -193,7 +192,6 @@ def _write_files(
     study: GeneratedStudy,
     ids: Mapping[str, str],
     with_files: set[int],
-    render: Callable[[GeneratedSearch], str] | None,
 ) -> None:
     """Curves of all trials; history, genotype and player of some; history and genotype of all retrainings."""
     parent = artifacts / ids[study.parent.run_id] / "artifacts"
@@ -211,5 +209,6 @@ def _write_files(
         (folder / "history.parquet").write_bytes(parquet_bytes(history_table(unit.records(), PRIMITIVES)))
         search = unit if isinstance(unit, GeneratedSearch) else unit.search
         (folder / "genotype.json").write_text(search.genotype().to_json(), encoding="utf-8")
-        if render is not None and isinstance(unit, GeneratedSearch):
-            (folder / "player.html").write_text(render(unit), encoding="utf-8")
+        if isinstance(unit, GeneratedSearch):
+            page = render_player(unit.history(), title=f"trial {unit.number}")
+            (folder / "player.html").write_text(page, encoding="utf-8")
