@@ -41,6 +41,7 @@ def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, floa
     if len(complete) < _MIN_TRIALS or not keys:
         return {}
     distributions = {key: _distribution([trial.values[key] for trial in complete]) for key in keys}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     sign = 1.0 if objective.mode == "min" else -1.0
     study.add_trials(

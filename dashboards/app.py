@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from flask import Response
 
 from dashboards.charts.theme import THEMES
 from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
-from dashboards.pages.parts import message
+from dashboards.pages.parts import link, message
 from dashboards.pages.retrain import retrain_view
 from dashboards.pages.studies import studies_view
 from dashboards.pages.study import study_view
@@ -26,6 +26,7 @@ from dashboards.records import RunRecord
 from dashboards.store import Store
 
 HOST = "127.0.0.1"
+_LOG = logging.getLogger(__name__)
 _POLL_MS = 3000
 _THREADS = 8
 
@@ -130,7 +131,7 @@ def _page(parts: Sequence[str]) -> Callable[[Store, Request], View]:
 
 
 def _failed(title: str, text: str, *, is_live: bool) -> View:
-    body = [html.H1(title), message(title, text, kind="error"), html.P(dcc.Link("all studies", href="/"))]
+    body = [html.H1(title), message(title, text, kind="error"), html.P(link("all studies", href="/"))]
     return View(name="error", title=title, body=[html.Div(body, className="page")], is_live=is_live, version=text)
 
 
@@ -140,13 +141,14 @@ def _shell() -> html.Div:
             dcc.Location(id="url", refresh="callback-nav"),
             dcc.Store(id="theme"),
             dcc.Store(id="shown"),
+            dcc.Store(id="picked"),
             dcc.Interval(id="again", interval=_POLL_MS, disabled=True),
             html.A("Skip to the content", href="#main", className="skip"),
             html.Header(
                 [
-                    dcc.Link("SNAS", href="/", className="brand"),
+                    link("SNAS", "/", "brand"),
                     html.Nav(
-                        [dcc.Link("Studies", href="/"), dcc.Link("Compare", href="/compare")],
+                        [link("Studies", href="/"), link("Compare", href="/compare")],
                         **{"aria-label": "Main"},
                     ),
                     html.Button("Dark", id="theme-button", type="button", n_clicks=0),
@@ -172,7 +174,11 @@ def _add_callback(app: Dash, store: Store) -> None:
     def show(path: str | None, search: str | None, theme: str | None, _: int, shown: dict[str, Any] | None) -> Any:
         if theme is None or path is None:  # the browser says first whether it is dark
             return no_update, no_update, no_update
-        view = render(store, path, search or "", theme)
+        try:
+            view = render(store, path, search or "", theme)
+        except Exception:  # at the border to the browser, where it would be a page that stays empty
+            _LOG.exception("the view %s%s failed", path, search)
+            view = _failed("This page failed", "The reason is in the terminal where the dashboard runs.", is_live=False)
         said = {
             "name": view.name,
             "title": view.title,
@@ -184,15 +190,14 @@ def _add_callback(app: Dash, store: Store) -> None:
             return no_update, no_update, not view.is_live
         return list(view.body), said, not view.is_live
 
-    app.clientside_callback("snas.shown", Output("main", "data-view"), Input("shown", "data"))
-    app.clientside_callback("snas.theme", Output("theme", "data"), Input("theme-button", "n_clicks"))
-    app.clientside_callback(
-        "snas.chosen", Output("url", "href"), Input("compare-picker", "value"), prevent_initial_call=True
-    )
-    app.clientside_callback(
-        "snas.selected", Output("compare-chosen", "disabled"), Input("trials", "selectedRows"),
-        prevent_initial_call=True,
-    )  # fmt: skip
+    in_browser = {name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected")}
+    app.clientside_callback(in_browser["shown"], Output("main", "data-view"), Input("shown", "data"))
+    app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))
+    for name, target, source in (
+        ("chosen", Output("picked", "data"), Input("compare-picker", "value")),
+        ("selected", Output("compare-chosen", "disabled"), Input("trials", "selectedRows")),
+    ):
+        app.clientside_callback(in_browser[name], target, source, prevent_initial_call=True)
 
 
 def _add_files(app: Dash, store: Store) -> None:

@@ -195,7 +195,7 @@ def _operation(name: str) -> dict[str, Any]:
     style = STYLES.get(name)
     colour = style.colour if style else _NEUTRAL
     dashes = style.dashes if style else _NEUTRAL_DASHES
-    light, dark = BACKGROUNDS
+    _, dark = BACKGROUNDS
     return {
         "name": name,
         "label": style.label if style else name if len(name) <= 12 else name[:11] + "…",

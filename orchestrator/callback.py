@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 
 from orchestrator.distributed import release
 from orchestrator.errors import OrchestratorError, first_line, last_line
+from orchestrator.hours import reserved, with_hours
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault, job_label
 from orchestrator.progress import StudyView
@@ -56,7 +57,7 @@ class PhaseCallback(Callback):
         *,
         epochs: Callable[[dict[str, Any]], int],
         open_journal: Callable[[str], Journal],
-        track: Callable[[dict[str, Any]], None],
+        track: Callable[[dict[str, Any], Journal], None],
         view: StudyView,
         has_room: Callable[[Journal], bool],
         failed: Callable[[str], object],
@@ -68,6 +69,7 @@ class PhaseCallback(Callback):
         self._failed, self._fault = failed, fault
         self._watched: dict[str, _Watched] = {}
         self._last_step = time.monotonic()
+        self.most_at_once = 0  # units that ran at a time
         self.num_steps = 0  # what is new in the journals: not reports that are sent again
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ class PhaseCallback(Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show that a trial runs, and watch it."""
         self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
+        self.most_at_once = max(self.most_at_once, len(self._watched))
         self._view.started(job_label(trial), self._epochs(trial.config["job"]))
 
     def on_trial_result(
@@ -99,7 +102,8 @@ class PhaseCallback(Callback):
             journal.finish("failed", result["failure"])
         elif "record" in result:
             # Taken out: Ray would keep it, and statistics of all its numbers.
-            self.num_steps += journal.append_epoch(result.pop("record"))
+            record = with_hours(result.pop("record"), journal, **reserved(job))
+            self.num_steps += journal.append_epoch(record)
         if "checkpoint_fault" in result:
             journal.note("checkpoint", result["checkpoint_fault"])
             self._view.warn(f"{label}: {result['checkpoint_fault']}")
@@ -185,7 +189,7 @@ class PhaseCallback(Callback):
             self._view.ended(job["label"], journal)
         else:
             self._view.epoch(job["label"], journal)
-        self._track(job)
+        self._track(job, journal)
 
 
 def _last_error(trial: Trial) -> str:

@@ -18,7 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.errors import OrchestratorError, TrackingAwayError, first_line
 from orchestrator.journal import Journal
 from orchestrator.secrets import masked
-from orchestrator.tracking import Tracker, Unit
+from orchestrator.tracking import Tracker
+from orchestrator.units import Unit
 
 #: What a store that is away raises, Optuna's too, which some units read; requests' errors are OSErrors.
 STORE_ERRORS = (MlflowException, SQLAlchemyError, StorageInternalError, OSError)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -14,28 +13,20 @@ from ray import tune
 from orchestrator.callback import PhaseCallback
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.cluster import cluster, nodes
-from orchestrator.config import search_options
-from orchestrator.delivery import Delivery
 from orchestrator.distributed import retrain_trainable
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.journal import Journal
 from orchestrator.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
-from orchestrator.models import is_logged, log_child
 from orchestrator.packing import Share, find_share, grown, retrain_share
 from orchestrator.progress import StudyView
 from orchestrator.records import FORK_SHARE, RetrainJob
-from orchestrator.runs import TRUNK, Phase, trial_label, unit_label
+from orchestrator.runs import TRUNK, Phase, trial_label
 from orchestrator.samplers import patiently
 from orchestrator.searcher import StudySearcher
-from orchestrator.secrets import masked
-from orchestrator.space import Scalar
-from orchestrator.study_summary import log_summary
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, UnitKind, flatten, picture_epochs
-from orchestrator.trainable import SearchTrainable, from_plain, last_epoch
+from orchestrator.study_log import StudyLog
+from orchestrator.tracking import Tracker
+from orchestrator.trainable import SearchTrainable, last_epoch
 from search_core.data import ImageData
-from search_core.errors import OptionsError
-from search_core.genotype import Genotype
-from search_core.retrain import RetrainOptions
 from search_core.search import SearchOptions
 
 if TYPE_CHECKING:
@@ -45,8 +36,6 @@ if TYPE_CHECKING:
 _MAX_IDLE_LAUNCHES = 3
 #: What is left by a launch ran out of memory: others on its node get time to end.
 _PAUSE_S = 10.0
-#: How long the end of a study waits for MLflow.
-_PATIENCE_S = 600.0
 
 
 class Driver:
@@ -62,11 +51,10 @@ class Driver:
 
     def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
         self._study, self._spec, self._folder = study, study.spec, study.folder
-        self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
-        self._delivery = Delivery(masked(tracker.tracking_uri), view.warn)
+        self._view = view
         self._journals: dict[tuple[Phase, str], Journal] = {}
-        self._trial_runs: dict[int, str] = {}
         self._shares: dict[Phase, Share] = {}
+        self._log = StudyLog(study, tracker, view, parent, data, self._journal)
 
     def run(self, address: str | None) -> None:
         """Do all that is not done yet.
@@ -81,6 +69,7 @@ class Driver:
             TrackingAwayError: if MLflow is away at the end.
         """
         try:
+            self._log.begin()
             num_open = self._study.num_open_trials()
             if num_open or any(record.state == "running" for record in self._study.retrains()):
                 with cluster(address):
@@ -91,7 +80,7 @@ class Driver:
                     self._retrain()
             self._finish()
         finally:
-            self._delivery.stop()
+            self._log.stop()
 
     def _search(self) -> None:
         total = self._spec.num_trials
@@ -128,6 +117,8 @@ class Driver:
 
     def _retrain(self) -> None:
         jobs = self._study.retrain_jobs()
+        if jobs:
+            self._log.expect_retrainings(len(jobs))
         if jobs and self._open_retrains():
             self._view.phase("retrain", len(jobs) - len(self._open_retrains()), len(jobs))
             self._launch_until_done("retrain", lambda: not self._open_retrains())
@@ -154,10 +145,14 @@ class Driver:
         """Run one Tune experiment over all that is open; returns how much is new in the journals."""
         fault = OwnFault()
         searcher = self._searcher(fault) if phase == "search" else None
+
+        def track(job: dict[str, Any], journal: Journal) -> None:
+            self._track(phase, job, journal, callback.most_at_once)
+
         callback = PhaseCallback(
             epochs=last_epoch,
             open_journal=partial(self._journal, phase),
-            track=lambda job: self._track(phase, job) if phase != "trunk" else None,
+            track=track,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
             failed=lambda label: searcher.tell_failed(int(label)) if searcher else None,
@@ -246,7 +241,7 @@ class Driver:
         journal, trunk = self._journal("search", job["label"]), self._trunk
         for record in trunk.epochs[len(journal.epochs) :]:
             journal.append_epoch(record)
-        self._track("search", job)
+        self._log.track("search", job)
         folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
         return {"checkpoints": str(folder), "epochs": len(trunk.epochs)}
 
@@ -278,114 +273,33 @@ class Driver:
         # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
         return asdict(share or self._shares[phase])
 
+    def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
+        if phase == "trunk":  # its epochs are logged as those of the trials that grow from it
+            return
+        self._log.track(phase, job)
+        if journal.end is not None:
+            self._log.ended(phase, job, journal, at_once)
+
     def _tell_shares(self) -> None:
         """Say where measured shares come from, on the terminal and in MLflow."""
         resources = self._spec.resources
         if "auto" in (resources.gpu, resources.memory_gb):
             told = self._shares["search"].explanation
             self._view.note(f"resources: {told}")
-            self._delivery.push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", told))
-
-    def _track(self, phase: UnitKind, job: dict[str, Any]) -> None:
-        """Have the MLflow run of a job brought up to its journal."""
-        label = job["label"]
-
-        def bring_up() -> None:
-            if not self._tracker.is_closed(unit_label(phase, label)):  # else its journal need not be read again
-                self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
-
-        self._delivery.push(unit_label(phase, label), bring_up)
-
-    def _unit(self, phase: UnitKind, job: dict[str, Any]) -> Unit:
-        """The MLflow run of a job."""
-        name = unit_label(phase, job["label"])
-        tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
-        if phase == "search":
-            metrics = {*SEARCH_METRICS, *(objective.metric for objective in self._spec.objectives)}
-            return Unit(
-                label=name,
-                kind="search",
-                parent=self._parent,
-                params=flatten(job["options"]),
-                tags=tags,
-                metrics=sorted(metrics),
-                primitives=self._spec.search.network.primitives,
-                pictures=picture_epochs(self._spec.tracking.picture_every, int(job["options"].get("epochs", 1))),
-            )
-        trial = job["trial"]
-        parent = self._parent if trial is None else self._run_of(trial)
-        params = {
-            **flatten(job["options"]),
-            **flatten(job["dataset"], "dataset."),
-            "seed": job["seed"],
-            "trial": "none" if trial is None else trial,
-        }
-        genotype = Genotype.from_dict(job["genotype"])
-        return Unit(label=name, kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype)
-
-    def _trial_job(self, number: int, values: Mapping[str, Scalar]) -> dict[str, Any]:
-        """As much of a trial's job as its MLflow run needs."""
-        options: Mapping[str, Any]
-        try:
-            options = asdict(search_options(self._spec, values))
-        except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
-            options = values
-        return {"label": trial_label(number), "options": options}
-
-    def _run_of(self, number: int) -> str:
-        """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
-        if number not in self._trial_runs:
-            trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
-            unit = self._unit("search", self._trial_job(number, trial.params))
-            self._trial_runs[number] = self._tracker.run_id(unit)
-        return self._trial_runs[number]
+            self._log.tell_share(told)
 
     def _finish(self) -> None:
-        """Bring MLflow up to all journals, then log the models, then the summary and the end of the study."""
-        trials, jobs = self._study.trials(), self._study.retrain_jobs()
-        for trial in trials:
-            self._track("search", self._trial_job(trial.number, trial.values))
-        for job in jobs:
-            self._track("retrain", self._retrain_job(job))
-        missing = self._delivery.drain(_PATIENCE_S)
-        for job in jobs:
-            if self._journal("retrain", job.label).end == "complete":
-                log_model = partial(self._log_model, job, self._retrain_job(job))
-                self._delivery.push(f"model-{job.label}", log_model)
-        missing += self._delivery.drain(_PATIENCE_S)
-        retrains = self._study.retrains()
-        reasons = {
-            kind: records[0].reason
-            for kind, records in (("search", trials), ("retraining", retrains))
-            if records and all(record.state == "failed" for record in records)
-        }
-        is_complete = not reasons and not missing
-        self._delivery.push("summary", lambda: log_summary(self._tracker, self._parent, self._study))
-        self._delivery.push("study", lambda: self._tracker.close_study(self._parent, complete=is_complete))
-        missing += self._delivery.drain(_PATIENCE_S)
+        """Bring MLflow up to all that was done.
+
+        Raises:
+            StudyFailed: if all searches or all retrainings failed.
+            TrackingAwayError: if MLflow is away.
+        """
+        missing, reasons = self._log.finish([(job, self._retrain_job(job)) for job in self._study.retrain_jobs()])
         if missing:
             self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._resume_hint()}")
         for kind, reason in reasons.items():
             raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
-
-    def _log_model(self, job: RetrainJob, plain: dict[str, Any]) -> None:
-        run_id = self._tracker.run_id(self._unit("retrain", plain))
-        if is_logged(self._tracker, run_id):
-            return
-        options = from_plain(RetrainOptions, plain["options"])
-        final = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
-        if final is None or final.epoch != options.epochs:
-            self._view.warn(f"retraining {job.label} has no checkpoint of its last epoch: its model is not logged")
-            return
-        log_child(
-            self._tracker,
-            run_id,
-            genotype=job.genotype,
-            options=options,
-            data=self._data,
-            state=final.state,
-            registered_name=self._spec.registered_name,
-        )
 
     def _resume_hint(self) -> str:
         root = self._study.runs.root

@@ -217,7 +217,7 @@ def front_rows(
             {
                 "trial": trial.number,
                 "eta": options.penalty.strength,
-                "temperature": _described(options.temperature),
+                "temperature": described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
                 "test_accuracy": mean(tests) if tests else None,
                 "test_accuracy_sd": stdev(tests) if len(tests) > 1 else None,
@@ -227,7 +227,8 @@ def front_rows(
     return rows
 
 
-def _described(schedule: TemperatureOptions) -> str:
+def described(schedule: TemperatureOptions) -> str:
+    """A temperature schedule in a few words."""
     if schedule.kind == "constant":
         return f"constant {schedule.start:.2f}"
     return f"{schedule.kind} to {schedule.end:.2f}"

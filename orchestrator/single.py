@@ -16,10 +16,12 @@ from dashboards.draw import render_cells_svg
 from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
 from orchestrator.delivery import sync_now
 from orchestrator.errors import OrchestratorError
+from orchestrator.hours import with_hours
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
 from orchestrator.runs import Runs
-from orchestrator.tracking import SEARCH_METRICS, Tracker, Unit, flatten, picture_epochs, run_tags
+from orchestrator.tracking import Tracker
+from orchestrator.units import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
@@ -63,19 +65,20 @@ def run_search(
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
     (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
-    metrics, primitives = SEARCH_METRICS, options.network.primitives
+    primitives = options.network.primitives
     unit = Unit(
         label=name,
         kind="search",
         params=flatten(asdict(options)),
-        metrics=metrics,
+        metrics=logged_metrics(),
         primitives=primitives,
         pictures=picture_epochs(None, options.epochs),
+        about=about_search(asdict(options)),
     )
     journal = Journal(folder / "history.jsonl")
     with _recorded(tracker, unit, journal):
         for report in search:
-            journal.append_epoch(report.to_dict())
+            journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)))
             save_state(search, folder / STATE_FILE)
             sync_now(tracker, unit, journal)
             on_epoch(report)
@@ -125,14 +128,15 @@ def run_retrain(
         folder = _new_folder(runs.root / RETRAINS, label, tracker)
         (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
         params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
-        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype)
+        about = f"{name}, trained from scratch with seed {seed}"
+        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype, about=about)
         journal = Journal(folder / "history.jsonl")
         with _recorded(tracker, unit, journal):
             for report in retrain:
                 record = report.to_dict()
                 if retrain.epoch >= section.epochs:
                     record["metrics"] |= retrain.final_metrics()
-                journal.append_epoch(record)
+                journal.append_epoch(with_hours(record, journal, **_whole(device)))
                 save_state(retrain, folder / STATE_FILE)
                 sync_now(tracker, unit, journal)
                 on_epoch(seed, report)
@@ -191,6 +195,11 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
         return Tracker(uri, experiment, artifact_location=runs.artifact_location(uri, experiment), tags=tags)
     except MlflowException as error:
         raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
+
+
+def _whole(device: torch.device) -> dict[str, float]:
+    """What a process that has a device for itself reserves: a GPU, or a core."""
+    return {"gpus": float(device.type == "cuda"), "cores": 1.0}
 
 
 def save_state(work: Search | Retrain, file: Path) -> None:

@@ -6,6 +6,7 @@ What is done is read from Optuna's storage and the journals; there is no other s
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ from orchestrator.records import (
 from orchestrator.runs import TRUNK, Runs, StudyFolder
 from orchestrator.samplers import create_optuna_study, load_optuna_study, open_storage
 from orchestrator.searcher import StudySearcher
-from orchestrator.tracking import Tracker, flatten, run_tags
+from orchestrator.tracking import Tracker
+from orchestrator.units import flatten, run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
 from search_core.data import ImageData, check_batch_size, load_data
@@ -173,9 +175,7 @@ class Study:
         else:
             self._begin(tracker)
         with self._driver_lock():
-            parent = tracker.open_study(
-                self.spec.name, self._description(), self._study_params(data), self.folder.spec_file
-            )
+            parent = tracker.open_study(self.spec.name, self._study_params(data), self.folder.spec_file)
             try:
                 Driver(self, tracker, view or SilentView(), parent, data).run(address)
             except (OrchestratorError, KeyboardInterrupt):
@@ -285,20 +285,16 @@ class Study:
         except MlflowException as error:
             raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
 
-    def _description(self) -> str:
-        sweep = "".join(f"\n- `{key}`: {entry.to_data()}" for key, entry in self.spec.sweep.items())
-        goals = " and ".join(f"{objective.mode} `{objective.metric}`" for objective in self.spec.objectives)
-        return f"SNAS searches on {self.spec.search.dataset.name}: {goals}.\n\nSwept:{sweep or ' nothing'}\n"
-
     def _study_params(self, data: ImageData) -> dict[str, object]:
         spec = self.spec
-        sweep = {f"sweep.{key}": entry.to_data() for key, entry in spec.sweep.items()}
+        sweep = {f"sweep.{key}": json.dumps(entry.to_data()) for key, entry in spec.sweep.items()}
         sizes = {f"images.{split}": size for split, size in data.sizes.items()}
         return {
             "name": spec.name,
             "seed": spec.seed,
             "sampler": spec.sampler,
             "trials": spec.num_trials,
+            "objectives": json.dumps([asdict(objective) for objective in spec.objectives]),
             **flatten(asdict(spec.search), "search."),
             **sweep,
             **sizes,

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dashboards.figures import figure_png
 from dashboards.summary import TrialPoint, render_study
-from orchestrator.config import search_options
+from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
 from orchestrator.records import TrialRecord, front_rows
+from orchestrator.run_content import log_files
 from orchestrator.runs import trial_label
 from orchestrator.tracking import Tracker
+from search_core.cost import child_cost
+from search_core.data import ImageData
+from search_core.genotype import PUBLISHED
 
 if TYPE_CHECKING:
     from orchestrator.study import Study
 
+PUBLISHED_COSTS, SUMMARY = "published.json", "summary.png"
 
-def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:
-    """Log the one-page picture, the table of the front and what a fork saved to the parent run."""
+
+def log_published(tracker: Tracker, run_id: str, spec: StudySpec, data: ImageData) -> None:
+    """Log what the published cells cost at the size of the study's searches, once, for comparison with its children."""
+    if any(entry.path == PUBLISHED_COSTS for entry in tracker.client.list_artifacts(run_id)):
+        return
+    network = spec.search.network
+    costs = {
+        name: child_cost(
+            genotype,
+            cells=network.cells,
+            init_channels=network.init_channels,
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            stem=network.stem,
+        )
+        for name, genotype in PUBLISHED.items()
+    }
+    document = {
+        name: {
+            "child_params": cost.params,
+            "child_madds": cost.madds,
+            "child_memory_access": cost.memory_access,
+        }
+        for name, cost in costs.items()
+    }
+    tracker.client.log_dict(run_id, document, PUBLISHED_COSTS)
+
+
+def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:
+    """Log the one-page picture, the table of the front and what a fork saved to the parent run.
+
+    Returns:
+        Whether there is a picture: there is none of a study without searches.
+    """
     trials = study.trials()
     document = {"study": study.spec.name, "front": front_rows(trials, study.retrains(), study.spec)}
     tracker.client.log_dict(run_id, document, "front.json")
@@ -29,10 +64,8 @@ def log_summary(tracker: Tracker, run_id: str, study: Study) -> None:
     points = [trial_point(trial, study) for trial in trials if trial.epochs]
     if points:
         figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "summary.png"
-            file.write_bytes(figure_png(figure))
-            tracker.client.log_artifact(run_id, str(file))
+        log_files(tracker.client, run_id, {SUMMARY: figure_png(figure)})
+    return bool(points)
 
 
 def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:

@@ -8,88 +8,36 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import subprocess
-import tempfile
-from collections.abc import Container, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.draw import render_cells, render_cells_svg
+from orchestrator.descriptions import describe_run
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.journal import Journal
-from search_core.data import ImageData
-from search_core.genotype import PRIMITIVES, Genotype
-
-UnitKind = Literal["search", "retrain"]
+from orchestrator.markdown import RUN_LIMIT, RunAddress, plain
+from orchestrator.run_content import log_history, log_picture, log_results, picture_steps
+from orchestrator.units import Unit, UnitKind
 
 #: Metric of every epoch that tells how far a run has been logged.
 _MARKERS: dict[UnitKind, str] = {"search": "child_val_error", "retrain": "val_accuracy"}
 
-#: MLflow's pages grow slow with many metric keys: the rest of the report is in `history.parquet`.
-SEARCH_METRICS: tuple[str, ...] = (
-    "child_val_error",
-    "child_val_accuracy",
-    "child_val_accuracy_recalibrated",
-    "supernet_val_accuracy",
-    "discretization_gap",
-    "train_loss",
-    "entropy_normal",
-    "entropy_reduce",
-    "temperature",
-    "eta",
-    "expected_cost_madds",
-    "child_madds",
-    "child_params",
-    "edges_normal",
-    "edges_reduce",
-)
-
 #: MLflow's UI then shows the experiment as model training rather than as a language application.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
-_PICTURES = "cells"  # key of the image series
+_NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
 
 _MAX_BATCH = 100  # params and tags that one request may carry
 _MAX_EPOCHS = 20  # epochs that one request may carry, of at most 1,000 metrics
 _PAGE = 1000  # runs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """What one MLflow run stands for.
-
-    Attributes:
-        label: unique in the experiment; the run's name, and the tag by which it is found again.
-        kind: a search (with cells per epoch) or a retraining.
-        parent: id of the parent run.
-        params: flat parameters.
-        tags: further tags.
-        metrics: names of the metrics to log; others stay in the history.
-        primitives: candidate operations, for the pictures of a search.
-        pictures: epochs of which a picture of the cells is kept.
-        genotype: the cell that a retraining trains.
-    """
-
-    label: str
-    kind: UnitKind
-    parent: str | None = None
-    params: Mapping[str, object] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    metrics: Sequence[str] | None = None
-    primitives: Sequence[str] = PRIMITIVES
-    pictures: Container[int] = ()
-    genotype: Genotype | None = None
 
 
 @dataclass
@@ -128,6 +76,7 @@ class Tracker:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         # MLflow's own retries send a `runs/create` again whose answer was lost, and a trial has two runs.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the progress view has the terminal
         self.tracking_uri = tracking_uri
         self._tags = dict(tags)
         self._runs: dict[str, _OpenRun] = {}
@@ -149,7 +98,7 @@ class Tracker:
             else self.client.create_experiment(experiment, artifact_location=artifact_location, tags=_EXPERIMENT_TAGS)
         )
 
-    def open_study(self, name: str, description: str, params: Mapping[str, object], spec_file: Path) -> str:
+    def open_study(self, name: str, params: Mapping[str, object], spec_file: Path) -> str:
         """Find or create the parent run of a study, and mark it as running.
 
         Returns:
@@ -157,7 +106,7 @@ class Tracker:
         """
         found = self._adopt("study")
         if found is None:
-            tags = {"snas.unit": "study", "snas.kind": "study", "mlflow.note.content": description, **self._tags}
+            tags = {"snas.unit": "study", "snas.kind": "study", **self._tags}
             run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
             known: Mapping[str, str] = {}
             self._listed = None
@@ -192,11 +141,10 @@ class Tracker:
             if run.is_closed:
                 return
             behind = journal.epochs[run.next_epoch :]
+            if unit.kind == "search":
+                self._log_pictures(run, unit, behind, journal)
             for first in range(0, len(behind), _MAX_EPOCHS):
                 records = behind[first : first + _MAX_EPOCHS]
-                for record in records:
-                    if unit.kind == "search" and self._wants_picture(run, unit, record["epoch"]):
-                        self._log_cells(run.run_id, unit, record)
                 self._log_metrics(run.run_id, unit, records)
                 run.next_epoch += len(records)
             if is_over:
@@ -217,18 +165,30 @@ class Tracker:
             self._delete_spare(label)
         self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
 
+    def describe_study(self, run_id: str, note: str) -> None:
+        """Set the description of the experiment and of the parent run, in markdown."""
+        self.client.set_tag(run_id, _NOTE, note)
+        self.client.set_experiment_tag(self.experiment_id, _NOTE, note)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of one step, now."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, [Metric(name, value, now, step) for name, value in metrics.items()])
+
+    def last_step(self, run_id: str, metric: str) -> int:
+        """Newest step of a metric; -1 before the first."""
+        return max((point.step for point in self.client.get_metric_history(run_id, metric)), default=-1)
+
+    def known_run(self, label: str) -> str | None:
+        """Id of the run of a label, if there is one."""
+        run = self._runs.get(label) or self._find(label)
+        return run.run_id if run is not None else None
+
     def suspend(self) -> None:
         """Mark all running runs of the experiment as killed, until a resumed study goes on with them."""
         running = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=5000)
         for run in running:
             self.client.set_terminated(run.info.run_id, "KILLED")
-
-    def _wants_picture(self, run: _OpenRun, unit: Unit, epoch: int) -> bool:
-        return epoch in unit.pictures and epoch not in run.pictures
-
-    def _pictures(self, run_id: str) -> set[int]:
-        names = [Path(entry.path).name.split("+") for entry in self.client.list_artifacts(run_id, "images")]
-        return {int(name[2]) for name in names if name[:2] == [_PICTURES, "step"]}
 
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:
@@ -243,10 +203,10 @@ class Tracker:
 
     def _reopen(self, run_id: str, unit: Unit) -> _OpenRun:
         """Go on with a run that a driver left open."""
-        steps = [metric.step for metric in self.client.get_metric_history(run_id, _MARKERS[unit.kind])]
+        next_epoch = self.last_step(run_id, _MARKERS[unit.kind]) + 1
         self._log_missing_params(run_id, unit.params, known=self.client.get_run(run_id).data.params)
         self.client.update_run(run_id, status="RUNNING")
-        return _OpenRun(run_id, max(steps, default=-1) + 1, False, self._pictures(run_id))
+        return _OpenRun(run_id, next_epoch, False, picture_steps(self.client, run_id))
 
     def _find(self, label: str) -> _OpenRun | None:
         """The run of a label, from one list of all runs: a query each would keep a resumed study waiting."""
@@ -281,6 +241,8 @@ class Tracker:
 
     def _create(self, unit: Unit) -> str:
         tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **unit.tags}
+        if unit.about:
+            tags[_NOTE] = plain(unit.about)
         if unit.parent is not None:
             tags["mlflow.parentRunId"] = unit.parent
         run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
@@ -304,35 +266,25 @@ class Tracker:
         ]
         self.client.log_batch(run_id, metrics)
 
-    def _log_cells(self, run_id: str, unit: Unit, record: Mapping[str, Any]) -> None:
-        picture = render_cells(
-            Genotype.from_dict(record["genotype"]),
-            probabilities=_probabilities(record),
-            primitives=unit.primitives,
-            title=f"{unit.label}, epoch {record['epoch']}",
-        )
-        self.client.log_image(run_id, picture, key=_PICTURES, step=record["epoch"])
+    def _log_pictures(self, run: _OpenRun, unit: Unit, behind: Sequence[Mapping[str, Any]], journal: Journal) -> None:
+        """Pictures of the epochs that are due, and with them the history and the player so far.
+
+        Before the metrics of these epochs, which tell how far a run is: what is interrupted here is done again.
+        """
+        due = [record for record in behind if record["epoch"] in unit.pictures]
+        for record in due:
+            if record["epoch"] not in run.pictures:
+                log_picture(self.client, run.run_id, unit, record)
+        if due and journal.end is None:  # else they are written when the run is closed
+            log_history(self.client, run.run_id, unit, journal.epochs[: due[-1]["epoch"] + 1])
 
     def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
-        tags = [RunTag("snas.end", str(journal.end))]
+        log_results(self.client, run.run_id, unit, journal)
+        note = describe_run(unit, journal, RunAddress(self.experiment_id, run.run_id))
+        tags = [RunTag("snas.end", str(journal.end)), RunTag(_NOTE, note)]
         if journal.reason:
-            tags.append(RunTag("mlflow.note.content", f"{journal.end}: {journal.reason}"))
+            tags.append(RunTag("snas.reason", journal.reason[:RUN_LIMIT]))
         self.client.log_batch(run.run_id, tags=tags)
-        if unit.genotype is not None:
-            self.client.log_text(run.run_id, unit.genotype.to_json(), "genotype.json")
-            self.client.log_text(run.run_id, render_cells_svg(unit.genotype, title=unit.label), "cells.svg")
-        elif unit.kind == "search" and journal.epochs:
-            last = journal.epochs[-1]
-            genotype = Genotype.from_dict(last["genotype"])
-            picture = render_cells_svg(
-                genotype, probabilities=_probabilities(last), primitives=unit.primitives, title=unit.label
-            )
-            self.client.log_text(run.run_id, genotype.to_json(), "genotype.json")
-            self.client.log_text(run.run_id, picture, "cells.svg")
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "history.parquet"
-            write_history(journal, file)
-            self.client.log_artifact(run.run_id, str(file))
         self.client.set_terminated(run.run_id, "FAILED" if journal.end == "failed" else "FINISHED")
         run.is_closed = True
 
@@ -349,80 +301,3 @@ def _is_closed(run: Run) -> bool:
 def _is_empty(run: Run) -> bool:
     """Whether a run is as `runs/create` left it: all else is sent to the run whose id came back."""
     return not (run.data.params or run.data.metrics)
-
-
-def picture_epochs(every: int | None, epochs: int) -> list[int]:
-    """The epochs of which a picture of the cells is kept, the first and the last among them.
-
-    Args:
-        every: epochs from one to the next; 0 for none; None for about ten over the whole search, for each takes a tenth
-            of a second to draw.
-        epochs: of the search.
-    """
-    if every == 0:
-        return []
-    return sorted({*range(0, epochs, every or max(1, epochs // 10)), epochs - 1})
-
-
-def write_history(journal: Journal, file: Path) -> None:
-    """Write a journal as Parquet: one row per epoch.
-
-    Columns: `epoch`, every metric, and for searches `genotype` (JSON) and, per cell type, `alpha_*`, `probabilities_*`
-    (rows of edges by operations), `entropy_*` and `credit_*` (per edge; entropies have the prefix `edge_entropy_*`).
-    """
-    rows = []
-    for record in journal.epochs:
-        row: dict[str, Any] = {"epoch": record["epoch"], **record["metrics"]}
-        if "cells" in record:
-            row["genotype"] = Genotype.from_dict(record["genotype"]).to_json()
-            for cell_type, cell in record["cells"].items():
-                row[f"alpha_{cell_type}"] = cell["alpha"]
-                row[f"probabilities_{cell_type}"] = cell["probabilities"]
-                row[f"edge_entropy_{cell_type}"] = cell["entropy"]
-                row[f"credit_{cell_type}"] = cell["credit"]
-        rows.append(row)
-    columns = list(dict.fromkeys(name for row in rows for name in row))  # the last epoch may have more than the first
-    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), file)
-
-
-def _probabilities(record: Mapping[str, Any]) -> dict[Any, Any]:
-    return {cell_type: cell["probabilities"] for cell_type, cell in record["cells"].items()}
-
-
-def run_tags(data: ImageData) -> dict[str, str]:
-    """Data set, versions and git commit, as tags of every run."""
-    return {
-        "dataset": data.name,
-        "dataset.digest": data.digest,
-        "dataset.split_digest": data.split_digest,
-        **environment_tags(),
-    }
-
-
-def environment_tags() -> dict[str, str]:
-    """Versions and git commit, as tags of every run."""
-    packages = ("snas-orchestrator", "torch", "ray", "optuna", "mlflow", "numpy")
-    tags = {f"version.{package}": version(package) for package in packages}
-    return {**tags, "version.python": platform.python_version(), "git.commit": _git_commit()}
-
-
-def _git_commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Nested settings as dotted keys; settings that are None are left out."""
-    flat: dict[str, object] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-__all__ = ["SEARCH_METRICS", "MlflowException", "Tracker", "Unit", "environment_tags", "flatten", "write_history"]

@@ -74,7 +74,8 @@
         if (before.join("\n") === wanted.join("\n")) return window.dash_clientside.no_update;
         query.delete("trial");
         wanted.forEach((name) => query.append("trial", name));
-        return "/compare?" + query.toString();
+        follow("/compare?" + query.toString());
+        return wanted;
       },
       selected(rows) {
         window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
@@ -120,6 +121,12 @@
   }
 
   document.addEventListener("click", (event) => {
+    const inside = event.target.closest("a[data-inside]");
+    if (inside && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) {
+      event.preventDefault();
+      follow(inside.getAttribute("href"));
+      return;
+    }
     const button = event.target.closest("button");
     if (!button) return;
     if (button.dataset.picture) savePicture(button);
@@ -134,7 +141,6 @@
   function follow(href) {
     window.history.pushState({}, "", href);
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
-    window.scrollTo(0, 0);
   }
 
   /* A trial's point in a chart leads to its page; the table of trials does the same for the keyboard. */
@@ -149,17 +155,6 @@
   const functions = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
   functions.TrialLink = function (props) {
     const React = window.React;
-    return React.createElement(
-      "a",
-      {
-        href: props.data.href,
-        onClick: (event) => {
-          if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-          event.preventDefault();
-          follow(props.data.href);
-        },
-      },
-      props.data.label,
-    );
+    return React.createElement("a", { href: props.data.href, "data-inside": "true" }, props.data.label);
   };
 })();

@@ -135,7 +135,7 @@ def search_curves(history: History, theme: Theme) -> Chart:
         return Chart(key=key, title=title, empty="No epoch has been recorded yet.")
     columns = min(3, len(present))
     rows = -(-len(present) // columns)
-    figure_layout = layout(theme, height=40 + 215 * rows, hovermode="x", margin={"l": 44, "r": 12, "t": 44, "b": 40})
+    figure_layout = layout(theme, height=50 + 225 * rows, hovermode="x", margin={"l": 44, "r": 12, "t": 8, "b": 44})
     del figure_layout["xaxis"], figure_layout["yaxis"]
     data, annotations = [], []
     for place, (name, metrics) in enumerate(present):
@@ -143,9 +143,9 @@ def search_curves(history: History, theme: Theme) -> Chart:
         row, column = divmod(place, columns)
         width, height = 1 / columns, 1 / rows
         x_axis = axis(theme, "epoch" if row == rows - 1 else "", domain=[column * width, (column + 0.86) * width])
-        top = 1 - row * height
+        top = 1 - row * height - 0.2 * height  # above it stands the panel's title
         figure_layout[f"xaxis{suffix}"] = x_axis | {"anchor": f"y{suffix}"}
-        figure_layout[f"yaxis{suffix}"] = axis(theme, anchor=f"x{suffix}", domain=[top - 0.72 * height, top])
+        figure_layout[f"yaxis{suffix}"] = axis(theme, anchor=f"x{suffix}", domain=[top - 0.6 * height, top])
         annotations.append(
             {"text": _panel_title(name, metrics, theme), "xref": f"x{suffix} domain", "yref": f"y{suffix} domain",
              "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom", "showarrow": False, "align": "left",

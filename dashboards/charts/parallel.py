@@ -44,10 +44,12 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
         )
     figure_layout = layout(theme, height=380, hovermode="closest")
     figure_layout["xaxis"] |= {
-        "tickvals": list(range(len(dimensions))), "ticktext": [dimension.title for dimension in dimensions],
-        "range": [-0.3, len(dimensions) - 0.7], "showline": False, "gridcolor": theme.muted,
+        "tickvals": list(range(len(dimensions))), "ticktext": [dimension.heading for dimension in dimensions],
+        "tickangle": 0,
+        "range": [-0.35, len(dimensions) - 0.45], "showline": False, "gridcolor": theme.muted, "ticks": "",
     }  # fmt: skip
     figure_layout["yaxis"] |= {"visible": False, "range": [-0.06, 1.08]}
+    figure_layout["margin"] = {"l": 8, "r": 8, "t": 12, "b": 64}
     figure_layout["annotations"] = [
         {"x": place, "y": height, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4,
          "font": {"size": 11, "color": theme.ink}, "bgcolor": theme.surface, "opacity": 0.85}
@@ -83,6 +85,9 @@ class _Dimension:
 
     def __init__(self, key: str, values: Sequence[float | str | None]) -> None:
         self.title = metric_title(key)
+        self.heading = (
+            escaped(self.title).replace(".", ".<br>").replace(" (", "<br>(").replace(" validation ", "<br>validation ")
+        )
         factor = metric_factor(key)
         numbers = [value * factor for value in values if isinstance(value, float) and math.isfinite(value)]
         self.is_number = len(numbers) == sum(value is not None for value in values) and bool(numbers)

@@ -13,6 +13,8 @@ from dashboards.charts.theme import Theme, axis, layout
 from dashboards.records import StudyRecord, Trial
 from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
 
+_LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
+
 
 def known_costs(study: StudyRecord) -> list[str]:
     """Costs that the study's trials report."""
@@ -40,7 +42,7 @@ def front_chart(
         "layout": layout(
             theme, x=metric_title(cost), y="child validation error (%)", height=430,
             showlegend=colour_by == "schedule", hovermode="closest", shapes=references[0], annotations=references[1],
-            margin={"l": 64, "r": 20, "t": 44 if references[0] else 16, "b": 52},
+            margin={"l": 64, "r": 20, "t": 20 + max((a["yshift"] for a in references[1]), default=-4), "b": 52},
             xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
         ),
     }  # fmt: skip
@@ -78,7 +80,9 @@ def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
         {
             "type": "bar", "orientation": "h", "name": f"for {metric_name(metric)}", "y": keys[::-1],
             "x": [values.get(name, 0.0) for name in keys[::-1]], "marker": {
-                "color": theme.categories[place], "pattern": {"shape": ("", "/")[place % 2], "fgcolor": theme.surface},
+                "color": theme.categories[place], "pattern": {
+                    "shape": ("", "/")[place % 2], "fgcolor": theme.surface, "fillmode": "overlay",
+                },
             },
             "text": [f"{values.get(name, 0.0):.2f}" for name in keys[::-1]], "textposition": "outside",
             "cliponaxis": False, "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
@@ -174,9 +178,10 @@ def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, A
 
 def _cost_axis(values: Sequence[float]) -> dict[str, Any]:
     """Logarithmic where costs differ more than tenfold; an empty child (0) keeps it linear."""
-    positive = [value for value in values if value > 0]
-    if len(positive) == len(values) and max(values) / min(values) > 10:
-        return {"type": "log", "dtick": "D2" if max(values) / min(values) < 200 else 1}
+    if min(values) > 0 and max(values) / min(values) > 10:
+        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        ticks = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     return {"rangemode": "normal"}
 
 
@@ -189,15 +194,20 @@ def _references(
     if not positive:
         return [], []
     is_log = _cost_axis(x).get("type") == "log"
-    near = [(value, name) for value, name in costs if min(positive) / 3 < value < max(positive) * 3]
+    low, high = min(positive) / 1.5, max(positive) * 1.5
+    near = [(value, name) for value, name in costs if low < value < high]
     shapes, labels = [], []
-    for place, (value, name) in enumerate(near):
+    ends: list[float] = []  # of the labels in each row, as shares of the axis
+    for value, name in near:
+        at = math.log(value / low) / math.log(high / low) if is_log else (value - low) / (high - low)
+        row = next((index for index, end in enumerate(ends) if at - end > _LABEL_WIDTH), len(ends))
+        ends[row : row + 1] = [at]
         line = {"color": theme.muted, "width": 1, "dash": "dot"}
         shapes.append({"type": "line", "x0": value, "x1": value, "yref": "paper", "y0": 0, "y1": 1, "line": line,
                        "layer": "below"})  # fmt: skip
         labels.append(
             {"x": math.log10(value) if is_log else value, "y": 1, "yref": "paper", "yanchor": "bottom",
-             "yshift": 14 * (place % 3), "text": name.replace("_", " "), "showarrow": False,
+             "yshift": 13 * row, "text": name.replace("_", " "), "showarrow": False,
              "font": {"size": 10.5, "color": theme.muted}, "xanchor": "center"}
         )  # fmt: skip
     return shapes, labels

@@ -12,7 +12,7 @@ from dashboards.charts.curve_charts import compared_curves
 from dashboards.claims import claims
 from dashboards.errors import BrokenArtifactError, NotFoundError
 from dashboards.history import History
-from dashboards.pages.parts import badge, chart_card, choices, facts, message, table, trail, trial_address
+from dashboards.pages.parts import badge, chart_card, choices, facts, link, message, table, trail, trial_address
 from dashboards.pages.trial import find_trial, player_frame
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
@@ -112,7 +112,7 @@ def _column(name: str, trial: Trial, request: Request) -> Component:
     entries = [("state", badge(trial.run.state)), ("strategy", trial.strategy)]
     entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in _FACTS]
     return html.Section(
-        [html.H2(dcc.Link(name, href=href)), player_frame(trial, request, compact=True), facts(entries)],
+        [html.H2(link(name, href=href)), player_frame(trial, request, compact=True), facts(entries)],
         className="card",
     )
 

@@ -23,6 +23,12 @@ _SIGNS: dict[State, str] = {
 }
 
 
+def link(content: Any, href: str, style: str = "", *, is_current: bool = False) -> Component:
+    """A link to another view of this app, followed without loading the page anew; `style` is a class of the sheet."""
+    current = {"aria-current": "page"} if is_current else {}
+    return html.A(content, href=href, className=style, **{"data-inside": "true", **current})
+
+
 def badge(state: State) -> Component:
     """A state with its sign and colour."""
     return html.Span([html.Span(_SIGNS[state], **{"aria-hidden": "true"}), f" {state}"], className=f"badge {state}")
@@ -73,10 +79,7 @@ def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: 
 def choices(name: str, label: str, options: Mapping[str, str], chosen: str, request: Request) -> Component:
     """A row of links of which one is chosen; the choice is in the address."""
     links = [
-        dcc.Link(
-            text, href=request.with_option(name, value), className="choice",
-            **({"aria-current": "true"} if value == chosen else {}),
-        )
+        link(text, request.with_option(name, value), "choice", is_current=value == chosen)
         for value, text in options.items()
     ]  # fmt: skip
     return html.Nav([html.Span(label, className="label"), *links], className="choices", **{"aria-label": label})
@@ -123,7 +126,7 @@ def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Componen
 def trail(*steps: tuple[str, str]) -> Component:
     """Where this page is: links to what is above it, then its own name."""
     *above, here = steps
-    links = [html.Li(dcc.Link(name, href=href)) for name, href in above]
+    links = [html.Li(link(name, href=href)) for name, href in above]
     return html.Nav(
         html.Ol([*links, html.Li(here[0], **{"aria-current": "page"})]),
         className="trail",
@@ -141,10 +144,7 @@ def study_tabs(study: StudyRecord, chosen: str) -> Component:
         "Compare": address("compare", study=name),
     }
     return html.Nav(
-        [
-            dcc.Link(title, href=href, className="tab", **({"aria-current": "page"} if title == chosen else {}))
-            for title, href in tabs.items()
-        ],
+        [link(title, href, is_current=title == chosen) for title, href in tabs.items()],
         className="tabs",
         **{"aria-label": "Views of this study"},
     )

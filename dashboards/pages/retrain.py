@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dash import dcc, html
+from dash import html
 
 from dashboards.charts.curve_charts import retrain_curves
 from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
 from dashboards.errors import BrokenArtifactError
 from dashboards.history import History
-from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, message, table
+from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, link, message, table
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import ModelRecord, Retraining, StudyRecord
@@ -89,7 +89,7 @@ def _row(study: StudyRecord, cell: RetrainedCell) -> list[Component]:
     trial = next((known for known in study.trials if known.number == cell.trial), None)
     name: Component = cell.name
     if trial is not None:
-        name = dcc.Link(cell.name, href=f"/study/{study.overview.name}/trial/{trial.number}")
+        name = link(cell.name, href=f"/study/{study.overview.name}/trial/{trial.number}")
     before = shown_metric("child_val_accuracy", trial.run.metrics.get("child_val_accuracy")) if trial else MISSING
     return [
         name,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from dash import dcc, html
+from dash import html
 
-from dashboards.pages.parts import badge, message, table
+from dashboards.pages.parts import badge, link, message, table
 from dashboards.pages.view import Component, Request, View, address
 from dashboards.records import StudyOverview
 from dashboards.store import Store
@@ -58,7 +58,7 @@ def _row(entry: StudyOverview) -> list[Component]:
     hours = MISSING if entry.hours is None else f"{entry.hours:.3g} {entry.hours_unit}"
     report = entry.run.last_report_s or entry.run.start_s if entry.run else None
     return [
-        dcc.Link(entry.name, href=address("study", entry.name)),
+        link(entry.name, href=address("study", entry.name)),
         badge(entry.state),
         html.Div(progress, className="progress"),
         best or MISSING,

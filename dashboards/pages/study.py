@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_args
 
 import dash_ag_grid
@@ -11,6 +12,7 @@ from dashboards.charts.chart import Chart
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs, penalty_chart
+from dashboards.charts.theme import Theme
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -126,19 +128,22 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
     if not study.trials:
         return message("No trial yet", "The first search has not reported an epoch.")
     values = list(dict.fromkeys(key for trial in study.trials for key in trial.values))
-    number = {"filter": "agNumberColumnFilter", "type": "rightAligned"}
-    text = {"filter": "agTextColumnFilter"}
+    number = {
+        "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 138,
+        "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"},
+    }  # fmt: skip
+    text = {"filter": "agTextColumnFilter", "width": 130}
     columns: list[dict[str, Any]] = [
-        {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left", "width": 120,
-         **number, "type": None, "checkboxSelection": True},
-        {"field": "state", **text, "width": 110},
-        {"field": "front", "headerName": "front", **text, "width": 90},
+        {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left",
+         "filter": "agNumberColumnFilter", "width": 112},
+        {"field": "state", "headerName": "state", **text},
+        {"field": "front", "headerName": "front", **text},
         *({"field": f"p{place}", "headerName": key, **(number if _is_number(study, key) else text)}
           for place, key in enumerate(values)),
-        {"field": "epochs", **number, "width": 100},
+        {"field": "epochs", "headerName": "epochs", **number},
         *({"field": name, "headerName": metric_title(name), **number} for name in _GRID_METRICS),
-        {"field": "edges", "headerName": "edges left", **number, "width": 110},
-        {"field": "reason", **text, "minWidth": 220},
+        {"field": "edges", "headerName": "edges left", **number},
+        {"field": "reason", "headerName": "reason", **text, "width": 320},
     ]  # fmt: skip
     rows = [_grid_row(study, trial, values) for trial in study.trials]
     grid = dash_ag_grid.AgGrid(
@@ -146,12 +151,14 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
         columnDefs=columns,
         rowData=rows,
         getRowId="params.data.run",
-        defaultColDef={"sortable": True, "resizable": True, "floatingFilter": True, "minWidth": 90, "flex": 1,
+        defaultColDef={"sortable": True, "resizable": True, "floatingFilter": True,
                        "wrapHeaderText": True, "autoHeaderHeight": True},
-        dashGridOptions={"rowSelection": "multiple", "suppressRowClickSelection": True, "theme": "legacy",
-                         "ensureDomOrder": True, "animateRows": False, "enableCellTextSelection": True,
-                         "pagination": False, "suppressColumnVirtualisation": len(columns) < 20},
-        className="ag-theme-quartz" if request.theme.name == "light" else "ag-theme-quartz-dark",
+        dashGridOptions={
+            "rowSelection": {"mode": "multiRow", "enableClickSelection": False, "headerCheckbox": False},
+            "theme": {"function": f"themeQuartz.withParams({json.dumps(_grid_colours(request.theme))})"},
+            "selectionColumnDef": {"pinned": "left", "width": 52},
+            "ensureDomOrder": True, "animateRows": False, "enableCellTextSelection": True,
+        },
         style={"height": f"{min(620, 130 + 42 * len(rows))}px"},
     )  # fmt: skip
     csv = html.A("CSV", href=f"/csv/study/{study.overview.name}?chart={chart.key}", download="trials.csv")
@@ -171,6 +178,20 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
         ],
         className="card wide",
     )  # fmt: skip
+
+
+def _grid_colours(theme: Theme) -> dict[str, Any]:
+    """Look of the grid, so that it belongs to the page."""
+    return {
+        "backgroundColor": theme.surface,
+        "foregroundColor": theme.ink,
+        "headerTextColor": theme.ink,
+        "accentColor": theme.categories[0],
+        "borderColor": theme.grid,
+        "browserColorScheme": theme.name,
+        "fontFamily": "inherit",
+        "fontSize": 13.5,
+    }
 
 
 def _grid_row(study: StudyRecord, trial: Trial, values: list[str]) -> dict[str, Any]:

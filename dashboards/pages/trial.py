@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from dash import dcc, html
+from dash import html
 
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
@@ -17,6 +17,7 @@ from dashboards.pages.parts import (
     choices,
     facts,
     keep_commands,
+    link,
     message,
     notices,
     table,
@@ -128,10 +129,10 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         place = numbers.index(trial.number)
         around = [("previous trial", place - 1), ("next trial", place + 1)]
         links += [
-            dcc.Link(text, href=trial_address(name, numbers[index], ""))
+            link(text, href=trial_address(name, numbers[index], ""))
             for text, index in around if 0 <= index < len(numbers)
         ]  # fmt: skip
-        links.append(dcc.Link("compare", href=address("compare", trial=f"{name}:{trial.number}")))
+        links.append(link("compare", href=address("compare", trial=f"{name}:{trial.number}")))
     reason = [message("Why it ended", run.reason, kind="notice")] if run.reason else []
     return [
         trail(("Studies", "/"), (name, address("study", name)), (trial.title, "")),
@@ -165,8 +166,8 @@ def _genotype(store: Store, trial: Trial) -> list[Component]:
     except BrokenArtifactError as error:
         warning.append(message("The genotype cannot be used", str(error), kind="error"))
     parts: list[Component] = []
-    for link in links:
-        parts += [link, " · "]
+    for entry in links:
+        parts += [entry, " · "]
     return [html.P(parts[:-1], className="links"), *warning]
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.runs import DEFAULT_RUNS
+from orchestrator.wording import compact, percent
 
 RunsOption = Annotated[
     Path,
@@ -52,16 +53,3 @@ def stamped(stem: str) -> str:
     """A name that is not taken: the stem, as far as a name may hold it, and the time."""
     allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:60] or "run"
     return f"{allowed}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction as a percentage, or a dash."""
-    return "-" if fraction is None else f"{fraction:.1%}"
-
-
-def compact(count: float) -> str:
-    """A count with three figures and k, M or G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f}"

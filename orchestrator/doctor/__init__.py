@@ -28,7 +28,7 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.records import RetrainJob
 from orchestrator.runs import TRUNK, Runs, trial_label
 from orchestrator.study import Study
-from orchestrator.tracking import UnitKind
+from orchestrator.units import UnitKind
 
 __all__ = ["Check", "Finding", "Report", "examine"]
 

@@ -114,7 +114,8 @@ def records(ranks: Ranks, seed: int) -> list[dict[str, Any]]:
 
 
 def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    without = [{name: value for name, value in entry["metrics"].items() if name != "seconds"} for entry in entries]
+    clocks = ("seconds", "cpu_core_hours")
+    without = [{name: value for name, value in entry["metrics"].items() if name not in clocks} for entry in entries]
     return [{"epoch": entry["epoch"], "metrics": metrics} for entry, metrics in zip(entries, without, strict=True)]
 
 

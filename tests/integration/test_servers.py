@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from orchestrator.runs import Runs
 from orchestrator.samplers import create_optuna_study, load_optuna_study
 from orchestrator.study import Study
-from orchestrator.tracking import SEARCH_METRICS
+from orchestrator.units import SEARCH_METRICS
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.orchestrator.tiny import (
     RETRAIN,
@@ -65,7 +65,7 @@ def test_study_on_servers_is_all_there(
         assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "the server keeps the artifacts"
         if not name.startswith("trial"):
             continue
-        assert set(run.data.metrics) == set(SEARCH_METRICS)
+        assert set(run.data.metrics) == {*SEARCH_METRICS, "cpu_core_hours"}
         assert all(steps_of(client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
         assert image_steps(client, run_id) == [0, 1]
         genotype = Path(client.download_artifacts(run_id, "genotype.json"))

@@ -27,7 +27,7 @@ def callback_of(
     return PhaseCallback(
         epochs=lambda job: EPOCHS,
         open_journal=lambda label: journal,
-        track=track or (lambda job: None),
+        track=track or (lambda job, journal: None),
         view=SilentView(),
         has_room=lambda journal: journal.count("out_of_memory") < 2,
         failed=lambda label: None,
@@ -59,7 +59,7 @@ def test_report_that_is_sent_again_is_no_step(tmp_path: Path, trial: Trial) -> N
 def test_fault_of_our_own_is_kept(tmp_path: Path, trial: Trial) -> None:
     """Ray takes it for a trial's and goes on."""
 
-    def full(job: object) -> None:
+    def full(job: object, journal: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     fault = OwnFault()

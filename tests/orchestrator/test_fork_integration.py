@@ -100,7 +100,8 @@ def test_trial_with_the_settings_of_the_trunk_equals_a_search_without_fork(forke
     recorded = Journal(forked.folder.journal("search", "0000")).epochs
     for record, report in zip(recorded, expected, strict=True):
         for clock in CLOCKS:
-            del record["metrics"][clock], report["metrics"][clock]
+            del record["metrics"][clock]
+            report["metrics"].pop(clock, None)  # the driver adds hours
         assert {key: value for key, value in record.items() if key != "time"} == json.loads(json.dumps(report))
 
 
@@ -121,7 +122,7 @@ def test_collapsed_trial_states_its_cause(process: StudyProcess) -> None:
     assert journal.reason == f"every edge chose `none` in epoch {len(journal.epochs) - 1}"
     tags = mlflow_of(process)[1]["trial-0002"].data.tags
     assert tags["snas.end"] == "collapsed"
-    assert tags["mlflow.note.content"] == f"collapsed: {journal.reason}"
+    assert tags["snas.reason"] == journal.reason
     assert f"0002 collapsed: accuracy {journal.last_metric('child_val_accuracy'):.1%}; {journal.reason}" in process.log
     said = snas("study", "show", "forked", "--runs", process.runs).said
     assert "study forked: done, 2 of 3 trials complete, 1 collapsed" in said

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from orchestrator.models import is_logged, log_child
 from orchestrator.runs import Runs
-from orchestrator.tracking import Tracker, Unit
+from orchestrator.tracking import Tracker
+from orchestrator.units import Unit
 from search_core.retrain import Retrain, RetrainOptions
 from tests.orchestrator.tiny import cell_of
 from tests.search_core.tiny import CPU, images_of

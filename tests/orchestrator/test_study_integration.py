@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.journal import Journal
-from orchestrator.tracking import SEARCH_METRICS
+from orchestrator.units import SEARCH_METRICS
 from search_core.genotype import Genotype
 from tests.orchestrator.tiny import (
     RETRAIN,
@@ -161,7 +161,7 @@ def test_runs_have_every_epoch_once(front: Done) -> None:
     for name, run in front.mlflow_runs.items():
         run_id = run.info.run_id
         if name.startswith("trial"):
-            assert set(run.data.metrics) == set(SEARCH_METRICS)
+            assert set(run.data.metrics) == {*SEARCH_METRICS, "cpu_core_hours"}
             assert all(steps_of(front.client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
             assert image_steps(front.client, run_id) == [0, 1]
             assert {"cells.svg", "genotype.json", "history.parquet"} < set(artifact_paths(front.client, run_id))
@@ -190,7 +190,8 @@ def test_runs_say_where_they_come_from(front: Done) -> None:
 
 def test_parent_run_has_the_study_and_its_summary(front: Done) -> None:
     run = front.mlflow_runs["front"]
-    assert artifact_paths(front.client, run.info.run_id) == ["front.json", "study.yaml", "summary.png"]
+    names = artifact_paths(front.client, run.info.run_id)
+    assert names == ["front.json", "histories", "published.json", "study.yaml", "summary.png"]
     study = front.client.download_artifacts(run.info.run_id, "study.yaml")
     assert yaml.safe_load(Path(study).read_text())["retrain"]["seeds"] == 2
     table = json.loads(Path(front.client.download_artifacts(run.info.run_id, "front.json")).read_text())
@@ -260,7 +261,7 @@ def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped
     assert reason in stopped.shown()["trial_records"][1]["reason"]
     run = stopped.mlflow_runs["trial-0001"]
     assert (run.info.status, run.data.tags["snas.end"]) == ("FAILED", "failed")
-    assert reason in run.data.tags["mlflow.note.content"]
+    assert reason in run.data.tags["snas.reason"]
     assert stopped.mlflow_runs["stopped"].info.status == "FINISHED"
     assert reason in snas("study", "show", "stopped", "--runs", stopped.runs).said
 
@@ -272,7 +273,8 @@ def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
     reason = "stopped by the scheduler after 1 of 3 epochs"
     assert journals[2].reason == reason
     run = stopped.mlflow_runs["trial-0002"]
-    assert run.data.tags["mlflow.note.content"] == f"stopped: {reason}"
+    assert run.data.tags["snas.reason"] == reason
+    assert f"Reason: {reason}" in run.data.tags["mlflow.note.content"]
     said = snas("study", "show", "stopped", "--runs", stopped.runs).said
     assert "study stopped: done, 1 of 3 trials complete, 1 stopped, 1 failed" in said
     assert f"trial 2 stopped: {reason}" in said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -31,16 +30,8 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.runs import Runs
-from orchestrator.tracking import (
-    SEARCH_METRICS,
-    Tracker,
-    Unit,
-    environment_tags,
-    flatten,
-    picture_epochs,
-    write_history,
-)
-from search_core.cell import cell_edges
+from orchestrator.tracking import Tracker
+from orchestrator.units import SEARCH_METRICS, Unit, environment_tags, flatten, picture_epochs
 from search_core.genotype import Genotype
 from search_core.reports import METRICS
 from tests.orchestrator.tiny import (
@@ -53,7 +44,7 @@ from tests.orchestrator.tiny import (
     steps_of,
     written_journal,
 )
-from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK
+from tests.search_core.tiny import FEW_PRIMITIVES
 
 _NAMES = (f"experiment-{number}" for number in count())
 
@@ -93,7 +84,7 @@ def search_unit(label: str = "trial-0000", **changes: Any) -> Unit:
 def study_run(tracker: Tracker, folder: Path) -> str:
     file = folder / "study.yaml"
     file.write_text("name: tiny\n")
-    return tracker.open_study("tiny", "about it", {"trials": 3}, file)
+    return tracker.open_study("tiny", {"trials": 3}, file)
 
 
 def read_artifact(runs: Runs, run: Run, name: str) -> Path:
@@ -111,7 +102,6 @@ def test_study_has_one_parent_run(runs: Runs, experiment: str, tmp_path: Path) -
     assert (run.info.run_name, run.info.status) == ("tiny", "RUNNING")
     assert run.data.params == {"trials": "3"}
     assert (run.data.tags["snas.kind"], run.data.tags["snas.study"]) == ("study", experiment)
-    assert run.data.tags["mlflow.note.content"] == "about it"
     assert artifact_paths(again.client, parent) == ["study.yaml"]
     again.close_study(parent, complete=True)
     assert again.client.get_run(parent).info.status == "FINISHED"
@@ -247,7 +237,8 @@ def test_failed_journal_fails_its_run_with_the_reason(runs: Runs, experiment: st
     for run in runs_of(tracker.client, experiment):
         assert run.info.status == "FAILED"
         assert run.data.tags["snas.end"] == "failed"
-        assert run.data.tags["mlflow.note.content"] == f"failed: {reason}"
+        assert run.data.tags["snas.reason"] == reason
+        assert f"Reason: {reason}" in run.data.tags["mlflow.note.content"]
 
 
 def test_stopped_journal_finishes_its_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
@@ -264,7 +255,7 @@ def test_closed_search_has_its_artifacts(runs: Runs, experiment: str, tmp_path: 
     tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", records, "complete")))
     (run,) = runs_of(tracker.client, experiment)
     names = artifact_paths(tracker.client, run.info.run_id)
-    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images", "player.html"]
     genotype = Genotype.from_json(read_artifact(runs, run, "genotype.json").read_text())
     assert genotype == Genotype.from_dict(records[-1]["genotype"])
     assert "<svg" in read_artifact(runs, run, "cells.svg").read_text()
@@ -444,40 +435,12 @@ def test_deleted_experiment_is_told(runs: Runs, experiment: str) -> None:
         tracker_of(runs, experiment)
 
 
-def test_history_holds_all_metrics_and_the_distributions(tmp_path: Path) -> None:
-    records = real_records(3)
-    write_history(Journal(written_journal(tmp_path / "0000.jsonl", records)), tmp_path / "history.parquet")
-    table = pq.read_table(tmp_path / "history.parquet")
-    per_cell = {
-        f"{name}_{cell}"
-        for name in ("alpha", "probabilities", "edge_entropy", "credit")
-        for cell in records[0]["cells"]
-    }
-    assert set(table.column_names) == {"epoch", "genotype", *METRICS, *per_cell}
-    rows = table.to_pylist()
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
-    num_edges = len(cell_edges(TINY_NETWORK.nodes))
-    for row, record in zip(rows, records, strict=True):
-        assert {name: row[name] for name in METRICS} == record["metrics"]
-        assert row["alpha_normal"] == record["cells"]["normal"]["alpha"]
-        assert row["credit_reduce"] == record["cells"]["reduce"]["credit"]
-        assert row["edge_entropy_normal"] == record["cells"]["normal"]["entropy"]
-        assert [len(row["probabilities_reduce"]), len(row["probabilities_reduce"][0])] == [
-            num_edges,
-            len(FEW_PRIMITIVES),
-        ]
-        assert Genotype.from_dict(json.loads(row["genotype"])) == Genotype.from_dict(record["genotype"])
-
-
-def test_history_of_a_retraining_keeps_figures_that_came_last(tmp_path: Path) -> None:
-    write_history(Journal(written_journal(tmp_path / "r.jsonl", retrain_records(3))), tmp_path / "history.parquet")
-    table = pq.read_table(tmp_path / "history.parquet")
-    assert table.column("test_accuracy").to_pylist() == [None, None, 0.625]
-
-
-def test_history_without_epochs_is_a_readable_file(tmp_path: Path) -> None:
-    write_history(Journal(tmp_path / "none.jsonl"), tmp_path / "history.parquet")
-    assert pq.read_table(tmp_path / "history.parquet").num_rows == 0
+def test_history_without_epochs_is_a_readable_file(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    tracker.sync(search_unit(), Journal(written_journal(tmp_path / "0000.jsonl", [], "failed", "at once")))
+    (run,) = runs_of(tracker.client, experiment)
+    assert artifact_paths(tracker.client, run.info.run_id) == ["history.parquet"]
+    assert pq.read_table(read_artifact(runs, run, "history.parquet")).num_rows == 0
 
 
 def test_environment_tags_name_versions_and_commit() -> None:
@@ -557,7 +520,7 @@ def test_runs_are_the_same_on_a_tracking_server(
     assert steps_of(again.client, trial.info.run_id, "child_val_error") == [0, 1, 2]
     assert image_steps(again.client, trial.info.run_id) == [0, 1, 2]
     names = artifact_paths(again.client, trial.info.run_id)
-    assert names == ["cells.svg", "genotype.json", "history.parquet", "images"]
+    assert names == ["cells.svg", "genotype.json", "history.parquet", "images", "player.html"]
     assert not (tmp_path / "runs").exists(), "the server keeps everything"
 
 

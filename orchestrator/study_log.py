@@ -1,0 +1,257 @@
+"""Keeps MLflow in step with a study while it runs: runs, curves, counts, models, summary; all in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.config import search_options
+from orchestrator.curves import file_of, log_curves, logged_rows
+from orchestrator.delivery import Delivery
+from orchestrator.hours import hours_of
+from orchestrator.journal import Journal
+from orchestrator.models import is_logged, log_child
+from orchestrator.progress import StudyView
+from orchestrator.records import RetrainJob, TrialRecord
+from orchestrator.runs import TRUNK, Phase, trial_label, unit_label
+from orchestrator.secrets import masked
+from orchestrator.space import Scalar
+from orchestrator.study_progress import StudyProgress
+from orchestrator.study_summary import log_published, log_summary
+from orchestrator.tally import Tally
+from orchestrator.tracking import Tracker
+from orchestrator.trainable import from_plain
+from orchestrator.units import Unit, UnitKind, about_search, flatten, logged_metrics, picture_epochs
+from search_core.data import ImageData
+from search_core.errors import OptionsError
+from search_core.genotype import Genotype
+from search_core.retrain import RetrainOptions
+
+if TYPE_CHECKING:
+    from orchestrator.study import Study
+
+#: How long the end of a study waits for MLflow.
+_PATIENCE_S = 600.0
+
+
+class StudyLog:
+    """What a driver tells MLflow.
+
+    Args:
+        study: the study.
+        tracker: MLflow.
+        view: hears warnings.
+        parent: MLflow run of the study.
+        data: the data set, on the CPU.
+        open_journal: journal by phase and label.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        tracker: Tracker,
+        view: StudyView,
+        parent: str,
+        data: ImageData,
+        open_journal: Callable[[Phase, str], Journal],
+    ) -> None:
+        self._study, self._spec, self._folder = study, study.spec, study.folder
+        self._tracker, self._view, self._parent, self._data = tracker, view, parent, data
+        self._journal = open_journal
+        self._delivery = Delivery(masked(tracker.tracking_uri), view.warn)
+        self._trial_runs: dict[int, str] = {}
+        self._rows: dict[str, int] = {}  # of the files of curves that were written from here
+        self.tally = Tally(self._spec)
+        self._progress = StudyProgress(self._spec, self.tally, tracker, parent)
+
+    def begin(self) -> None:
+        """Log what is known before anything runs; what a driver before has counted is read in the background."""
+        self._push("published cells", lambda: log_published(self._tracker, self._parent, self._spec, self._data))
+        self._push("counts", self._count_anew)
+
+    def tell_share(self, explanation: str) -> None:
+        """Log where measured shares come from."""
+        self._push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
+
+    def track(self, phase: UnitKind, job: Mapping[str, Any]) -> None:
+        """Have the MLflow run of a job brought up to its journal."""
+        label = job["label"]
+
+        def bring_up() -> None:
+            if not self._tracker.is_closed(unit_label(phase, label)):  # else its journal need not be read again
+                self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
+
+        self._push(unit_label(phase, label), bring_up)
+
+    def ended(self, phase: UnitKind, job: Mapping[str, Any], journal: Journal, at_once: int) -> None:
+        """Count a unit that is over, and have the study's own run brought up to it.
+
+        Args:
+            phase: its kind.
+            job: what its worker was given.
+            journal: closed.
+            at_once: most units that ran at a time in this launch.
+        """
+        if phase == "search":
+            number, self.tally.at_once = int(job["label"]), max(at_once, 1)
+            self.tally.add_trial(number, job["options"], journal)
+            self._push_curves(file_of(number))
+        else:
+            self.tally.add_retraining(job["label"], job["trial"], journal)
+        self._push("study", self._progress.log)
+
+    def expect_retrainings(self, count: int) -> None:
+        """Log how many retrainings there will be."""
+        self.tally.num_retrainings = count
+        self._push("study", self._progress.log)
+
+    def finish(self, jobs: Sequence[tuple[RetrainJob, Mapping[str, Any]]]) -> tuple[list[str], dict[str, str]]:
+        """Bring MLflow up to all journals, then log the models, then the summary and the end of the study.
+
+        Args:
+            jobs: retrainings, with what their workers were given.
+
+        Returns:
+            What MLflow lacks, and the first reason of each kind of units that failed all.
+
+        Raises:
+            TrackingAwayError: if MLflow is away.
+        """
+        trials = self._study.trials()
+        for trial in trials:
+            self.track("search", self._trial_job(trial.number, trial.values))
+        for _, plain in jobs:
+            self.track("retrain", plain)
+        missing = self._delivery.drain(_PATIENCE_S)
+        for job, plain in jobs:
+            if self._journal("retrain", job.label).end == "complete":
+                self._push(f"model-{job.label}", partial(self._log_model, job, plain))
+        missing += self._delivery.drain(_PATIENCE_S)
+        retrains = self._study.retrains()
+        reasons = {
+            kind: records[0].reason
+            for kind, records in (("search", trials), ("retraining", retrains))
+            if records and all(record.state == "failed" for record in records)
+        }
+        is_complete = not reasons and not missing
+        if self._spec.retrain is not None:
+            self.tally.num_retrainings = len(jobs)
+        self._push("curves", lambda: self._complete_curves(trials))
+        self._push("summary", self._log_summary)
+        self._push("counts", self._count_anew)
+        self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
+        return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons
+
+    def stop(self) -> None:
+        """Stop after what is being logged; the rest stays in the journals."""
+        self._delivery.stop()
+
+    def _push(self, label: str, action: Callable[[], object]) -> None:
+        self._delivery.push(label, action)
+
+    def _push_curves(self, name: str) -> None:
+        def write() -> None:
+            self._rows[name] = log_curves(self._tracker.client, self._parent, self._folder, name)
+
+        self._push(f"curves of trials {Path(name).stem}", write)
+
+    def _complete_curves(self, trials: Sequence[TrialRecord]) -> None:
+        """Write the files that lack epochs: a driver before may have been killed before it could."""
+        wanted: dict[str, int] = {}
+        for trial in trials:
+            wanted[file_of(trial.number)] = wanted.get(file_of(trial.number), 0) + trial.epochs
+        unsure = [name for name, rows in wanted.items() if self._rows.get(name) != rows]
+        logged = logged_rows(self._tracker.client, self._parent, unsure)
+        for name in unsure:
+            if logged.get(name) != wanted[name]:
+                self._rows[name] = log_curves(self._tracker.client, self._parent, self._folder, name)
+
+    def _count_anew(self) -> None:
+        """Count what ended without being told to `ended`, such as under a driver before, and log it."""
+        if self._spec.fork is not None:
+            shared = Journal(self._folder.journal("trunk", TRUNK)).epochs
+            known = hours_of(shared[-1]["metrics"]) if shared else None
+            self.tally.shared_hours = known[1] if known is not None else 0.0
+        for trial in self._study.optuna_study.get_trials(deepcopy=False):
+            if trial.state.is_finished() and trial.number not in self.tally.trials:
+                journal = Journal(self._folder.journal("search", trial_label(trial.number)))
+                if journal.end is not None:
+                    options = self._trial_job(trial.number, trial.params)["options"]
+                    self.tally.add_trial(trial.number, options, journal)
+        for file in sorted(self._folder.journal("retrain", "any").parent.glob("*.jsonl")):
+            if file.stem not in self.tally.retrainings and (journal := Journal(file)).end is not None:
+                trial_text = file.stem.partition("-")[0]
+                self.tally.add_retraining(file.stem, int(trial_text) if trial_text.isdigit() else None, journal)
+        self._progress.log()
+
+    def _log_summary(self) -> None:
+        self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)
+
+    def _log_model(self, job: RetrainJob, plain: Mapping[str, Any]) -> None:
+        run_id = self._tracker.run_id(self._unit("retrain", plain))
+        if is_logged(self._tracker, run_id):
+            return
+        options = from_plain(RetrainOptions, plain["options"])
+        final = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
+        if final is None or final.epoch != options.epochs:
+            self._view.warn(f"retraining {job.label} has no checkpoint of its last epoch: its model is not logged")
+            return
+        log_child(
+            self._tracker,
+            run_id,
+            genotype=job.genotype,
+            options=options,
+            data=self._data,
+            state=final.state,
+            registered_name=self._spec.registered_name,
+        )
+
+    def _unit(self, phase: UnitKind, job: Mapping[str, Any]) -> Unit:
+        """The MLflow run of a job."""
+        name = unit_label(phase, job["label"])
+        tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
+        if phase == "search":
+            return Unit(
+                label=name,
+                kind="search",
+                parent=self._parent,
+                params=flatten(job["options"]),
+                tags=tags,
+                metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
+                primitives=self._spec.search.network.primitives,
+                pictures=picture_epochs(self._spec.tracking.picture_every, int(job["options"].get("epochs", 1))),
+                about=about_search(job["options"]),
+            )
+        trial = job["trial"]
+        parent = self._parent if trial is None else self._run_of(trial)
+        params = {
+            **flatten(job["options"]),
+            **flatten(job["dataset"], "dataset."),
+            "seed": job["seed"],
+            "trial": "none" if trial is None else trial,
+        }
+        genotype = Genotype.from_dict(job["genotype"])
+        whose = "a named cell" if trial is None else f"the cell of trial {trial}"
+        about = f"{whose}, trained from scratch with seed {job['seed']}"
+        return Unit(label=name, kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype, about=about)
+
+    def _trial_job(self, number: int, values: Mapping[str, Scalar]) -> dict[str, Any]:
+        """As much of a trial's job as its MLflow run needs."""
+        options: Mapping[str, Any]
+        try:
+            options = asdict(search_options(self._spec, values))
+        except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
+            options = values
+        return {"label": trial_label(number), "options": options}
+
+    def _run_of(self, number: int) -> str:
+        """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
+        if number not in self._trial_runs:
+            trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
+            unit = self._unit("search", self._trial_job(number, trial.params))
+            self._trial_runs[number] = self._tracker.run_id(unit)
+        return self._trial_runs[number]
