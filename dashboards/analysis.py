@@ -1,4 +1,4 @@
-"""What studies say when they are looked at as a whole: importance, rank correlation, edit distance, fronts."""
+"""What studies say when they are looked at as a whole: importance, rank correlation, edit distance."""
 
 from __future__ import annotations
 
@@ -69,16 +69,6 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def staircase(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the points that no other point beats in both coordinates (smaller is better), by the first one."""
-    order = sorted(range(len(points)), key=lambda index: points[index])
-    kept: list[int] = []
-    for index in order:
-        if not kept or points[index][1] < points[kept[-1]][1] or points[index] == points[kept[-1]]:
-            kept.append(index)
-    return kept
-
-
 def edit_distance(first: Genotype, second: Genotype) -> int:
     """Fewest edges to add, drop or give another operation to make one genotype the other, over both cells.
 
@@ -119,7 +109,7 @@ def _as_sampled(value: float | str, distribution: BaseDistribution) -> float | s
 def _distribution(values: Sequence[float | str]) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    numbers = [value for value in values if isinstance(value, float)]
+    numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
     if len(numbers) < len(values):
         return CategoricalDistribution(sorted({str(value) for value in values}))
     low, high = min(numbers), max(numbers)

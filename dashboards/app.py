@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
-from flask import Response
+from flask import Response, request
 
 from dashboards.charts.theme import THEMES
 from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
@@ -99,11 +99,11 @@ def render(store: Store, path: str, search: str, theme: str) -> View:
         search: the options, such as `?cost=child_params`.
         theme: `light` or `dark`.
     """
-    parts = tuple(unquote(part) for part in path.split("/") if part)
+    parts = _parts(path)
     chosen = THEMES["dark" if theme == "dark" else "light"]
-    request = Request(path=parts, query=parse_query(search), theme=chosen, location=store.location)
     try:
-        return _page(parts)(store, request)
+        asked = Request(path=parts, query=parse_query(search), theme=chosen, location=store.location)
+        return _page(parts)(store, asked)
     except NotFoundError as error:
         return _failed("Not found", str(error), is_live=False)
     except StoreAwayError as error:
@@ -111,6 +111,11 @@ def render(store: Store, path: str, search: str, theme: str) -> View:
         return _failed("The MLflow store cannot be reached", text, is_live=True)
     except BrokenArtifactError as error:
         return _failed("A file cannot be shown", str(error), is_live=False)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """Parts of a path that is still quoted, as browsers send it: a name may hold a slash."""
+    return tuple(unquote(part) for part in path.split("/") if part)
 
 
 def _page(parts: Sequence[str]) -> Callable[[Store, Request], View]:
@@ -210,35 +215,33 @@ def _add_files(app: Dash, store: Store) -> None:
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
 
-    @server.get("/player/<study>/<run_id>")  # type: ignore[untyped-decorator]
-    def player(study: str, run_id: str) -> Response:
+    @server.get("/player/<path:_>")  # type: ignore[untyped-decorator]
+    def player(_: str) -> Response:
         try:
-            run = _run(store, study, run_id)
+            run = _run(store, _asked_path())
             page = store.player(run)
             if page is None:
                 history = store.history(run)
-                page = None if history is None else render_player(history, title=f"{study} {run.label}").encode()
+                page = None if history is None else render_player(history, title=f"{run.study} {run.label}").encode()
         except (DashboardError, ValueError) as error:
             return _frame_text(str(error))
         if page is None:
             return _frame_text("The cells come with the first epochs that are written to MLflow.")
         return Response(page, mimetype="text/html", headers={"Content-Security-Policy": _PLAYER_POLICY})
 
-    @server.get("/genotype/<study>/<run_id>")  # type: ignore[untyped-decorator]
-    def genotype(study: str, run_id: str) -> Response:
+    @server.get("/genotype/<path:_>")  # type: ignore[untyped-decorator]
+    def genotype(_: str) -> Response:
         try:
-            cell = store.genotype(_run(store, study, run_id))
+            cell = store.genotype(_run(store, _asked_path()))
         except DashboardError as error:
-            return _text(str(error), 404)
+            return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
         if cell is None:
             return _text("this run has no genotype yet", 404)
         return Response(cell.to_json(), mimetype="application/json")
 
-    @server.get("/csv/<path:path>")  # type: ignore[untyped-decorator]
-    def csv(path: str) -> Response:
-        from flask import request
-
-        view = render(store, path, request.query_string.decode(), "light")
+    @server.get("/csv/<path:_>")  # type: ignore[untyped-decorator]
+    def csv(_: str) -> Response:
+        view = render(store, _asked_path(), request.query_string.decode(errors="replace"), "light")
         wanted = request.args.get("chart", "")
         for chart in view.charts:
             if chart.key == wanted and chart.columns:
@@ -247,7 +250,17 @@ def _add_files(app: Dash, store: Store) -> None:
         return _text(f"this page has no numbers of a chart {wanted!r}", 404)
 
 
-def _run(store: Store, study: str, run_id: str) -> RunRecord:
+def _asked_path() -> str:
+    """The path that is asked for, still quoted, behind the name of the route."""
+    return urlsplit(request.environ["REQUEST_URI"]).path.removeprefix("/").partition("/")[2]
+
+
+def _run(store: Store, path: str) -> RunRecord:
+    """The run of an address STUDY/RUN."""
+    parts = _parts(path)
+    if len(parts) != 2:
+        raise NotFoundError(f"a file's address must end with a study and a run, got {path!r}")
+    study, run_id = parts
     record = store.study(study)
     for run in [*(trial.run for trial in record.trials), *(retraining.run for retraining in record.retrainings)]:
         if run.run_id == run_id:

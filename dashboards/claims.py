@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
+import numpy as np
+
 from dashboards.analysis import rank_correlation
 from dashboards.history import History
 from dashboards.records import Trial
+from dashboards.wording import counted
 
 Verdict = Literal["holds", "does not hold", "cannot be said"]
 
@@ -88,7 +91,11 @@ def _lower_entropy(mine: Sequence[Trial], theirs: Sequence[Trial], ours: str, ot
 
 def _smaller_children(mine: Sequence[Trial], ours: str) -> Claim:
     text = f"a growing penalty strength gives monotonically smaller {ours} children, with edges removed"
-    known = [trial for trial in mine if trial.eta is not None and "child_madds" in trial.run.metrics]
+    known = [
+        trial
+        for trial in mine
+        if trial.eta is not None and math.isfinite(trial.run.metrics.get("child_madds", math.nan))
+    ]
     etas = [trial.eta or 0.0 for trial in known]
     costs = rank_correlation(etas, [trial.run.metrics["child_madds"] for trial in known])
     edges = rank_correlation(
@@ -96,8 +103,11 @@ def _smaller_children(mine: Sequence[Trial], ours: str) -> Claim:
         [trial.run.metrics.get("edges_normal", math.nan) + trial.run.metrics.get("edges_reduce", 0) for trial in known],
     )
     verdict: Verdict = "cannot be said"
-    evidence = f"{len(known)} complete searches of {ours} with different penalties are too few"
-    if costs is not None and len(set(etas)) >= 3:
+    searches = counted(len(known), "complete search", "complete searches")
+    evidence = f"{searches} of {ours} with {len(set(etas))} different penalties are too few; three are needed"
+    if len(set(etas)) >= 3 and costs is None:
+        verdict, evidence = "does not hold", f"all {len(known)} children have the same multiply-adds"
+    elif len(set(etas)) >= 3 and costs is not None:
         verdict = "holds" if costs <= -_MONOTONIC and (edges or 0) < 0 else "does not hold"
         said = "constant" if edges is None else f"{edges:+.2f}"
         evidence = (
@@ -113,7 +123,7 @@ def _fewer_epochs(
     text = f"{ours} needs fewer epochs than {other} for the same validation accuracy"
     first = [values for trial in mine if (values := _accuracies(trial, curves))]
     second = [values for trial in theirs if (values := _accuracies(trial, curves))]
-    verdict, evidence = _said_nothing(first, second, ours, other)
+    verdict, evidence = _said_nothing(mine, theirs, ours, other)
     if first and second:
         # What both reach at their best: the lower of the two means of best accuracies.
         goal = min(mean(max(values) for values in first), mean(max(values) for values in second))
@@ -140,13 +150,19 @@ def _epochs_to(searches: Sequence[Sequence[float]], goal: float) -> list[float]:
 
 
 def _accuracies(trial: Trial, curves: Mapping[str, History]) -> list[float]:
+    """Accuracy per epoch; none where no epoch has one, and below all others where one epoch has none."""
     history = curves.get(trial.run.run_id)
     values = history.metrics.get("supernet_val_accuracy") if history is not None else None
-    return [float(value) for value in values if math.isfinite(value)] if values is not None else []
+    if values is None or not np.isfinite(values).any():
+        return []
+    return [value if math.isfinite(value) else -math.inf for value in values.tolist()]
 
 
 def _entropies(trials: Sequence[Trial]) -> list[float]:
-    return [a + b for a, b in zip(_metric(trials, "entropy_normal"), _metric(trials, "entropy_reduce"), strict=False)]
+    """Nats of both cells together, of the searches that tell both."""
+    values = [trial.run.metrics for trial in trials]
+    sums = [of.get("entropy_normal", math.nan) + of.get("entropy_reduce", math.nan) for of in values]
+    return [value for value in sums if math.isfinite(value)]
 
 
 def _metric(trials: Sequence[Trial], name: str) -> list[float]:

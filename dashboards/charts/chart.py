@@ -39,10 +39,10 @@ class Chart:
         """The numbers as CSV with a header; text that a spreadsheet would run as a formula is quoted for it."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([_inert(column) for column in self.columns])
         writer.writerows([[_inert(cell) for cell in row] for row in self.rows])
         return buffer.getvalue()
 
 
 def _inert(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else cell

@@ -13,7 +13,7 @@ from dashboards.charts.points import escaped
 from dashboards.charts.theme import DASHES, SYMBOLS, Theme, axis, layout
 from dashboards.history import History
 from dashboards.records import Trial
-from dashboards.wording import counted, metric_factor, metric_name, metric_title
+from dashboards.wording import counted, metric_factor, metric_name, metric_title, shown_metric
 
 _FEW = 7  # series that still get a colour and a dash of their own
 
@@ -61,11 +61,11 @@ def compared_curves(
     for place, (name, history) in enumerate(shown.items()):
         values = history.metrics[metric] * metric_factor(metric)
         data.append(_line(history.epochs, values, name, place, theme))
-    ends = {name: _last(history.metrics[metric] * metric_factor(metric)) for name, history in shown.items()}
+    ends = {name: shown_metric(metric, _last(history.metrics[metric])) for name, history in shown.items()}
     return Chart(
         key=key,
         title=title,
-        summary=f"{title}; at the end " + ", ".join(f"{name}: {value:.4g}" for name, value in ends.items()) + ".",
+        summary=f"{title}; at the end " + ", ".join(f"{name}: {end}" for name, end in ends.items()) + ".",
         figure={"data": data, "layout": layout(theme, x="epoch", y=metric_title(metric), height=height,
                                                showlegend=True, hovermode="x unified")},
         columns=("series", "epoch", metric),
@@ -101,7 +101,7 @@ def many_curves(trials: Sequence[Trial], curves: Mapping[int, History], metric: 
             values = _floats(history.metrics[metric] * metric_factor(metric))
             x += [*history.epochs.tolist(), None]
             y += [*values, None]
-            numbers += [trial.title] * len(values) + [""]
+            numbers += [escaped(trial.title)] * len(values) + [""]
         colour = theme.muted if shade < 0 else theme.sequential[shade][1]
         line = {"color": colour, "width": 2.4 if on_front else 1.0, "dash": "dash" if shade < 0 else "solid"}
         data.append(
@@ -157,7 +157,7 @@ def search_curves(history: History, theme: Theme) -> Chart:
             data.append(trace | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"})
     figure_layout["annotations"] = annotations
     names = [metric for _, metrics in present for metric in metrics]
-    ends = ", ".join(f"{metric_name(name)} {_last(history.metrics[name]) * metric_factor(name):.4g}" for name in names)
+    ends = ", ".join(f"{metric_name(name)} {shown_metric(name, _last(history.metrics[name]))}" for name in names)
     return Chart(
         key=key,
         title=f"{title}: {counted(len(history.epochs), 'epoch')}",
@@ -183,11 +183,12 @@ def _panel_title(name: str, metrics: Sequence[str], theme: Theme) -> str:
 
 
 def _line(epochs: np.ndarray, values: np.ndarray, name: str, place: int, theme: Theme) -> dict[str, Any]:
+    colour, turn = place % _FEW, place // _FEW  # after the last colour the same ones come with other signs
     return {
         "type": "scatter", "mode": "lines+markers" if len(epochs) <= 30 else "lines", "name": escaped(name),
         "x": epochs.tolist(), "y": _floats(values),
-        "line": {"color": theme.categories[place % _FEW], "dash": DASHES[place % _FEW], "width": 2},
-        "marker": {"symbol": SYMBOLS[place % _FEW], "size": 5},
+        "line": {"color": theme.categories[colour], "dash": DASHES[(place + turn) % _FEW], "width": 2},
+        "marker": {"symbol": SYMBOLS[(place + turn) % _FEW], "size": 5},
         "hovertemplate": "%{y:.4g}<extra>%{fullData.name}</extra>",
     }  # fmt: skip
 

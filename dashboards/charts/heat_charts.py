@@ -8,7 +8,7 @@ import numpy as np
 
 from dashboards.cell_layout import cell_edges
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import escaped
+from dashboards.charts.points import escaped, finite
 from dashboards.charts.theme import Theme, layout
 from dashboards.history import CellHistory, History
 from search_core.genotype import CellType
@@ -31,7 +31,7 @@ def alpha_chart(history: History, cell_type: CellType, quantity: Quantity, theme
     edges = edge_names(num_edges)
     labels = [f"{edge} · {operation}" for edge in edges for operation in history.primitives]
     z = np.round(values.reshape(len(values), -1).T.astype(np.float64), 3)
-    bound = float(np.abs(z).max()) or 1.0
+    bound = _largest(z)
     scale = (
         {"colorscale": theme.intensity, "zmin": 0, "zmax": 1}
         if quantity == "probability"
@@ -72,10 +72,11 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
     edges = edge_names(credit.shape[1])
     z = credit.T.astype(np.float64)
     # The strongest hundredth would leave all others pale.
-    bound = float(np.nanquantile(np.abs(z), 0.99)) or float(np.nanmax(np.abs(z))) or 1.0
+    known = np.abs(z[np.isfinite(z)])
+    bound = (float(np.quantile(known, 0.99)) if known.size else 0.0) or _largest(z)
     scale = {"colorscale": theme.diverging, "zmin": -bound, "zmax": bound}
     rounded = np.array([[float(f"{value:.3g}") for value in row] for row in z])
-    strongest = edges[int(np.argmax(np.abs(credit[-1])))]
+    strongest = edges[int(np.argmax(np.nan_to_num(np.abs(credit[-1]), nan=-1.0)))]
     return Chart(
         key=key,
         title=f"{title}; strongest at the end: {strongest}",
@@ -105,7 +106,8 @@ def _heat(
     history: History, z: np.ndarray, labels: list[str], scale: dict[str, Any], name: str, theme: Theme, *, height: int
 ) -> dict[str, Any]:
     trace = {
-        "type": "heatmap", "x": history.epochs.tolist(), "y": [escaped(label) for label in labels], "z": z.tolist(),
+        "type": "heatmap", "x": history.epochs.tolist(), "y": [escaped(label) for label in labels], 
+        "z": [[finite(value) for value in row] for row in z.tolist()],
         "hovertemplate": "epoch %{x}<br>%{y}<br>" + name + " %{z:.3g}<extra></extra>",
         "colorbar": {"thickness": 12, "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
                      "title": {"text": name, "side": "right"}},
@@ -115,6 +117,11 @@ def _heat(
     figure_layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False, "ticks": ""}
     figure_layout["xaxis"] |= {"showgrid": False}
     return {"data": [trace], "layout": figure_layout}
+
+
+def _largest(z: np.ndarray) -> float:
+    """Largest amount among finite numbers; 1 if all are zero or there is none."""
+    return float(np.abs(z[np.isfinite(z)]).max(initial=0.0)) or 1.0
 
 
 def _ends(cell: CellHistory, history: History, edges: list[str]) -> str:

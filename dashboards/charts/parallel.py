@@ -41,7 +41,8 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
             places = [dimension.places[index] for dimension in dimensions]
             x += [*range(len(dimensions)), None]
             y += [*places, None]
-            texts += [f"trial {trials[index].number}: {d.texts[index]}" for d in dimensions] + [""]
+            name = escaped(trials[index].title)
+            texts += [f"{name}: {escaped(d.texts[index])}" for d in dimensions] + [""]
         line = {"color": bin_colour, "width": 1.6 if len(trials) <= 60 else 0.8}
         data.append(
             {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": texts, "hoverinfo": "text", "line": line}
@@ -104,7 +105,8 @@ class _Dimension:
             escaped(self.title).replace(".", ".<br>").replace(" (", "<br>(").replace(" validation ", "<br>validation ")
         )
         factor = metric_factor(key)
-        numbers = [value * factor for value in values if isinstance(value, float) and math.isfinite(value)]
+        values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+        numbers = [value * factor for value in values if isinstance(value, float)]
         self.is_number = len(numbers) == sum(value is not None for value in values) and bool(numbers)
         if self.is_number:
             low, high = min(numbers), max(numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -41,7 +42,7 @@ class RetrainedCell:
     def test_errors(self) -> list[float]:
         """Of the seeds that are complete, fractions."""
         metrics = [retraining.run.metrics for retraining in self.retrainings]
-        return [1 - values["test_accuracy"] for values in metrics if "test_accuracy" in values]
+        return [1 - value for values in metrics if math.isfinite(value := values.get("test_accuracy", math.nan))]
 
     @property
     def mean_error(self) -> float | None:

@@ -6,14 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dashboards.analysis import importances, staircase
+import numpy as np
+
+from dashboards.analysis import importances
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import COSTS, ColourBy, points
+from dashboards.charts.points import COSTS, ColourBy, escaped, points
 from dashboards.charts.theme import Theme, layout
+from dashboards.front import front_mask
 from dashboards.records import Objective, StudyRecord, Trial
 from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
 
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
+_PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
 
 
 def known_costs(study: StudyRecord) -> list[str]:
@@ -33,7 +37,7 @@ def front_chart(
     x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]
     y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
     complete = [index for index, trial in enumerate(shown) if trial.run.state == "complete"]
-    front = [complete[place] for place in staircase([(x[index], y[index]) for index in complete])]
+    front = _front(complete, x, y)
     data = points(shown, x, y, front, theme, colour_by)
     data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
     references = _references(published, cost, x, theme)
@@ -46,7 +50,7 @@ def front_chart(
             xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
         ),
     }  # fmt: skip
-    numbers = ", ".join(str(shown[index].number) for index in front)
+    numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
     title = f"Child error against {name}: {len(front)} of {counted(len(shown), 'search', 'searches')} on the front"
     best = min(zip(y, x, strict=True))
     return Chart(
@@ -78,10 +82,11 @@ def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
     keys = list(dict.fromkeys(name for values in found.values() for name in values))
     data = [
         {
-            "type": "bar", "orientation": "h", "name": f"for {metric_name(metric)}", "y": keys[::-1],
+            "type": "bar", "orientation": "h", "name": escaped(f"for {metric_name(metric)}"),
+            "y": [escaped(name) for name in keys[::-1]],
             "x": [values.get(name, 0.0) for name in keys[::-1]], "marker": {
                 "color": theme.categories[place], "pattern": {
-                    "shape": ("", "/")[place % 2], "fgcolor": theme.surface, "fillmode": "overlay",
+                    "shape": _PATTERNS[place % len(_PATTERNS)], "fgcolor": theme.surface, "fillmode": "overlay",
                 },
             },
             "text": [f"{values.get(name, 0.0):.2f}" for name in keys[::-1]], "textposition": "outside",
@@ -125,6 +130,13 @@ def _has(trial: Trial, metric: str) -> bool:
     return math.isfinite(trial.run.metrics.get(metric, math.nan))
 
 
+def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list[int]:
+    """Those of `shown` that no other beats in both coordinates, from left to right."""
+    mask = front_mask(np.array([[x[index], y[index]] for index in shown]).reshape(-1, 2), ("min", "min"))
+    best = [index for index, is_on_front in zip(shown, mask, strict=True) if is_on_front]
+    return sorted(best, key=lambda index: (x[index], y[index]))
+
+
 def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:
     line = {"color": theme.ink, "width": 1.4, "shape": "hv"}
     return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "line": line, "hoverinfo": "skip",
@@ -162,7 +174,7 @@ def _references(
                        "layer": "below"})  # fmt: skip
         labels.append(
             {"x": math.log10(value) if is_log else value, "y": 1, "yref": "paper", "yanchor": "bottom",
-             "yshift": 13 * row, "text": name.replace("_", " "), "showarrow": False,
+             "yshift": 13 * row, "text": escaped(name.replace("_", " ")), "showarrow": False,
              "font": {"size": 10.5, "color": theme.muted}, "xanchor": "center"}
         )  # fmt: skip
     return shapes, labels

@@ -20,7 +20,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "5px,2px
 
 #: From a weak penalty to a strong one; plasma without the end that is too faint on the paper.
 _SEQUENTIAL: dict[ThemeName, tuple[str, ...]] = {
-    "light": ("#E5791B", "#E16462", "#B12A90", "#6A00A8", "#0D0887"),
+    "light": ("#DE7418", "#E16462", "#B12A90", "#6A00A8", "#0D0887"),
     "dark": ("#A66BE8", "#D6568C", "#F48849", "#FDBC2B", "#F0F921"),
 }
 _DIVERGING: dict[ThemeName, tuple[str, str, str]] = {

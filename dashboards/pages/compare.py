@@ -12,7 +12,18 @@ from dashboards.charts.curve_charts import compared_curves
 from dashboards.claims import claims
 from dashboards.errors import BrokenArtifactError, NotFoundError
 from dashboards.history import History
-from dashboards.pages.parts import badge, chart_card, choices, facts, link, message, table, trail, trial_address
+from dashboards.pages.parts import (
+    badge,
+    chart_card,
+    choices,
+    facts,
+    link,
+    message,
+    notices,
+    table,
+    trail,
+    trial_address,
+)
 from dashboards.pages.trial import find_trial, player_frame
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
@@ -32,6 +43,7 @@ def compare_view(store: Store, request: Request) -> View:
     studies = {name: store.study(name) for name in _studies(names, request)}
     trials = [find_trial(studies[study], "trial", number) for study, number in map(_parsed, names)]
     body: list[Component] = [trail(("Studies", "/"), ("Compare", "")), html.H1("Compare")]
+    body += [notice for study in studies.values() for notice in notices(study)]
     body.append(_picker(studies, names, store))
     charts: tuple[Chart, ...] = ()
     if len(trials) >= 2:

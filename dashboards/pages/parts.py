@@ -104,14 +104,14 @@ def copied_command(label: str, command: str) -> Component:
 
 def keep_commands(run: RunRecord, request: Request) -> Component:
     """The commands that take a found cell further; each is one line for a shell."""
-    store = f"MLFLOW_TRACKING_URI={shlex.quote(request.location)} "
+    store, run_id = f"MLFLOW_TRACKING_URI={shlex.quote(request.location)} ", shlex.quote(run.run_id)
     return html.Section(
         [
             html.H2("Keep this cell"),
-            copied_command("retrain", f"{store}snas retrain --run {run.run_id}"),
-            copied_command("profile", f"{store}snas profile --run {run.run_id}"),
+            copied_command("retrain", f"{store}snas retrain --run {run_id}"),
+            copied_command("profile", f"{store}snas profile --run {run_id}"),
             copied_command(
-                "export", f"{store}mlflow artifacts download --run-id {run.run_id} --artifact-path genotype.json -d ."
+                "export", f"{store}mlflow artifacts download --run-id {run_id} --artifact-path genotype.json -d ."
             ),
         ],
         className="card wide keep",
@@ -174,6 +174,4 @@ def _picture_button(identity: str, kind: str, chart: Chart) -> Component:
 
 
 def _csv(chart: Chart, request: Request) -> str:
-    return "/csv" + address(
-        *request.path, **{name: values[0] for name, values in request.query.items()}, chart=chart.key
-    )
+    return "/csv" + request.with_option("chart", chart.key)

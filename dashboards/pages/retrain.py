@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from dash import html
@@ -10,10 +11,10 @@ from dashboards.charts.curve_charts import retrain_curves
 from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
 from dashboards.errors import BrokenArtifactError
 from dashboards.history import History
-from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, link, message, table
+from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, link, message, table, trial_address
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
-from dashboards.records import ModelRecord, Retraining, StudyRecord
+from dashboards.records import ModelRecord, Retraining, StudyRecord, Trial
 from dashboards.store import Store
 from dashboards.wording import MISSING, shown_metric
 
@@ -40,7 +41,7 @@ def retrain_view(store: Store, request: Request) -> View:
     body += [message("A history cannot be shown", fault, kind="error") for fault in faults]
     is_cifar10 = any(retraining.run.params.get("dataset.name") == "cifar10" for retraining in study.retrainings)
     charts = (test_error_chart(cells, request.theme, is_cifar10=is_cifar10), retrain_curves(histories, request.theme))
-    rows = [_row(study, cell) for cell in sorted(cells, key=lambda cell: cell.mean_error or 2.0)]
+    rows = [_row(study, cell) for cell in sorted(cells, key=_place)]
     models = store.models(study)
     body += [
         html.Div([chart_card(chart, request) for chart in charts], className="cards"),
@@ -55,9 +56,9 @@ def retrain_view(store: Store, request: Request) -> View:
             className="card wide",
         ),
     ]
-    best = min(cells, key=lambda cell: cell.mean_error or 2.0)
-    found = next((trial.run for trial in study.trials if trial.number == best.trial), best.retrainings[0].run)
-    body.append(keep_commands(found, request))
+    best = min(cells, key=_place)
+    trial = _found_by(study, best)
+    body.append(keep_commands(trial.run if trial else best.retrainings[0].run, request))
     return _view(study, body, charts)
 
 
@@ -86,11 +87,21 @@ def _histories(store: Store, study: StudyRecord) -> tuple[dict[str, History], li
     return histories, faults
 
 
+def _place(cell: RetrainedCell) -> float:
+    """Its test error; cells without one come last."""
+    return math.inf if cell.mean_error is None else cell.mean_error
+
+
+def _found_by(study: StudyRecord, cell: RetrainedCell) -> Trial | None:
+    """The search that found a cell; None for a cell that was named, which searches without a number did not find."""
+    return next((trial for trial in study.trials if trial.number is not None and trial.number == cell.trial), None)
+
+
 def _row(study: StudyRecord, cell: RetrainedCell) -> list[Component]:
-    trial = next((known for known in study.trials if known.number == cell.trial), None)
+    trial = _found_by(study, cell)
     name: Component = cell.name
     if trial is not None:
-        name = link(cell.name, href=f"/study/{study.overview.name}/trial/{trial.number}")
+        name = link(cell.name, href=trial_address(study.overview.name, trial.number, trial.run.run_id))
     before = shown_metric("child_val_accuracy", trial.run.metrics.get("child_val_accuracy")) if trial else MISSING
     return [
         name,
@@ -107,7 +118,7 @@ def _run_row(retraining: Retraining, models: Mapping[str, ModelRecord], request:
     run, model = retraining.run, models.get(retraining.run.run_id)
     load: Component = MISSING
     if model is not None:
-        code = f"mlflow.pytorch.load_model('models:/{model.name}/{model.version}')"
+        code = f"mlflow.pytorch.load_model({f'models:/{model.name}/{model.version}'!r})"
         load = copied_command("in Python", code)
     return [
         run.label,

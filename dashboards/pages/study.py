@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, get_args
 
 import dash_ag_grid
@@ -26,7 +27,7 @@ from dashboards.pages.parts import (
     trail,
     trial_address,
 )
-from dashboards.pages.view import Component, Request, View
+from dashboards.pages.view import Component, Request, View, address
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
 from dashboards.wording import (
@@ -163,7 +164,7 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
         },
         style={"height": f"{min(620, 130 + 42 * len(rows))}px"},
     )  # fmt: skip
-    csv = html.A("CSV", href=f"/csv/study/{study.overview.name}?chart={chart.key}", download="trials.csv")
+    csv = html.A("CSV", href=address("csv", "study", study.overview.name, chart=chart.key), download="trials.csv")
     compare = html.Button(
         "Compare the chosen trials", id="compare-chosen", type="button", disabled=True,
         **{"data-study": study.overview.name, "aria-describedby": "compare-hint"},
@@ -211,12 +212,14 @@ def _grid_row(study: StudyRecord, trial: Trial, values: list[str]) -> dict[str, 
     row |= {f"p{place}": _rounded(trial.values.get(key)) for place, key in enumerate(values)}
     row |= {name: _rounded(metrics[name] * metric_factor(name)) for name in _GRID_METRICS if name in metrics}
     if "edges_normal" in metrics:
-        row["edges"] = metrics["edges_normal"] + metrics.get("edges_reduce", 0.0)
+        row["edges"] = _rounded(metrics["edges_normal"] + metrics.get("edges_reduce", 0.0))
     return row
 
 
 def _rounded(value: float | str | None) -> float | str | None:
-    return float(f"{value:.4g}") if isinstance(value, float) and value == value else None if value != value else value
+    if isinstance(value, float):
+        return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no others
+    return value
 
 
 def _is_number(study: StudyRecord, key: str) -> bool:

@@ -68,7 +68,8 @@ def find_trial(study: StudyRecord, kind: str, name: str) -> Trial:
         NotFoundError: if the study has none.
     """
     for trial in study.trials:
-        if name == (trial.run.run_id if kind == "run" else str(trial.number)):
+        known = trial.run.run_id if kind == "run" else None if trial.number is None else str(trial.number)
+        if name == known:
             return trial
     raise NotFoundError(f"study {study.overview.name} has no {kind} {name}; it has {len(study.trials)} searches")
 
@@ -78,7 +79,7 @@ def player_frame(trial: Trial, request: Request, *, compact: bool = False) -> Co
     options = f"theme={request.theme.name}" + ("&compact" if compact else "")
     # The number of epochs makes the address of a live search change when there is more to show.
     return html.Iframe(
-        src=f"/player/{trial.run.study}/{trial.run.run_id}?epochs={trial.run.num_epochs}#{options}",
+        src=address("player", trial.run.study, trial.run.run_id, epochs=str(trial.run.num_epochs)) + f"#{options}",
         sandbox="allow-scripts",
         title=f"Cells of {trial.title}, epoch by epoch",
         className="player compact" if compact else "player",
@@ -161,7 +162,7 @@ def _genotype(store: Store, trial: Trial) -> list[Component]:
     warning: list[Component] = []
     try:
         if store.genotype(trial.run) is not None:
-            href = f"/genotype/{trial.run.study}/{trial.run.run_id}"
+            href = address("genotype", trial.run.study, trial.run.run_id)
             links.append(html.A("genotype.json", href=href, download=f"{trial.run.label}-genotype.json"))
     except BrokenArtifactError as error:
         warning.append(message("The genotype cannot be used", str(error), kind="error"))

@@ -9,8 +9,10 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from dashboards.charts.chart import Chart
 from dashboards.charts.theme import Theme
+from dashboards.errors import NotFoundError
 
 Component = Any  # Dash's components have no common type that says anything
+_MOST_OPTIONS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +64,15 @@ class View:
 
 
 def parse_query(search: str) -> dict[str, list[str]]:
-    """The options of an address, with or without the question mark."""
-    return parse_qs(search.removeprefix("?"), keep_blank_values=False, max_num_fields=50)
+    """The options of an address, with or without the question mark.
+
+    Raises:
+        NotFoundError: if there are more than fifty.
+    """
+    try:
+        return parse_qs(search.removeprefix("?"), keep_blank_values=False, max_num_fields=_MOST_OPTIONS)
+    except ValueError as error:
+        raise NotFoundError(f"an address must have at most {_MOST_OPTIONS} options: {error}") from error
 
 
 def address(*parts: str, **options: str) -> str:
