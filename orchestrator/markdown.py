@@ -13,7 +13,7 @@ from dataclasses import dataclass
 #: What the tags of runs, and the narrower columns of experiments and models, can hold.
 RUN_LIMIT, LIMIT = 8000, 5000
 
-_PLAIN = re.compile(r"[^\w ,.%/'-]", re.ASCII)
+_PLAIN = re.compile(r"[^\w ,.;%/'()=+-]", re.ASCII)
 _CUT = "\n\n(cut: the rest is in the artifacts)"
 
 

@@ -61,7 +61,7 @@ class StudyProgress:
     def note(self, tally: Tally) -> str:
         """The description: what the study is, how far it is, its front, what failed, in markdown."""
         goals = " and ".join(f"{objective.mode} {code(objective.metric)}" for objective in self._spec.objectives)
-        sweep = "".join(f"\n- {code(key)}: {plain(str(entry.to_data()))}" for key, entry in self._spec.sweep.items())
+        sweep = "".join(f"\n- {code(f'{key}: {entry.to_data()}')}" for key, entry in self._spec.sweep.items())
         parent = RunAddress(self._tracker.experiment_id, self._parent)
         return joined(
             f"SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. {link('Parent run', parent.page)}, "

@@ -10,10 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow.entities import Run
 
+from orchestrator.curves import FOLDER, file_of
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
 from orchestrator.doctor.report import Notes, Severity
 from orchestrator.errors import first_line
+from orchestrator.markdown import RUN_LIMIT
+from orchestrator.run_content import CELLS, GENOTYPE, HISTORY, PLAYER
+from orchestrator.study_summary import PUBLISHED_COSTS
+from orchestrator.tally import ENDS
 from orchestrator.units import logged_metrics
 from search_core.genotype import Genotype
 
@@ -103,6 +108,9 @@ class RunsCheck:
             message = f"its run must be {' or '.join(wanted)}, as the journal is {unit.end or 'open'}, got {status}"
         elif unit.end is not None and tag != unit.end:
             message = f"the tag snas.end of its run must be `{unit.end}`, got `{tag}`"
+        elif run.data.tags.get("snas.reason", "") != unit.reason[:RUN_LIMIT]:
+            got = run.data.tags.get("snas.reason")
+            message = f"the tag snas.reason of its run must be `{unit.reason}`, as in the journal, got `{got}`"
         else:
             return
         # A run that is closed is not touched again by a driver.
@@ -176,14 +184,41 @@ class RunsCheck:
                 self._check_unit_artifacts(closed[name], run, artifacts)
 
     def _check_study_artifacts(self, artifacts: Artifacts) -> None:
-        wanted = {"study.yaml", "front.json"} if self._case.is_done else {"study.yaml"}
+        wanted = {"study.yaml", "front.json", PUBLISHED_COSTS} if self._case.is_done else {"study.yaml"}
         for name in sorted(wanted - artifacts.names):
             self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._bring_up())
+        if self._case.is_done:
+            self._check_curves()
+            self._check_counts()
+
+    def _check_curves(self) -> None:
+        """The files with the metrics of all trials have all epochs."""
+        wanted = Counter[str]()
+        for unit in self._case.searches.values():
+            wanted[file_of(int(unit.label))] += len(unit.metrics)
+        rows = self._store.curve_rows(self._runs["study"].info.run_id, tuple(wanted))
+        self._notes.look(ARTIFACTS, len(rows))
+        for name, count in wanted.items():
+            if rows.get(name) != count:
+                message = f"{FOLDER}/{name} must have {count} rows, one an epoch, got {rows.get(name, 'no such file')}"
+                self._add(ARTIFACTS, "study", self._case.lag, message, self._bring_up())
+
+    def _check_counts(self) -> None:
+        """The newest counts of how searches ended are those of the journals."""
+        logged = self._runs["study"].data.metrics
+        ends = Counter(unit.end for unit in self._case.searches.values())
+        for end in ENDS if self._case.searches else ():
+            self._notes.look(METRICS)
+            if logged.get(f"trials_{end}") != ends[end]:
+                message = f"`trials_{end}` must be {ends[end]}, as the journals say, got {logged.get(f'trials_{end}')}"
+                self._add(METRICS, "study", self._case.lag, message, self._bring_up())
 
     def _check_unit_artifacts(self, unit: Recorded, run: Run, artifacts: Artifacts) -> None:
-        wanted = {"history.parquet"}
+        wanted = {HISTORY}
         if unit.phase == "retrain" or unit.metrics:
-            wanted |= {"genotype.json", "cells.svg"}
+            wanted |= {GENOTYPE, CELLS}
+        if unit.phase == "search" and unit.metrics:
+            wanted.add(PLAYER)
         remedy = self._remedy(run, is_late=run.info.status in _OPEN)
         for name in sorted(wanted - artifacts.names):
             self._add(ARTIFACTS, unit.unit, self._case.lag, f"its run must have {name}, got none", remedy)

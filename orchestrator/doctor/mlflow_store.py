@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.curves import logged_rows
 from orchestrator.errors import first_line
 from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
@@ -87,6 +88,13 @@ class StudyRuns:
         """The artifacts of runs, by run id."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             return dict(pool.map(lambda run: (run.info.run_id, self._artifacts(run.info.run_id)), runs))
+
+    def curve_rows(self, run_id: str, names: Sequence[str]) -> dict[str, int]:
+        """Epochs in the files that hold the metrics of all trials; those that cannot be read are left out."""
+        try:
+            return logged_rows(self._client, run_id, names)
+        except READ_ERRORS:
+            return {}
 
     def model_runs(self, name: str) -> list[str]:
         """Run ids of all versions of a registered model."""
