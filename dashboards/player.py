@@ -1,7 +1,7 @@
 """The cell player: one HTML file in which a search can be watched edge by edge, epoch by epoch.
 
 The file asks nothing of any network, so that it opens from a disk, in MLflow's artifact view and in a sandboxed frame.
-Behind `#` its address takes `theme=dark|light` (else the reader's preference), `epoch=N|last` and `compact` (no curves).
+Behind `#` its address takes `theme=dark|light` (else the reader chooses), `epoch=N|last` and `compact` (no curves).
 """
 
 from __future__ import annotations

@@ -195,12 +195,11 @@ def _operation(name: str) -> dict[str, Any]:
     style = STYLES.get(name)
     colour = style.colour if style else _NEUTRAL
     dashes = style.dashes if style else _NEUTRAL_DASHES
-    light, dark = BACKGROUNDS
     return {
         "name": name,
         "label": style.label if style else name if len(name) <= 12 else name[:11] + "…",
         # Light keeps the palette as it is in all pictures; on dark its deepest colours would be lost.
-        "line": [colour.lower(), readable_colour(colour, dark, _LINE_CONTRAST)],
+        "line": [colour.lower(), readable_colour(colour, BACKGROUNDS[1], _LINE_CONTRAST)],
         "text": [readable_colour(colour, ground, _TEXT_CONTRAST) for ground in BACKGROUNDS],
         "dashes": [round(length * _POINT, 1) for length in dashes],
     }

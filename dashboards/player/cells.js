@@ -79,11 +79,20 @@ class CellGraph {
       svgElement("path", { class: "target", d: edge.path }, target);
       svgElement("rect", { class: "target-label", x: x - 28, y: y - 10, width: 56, height: 20 }, target);
       target.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") choose(this.cell, number, "hover"); });
-      target.addEventListener("focus", () => choose(this.cell, number, "focus"));
+      target.addEventListener("focus", () => {
+        this.ring(number, target.matches(":focus-visible"));
+        choose(this.cell, number, "focus");
+      });
+      target.addEventListener("blur", () => this.ring(number, false));
       target.addEventListener("click", () => choose(this.cell, number, "click"));
       target.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(this.cell, number, "click"); });
       this.edges[number].target = target;
     });
+  }
+
+  /** The focus of the keyboard: two rails along the edge. */
+  ring(number, shown) {
+    for (const part of ["halo", "group"]) this.edges[number][part].classList.toggle("focused", shown);
   }
 
   /** Letters keep about 11 pixels and lines their weight, as far as there is room, however small the picture is. */
@@ -130,7 +139,7 @@ class CellGraph {
     if (edge.width !== width) {
       edge.width = width;
       edge.group.style.setProperty("--width", width);
-      edge.group.setAttribute("opacity", look === "gone" ? 1 : (0.45 + 0.55 * (strength || 0)).toFixed(3));
+      edge.group.style.setProperty("--strength", (0.45 + 0.55 * (strength || 0)).toFixed(3));
     }
     if (edge.text !== text) edge.label.textContent = edge.text = text;
   }
@@ -200,7 +209,8 @@ function drawLegend() {
   entry("node that no input reaches", (svg) => svgElement("circle", { cx: 7, cy: 7, r: 6, class: "node empty" }, svg), 14);
   entry("the more probable, the stronger (0.1, 0.5, 1)", (svg) => {
     [0.1, 0.5, 1].forEach((share, place) => {
-      const path = svgElement("path", { d: `M${place * 13.5} 7h11`, class: "line", opacity: 0.45 + 0.55 * share }, svg);
+      const path = svgElement("path", { d: `M${place * 13.5} 7h11`, class: "line" }, svg);
+      path.style.setProperty("--strength", 0.45 + 0.55 * share);
       path.style.setProperty("--width", 1.3 + 3.2 * share);
       path.style.setProperty("--line-colour", "var(--ink)");
     });

@@ -4,7 +4,7 @@ const SPEEDS = [1, 2, 4, 8, 15, 30]; // epochs per second
 const PLAY_ICON = "M4 2.5v11L13 8z", PAUSE_ICON = "M3.5 2.5h3.2v11H3.5zM9.3 2.5h3.2v11H9.3z";
 const part = (id) => document.getElementById(id);
 
-const state = { time: numEpochs - 1, playing: false, speed: 0, pinned: false, started: 0, startTime: 0 };
+const state = { time: numEpochs - 1, playing: false, speed: 0, pinned: false, started: 0, startTime: 0, wish: undefined };
 // A whole search plays in about a quarter of a minute.
 state.speed = SPEEDS.reduce((best, speed, place) => (Math.abs(Math.log(numEpochs / speed / 15)) < Math.abs(Math.log(numEpochs / SPEEDS[best] / 15)) ? place : best), 0);
 
@@ -71,12 +71,17 @@ function setSpeed(place) {
 function choose(cell, edge, how) {
   const same = details.cell === cell && details.edge === edge;
   if (how === "hover" && state.pinned) return;
-  if (how === "click") state.pinned = !(same && state.pinned);
-  else if (!same) state.pinned = false;
+  if (how === "click") pin(!(same && state.pinned));
+  else if (!same) pin(false);
   if (same) return;
   details.choose(cell, edge);
   for (const graph of graphs) graph.choose(graph.cell === cell ? edge : -1);
   details.show(state.time);
+}
+
+function pin(pinned) {
+  state.pinned = pinned;
+  part("pinned").hidden = !pinned;
 }
 
 function onKey(event) {
@@ -91,7 +96,7 @@ function onKey(event) {
     ArrowDown: () => setSpeed(state.speed - 1),
     "+": () => setSpeed(state.speed + 1),
     "-": () => setSpeed(state.speed - 1),
-    Escape: () => { state.pinned = false; },
+    Escape: () => pin(false),
   };
   const action = actions[event.key];
   if (!action || (event.key === " " && event.target instanceof HTMLButtonElement)) return; // space presses a button
@@ -104,6 +109,8 @@ function obeyAddress() {
   const wishes = new URLSearchParams(location.hash.slice(1)), theme = wishes.get("theme"), epoch = wishes.get("epoch");
   document.documentElement.style.colorScheme = theme === "dark" || theme === "light" ? theme : "";
   document.documentElement.classList.toggle("compact", wishes.has("compact"));
+  if (epoch === state.wish) return; // only the theme has changed: stay where the reader is
+  state.wish = epoch;
   const time = search.epochs.indexOf(Number(epoch ?? NaN));
   goTo(time >= 0 ? time : numEpochs - 1);
 }
