@@ -64,7 +64,8 @@ def points(
             own |= {"size": 7.5, "line": {"color": theme.ink, "width": 0.4}}
             if is_front:
                 own |= {"size": 12, "line": {"color": theme.ink, "width": 1.4}}
-                shown |= {"mode": "markers+text", "text": [escaped(trials[i].title.removeprefix("trial ")) for i in chosen],
+                labels = [escaped(trials[i].title.removeprefix("trial ")) for i in chosen]
+                shown |= {"mode": "markers+text", "text": labels,
                           "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12}}  # fmt: skip
             traces.append(
                 {
