@@ -161,7 +161,7 @@ class MlflowStore:
         return {} if parent is None else self._read(parent, "published.json", _published) or {}
 
     def models(self, study: StudyRecord) -> Mapping[str, ModelRecord]:
-        """Registered models by run id of the retraining: one question per name, not per run.
+        """Registered models by run id of the retraining: two questions per name, none per run.
 
         Raises:
             StoreAwayError: if the store cannot be reached.
@@ -266,22 +266,23 @@ def _published(content: bytes, place: str) -> Mapping[str, Mapping[str, float]]:
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelRecord]:
-    """All versions of a registered model; none if the name cannot be asked for."""
+    """All versions of a registered model; none if there is no such model."""
     quote = '"' if "'" in name else "'"
-    if quote in name:
+    if quote in name:  # cannot be asked for
         return []
+    try:
+        by_alias = client.get_registered_model(name).aliases  # a search of versions leaves them out
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return []
+        raise
     found: list[ModelRecord] = []
     token: str | None = None
     while token is None or token:
-        try:
-            versions = client.search_model_versions(f"name = {quote}{name}{quote}", page_token=token)
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
-            return []
-        found += [
-            ModelRecord(name=name, version=str(entry.version), run_id=entry.run_id or "", aliases=tuple(entry.aliases))
-            for entry in versions
-        ]
+        versions = client.search_model_versions(f"name = {quote}{name}{quote}", page_token=token)
+        for entry in versions:
+            version = str(entry.version)
+            aliases = tuple(sorted(alias for alias, named in by_alias.items() if str(named) == version))
+            found.append(ModelRecord(name=name, version=version, run_id=entry.run_id or "", aliases=aliases))
         token = versions.token or ""
     return found

@@ -137,7 +137,7 @@ def _objectives(parent: RunRecord | None) -> tuple[tuple[Objective, ...], str]:
     try:
         entries: list[dict[str, Any]] = json.loads(_params(parent)["objectives"])
         found = tuple(Objective(metric=str(entry["metric"]), mode=entry["mode"]) for entry in entries)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         found = ()
     if found and all(objective.mode in ("min", "max") for objective in found):
         return found, ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -63,7 +64,7 @@ class TrialPoint:
             raise ValueError(f"the curves of trial {self.number} must have one length, got {lengths}")
 
 
-def render_study(trials: Sequence[TrialPoint], *, title: str) -> Figure:
+def render_study(trials: Sequence[TrialPoint], *, title: str, columns: Literal[1, 2] = 2) -> Figure:
     """Draw the summary of a study: the front, and entropy, discretization gap and temperature per epoch.
 
     Trials are coloured by penalty strength on a logarithmic scale; those with `eta` = 0 have a colour and a marker of
@@ -72,6 +73,7 @@ def render_study(trials: Sequence[TrialPoint], *, title: str) -> Figure:
     Args:
         trials: at least one.
         title: one line over the page.
+        columns: panels beside each other: 2 fill a page, 1 is for narrow places such as MLflow's descriptions.
 
     Raises:
         ValueError: if there are no trials.
@@ -79,9 +81,10 @@ def render_study(trials: Sequence[TrialPoint], *, title: str) -> Figure:
     if not trials:
         raise ValueError("`trials` must hold at least one trial, got none")
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1, wspace=0.03, hspace=0.03)
-    figure = Figure(figsize=(11.0, 7.8), dpi=110, facecolor="white", layout=layout)
+    size = (11.0, 7.8) if columns == 2 else (8.0, 13.0)
+    figure = Figure(figsize=size, dpi=110, facecolor="white", layout=layout)
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK, family=_FONT, parse_math=False)
-    front, entropy, gap, temperature = figure.subplots(2, 2).flat
+    front, entropy, gap, temperature = figure.subplots(4 // columns, columns).flat
     scale = _EtaScale(trials)
     _draw_front(front, trials, scale)
     _draw_curves(entropy, trials, scale, [trial.entropy for trial in trials])

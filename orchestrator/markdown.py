@@ -55,9 +55,10 @@ def link(text: str, address: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; cells are markdown, numbers belong to the right and so all but the first column do."""
-    rules = ["---", *("--:" for _ in columns[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rules, *rows))
+    """A table; cells are markdown."""
+    lines = (f"| {'&emsp; | '.join(cells)} |" for cells in (columns, *rows))  # MLflow's tables have no room between
+    head, *body = lines
+    return "\n".join((head, "| --- " * len(columns) + "|", *body))
 
 
 def joined(*paragraphs: str, limit: int = LIMIT) -> str:

@@ -13,6 +13,7 @@ import mlflow
 import torch
 from mlflow.models import infer_signature
 
+from orchestrator.descriptions import describe_model, describe_version
 from orchestrator.tracking import Tracker
 from search_core.data import ImageData
 from search_core.genotype import Genotype
@@ -46,8 +47,11 @@ def log_child(
         return
     try:
         # A driver may have been killed, or an answer lost, between the registration and the tag.
-        if not tracker.client.search_model_versions(f"name = '{registered_name}' and run_id = '{run_id}'"):
+        versions = f"name = '{registered_name}' and run_id = '{run_id}'"
+        if not tracker.client.search_model_versions(versions):
             _register(tracker, run_id, genotype, options, data, state, registered_name)
+        for version in tracker.client.search_model_versions(versions):
+            _describe(tracker, run_id, registered_name, str(version.version), data)
     finally:
         # `start_run` marks the run as failed if the model cannot be logged, but the retraining did not fail.
         tracker.client.set_terminated(run_id, "FINISHED")
@@ -80,6 +84,14 @@ def _register(
             registered_model_name=registered_name,
             pip_requirements=[f"torch=={version('torch')}"],
         )
+
+
+def _describe(tracker: Tracker, run_id: str, name: str, version: str, data: ImageData) -> None:
+    """Say on MLflow's pages of the registry what the model is, where it comes from and how to load it."""
+    run = tracker.client.get_run(run_id)
+    text = describe_version(run, name, version, data.input_shape, data.num_classes)
+    tracker.client.update_model_version(name, version, text)
+    tracker.client.update_registered_model(name, describe_model(run, name))
 
 
 @contextmanager

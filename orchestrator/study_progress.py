@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.config import StudySpec
 from orchestrator.markdown import RunAddress, code, joined, link, plain, table
 from orchestrator.runs import trial_label, unit_label
+from orchestrator.study_summary import NARROW
 from orchestrator.tally import EndedRetraining, EndedTrial, Tally
 from orchestrator.tracking import Tracker
 from orchestrator.wording import compact, hours_text, percent
@@ -64,11 +65,11 @@ class StudyProgress:
         sweep = "".join(f"\n- {code(f'{key}: {entry.to_data()}')}" for key, entry in self._spec.sweep.items())
         parent = RunAddress(self._tracker.experiment_id, self._parent)
         return joined(
-            f"SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. {link('Parent run', parent.page)}, "
-            f"{link('study file', parent.artifact('study.yaml'))}.",
-            self._numbers(tally),
+            # One paragraph: MLflow shows the first line of an experiment's description and the rest on demand.
+            f"{self._numbers(tally)} SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. "
+            f"{link('Parent run', parent.page)}, {link('study file', parent.artifact('study.yaml'))}.",
             self._front(tally),
-            parent.image("summary.png") if self.has_picture else "",
+            parent.image(NARROW) if self.has_picture else "",
             self._failures(tally),
             f"Swept:\n{sweep}" if sweep else "",
         )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from orchestrator.study import Study
 
 PUBLISHED_COSTS, SUMMARY = "published.json", "summary.png"
+#: The same picture for descriptions, which MLflow shows at its own size in about 800 pixels.
+NARROW = "summary-narrow.png"
 
 
 def log_published(tracker: Tracker, run_id: str, spec: StudySpec, data: ImageData) -> None:
@@ -64,7 +66,8 @@ def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:
     points = [trial_point(trial, study) for trial in trials if trial.epochs]
     if points:
         figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
-        log_files(tracker.client, run_id, {SUMMARY: figure_png(figure)})
+        narrow = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches", columns=1)
+        log_files(tracker.client, run_id, {SUMMARY: figure_png(figure), NARROW: figure_png(narrow, dpi=96)})
     return bool(points)
 
 

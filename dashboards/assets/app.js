@@ -19,29 +19,38 @@
 
   applyTheme(preferred());
 
-  /* A view counts as drawn when its graphs and its grid are. Tests and benchmarks wait for it. */
-  function isDrawn(main) {
+  /* A view counts as drawn when its graphs and its grid are there and nothing has changed for a moment; `drawn-at` is
+     the last change, in ms since the page was opened. Tests and benchmarks wait for it. */
+  const QUIET_MS = 120;
+  let lastChange = 0;
+  let waiting = 0;
+
+  function hasAll(main) {
     const graphs = [...main.querySelectorAll(".dash-graph")];
     if (!graphs.every((graph) => graph.querySelector(".js-plotly-plot .main-svg"))) return false;
-    const grid = main.querySelector(".ag-root-wrapper, #trials");
-    return !grid || main.querySelector(".ag-row") !== null || main.querySelector(".ag-overlay-no-rows-center") !== null;
+    return !main.querySelector("#trials") || main.querySelector(".ag-row, .ag-overlay-no-rows-center") !== null;
   }
 
-  let waiting = 0;
   function awaitDrawn(said) {
     const turn = ++waiting;
     const main = document.getElementById("main");
     main.dataset.drawn = "false";
+    lastChange = performance.now();
+    if (!main.snasObserver) {
+      main.snasObserver = new MutationObserver(() => { lastChange = performance.now(); });
+      main.snasObserver.observe(main, { childList: true, subtree: true });
+    }
     function look() {
       if (turn !== waiting) return;
-      if (isDrawn(main)) {
-        main.dataset.drawn = "true";
+      if (hasAll(main) && performance.now() - lastChange > QUIET_MS) {
+        main.dataset.drawnAt = lastChange.toFixed(1);
         main.dataset.address = said.address;
+        main.dataset.drawn = "true";
       } else {
-        window.requestAnimationFrame(look);
+        window.setTimeout(look, 20);
       }
     }
-    window.requestAnimationFrame(look);
+    look();
   }
 
   let lastAddress = null;

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import Theme, layout
-from dashboards.records import StudyRecord
+from dashboards.records import StudyRecord, Trial
 from dashboards.wording import MISSING, counted, metric_factor, metric_name, metric_title
 
 _MAX_SHADES = 6
+_MOST_LINES, _MOST_BEST = 240, 80
 
 
 def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Every complete trial as a line over what was swept and what came out."""
-    trials = [trial for trial in study.trials if trial.run.state == "complete"]
+    complete = [trial for trial in study.trials if trial.run.state == "complete"]
+    trials = _thinned(complete, study)
     swept = [key for key in study.swept if any(key in trial.values for trial in trials)]
     results = [objective.metric for objective in study.objectives]
     key, title = "parallel", "How the swept settings lead to the results"
@@ -26,10 +28,12 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
         return Chart(key=key, title=title, empty=reason)
     dimensions = [_Dimension(name, [trial.values.get(name) for trial in trials]) for name in swept]
     dimensions += [_Dimension(name, [trial.run.metrics.get(name) for trial in trials]) for name in results]
-    error = [trial.run.metrics.get(results[0], math.nan) for trial in trials]
+    better = "lower" if study.objectives[0].mode == "min" else "higher"
+    sign = 1 if study.objectives[0].mode == "min" else -1
+    loss = [sign * trial.run.metrics.get(results[0], math.nan) for trial in trials]
     data: list[dict[str, Any]] = []
     # One trace per colour: a thousand traces of one line each would take seconds.
-    for bin_colour, members in _shaded(error, study.objectives[0].mode, theme):
+    for bin_colour, members in _shaded(loss, theme):
         x: list[float | None] = []
         y: list[float | None] = []
         texts: list[str] = []
@@ -38,7 +42,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
             x += [*range(len(dimensions)), None]
             y += [*places, None]
             name = escaped(trials[index].title)
-            texts += [f"{name}<br>{escaped(f'{d.title}: {d.texts[index]}')}" for d in dimensions] + [""]
+            texts += [f"{name}: {escaped(d.texts[index])}" for d in dimensions] + [""]
         line = {"color": bin_colour, "width": 1.6 if len(trials) <= 60 else 0.8}
         data.append(
             {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": texts, "hoverinfo": "text", "line": line}
@@ -58,24 +62,34 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     ]  # fmt: skip
     return Chart(
         key=key,
-        title=f"{title}: {counted(len(trials), 'complete search', 'complete searches')}",
+        title=f"{title}: {counted(len(complete), 'complete search', 'complete searches')}",
         summary=f"Each line is one search over {', '.join(swept)} and the results {', '.join(results)}.",
         figure={"data": data, "layout": figure_layout},
         columns=("trial", *(f"param {name}" for name in swept), *(f"metric {name}" for name in results)),
         rows=[
             (trial.number, *(trial.values.get(k) for k in swept), *(trial.run.metrics.get(k) for k in results))
-            for trial in trials
+            for trial in complete
         ],
-        note=f"Stronger lines have a lower {metric_name(results[0])}."
-        if study.objectives[0].mode == "min"
-        else f"Stronger lines have a higher {metric_name(results[0])}.",
+        note=f"Stronger lines have a {better} {metric_name(results[0])}."
+        + (f" Drawn: the best {_MOST_BEST}, and every so many of the rest." if len(trials) < len(complete) else ""),
     )
 
 
-def _shaded(values: Sequence[float], mode: Literal["min", "max"], theme: Theme) -> list[tuple[str, list[int]]]:
-    """Trials in up to six groups by value, the worst first, each with its colour."""
-    sign = 1 if mode == "min" else -1
-    order = sorted(range(len(values)), key=lambda i: (not math.isfinite(values[i]), sign * values[i]))
+def _thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:
+    """The best, and evenly chosen others: more lines than this hide each other, and take a browser long."""
+    if len(trials) <= _MOST_LINES:
+        return trials
+    goal = study.objectives[0]
+    sign = 1 if goal.mode == "min" else -1
+    ranked = sorted(trials, key=lambda trial: sign * trial.run.metrics.get(goal.metric, math.inf * sign))
+    rest = ranked[_MOST_BEST:]
+    step = -(-len(rest) // (_MOST_LINES - _MOST_BEST))
+    return ranked[:_MOST_BEST] + rest[::step]
+
+
+def _shaded(values: Sequence[float], theme: Theme) -> list[tuple[str, list[int]]]:
+    """Trials in up to six groups by loss, the worst first, each with its colour."""
+    order = sorted(range(len(values)), key=lambda i: (not math.isfinite(values[i]), values[i]))
     groups = min(_MAX_SHADES, len(order))
     parts = [order[g * len(order) // groups : (g + 1) * len(order) // groups] for g in range(groups)]
     shades = [theme.sequential[-1 - min(g, 4)][1] for g in range(groups)]

@@ -15,6 +15,8 @@ ColourBy = Literal["eta", "schedule"]
 #: Costs of the child that the front can be drawn over, those first that every search reports.
 COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
 
+_BRIEF = {"hovertemplate": "trial %{customdata}: %{y:.4g} at η %{x:.3g}<extra></extra>"}
+
 
 def points(
     trials: Sequence[Trial],
@@ -23,8 +25,14 @@ def points(
     front: Sequence[int],
     theme: Theme,
     colour_by: ColourBy,
+    *,
+    brief: bool = False,
 ) -> list[dict[str, Any]]:
-    """One trace of markers per schedule, or one with a colour scale over eta and another for eta = 0."""
+    """Traces of markers: one per schedule, or one with a colour scale over eta and another for eta = 0.
+
+    Those on the front are larger and carry their number; they have traces of their own, since a browser draws markers
+    that all look the same much faster.
+    """
     if colour_by == "schedule":
         names = sorted({trial.schedule for trial in trials})
         groups = [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
@@ -34,40 +42,49 @@ def points(
             ("η = 0", [i for i, trial in enumerate(trials) if not trial.eta]),
         ]
     on_front = set(front)
-    traces = []
+    scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
+    traces: list[dict[str, Any]] = []
     for place, (name, members) in enumerate(groups):
-        if not members:
-            continue
         marker: dict[str, Any] = {
-            "size": [12 if i in on_front else 7.5 for i in members],
-            "line": {"color": theme.ink, "width": [1.4 if i in on_front else 0.4 for i in members]},
             "symbol": SYMBOLS[place % len(SYMBOLS)],
             "color": theme.categories[place % len(theme.categories)],
         }
-        if colour_by == "eta" and name == "η > 0":
-            marker |= _eta_scale([math.log10(trials[i].eta or 1.0) for i in members], theme)
-        elif colour_by == "eta":
-            marker |= {"symbol": "square", "color": theme.muted}
-        traces.append(
-            {
-                "type": "scatter", "mode": "markers+text", "name": escaped(name), "marker": marker,
-                "x": [x[i] for i in members], "y": [finite(y[i]) for i in members],
-                "text": [escaped(trials[i].title.removeprefix("trial ")) if i in on_front else "" for i in members],
-                "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
-                "customdata": [trials[i].number for i in members],
-                "hovertext": [_hover(trials[i]) for i in members], "hoverinfo": "text",
-            }
-        )  # fmt: skip
+        if colour_by == "eta" and name == "η = 0":
+            marker = {"symbol": "square", "color": theme.muted}
+        for is_front in (False, True):
+            chosen = [i for i in members if (i in on_front) == is_front]
+            if not chosen:
+                continue
+            own = dict(marker)
+            if colour_by == "eta" and name == "η > 0":
+                own |= {**scale, "color": [math.log10(trials[i].eta or 1.0) for i in chosen]}
+                own["showscale"] = not any("colorscale" in trace["marker"] for trace in traces)
+            shown: dict[str, Any] = {"mode": "markers", "name": escaped(name), "legendgroup": escaped(name)}
+            shown["showlegend"] = not any(trace["legendgroup"] == shown["legendgroup"] for trace in traces)
+            own |= {"size": 7.5, "line": {"color": theme.ink, "width": 0.4}}
+            if is_front:
+                own |= {"size": 12, "line": {"color": theme.ink, "width": 1.4}}
+                labels = [escaped(trials[i].title.removeprefix("trial ")) for i in chosen]
+                shown |= {"mode": "markers+text", "text": labels,
+                          "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12}}  # fmt: skip
+            traces.append(
+                {
+                    "type": "scatter", **shown, "marker": own,
+                    "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
+                    "customdata": [trials[i].number for i in chosen],
+                    **(_BRIEF if brief else {"hovertext": [_hover(trials[i]) for i in chosen], "hoverinfo": "text"}),
+                }
+            )  # fmt: skip
     return traces
 
 
 def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
-    low, high = min(logarithms), max(logarithms)
+    low, high = min(logarithms, default=0.0), max(logarithms, default=0.0)
     if high - low < 0.2:
         low, high = low - 0.5, high + 0.5
     values, texts = log_ticks(low, high)
     return {
-        "color": list(logarithms), "colorscale": theme.sequential, "cmin": low, "cmax": high, "showscale": True,
+        "colorscale": theme.sequential, "cmin": low, "cmax": high, "showscale": True,
         "colorbar": {
             "title": {"text": "η", "side": "top"}, "tickvals": values, "ticktext": texts, "thickness": 12, "len": 0.9,
             "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},

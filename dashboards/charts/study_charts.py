@@ -1,4 +1,4 @@
-"""Charts of a whole study: the front, what mattered, what the penalty bought."""
+"""Charts of a whole study: the front and what mattered."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.analysis import importances, rank_correlation
+from dashboards.analysis import importances
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import COSTS, ColourBy, escaped, points, zero_tick
-from dashboards.charts.theme import Theme, axis, layout
+from dashboards.charts.points import COSTS, ColourBy, escaped, points
+from dashboards.charts.theme import Theme, layout
 from dashboards.front import front_mask
-from dashboards.records import StudyRecord, Trial
+from dashboards.records import Objective, StudyRecord, Trial
 from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
 
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
@@ -75,7 +75,7 @@ def front_chart(
 def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Which swept settings matter for each objective."""
     key, title = "importance", "What matters: importance of the swept settings"
-    found = {objective.metric: importances(study.trials, objective) for objective in study.objectives}
+    found = {objective.metric: _importances(study, objective) for objective in study.objectives}
     found = {metric: values for metric, values in found.items() if values}
     if not found:
         return Chart(key=key, title=title, empty="At least four complete searches with different settings are needed.")
@@ -114,57 +114,16 @@ def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
     )  # fmt: skip
 
 
-def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy) -> Chart:
-    """What the penalty strength does: edges left, cost of the child, discretization gap."""
-    key, title = "penalty", "What the penalty strength η buys"
-    trials = [trial for trial in study.trials if trial.eta is not None and _has(trial, cost)]
-    if not trials:
-        return Chart(key=key, title=title, empty="No search has reported an epoch yet.")
-    etas = [float(trial.eta or 0.0) for trial in trials]
-    panels: list[tuple[str, list[float]]] = [
-        ("edges left, both cells", [_edges(trial) for trial in trials]),
-        (metric_title(cost), [trial.run.metrics[cost] * metric_factor(cost) for trial in trials]),
-        ("discretization gap (percentage points)",
-         [100 * trial.run.metrics.get("discretization_gap", math.nan) for trial in trials]),
-    ]  # fmt: skip
-    positive = [eta for eta in etas if eta > 0]
-    zero_at = min(positive) / 10 if positive else 1e-6
-    x = [eta or zero_at for eta in etas]
-    figure_layout = layout(theme, height=330, hovermode="closest", margin={"l": 56, "r": 16, "t": 30, "b": 56})
-    del figure_layout["xaxis"], figure_layout["yaxis"]
-    data, annotations = [], []
-    for place, (name, values) in enumerate(panels):
-        suffix = "" if place == 0 else str(place + 1)
-        left = place * 0.355
-        figure_layout[f"xaxis{suffix}"] = axis(
-            theme, "penalty strength η", type="log", domain=[left, left + 0.29], anchor=f"y{suffix}",
-            **zero_tick(etas, zero_at),
-        )  # fmt: skip
-        figure_layout[f"yaxis{suffix}"] = axis(theme, "", anchor=f"x{suffix}", rangemode="tozero")
-        annotations.append(
-            {"text": name, "xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1.02,
-             "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": theme.ink}}
-        )  # fmt: skip
-        for trace in points(trials, x, values, [], theme, colour_by):
-            trace |= {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": False}
-            if "coloraxis" in trace["marker"]:
-                trace["marker"]["coloraxis"] = "coloraxis"
-            data.append(trace)
-    figure_layout["annotations"] = annotations
-    correlation = rank_correlation(etas, panels[1][1])
-    said = "too few to say" if correlation is None else f"rank correlation with {metric_name(cost)} {correlation:+.2f}"
-    return Chart(
-        key=key,
-        title=f"What the penalty strength η buys: {said}",
-        summary=f"Edges left, {metric_name(cost)} and discretization gap against penalty strength; {said}.",
-        figure={"data": data, "layout": figure_layout},
-        columns=("trial", "eta", "edges", cost, "discretization_gap"),
-        rows=[
-            (trial.number, trial.eta, _edges(trial), trial.run.metrics[cost],
-             trial.run.metrics.get("discretization_gap"))
-            for trial in trials
-        ],
-    )  # fmt: skip
+#: Importances by study and metric, for one version of each study.
+_computed: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
+
+
+def _importances(study: StudyRecord, objective: Objective) -> dict[str, float]:
+    """Importances, computed once for a state of a study: Optuna takes half a second for a thousand trials."""
+    key = (study.overview.name, objective.metric)
+    if key not in _computed or _computed[key][0] != study.version:
+        _computed[key] = (study.version, importances(study.trials, objective))
+    return _computed[key][1]
 
 
 def _has(trial: Trial, metric: str) -> bool:
@@ -176,10 +135,6 @@ def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list
     mask = front_mask(np.array([[x[index], y[index]] for index in shown]).reshape(-1, 2), ("min", "min"))
     best = [index for index, is_on_front in zip(shown, mask, strict=True) if is_on_front]
     return sorted(best, key=lambda index: (x[index], y[index]))
-
-
-def _edges(trial: Trial) -> float:
-    return trial.run.metrics.get("edges_normal", math.nan) + trial.run.metrics.get("edges_reduce", math.nan)
 
 
 def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:

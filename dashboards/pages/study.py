@@ -11,8 +11,9 @@ from dash import html
 
 from dashboards.charts.chart import Chart
 from dashboards.charts.parallel import parallel_chart
+from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
-from dashboards.charts.study_charts import front_chart, importance_chart, known_costs, penalty_chart
+from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
 from dashboards.charts.theme import Theme
 from dashboards.pages.parts import (
     badge,

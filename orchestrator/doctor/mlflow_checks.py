@@ -108,10 +108,9 @@ class RunsCheck:
             message = f"its run must be {' or '.join(wanted)}, as the journal is {unit.end or 'open'}, got {status}"
         elif unit.end is not None and tag != unit.end:
             message = f"the tag snas.end of its run must be `{unit.end}`, got `{tag}`"
-        elif unit.reason and run.data.tags.get("snas.reason") != unit.reason[:RUN_LIMIT]:
-            message = (
-                f"the tag snas.reason of its run must be `{unit.reason}`, got `{run.data.tags.get('snas.reason')}`"
-            )
+        elif run.data.tags.get("snas.reason", "") != unit.reason[:RUN_LIMIT]:
+            got = run.data.tags.get("snas.reason")
+            message = f"the tag snas.reason of its run must be `{unit.reason}`, as in the journal, got `{got}`"
         else:
             return
         # A run that is closed is not touched again by a driver.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from sqlalchemy import Connection, MetaData, create_engine
 
 from dashboards.history import curves_table, history_table, parquet_bytes
+from dashboards.player import render_player
 from dashboards.records import RunRecord
 from search_core.genotype import PRIMITIVES
 from tests.dashboards.generated import GeneratedStudy, generated_study, published_costs
@@ -40,6 +41,7 @@ TWELVE: tuple[str, ...] = (
     "edges_reduce",
     "gpu_hours",
 )
+NAME = "penalty-sweep"
 CHUNK = 32  # trials in a file of curves
 _ROWS = 50_000  # per statement
 Rows = Iterator[dict[str, Any]]
@@ -53,11 +55,13 @@ class FilledStore:
         folder: as `MlflowServer` takes it: `mlflow.db` and `artifacts`.
         study: name of the study.
         trials: numbers of the trials that have a history, a genotype and a player.
+        flat_id: experiment with the first hundred trials again, as plain runs: MLflow's pages fold what has a parent.
     """
 
     folder: Path
     study: str
     trials: tuple[int, ...]
+    flat_id: str
 
 
 def fill_store(
@@ -66,7 +70,6 @@ def fill_store(
     trials: int,
     epochs: int,
     files: int,
-    render: Callable[[GeneratedSearch], str] | None = None,
     is_served: bool = True,
 ) -> FilledStore:
     """Fill a store, or take the one that was filled before with these numbers.
@@ -76,39 +79,47 @@ def fill_store(
         trials: of the study.
         epochs: of a trial.
         files: how many trials have files of their own.
-        render: makes the player of a search; None: there are no players.
         is_served: whether the files are asked from the server, rather than read from the folder.
     """
     note, facts = folder / "filled.json", {"trials": trials, "epochs": epochs, "files": files, "served": is_served}
-    name = "penalty-sweep"
     complete = [number for number in range(trials) if number % 20 not in (3, 7, 11, 13)]
-    filled = FilledStore(folder=folder, study=name, trials=tuple(complete[:files]))
+    filled = FilledStore(folder=folder, study=NAME, trials=tuple(complete[:files]), flat_id="2")
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) == facts:
         return filled
-    if any(folder.iterdir()) if folder.exists() else False:
+    if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} must be empty or filled with {facts}; name another folder")
-    artifacts = folder / "artifacts" / name
+    artifacts = folder / "artifacts" / NAME
     artifacts.mkdir(parents=True)
     database = f"sqlite:///{folder / 'mlflow.db'}"
-    location = f"mlflow-artifacts:/{name}" if is_served else artifacts.as_uri()
-    experiment = MlflowClient(database).create_experiment(name, artifact_location=location)
-    study = generated_study(name, trials=trials, epochs=epochs)
+    location = f"mlflow-artifacts:/{NAME}" if is_served else artifacts.as_uri()
+    client = MlflowClient(database)
+    study_id = client.create_experiment(NAME, artifact_location=location)
+    assert client.create_experiment("flat", artifact_location=f"{location}-flat") == filled.flat_id
+    study = generated_study(NAME, trials=trials, epochs=epochs)
     ids = {run.run_id: uuid.uuid4().hex for run in study.runs}
     engine = create_engine(database)
     with engine.begin() as connection:
-        _insert_runs(connection, study, ids, int(experiment), location)
+        _insert_runs(connection, study, study.runs, ids, study_id, location)
+        flat = [_without_tags(run) for run in study.runs if run.kind == "search"][:100]
+        flat_ids = {run.run_id: uuid.uuid4().hex for run in flat}
+        _insert_runs(connection, study, flat, flat_ids, filled.flat_id, f"{location}-flat")
     engine.dispose()
-    _write_files(artifacts, study, ids, set(filled.trials), render)
+    _write_files(artifacts, study, ids, set(filled.trials))
     note.write_text(json.dumps(facts), encoding="utf-8")
     return filled
 
 
 def _insert_runs(
-    connection: Connection, study: GeneratedStudy, ids: Mapping[str, str], experiment: int, location: str
+    connection: Connection,
+    study: GeneratedStudy,
+    runs: Sequence[RunRecord],
+    ids: Mapping[str, str],
+    experiment: str,
+    location: str,
 ) -> None:
     tables = MetaData()
     tables.reflect(connection, only=["runs", "params", "tags", "metrics", "latest_metrics"])
-    runs = [_with_twelve(run) for run in study.runs]
+    runs = [_with_twelve(run) for run in runs]
     for name, rows in {
         "runs": (_run_row(run, ids[run.run_id], experiment, location) for run in runs),
         "params": (_entry(ids[run.run_id], key, text) for run in runs for key, text in run.params.items()),
@@ -127,7 +138,12 @@ def _with_twelve(run: RunRecord) -> RunRecord:
     return replace(run, metrics={name: run.metrics[name] for name in TWELVE if name in run.metrics})
 
 
-def _run_row(run: RunRecord, run_id: str, experiment: int, location: str) -> dict[str, Any]:
+def _without_tags(run: RunRecord) -> RunRecord:
+    """A run that the dashboard does not know."""
+    return replace(run, tags={}, parent_id=None)
+
+
+def _run_row(run: RunRecord, run_id: str, experiment: str, location: str) -> dict[str, Any]:
     return {
         "run_uuid": run_id,
         "name": run.name,
@@ -141,7 +157,7 @@ def _run_row(run: RunRecord, run_id: str, experiment: int, location: str) -> dic
         "source_version": "",
         "lifecycle_stage": "active",
         "artifact_uri": f"{location}/{run_id}/artifacts",
-        "experiment_id": experiment,
+        "experiment_id": int(experiment),
     }
 
 
@@ -193,7 +209,6 @@ def _write_files(
     study: GeneratedStudy,
     ids: Mapping[str, str],
     with_files: set[int],
-    render: Callable[[GeneratedSearch], str] | None,
 ) -> None:
     """Curves of all trials; history, genotype and player of some; history and genotype of all retrainings."""
     parent = artifacts / ids[study.parent.run_id] / "artifacts"
@@ -211,5 +226,6 @@ def _write_files(
         (folder / "history.parquet").write_bytes(parquet_bytes(history_table(unit.records(), PRIMITIVES)))
         search = unit if isinstance(unit, GeneratedSearch) else unit.search
         (folder / "genotype.json").write_text(search.genotype().to_json(), encoding="utf-8")
-        if render is not None and isinstance(unit, GeneratedSearch):
-            (folder / "player.html").write_text(render(unit), encoding="utf-8")
+        if isinstance(unit, GeneratedSearch):
+            page = render_player(unit.history(), title=f"trial {unit.number}")
+            (folder / "player.html").write_text(page, encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dashboards.cell_layout import cell_edges
-from dashboards.history import History
+from dashboards.history import History, history_table, parquet_bytes, read_history
 from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType, Edge, Genotype
 from search_core.schedules import TemperatureOptions, temperature_at
 
@@ -129,6 +129,10 @@ class GeneratedSearch:
                 }
         return found
 
+    def history(self) -> History:
+        """All of it, as it comes back from the file."""
+        return read_history(parquet_bytes(history_table(self.records(), PRIMITIVES)), f"history of trial {self.number}")
+
     def curves(self) -> History:
         """Metrics alone."""
         return History(epochs=np.arange(self.epochs), metrics=self.metrics)
@@ -188,6 +192,10 @@ class GeneratedRetraining:
     def end_s(self) -> float | None:
         """Unix seconds; None while it runs."""
         return None if self.end is None else self.start_s + 60.0 * self.epochs + 5.0
+
+    def history(self) -> History:
+        """All of it, as it comes back from the file."""
+        return read_history(parquet_bytes(history_table(self.records(), ())), f"history of {self.label}")
 
     def records(self) -> list[dict[str, Any]]:
         """Plain data as of `RetrainReport.to_dict`, with the `time` of the journal."""

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
-from dashboards.history import History, history_table, parquet_bytes, read_history
+from dashboards.history import History, read_history
+from dashboards.player import render_player
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
 from dashboards.study_records import overview
 from search_core.errors import GenotypeError
-from search_core.genotype import PRIMITIVES, Genotype
+from search_core.genotype import Genotype
 from tests.dashboards.generated import NOW_S, GeneratedStudy, published_costs
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 
@@ -26,7 +27,6 @@ class MemoryStore:
         broken: labels of runs whose genotype and history are not valid.
         without_files: labels of runs that have no files yet.
         server: address of MLflow's own pages; None as for a SQLite file.
-        player_html: the player of every search.
     """
 
     studies: Sequence[GeneratedStudy] = ()
@@ -35,7 +35,6 @@ class MemoryStore:
     broken: frozenset[str] = frozenset()
     without_files: frozenset[str] = frozenset()
     server: str | None = None
-    player_html: str = "<!doctype html><title>player</title><p>The player of a generated search.</p>"
     location: str = "generated studies"
     asked: list[str] = field(default_factory=list)
 
@@ -64,7 +63,7 @@ class MemoryStore:
             return read_history(b"not Parquet", f"history.parquet of run {run.label}")
         if unit is None or run.label in self.without_files or not unit.epochs:
             return None
-        return read_history(parquet_bytes(history_table(unit.records(), PRIMITIVES)), run.label)
+        return unit.history()
 
     def genotype(self, run: RunRecord) -> Genotype | None:
         """As of `Store`."""
@@ -83,8 +82,9 @@ class MemoryStore:
         """As of `Store`."""
         self._ask(f"player {run.label}")
         unit = self._unit(run)
-        has_player = isinstance(unit, GeneratedSearch) and unit.epochs and run.label not in self.without_files
-        return self.player_html.encode() if has_player else None
+        if not isinstance(unit, GeneratedSearch) or not unit.epochs or run.label in self.without_files:
+            return None
+        return render_player(unit.history(), title=run.label).encode()
 
     def published(self, study: StudyRecord) -> Mapping[str, Mapping[str, float]]:
         """As of `Store`."""

@@ -15,6 +15,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from dashboards.history import read_curves, read_history
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.journal import Journal
 from orchestrator.units import SEARCH_METRICS
@@ -72,6 +73,9 @@ class Done:
     @property
     def mlflow_runs(self) -> dict[str, Run]:
         return {run.info.run_name: run for run in runs_of(self.client, self.name)}
+
+    def journal(self, number: int) -> Journal:
+        return Journal(self.runs / self.name / "trials" / f"{number:04d}.jsonl")
 
     def shown(self) -> dict[str, Any]:
         outcome = snas("study", "show", self.name, "--json", "--runs", self.runs)
@@ -191,12 +195,57 @@ def test_runs_say_where_they_come_from(front: Done) -> None:
 def test_parent_run_has_the_study_and_its_summary(front: Done) -> None:
     run = front.mlflow_runs["front"]
     names = artifact_paths(front.client, run.info.run_id)
-    assert names == ["front.json", "histories", "published.json", "study.yaml", "summary.png"]
+    assert names == ["front.json", "histories", "published.json", "study.yaml", "summary-narrow.png", "summary.png"]
     study = front.client.download_artifacts(run.info.run_id, "study.yaml")
     assert yaml.safe_load(Path(study).read_text())["retrain"]["seeds"] == 2
     table = json.loads(Path(front.client.download_artifacts(run.info.run_id, "front.json")).read_text())
     assert table == {"study": "front", "front": front.shown()["front"]}
     assert run.data.params["sampler"] == "tpe"
+    assert json.loads(run.data.params["objectives"]) == TWO_OBJECTIVES
+    assert json.loads(run.data.params["sweep.penalty.strength"]) == {"log_uniform": [1e-05, 0.1]}
+
+
+def test_parent_run_counts_what_is_over_and_has_all_curves(front: Done) -> None:
+    run, trials = front.mlflow_runs["front"], front.shown()["trial_records"]
+    metrics = run.data.metrics
+    assert [metrics[f"trials_{end}"] for end in ("complete", "stopped", "collapsed", "failed")] == [3, 0, 0, 0]
+    assert metrics["retrainings_complete"] == metrics["retrainings_total"] == front.shown()["retrained"]
+    assert metrics["best_child_val_error"] == min(trial["metrics"]["child_val_error"] for trial in trials)
+    hours = [trial["metrics"]["cpu_core_hours"] for trial in trials]
+    seconds = [sum(record["metrics"]["seconds"] for record in front.journal(number).epochs) for number in range(3)]
+    assert hours == pytest.approx([0.5 * each / 3600 for each in seconds]), "half a core each"
+    assert metrics["cpu_core_hours"] == pytest.approx(sum(hours))
+    assert metrics["time_left_s"] == 0
+    for metric in ("trials_complete", "retrainings_complete"):
+        steps = steps_of(front.client, run.info.run_id, metric)
+        assert sorted(set(steps)) == steps, "each once"
+    file = Path(front.client.download_artifacts(run.info.run_id, "histories/0000-0031.parquet"))
+    curves = read_curves(file.read_bytes(), file.name)
+    for number, history in curves.items():
+        recorded = [record["metrics"]["child_val_error"] for record in front.journal(number).epochs]
+        assert history.metrics["child_val_error"].tolist() == recorded
+    assert sorted(curves) == [0, 1, 2]
+
+
+def test_trials_have_the_player_and_history_of_their_cells(front: Done) -> None:
+    run_id = front.mlflow_runs["trial-0000"].info.run_id
+    file = Path(front.client.download_artifacts(run_id, "history.parquet"))
+    history = read_history(file.read_bytes(), file.name)
+    assert history.epochs.tolist() == [0, 1]
+    assert history.cells["normal"].probabilities.shape == (2, 5, len(history.primitives))
+    player = Path(front.client.download_artifacts(run_id, "player.html")).read_text(encoding="utf-8")
+    assert "trial-0000" in player
+    assert "<script src" not in player, "nothing is loaded"
+
+
+def test_registered_children_say_what_they_are(front: Done) -> None:
+    model = front.client.get_registered_model("front-child")
+    assert "the cells that study front found" in model.description
+    for version in front.client.search_model_versions("name = 'front-child'"):
+        accuracy = front.client.get_run(version.run_id).data.metrics["test_accuracy"]
+        assert f"test accuracy {accuracy:.2%}" in version.description
+        assert f'mlflow.pytorch.load_model("models:/front-child/{version.version}")' in version.description
+        assert f"run_uuid={version.run_id}" in version.description
 
 
 def test_children_are_registered(front: Done) -> None:
@@ -267,7 +316,7 @@ def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped
 
 
 def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
-    journals = [Journal(stopped.runs / "stopped" / "trials" / f"{number:04d}.jsonl") for number in range(3)]
+    journals = [stopped.journal(number) for number in range(3)]
     assert [len(journal.epochs) for journal in journals] == [3, 0, 1]
     assert [journal.end for journal in journals] == ["complete", "failed", "stopped"]
     reason = "stopped by the scheduler after 1 of 3 epochs"

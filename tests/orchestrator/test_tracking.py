@@ -241,6 +241,55 @@ def test_failed_journal_fails_its_run_with_the_reason(runs: Runs, experiment: st
         assert f"Reason: {reason}" in run.data.tags["mlflow.note.content"]
 
 
+def test_description_says_how_it_went_and_takes_no_markup_from_others(
+    runs: Runs, experiment: str, tmp_path: Path
+) -> None:
+    tracker = tracker_of(runs, experiment)
+    reason = "stopped by <script>alert(1)</script> [a](b) " + "x" * 10_000
+    file = written_journal(tmp_path / "0000.jsonl", real_records(2), "stopped", reason)
+    tracker.sync(search_unit(about="eta 0.01 on madds"), Journal(file))
+    (run,) = runs_of(tracker.client, experiment)
+    note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
+    error = real_records(2)[-1]["metrics"]["child_val_error"]
+    assert note.startswith(f"**stopped** after 2 epochs, child error {error:.2%}, ")
+    assert "eta 0.01 on madds" in note
+    assert "Reason: stopped by &#60;script&#62;alert(1)&#60;/script&#62; &#91;a&#93;(b) xxx" in note
+    assert f"![](get-artifact?path=cells.svg&run_uuid={run_id})" in note
+    assert f"#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/player.html" in note
+    assert len(note) <= 8000
+    assert run.data.tags["snas.reason"] == reason[:8000]
+
+
+def test_history_and_player_are_written_while_a_search_runs(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    file, records, unit = tmp_path / "0000.jsonl", real_records(4), search_unit(pictures=[0, 2])
+    tracker, rows = tracker_of(runs, experiment), []
+    for record in records:
+        tracker.sync(unit, Journal(written_journal(file, [record])))
+        (run,) = runs_of(tracker.client, experiment)
+        rows.append(pq.read_table(read_artifact(runs, run, "history.parquet")).num_rows)
+        assert "player.html" in artifact_paths(tracker.client, run.info.run_id)
+    assert rows == [1, 1, 3, 3]
+    journal = Journal(file)
+    journal.finish("complete")
+    tracker.sync(unit, journal)
+    assert pq.read_table(read_artifact(runs, run, "history.parquet")).num_rows == 4
+
+
+def test_history_that_could_not_be_written_is_written_later(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=[0])
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1)))
+    with (
+        mock.patch.object(tracker.client, "log_artifact", side_effect=OSError("away")),
+        pytest.raises(OSError, match="away"),
+    ):
+        tracker.sync(unit, journal)
+    tracker.sync(unit, journal)
+    (run,) = runs_of(tracker.client, experiment)
+    assert "player.html" in artifact_paths(tracker.client, run.info.run_id)
+    assert steps_of(tracker.client, run.info.run_id, "child_val_error") == [0]
+    assert image_steps(tracker.client, run.info.run_id) == [0]
+
+
 def test_stopped_journal_finishes_its_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
     tracker = tracker_of(runs, experiment)
     journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1), "stopped", "by the scheduler"))
