@@ -15,8 +15,6 @@ ColourBy = Literal["eta", "schedule"]
 #: Costs of the child that the front can be drawn over, those first that every search reports.
 COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
 
-_BRIEF = {"hovertemplate": "trial %{customdata}: %{y:.4g} at η %{x:.3g}<extra></extra>"}
-
 
 def points(
     trials: Sequence[Trial],
@@ -72,7 +70,8 @@ def points(
                     "type": "scatter", **shown, "marker": own,
                     "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
                     "customdata": [trials[i].number for i in chosen],
-                    **(_BRIEF if brief else {"hovertext": [_hover(trials[i]) for i in chosen], "hoverinfo": "text"}),
+                    "hovertext": [_brief(trials[i]) if brief else _hover(trials[i]) for i in chosen],
+                    **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
                 }
             )  # fmt: skip
     return traces
@@ -90,6 +89,11 @@ def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
             "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
         },
     }  # fmt: skip
+
+
+def _brief(trial: Trial) -> str:
+    """Name and penalty; not its place on a logarithmic axis, where zero has none."""
+    return escaped(trial.title) + ("" if trial.eta is None else f", η {trial.eta:.3g}")
 
 
 def _hover(trial: Trial) -> str:
