@@ -35,7 +35,7 @@ def test_compared_curves_state_the_ends_in_their_unit():
 
 
 def test_compared_curves_of_nothing_finite_have_a_dash_for_a_number():
-    assert compared_curves({"a": curve(val_loss=[math.nan])}, "val_loss", LIGHT).summary.endswith("a: –.")
+    assert compared_curves({"a": curve(val_loss=[math.nan])}, "val_loss", LIGHT).summary.endswith("a: \N{EN DASH}.")
 
 
 def test_compared_curves_leave_out_who_has_no_such_metric():
@@ -97,19 +97,21 @@ def _history():
 
 
 def test_edges_are_named_in_the_order_of_reports():
-    assert edge_names(2) == ["k−2 → 0", "k−1 → 0"]
+    assert edge_names(2) == ["k\N{MINUS SIGN}2 → 0", "k\N{MINUS SIGN}1 → 0"]
     assert edge_names(14)[-1] == "2 → 3"
     assert len(edge_names(14)) == len(cell_edges(4)) == 14
 
 
 def test_alpha_chart_has_a_row_per_edge_and_operation():
     chart = alpha_chart(_history(), "normal", "probability", LIGHT)
-    assert chart.summary.endswith("At the end: k−2 → 0 sep_conv_3x3 (90%), k−1 → 0 none (75%).")
+    assert chart.summary.endswith(
+        "At the end: k\N{MINUS SIGN}2 → 0 sep_conv_3x3 (90%), k\N{MINUS SIGN}1 → 0 none (75%)."
+    )
     (heat,) = chart.figure["data"]
     assert heat["x"] == [3, 4]
     assert np.array(heat["z"]) == pytest.approx(np.array([[0.5, 0.1], [0.5, 0.9], [0.5, 0.75], [0.5, 0.25]]))
     assert (heat["zmin"], heat["zmax"]) == (0, 1)
-    assert chart.rows[5] == (4, "k−2 → 0", "sep_conv_3x3", pytest.approx(0.9))
+    assert chart.rows[5] == (4, "k\N{MINUS SIGN}2 → 0", "sep_conv_3x3", pytest.approx(0.9))
     assert chart.columns == ("epoch", "edge", "operation", "probability")
 
 
@@ -121,8 +123,9 @@ def test_alpha_itself_has_a_scale_around_zero():
 
 def test_credit_chart_names_the_strongest_edge_of_the_last_epoch():
     chart = credit_chart(_history(), "normal", DARK)
-    assert chart.title == "Credit of every edge of the normal cell; strongest at the end: k−1 → 0"
-    assert chart.rows == [(3, "k−2 → 0", 0.5), (3, "k−1 → 0", 0.0), (4, "k−2 → 0", 0.25), (4, "k−1 → 0", -1.0)]
+    assert chart.title == "Credit of every edge of the normal cell; strongest at the end: k\N{MINUS SIGN}1 → 0"
+    first, second = edge_names(2)
+    assert chart.rows == [(3, first, 0.5), (3, second, 0.0), (4, first, 0.25), (4, second, -1.0)]
     (heat,) = chart.figure["data"]
     assert heat["colorscale"] == DARK.diverging
     assert heat["zmax"] == -heat["zmin"] == pytest.approx(0.985)  # 99% between 0.5 and 1 of four numbers
