@@ -29,8 +29,6 @@ class _Look(NamedTuple):
 #: Markers by standing, from what lies below to what lies on top.
 _LOOKS = {"early": _Look(7, 1.2, "-open"), "complete": _Look(7.5, 0.4), "front": _Look(12, 1.4)}
 
-_BRIEF = {"hovertemplate": "trial %{customdata}: %{y:.4g} at η %{x:.3g}<extra></extra>"}
-
 
 def points(
     trials: Sequence[Trial],
@@ -70,7 +68,8 @@ def points(
                     "showlegend": not any(trace["name"] == escaped(name) for trace in traces), "marker": own,
                     "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
                     "customdata": [trials[i].number for i in chosen],
-                    **(_BRIEF if brief else {"hovertext": [_hover(trials[i]) for i in chosen], "hoverinfo": "text"}),
+                    "hovertext": [_brief(trials[i]) if brief else _hover(trials[i]) for i in chosen],
+                    **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
                 }
             )  # fmt: skip
             if standing == "front":
@@ -108,6 +107,11 @@ def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
             "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
         },
     }  # fmt: skip
+
+
+def _brief(trial: Trial) -> str:
+    """Name and penalty; not its place on a logarithmic axis, where zero has none."""
+    return escaped(trial.title) + ("" if trial.eta is None else f", η {trial.eta:.3g}")
 
 
 def _hover(trial: Trial) -> str:
