@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.cli import cluster, profile, retrain, search, study, ui
+from orchestrator.cli import cluster, profile, retrain, search, study, trial, ui
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
 from orchestrator.secrets import masked
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(search.search)
 app.add_typer(study.app, name="study")
+app.add_typer(trial.app, name="trial")
 app.add_typer(cluster.app, name="cluster")
 app.command()(retrain.retrain)
 app.command()(profile.profile)
