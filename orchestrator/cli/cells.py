@@ -33,14 +33,10 @@ def drawn_cells(
 ) -> Text:
     """Both cells of a genotype, given as plain data, with colours of the operations."""
     lines = cell_lines(Genotype.from_dict(genotype), probabilities=probabilities, primitives=primitives)
-    drawn = Text()
-    for line in lines:
-        for span in line:
-            drawn.append(span.text, _COLOURS.get(span.primitive or "", ""))
-        drawn.rstrip()
-        drawn.append("\n")
-    drawn.rstrip()
-    return drawn
+    drawn = [Text.assemble(*((span.text, _COLOURS.get(span.primitive or "", "")) for span in line)) for line in lines]
+    for text in drawn:
+        text.rstrip()
+    return Text("\n").join(drawn)
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

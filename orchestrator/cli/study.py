@@ -125,9 +125,8 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     print_facts(facts)
     best = next((trial for trial in trials if trial.number == facts["best_trial"]), None)
     if best is not None and best.genotype is not None:
-        stdout.print(
-            f"\nthe cell of trial {best.number}, the best by {study.spec.objectives[0].metric}:", soft_wrap=True
-        )
+        metric = study.spec.objectives[0].metric
+        stdout.print(f"\nthe cell of trial {best.number}, the best by {metric}:", highlight=False, soft_wrap=True)
         stdout.print(drawn_cells(best.genotype), soft_wrap=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.cli.common import compact, make_table, percent, stdout
+from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
 from orchestrator.records import RetrainRecord, TrialRecord
 from orchestrator.wording import counted
 
@@ -21,20 +21,21 @@ _FAULTS = {
 def print_trials(trials: Sequence[TrialRecord]) -> None:
     """All trials, those of the front marked, and what they survived."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
-    table = make_table("trials")
-    table.add_column("trial")
-    table.add_column("state")
-    for key in (*keys, "epochs", "supernet", "child", "multiply-adds"):
-        table.add_column(key.replace(".", "\n"), justify="right")
-    for trial in trials:
-        sampled = [shown(trial.values[key]) if key in trial.values else "-" for key in keys]
-        metrics = trial.metrics
-        supernet = percent(metrics.get("supernet_val_accuracy"))
-        child = percent(metrics.get("child_val_accuracy"))
-        madds = compact(metrics["child_madds"]) if metrics else "-"
-        front = "* " if trial.on_front else ""
-        table.add_row(f"{front}{trial.number}", trial.state, *sampled, str(trial.epochs), supernet, child, madds)
-    stdout.print(table)
+    names = [key.replace(".", "\n") for key in keys]
+    columns = ("trial", "state", *names, "epochs", "supernet", "child", "multiply-\nadds")
+    rows = [
+        (
+            f"{'* ' if trial.on_front else ''}{trial.number}",
+            trial.state,
+            *(shown(trial.values[key]) if key in trial.values else "-" for key in keys),
+            str(trial.epochs),
+            percent(trial.metrics.get("supernet_val_accuracy")),
+            percent(trial.metrics.get("child_val_accuracy")),
+            compact(trial.metrics["child_madds"]) if trial.metrics else "-",
+        )
+        for trial in trials
+    ]
+    stdout.print(filled_table("trials (* on the front)", columns, rows, left=("trial", "state")))
     for trial in trials:
         _print_events(f"trial {trial.number}", trial)
 
@@ -44,23 +45,24 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
     if not front:
         stdout.print("no trial is complete yet")
         return
-    table = make_table("front: the best trade-offs between the objectives")
     columns = ("trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "temperature" else "right")
+    rows = []
     for row in front:
         spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
-        table.add_row(
-            str(row["trial"]),
-            f"{row['eta']:.2e}",
-            row["temperature"],
-            percent(row["supernet_val_accuracy"]),
-            percent(row["child_val_accuracy"]),
-            percent(row["test_accuracy"]) + spread,
-            compact(row["child_params"]),
-            compact(row["child_madds"]),
+        rows.append(
+            (
+                str(row["trial"]),
+                f"{row['eta']:.2e}",
+                row["temperature"],
+                percent(row["supernet_val_accuracy"]),
+                percent(row["child_val_accuracy"]),
+                percent(row["test_accuracy"]) + spread,
+                compact(row["child_params"]),
+                compact(row["child_madds"]),
+            )
         )
-    stdout.print(table)
+    title = "front: the best trade-offs between the objectives"
+    stdout.print(filled_table(title, columns, rows, left=("temperature",)))
     stdout.print(
         "supernet and child: validation accuracy, the child without retraining; params and multiply-adds of the child "
         "at the size of the search",
