@@ -1,6 +1,6 @@
 """Pictures of every view for the documentation, of a generated study, so that anybody gets the same.
 
-    python -m tests.dashboards.screenshots docs/images/dashboard
+python -m tests.dashboards.screenshots docs/images/dashboard
 """
 
 from __future__ import annotations

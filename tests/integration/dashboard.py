@@ -112,7 +112,8 @@ class Visit:
 
     def fact(self, name: str) -> str:
         """The value below a name in the facts of the page."""
-        return self.page.locator("dl.facts > div", has=self.page.get_by_text(name, exact=True)).locator("dd").inner_text()
+        entry = self.page.locator("dl.facts > div", has=self.page.get_by_text(name, exact=True))
+        return entry.locator("dd").inner_text()
 
     def column(self, field: str) -> list[str]:
         """Texts of a column of the table of trials, in the order shown."""
