@@ -147,6 +147,13 @@
     }
   });
 
+  /* The grid moves its focus from cell to cell, past what is inside of them. */
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.classList.contains("ag-cell")) return;
+    const inside = event.target.querySelector("a[data-inside]");
+    if (inside) follow(inside.getAttribute("href"));
+  });
+
   function follow(href) {
     window.history.pushState({}, "", href);
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
