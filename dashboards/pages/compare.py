@@ -111,7 +111,8 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
             histories[name] = history
         if genotype is not None:
             genotypes[name] = genotype
-    body.append(html.Div([_column(name, trial, request) for name, trial in zip(names, trials, strict=True)],
+    body.append(html.Div([_column(name, trial, histories.get(name), request)
+                           for name, trial in zip(names, trials, strict=True)],
                          className=f"side-by-side of-{len(trials)}"))  # fmt: skip
     charts = tuple(compared_curves(histories, metric, request.theme) for metric in _CURVES)
     body.append(html.Div([chart_card(chart, request) for chart in charts], className="cards"))
@@ -119,12 +120,12 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
     return charts
 
 
-def _column(name: str, trial: Trial, request: Request) -> Component:
+def _column(name: str, trial: Trial, history: History | None, request: Request) -> Component:
     href = trial_address(trial.run.study, trial.number, trial.run.run_id)
     entries = [("state", badge(trial.run.state)), ("strategy", trial.strategy)]
     entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in _FACTS]
     return html.Section(
-        [html.H2(link(name, href=href)), player_frame(trial, request, compact=True), facts(entries)],
+        [html.H2(link(name, href=href)), player_frame(trial, history, request, compact=True), facts(entries)],
         className="card",
     )
 

@@ -20,6 +20,7 @@ from dashboards.pages.parts import (
     chart_card,
     choices,
     facts,
+    link,
     message,
     notices,
     study_tabs,
@@ -132,17 +133,17 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
         return message("No trial yet", "The first search has not reported an epoch.")
     values = list(dict.fromkeys(key for trial in study.trials for key in trial.values))
     number = {
-        "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 138,
+        "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 148,
         "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"},
     }  # fmt: skip
-    text = {"filter": "agTextColumnFilter", "width": 130}
+    text = {"filter": "agTextColumnFilter", "width": 148}
     columns: list[dict[str, Any]] = [
         {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left",
          "filter": "agNumberColumnFilter", "width": 112},
         {"field": "state", "headerName": "state", **text},
         {"field": "front", "headerName": "front", **text},
-        *({"field": f"p{place}", "headerName": key, **(number if _is_number(study, key) else text)}
-          for place, key in enumerate(values)),
+        *({"field": f"p{place}", "headerName": key, **(number if _is_number(study, key) else text),
+           "width": max(130, 62 + 8 * len(key))} for place, key in enumerate(values)),
         {"field": "epochs", "headerName": "epochs", **number},
         *({"field": name, "headerName": metric_title(name), **number} for name in _GRID_METRICS),
         {"field": "edges", "headerName": "edges left", **number},
@@ -232,8 +233,7 @@ def _failures(study: StudyRecord) -> list[Component]:
             for trial in study.trials if trial.run.state in ("failed", "collapsed", "stopped")]  # fmt: skip
     failed = [(title, run, href) for title, run, href in runs if run.state != "stopped"]
     rows = [
-        [html.A(title, href=href), badge(run.state), str(run.num_epochs), run.reason or MISSING]
-        for title, run, href in failed
+        [link(title, href), badge(run.state), str(run.num_epochs), run.reason or MISSING] for title, run, href in failed
     ]
     rows += [
         [retraining.run.label, badge(retraining.run.state), str(retraining.run.num_epochs), retraining.run.reason]

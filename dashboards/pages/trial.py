@@ -49,7 +49,7 @@ def trial_view(store: Store, request: Request) -> View:
         body.append(
             message("No history yet", "Curves and cells come with the first epochs that are written to MLflow.")
         )
-    body += [_player(trial, request), *_cards(charts, request), *_genotype(store, trial)]
+    body += [_player(trial, history, request), *_cards(charts, request), *_genotype(store, trial)]
     body += [keep_commands(trial.run, request), _configuration(trial)]
     return View(
         name="trial",
@@ -74,12 +74,14 @@ def find_trial(study: StudyRecord, kind: str, name: str) -> Trial:
     raise NotFoundError(f"study {study.overview.name} has no {kind} {name}; it has {len(study.trials)} searches")
 
 
-def player_frame(trial: Trial, request: Request, *, compact: bool = False) -> Component:
+def player_frame(trial: Trial, history: History | None, request: Request, *, compact: bool = False) -> Component:
     """The cell player of a search in a frame that may run its own script and nothing else."""
     options = f"theme={request.theme.name}" + ("&compact" if compact else "")
-    # The number of epochs makes the address of a live search change when there is more to show.
+    # The address of a live search changes when there is more to show, and not before: player and history are written
+    # together, and a frame that is loaded anew loses the epoch at which its reader is.
+    epochs = 0 if history is None else len(history.epochs)
     return html.Iframe(
-        src=address("player", trial.run.study, trial.run.run_id, epochs=str(trial.run.num_epochs)) + f"#{options}",
+        src=address("player", trial.run.study, trial.run.run_id, epochs=str(epochs)) + f"#{options}",
         sandbox="allow-scripts",
         title=f"Cells of {trial.title}, epoch by epoch",
         className="player compact" if compact else "player",
@@ -144,9 +146,9 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
     ]
 
 
-def _player(trial: Trial, request: Request) -> Component:
+def _player(trial: Trial, history: History | None, request: Request) -> Component:
     return html.Section(
-        [html.H2("The cells, epoch by epoch", className="hidden-title"), player_frame(trial, request)],
+        [html.H2("The cells, epoch by epoch", className="hidden-title"), player_frame(trial, history, request)],
         className="card wide player-card",
     )
 
