@@ -77,7 +77,7 @@ def _figure(
              "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": theme.ink}}
         )  # fmt: skip
         traces = (
-            _bands(x, values, theme)
+            _bands(etas, x, values, theme)
             if len(trials) > _MOST_POINTS
             else points(trials, x, values, [], theme, colour_by, brief=True)
         )
@@ -85,14 +85,13 @@ def _figure(
     return {"data": data, "layout": {**figure_layout, "annotations": annotations}}
 
 
-def _bands(x: Sequence[float], y: Sequence[float], theme: Theme) -> list[dict[str, Any]]:
-    """Median, tenth and ninetieth percentile in bins of as many trials each."""
-    pairs = np.array(sorted((a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b)))
-    bins = np.array_split(pairs, _BINS)
-    centres = [float(10 ** np.log10(part[:, 0]).mean()) for part in bins if len(part)]
-    low, middle, high = (
-        [float(np.quantile(part[:, 1], share)) for part in bins if len(part)] for share in (0.1, 0.5, 0.9)
-    )
+def _bands(etas: Sequence[float], x: Sequence[float], y: Sequence[float], theme: Theme) -> list[dict[str, Any]]:
+    """Median, tenth and ninetieth percentile in bins of as many trials each; those without penalty are one bin."""
+    pairs = np.array(sorted((a, b) for a, b in zip(x, y, strict=True) if math.isfinite(b))).reshape(-1, 2)
+    unpenalised = pairs[:, 0] < min((eta for eta in etas if eta > 0), default=math.inf)
+    bins = [part for part in (pairs[unpenalised], *np.array_split(pairs[~unpenalised], _BINS)) if len(part)]
+    centres = [float(10 ** np.log10(part[:, 0]).mean()) for part in bins]
+    low, middle, high = ([float(np.quantile(part[:, 1], share)) for part in bins] for share in (0.1, 0.5, 0.9))
     band = {"type": "scatter", "mode": "lines", "x": centres, "hoverinfo": "skip", "line": {"width": 0}}
     red, green, blue = (int(theme.categories[0][place : place + 2], 16) for place in (1, 3, 5))
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -60,14 +61,13 @@ class RetrainedCell:
 
 
 def retrained_cells(retrainings: Sequence[Retraining]) -> list[RetrainedCell]:
-    """Retrainings grouped by cell, in their order."""
-    groups: dict[int | None, list[Retraining]] = {}
+    """Retrainings grouped by cell, in their order; a cell without a trial goes by the label without its seed."""
+    groups: dict[str, list[Retraining]] = {}
     for retraining in retrainings:
-        groups.setdefault(retraining.trial, []).append(retraining)
-    return [
-        RetrainedCell(name="named cell" if trial is None else f"trial {trial}", trial=trial, retrainings=members)
-        for trial, members in groups.items()
-    ]
+        stem = re.sub(r"-seed\d+$", "", retraining.run.label.removeprefix("retrain-"))
+        name = stem if retraining.trial is None else f"trial {retraining.trial}"
+        groups.setdefault(name, []).append(retraining)
+    return [RetrainedCell(name=name, trial=members[0].trial, retrainings=members) for name, members in groups.items()]
 
 
 def test_error_chart(cells: Sequence[RetrainedCell], theme: Theme, *, is_cifar10: bool) -> Chart:

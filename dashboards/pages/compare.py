@@ -56,6 +56,7 @@ def compare_view(store: Store, request: Request) -> View:
         title="Compare",
         body=[html.Div(body, className="page")],
         charts=charts,
+        is_live=any(trial.run.state == "running" for trial in trials),
         version="".join(study.version for study in studies.values()),
     )
 
@@ -170,9 +171,14 @@ def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Reque
     others = [name for name in known if name != ours]
     other = request.option("other", others)
     curves: dict[str, History] = {}
+    faults: list[Component] = []
     for study in studies.values():
         runs = {t.number: t.run.run_id for t in study.trials if t.strategy in (ours, other) and t.number is not None}
-        found = store.curves(study, list(runs))
+        try:
+            found = store.curves(study, list(runs))
+        except BrokenArtifactError as error:
+            faults.append(message("Some curves cannot be read", str(error), kind="error"))
+            continue
         curves |= {runs[number]: history for number, history in found.items()}
     rows = [
         [f"({claim.letter}) {claim.text}", html.Strong(claim.verdict), claim.evidence]
@@ -184,6 +190,7 @@ def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Reque
                 title,
                 choices("ours", "Strategy", {name: name for name in known}, ours, request),
                 choices("other", "against", {name: name for name in others}, other, request),
+                *faults,
                 table(f"Claims about {ours} and {other}", ("claim", "verdict", "evidence"), rows),
             ],
             className="card wide",
