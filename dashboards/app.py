@@ -13,6 +13,7 @@ from flask import Response, request
 
 from dashboards.charts.theme import THEMES
 from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
+from dashboards.memory import keep_memory_small
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
 from dashboards.pages.parts import link, message
@@ -81,6 +82,7 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
     logging.getLogger("waitress.queue").setLevel(
         logging.ERROR
     )  # a full page asks for more files than there are threads
+    keep_memory_small()
     app = create_app(store)
     server = waitress.create_server(app.server, host=HOST, port=port, threads=_THREADS, ident=None)
     bound = server.effective_port

@@ -90,7 +90,7 @@ class Watched:
 
     def _is_own(self, request: Request) -> bool:
         """Whether a page may wait for it: the script of a worker never counts as finished."""
-        return urlsplit(request.url).netloc == self._host and request.resource_type in ("document", "xhr", "fetch")
+        return urlsplit(request.url).netloc == self._host and ".worker." not in request.url
 
 
 @contextmanager
