@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +34,16 @@ def create_optuna_study(spec: StudySpec, url: str) -> None:
     """
     minimise, maximise = optuna.study.StudyDirection.MINIMIZE, optuna.study.StudyDirection.MAXIMIZE
     directions = [minimise if objective.mode == "min" else maximise for objective in spec.objectives]
-    study = optuna.create_study(storage=open_storage(url), study_name=spec.name, directions=directions)
-    with warnings.catch_warnings():  # called experimental since 2023
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names([objective.metric for objective in spec.objectives])  # a warm start compares them
+    storage = open_storage(url)
+    study = optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
+    try:
+        with warnings.catch_warnings():  # called experimental since 2023
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([objective.metric for objective in spec.objectives])  # a warm start compares them
+    except BaseException:
+        with suppress(Exception):  # else its name could not be used again; the storage may be away for this too
+            optuna.delete_study(study_name=spec.name, storage=storage)
+        raise
 
 
 def load_optuna_study(spec: StudySpec, url: str) -> optuna.Study:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Literal
 
 import typer
@@ -64,10 +65,14 @@ def filled_table(
     """
     table = make_table(title)
     table.padding = (0, 1, 0, 0)
-    for index, column in enumerate(columns):
-        width = max((len(row[index]) for row in rows), default=1)
+    widths = [max((len(row[index]) for row in rows), default=0) for index in range(len(columns))]
+    parts = [column.split("\n") for column in columns]
+    natural = sum(max(width, *map(len, lines)) + 2 for width, lines in zip(widths, parts, strict=True))
+    for column, lines, width in zip(columns, parts, widths, strict=True):
+        if natural > stdout.width:
+            lines = [piece for line in lines for piece in wrap(line, max(width, 6))]
         justify: Literal["left", "right"] = "left" if column in left else "right"
-        table.add_column(column, justify=justify, overflow="fold", min_width=width)
+        table.add_column("\n".join(lines), justify=justify)
     for row in rows:
         table.add_row(*row)
     return table

@@ -22,7 +22,7 @@ def print_trials(trials: Sequence[TrialRecord]) -> None:
     """All trials, those of the front marked, and what they survived."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
     names = [key.replace(".", "\n") for key in keys]
-    columns = ("trial", "state", *names, "epochs", "supernet", "child", "multiply-\nadds")
+    columns = ("trial", "state", *names, "epochs", "supernet", "child", "multiply-adds")
     rows = [
         (
             f"{'* ' if trial.on_front else ''}{trial.number}",

@@ -35,6 +35,19 @@ def test_study_is_created_once_and_found_again(tmp_path: Path) -> None:
     assert other.trials == []
 
 
+def test_study_that_cannot_be_named_leaves_no_name_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*words: object) -> None:
+        raise optuna.exceptions.StorageInternalError("away")
+
+    url = Runs(tmp_path).optuna_url()
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "set_metric_names", away)
+        with pytest.raises(optuna.exceptions.StorageInternalError, match="away"):
+            samplers.create_optuna_study(tiny_spec(), url)
+    samplers.create_optuna_study(tiny_spec(), url)
+    assert samplers.load_optuna_study(tiny_spec(), url).metric_names == ["child_val_error", "child_madds"]
+
+
 def test_directions_follow_the_objectives(tmp_path: Path) -> None:
     objectives = [{"metric": "child_val_accuracy", "mode": "max"}, {"metric": "child_madds", "mode": "min"}]
     study = opened_study(tiny_spec(objectives=objectives), Runs(tmp_path).optuna_url())

@@ -274,6 +274,69 @@ def test_show_and_list_tell_how_the_study_went(front: Done) -> None:
     assert "front done fake 3 of 3" in snas("study", "list", "--runs", front.runs).said
 
 
+def test_show_tells_what_mattered_and_draws_the_best_cell(front: Done) -> None:
+    document = front.shown()
+    assert document["best"]["child_val_error"] == min(row["metrics"]["child_val_error"] for row in front_of(document))
+    assert document["hours"]["cpu_core_hours"] == pytest.approx(
+        front.mlflow_runs["front"].data.metrics["cpu_core_hours"]
+    )
+    assert (document["running"], document["time_left_s"], document["failures"]) == (False, None, [])
+    said = snas("study", "show", "front", "--runs", front.runs).said
+    assert f"best child_val_error {document['best']['child_val_error']:.4g}" in said
+    assert "CPU core hours in searches" in said
+    assert "importance for child_val_error: 3 complete trials are too few to rate parameters" in said
+    assert "eta and multiply-adds: 3 complete trials are too few to relate them" in said
+    assert f"the cell of trial {document['best_trial']}, the best by child_val_error: Normal cell:" in said
+
+
+def front_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [record for record in document["trial_records"] if record["on_front"]]
+
+
+def test_trial_show_tells_all_of_a_trial(front: Done) -> None:
+    number = front_of(front.shown())[0]["number"]
+    outcome = snas("trial", "show", "front", number, "--json", "--runs", front.runs)
+    facts = json.loads(outcome.out)
+    assert (outcome.code, facts["number"], facts["state"], facts["planned_epochs"]) == (0, number, "complete", 2)
+    run_id = front.mlflow_runs[f"trial-{number:04d}"].info.run_id
+    assert facts["run_id"] == run_id
+    assert facts["curves"]["temperature"] == [
+        record["metrics"]["temperature"] for record in front.journal(number).epochs
+    ]
+    assert [record["seed"] for record in facts["retrainings"]] == [2, 3]
+    said = snas("trial", "show", "front", number, "--runs", front.runs).said
+    assert f"trial {number} of study front: complete, on the front" in said
+    assert f"penalty.strength {facts['values']['penalty.strength']:.2e}" in said
+    assert "Normal cell:" in said
+    assert "c(k) ◄ concatenation of 0, 1" in said
+    assert (
+        f"retrained with seed 2: complete, test accuracy {facts['retrainings'][0]['metrics']['test_accuracy']:.1%}"
+        in said
+    )
+    assert f"snas retrain --run {run_id} --runs {front.runs}" in said
+
+
+def test_exported_cell_can_be_profiled(front: Done, tmp_path: Path) -> None:
+    file = tmp_path / "cell.json"
+    assert snas("trial", "show", "front", 0, "--export", file, "--runs", front.runs).code == 0
+    assert Genotype.from_json(file.read_text()) == Genotype.from_dict(front.shown()["trial_records"][0]["genotype"])
+    assert snas("profile", file, "--json").code == 0
+
+
+def test_trial_show_without_mlflow_does_not_fail(front: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    outcome = snas("trial", "show", "front", 0, "--runs", front.runs)
+    assert outcome.code == 0, outcome.said
+    assert "MLflow run not found: the store does not answer" in outcome.said
+    assert "snas retrain --genotype front-trial0.json --config" in outcome.said
+
+
+def test_trial_that_does_not_exist_is_told(front: Done) -> None:
+    outcome = snas("trial", "show", "front", 7, "--runs", front.runs)
+    assert outcome.code == 2
+    assert "study `front` has no trial 7; its trials: 0 to 2" in outcome.said
+
+
 def test_study_of_the_same_name_is_refused(front: Done) -> None:
     before = front.counts()
     outcome = snas("study", "run", front.file, "--runs", front.runs)
@@ -313,6 +376,18 @@ def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped
     assert reason in run.data.tags["snas.reason"]
     assert stopped.mlflow_runs["stopped"].info.status == "FINISHED"
     assert reason in snas("study", "show", "stopped", "--runs", stopped.runs).said
+
+
+def test_show_of_a_failed_trial_has_its_reason_and_no_cell(stopped: Done, tmp_path: Path) -> None:
+    said = snas("trial", "show", "stopped", 1, "--runs", stopped.runs).said
+    assert "trial 1 of study stopped: failed reason: the training loss must stay finite" in said
+    assert "epochs 0 of 3" in said
+    assert "Normal cell" not in said
+    outcome = snas("trial", "show", "stopped", 1, "--export", tmp_path / "cell.json", "--runs", stopped.runs)
+    assert (outcome.code, (tmp_path / "cell.json").exists()) == (2, False)
+    assert "trial 1 must have a whole epoch to have a cell" in outcome.said
+    study = snas("study", "show", "stopped", "--runs", stopped.runs).said
+    assert "1 failure: trial 1: the training loss must stay finite" in study
 
 
 def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
