@@ -38,7 +38,8 @@ def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, floa
     ]
     keys = [key for key in _keys(complete) if all(key in trial.values for trial in complete)]
     keys = [key for key in keys if len({trial.values[key] for trial in complete}) > 1]
-    if len(complete) < _MIN_TRIALS or not keys:
+    results = {trial.run.metrics[objective.metric] for trial in complete}
+    if len(complete) < _MIN_TRIALS or not keys or len(results) == 1:
         return {}
     distributions = {key: _distribution([trial.values[key] for trial in complete]) for key in keys}
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -160,7 +160,8 @@ def _shell() -> html.Div:
                 ],
                 className="top",
             ),
-            html.Main(html.P("Loading…", className="loading", role="status"), id="main", tabIndex="-1"),
+            html.Div("Loading…", id="busy", role="status", className="busy", hidden=True),
+            html.Main(html.P("Loading…", className="loading"), id="main", tabIndex="-1"),
         ]
     )
 

@@ -47,6 +47,7 @@ class TrialRecord:
         reason: why it failed or was stopped.
         survived: how many faults of each kind (`journal.Event`) did not end it.
         on_front: whether it is on the Pareto front (with one objective: whether it is the best).
+        seconds: of its epochs.
     """
 
     number: int
@@ -58,6 +59,7 @@ class TrialRecord:
     reason: str
     survived: Mapping[str, int]
     on_front: bool
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
         reason=journal.reason,
         survived=_survived(journal),
         on_front=on_front,
+        seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
     )
 
 

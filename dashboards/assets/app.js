@@ -59,6 +59,7 @@
       shown(said) {
         if (!said) return window.dash_clientside.no_update;
         document.title = said.title + " · SNAS";
+        setBusy(false);
         awaitDrawn(said);
         const path = said.address.split("?")[0];
         if (lastAddress !== null && lastAddress !== path) {
@@ -154,7 +155,18 @@
     if (inside) follow(inside.getAttribute("href"));
   });
 
+  /* Said only if a view takes long enough to be noticed. */
+  let busySoon = 0;
+  function setBusy(isBusy) {
+    window.clearTimeout(busySoon);
+    const sign = document.getElementById("busy");
+    if (isBusy) busySoon = window.setTimeout(() => { sign.hidden = false; }, 250);
+    else sign.hidden = true;
+  }
+
   function follow(href) {
+    if (href === window.location.pathname + window.location.search) return;
+    setBusy(true);
     window.history.pushState({}, "", href);
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   }

@@ -38,7 +38,7 @@ class Chart:
     def csv(self) -> str:
         """The numbers as CSV with a header; text that a spreadsheet would run as a formula is quoted for it."""
         buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
+        writer = csv.writer(buffer, lineterminator="\r\n")  # so that a text with either of them is quoted
         writer.writerow([_inert(column) for column in self.columns])
         writer.writerows([[_inert(cell) for cell in row] for row in self.rows])
         return buffer.getvalue()

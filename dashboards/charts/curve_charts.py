@@ -183,12 +183,12 @@ def _panel_title(name: str, metrics: Sequence[str], theme: Theme) -> str:
 
 
 def _line(epochs: np.ndarray, values: np.ndarray, name: str, place: int, theme: Theme) -> dict[str, Any]:
-    colour, turn = place % _FEW, place // _FEW  # after the last colour the same ones come with other signs
+    colour, turn = place % _FEW, place // _FEW  # after the last colour: the first with other signs
     return {
         "type": "scatter", "mode": "lines+markers" if len(epochs) <= 30 else "lines", "name": escaped(name),
         "x": epochs.tolist(), "y": _floats(values),
         "line": {"color": theme.categories[colour], "dash": DASHES[(place + turn) % _FEW], "width": 2},
-        "marker": {"symbol": SYMBOLS[(place + turn) % _FEW], "size": 5},
+        "marker": {"symbol": SYMBOLS[(place + 2 * turn) % _FEW], "size": 5},
         "hovertemplate": "%{y:.4g}<extra>%{fullData.name}</extra>",
     }  # fmt: skip
 

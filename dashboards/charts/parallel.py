@@ -81,7 +81,8 @@ def _thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:
         return trials
     goal = study.objectives[0]
     sign = 1 if goal.mode == "min" else -1
-    ranked = sorted(trials, key=lambda trial: sign * trial.run.metrics.get(goal.metric, math.inf * sign))
+    losses = {trial.run.run_id: sign * trial.run.metrics.get(goal.metric, math.nan) for trial in trials}
+    ranked = sorted(trials, key=lambda t: (not math.isfinite(losses[t.run.run_id]), losses[t.run.run_id]))
     rest = ranked[_MOST_BEST:]
     step = -(-len(rest) // (_MOST_LINES - _MOST_BEST))
     return ranked[:_MOST_BEST] + rest[::step]

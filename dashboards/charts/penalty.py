@@ -22,7 +22,8 @@ _BINS = 16
 def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy) -> Chart:
     """Three panels over the penalty strength; with many trials the median and the middle 80% instead of points."""
     key, title = "penalty", "What the penalty strength η buys"
-    trials = [trial for trial in study.trials if trial.eta is not None and cost in trial.run.metrics]
+    known = [trial for trial in study.trials if math.isfinite(trial.run.metrics.get(cost, math.nan))]
+    trials = [trial for trial in known if trial.eta is not None]
     if not trials:
         return Chart(key=key, title=title, empty="No search has reported an epoch yet.")
     etas = [float(trial.eta or 0.0) for trial in trials]

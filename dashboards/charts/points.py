@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
 from dashboards.records import Trial
@@ -15,7 +15,19 @@ ColourBy = Literal["eta", "schedule"]
 #: Costs of the child that the front can be drawn over, those first that every search reports.
 COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
 
-_BRIEF = {"hovertemplate": "trial %{customdata}: %{y:.4g} at η %{x:.3g}<extra></extra>"}
+_UNPENALISED = "η = 0"
+
+
+class _Look(NamedTuple):
+    """Size in pixels, width of the rim in pixels, and what the name of the symbol ends in."""
+
+    size: float
+    line: float
+    suffix: str = ""
+
+
+#: Markers by standing, from what lies below to what lies on top.
+_LOOKS = {"early": _Look(7, 1.2, "-open"), "complete": _Look(7.5, 0.4), "front": _Look(12, 1.4)}
 
 
 def points(
@@ -30,52 +42,57 @@ def points(
 ) -> list[dict[str, Any]]:
     """Traces of markers: one per schedule, or one with a colour scale over eta and another for eta = 0.
 
-    Those on the front are larger and carry their number; they have traces of their own, since a browser draws markers
-    that all look the same much faster.
+    Trials on the front are large and carry their number, those that are not complete are hollow. Each standing is a
+    trace of its own, since a browser draws markers that all look the same much faster.
     """
-    if colour_by == "schedule":
-        names = sorted({trial.schedule for trial in trials})
-        groups = [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
-    else:
-        groups = [
-            ("η > 0", [i for i, trial in enumerate(trials) if trial.eta]),
-            ("η = 0", [i for i, trial in enumerate(trials) if not trial.eta]),
-        ]
     on_front = set(front)
     scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
     traces: list[dict[str, Any]] = []
-    for place, (name, members) in enumerate(groups):
-        marker: dict[str, Any] = {
-            "symbol": SYMBOLS[place % len(SYMBOLS)],
-            "color": theme.categories[place % len(theme.categories)],
-        }
-        if colour_by == "eta" and name == "η = 0":
-            marker = {"symbol": "square", "color": theme.muted}
-        for is_front in (False, True):
-            chosen = [i for i in members if (i in on_front) == is_front]
+    for place, (name, members) in enumerate(_groups(trials, colour_by)):
+        marker: dict[str, Any] = {"color": theme.categories[place % len(theme.categories)]}
+        symbol = SYMBOLS[place % len(SYMBOLS)]
+        if colour_by == "eta" and name == _UNPENALISED:
+            marker = {"color": theme.muted}
+        for standing, look in _LOOKS.items():
+            chosen = [i for i in members if _standing(trials[i], i in on_front) == standing]
             if not chosen:
                 continue
-            own = dict(marker)
-            if colour_by == "eta" and name == "η > 0":
+            own = {**marker, "symbol": symbol + look.suffix, "size": look.size}
+            own["line"] = {"color": theme.ink, "width": look.line} if not look.suffix else {"width": look.line}
+            if colour_by == "eta" and name != _UNPENALISED:
                 own |= {**scale, "color": [math.log10(trials[i].eta or 1.0) for i in chosen]}
                 own["showscale"] = not any("colorscale" in trace["marker"] for trace in traces)
-            shown: dict[str, Any] = {"mode": "markers", "name": escaped(name), "legendgroup": escaped(name)}
-            shown["showlegend"] = not any(trace["legendgroup"] == shown["legendgroup"] for trace in traces)
-            own |= {"size": 7.5, "line": {"color": theme.ink, "width": 0.4}}
-            if is_front:
-                own |= {"size": 12, "line": {"color": theme.ink, "width": 1.4}}
-                labels = [escaped(trials[i].title.removeprefix("trial ")) for i in chosen]
-                shown |= {"mode": "markers+text", "text": labels,
-                          "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12}}  # fmt: skip
             traces.append(
                 {
-                    "type": "scatter", **shown, "marker": own,
+                    "type": "scatter", "mode": "markers", "name": escaped(name), "legendgroup": escaped(name),
+                    "showlegend": not any(trace["name"] == escaped(name) for trace in traces), "marker": own,
                     "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
                     "customdata": [trials[i].number for i in chosen],
-                    **(_BRIEF if brief else {"hovertext": [_hover(trials[i]) for i in chosen], "hoverinfo": "text"}),
+                    "hovertext": [_brief(trials[i]) if brief else _hover(trials[i]) for i in chosen],
+                    **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
                 }
             )  # fmt: skip
+            if standing == "front":
+                traces[-1] |= {
+                    "mode": "markers+text", "text": [escaped(trials[i].title.removeprefix("trial ")) for i in chosen],
+                    "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
+                }  # fmt: skip
     return traces
+
+
+def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, list[int]]]:
+    """Names of the series, and which trials are in each."""
+    if colour_by == "schedule":
+        names = sorted({trial.schedule for trial in trials})
+        return [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
+    return [
+        ("η > 0", [i for i, trial in enumerate(trials) if trial.eta]),
+        (_UNPENALISED, [i for i, trial in enumerate(trials) if not trial.eta]),
+    ]
+
+
+def _standing(trial: Trial, is_on_front: bool) -> str:
+    return "front" if is_on_front else "complete" if trial.run.state == "complete" else "early"
 
 
 def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
@@ -90,6 +107,11 @@ def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
             "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
         },
     }  # fmt: skip
+
+
+def _brief(trial: Trial) -> str:
+    """Name and penalty; not its place on a logarithmic axis, where zero has none."""
+    return escaped(trial.title) + ("" if trial.eta is None else f", η {trial.eta:.3g}")
 
 
 def _hover(trial: Trial) -> str:

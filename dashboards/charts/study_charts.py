@@ -65,10 +65,8 @@ def front_chart(
              trial.run.metrics["child_val_error"], index in front)
             for index, trial in enumerate(shown)
         ],
-        note="Numbered points are on the front of the two axes shown; dotted lines mark the cost of published cells at "
-        "this search's size."
-        if references[0]
-        else "Numbered points are on the front of the two axes shown.",
+        note="Numbered points are on the front of the two axes shown; hollow ones are not complete."
+        + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
 
 

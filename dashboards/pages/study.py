@@ -133,10 +133,10 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
         return message("No trial yet", "The first search has not reported an epoch.")
     values = list(dict.fromkeys(key for trial in study.trials for key in trial.values))
     number = {
-        "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 138,
+        "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 148,
         "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"},
     }  # fmt: skip
-    text = {"filter": "agTextColumnFilter", "width": 130}
+    text = {"filter": "agTextColumnFilter", "width": 148}
     columns: list[dict[str, Any]] = [
         {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left",
          "filter": "agNumberColumnFilter", "width": 112},

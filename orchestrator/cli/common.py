@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich import box
@@ -34,6 +35,7 @@ __all__ = [
     "RunsOption",
     "SetOption",
     "compact",
+    "filled_table",
     "make_table",
     "percent",
     "stamped",
@@ -47,6 +49,28 @@ stdout = Console(width=None if sys.stdout.isatty() else 120)
 def make_table(title: str) -> Table:
     """An empty table in the house style."""
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def filled_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str] = ()
+) -> Table:
+    """A table whose cells are never cut: in a narrow terminal the headings are folded instead.
+
+    Args:
+        title: over the table.
+        columns: headings.
+        rows: cells.
+        left: headings of columns that are words; the others are numbers and stand to the right.
+    """
+    table = make_table(title)
+    table.padding = (0, 1, 0, 0)
+    for index, column in enumerate(columns):
+        width = max((len(row[index]) for row in rows), default=1)
+        justify: Literal["left", "right"] = "left" if column in left else "right"
+        table.add_column(column, justify=justify, overflow="fold", min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def stamped(stem: str) -> str:

@@ -11,37 +11,24 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from orchestrator.cli.common import (
-    DEFAULT_RUNS,
-    JsonOption,
-    RunsOption,
-    SetOption,
-    compact,
-    make_table,
-    percent,
-    stdout,
-)
+from orchestrator.cli.cells import drawn_cells
+from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.doctor import print_report
+from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
 from orchestrator.config import load_study
 from orchestrator.doctor import examine
 from orchestrator.errors import OrchestratorError
 from orchestrator.progress import ConsoleView
-from orchestrator.records import RetrainRecord, TrialRecord, front_rows
+from orchestrator.records import front_rows
 from orchestrator.runs import Runs
 from orchestrator.study import Study
+from orchestrator.study_facts import study_facts
+from orchestrator.wording import duration, hours_text
 
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 
 #: Ends of trials besides `complete`.
 _EARLY_ENDS = ("stopped", "collapsed", "failed")
-#: What a trial may survive, by `journal.Event`.
-_FAULTS = {
-    "restart": "restart",
-    "hang": "hang",
-    "out_of_memory": "shortage of memory",
-    "checkpoint": "checkpoint that could not be written",
-}
-
 FileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.")]
 AddressOption = Annotated[
@@ -115,9 +102,11 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     study = Study.load(name, Runs(runs))
     trials, retrains = study.trials(), study.retrains()
     front, savings = front_rows(trials, retrains, study.spec), study.fork_savings()
+    facts = study_facts(study, trials, retrains)
     if as_json:
         document = {
             **_overview(study),
+            **facts,
             "fork": asdict(savings) if savings else None,
             "front": front,
             "trial_records": [asdict(trial) for trial in trials],
@@ -125,17 +114,20 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
         }
         print(json.dumps(document))
         return
-    overview = _overview(study)
-    early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
-    ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
-    stdout.print(f"study {name}: {overview['state']}, {ends}", soft_wrap=True)
+    _print_state(_overview(study), facts)
     if savings is not None:
         stdout.print(str(savings), soft_wrap=True)
     elif study.trunk_failure:
         stdout.print(f"the shared epochs failed: {study.trunk_failure}", markup=False, highlight=False, soft_wrap=True)
-    _print_trials(trials)
-    _print_front(front)
-    _print_retrains(retrains)
+    print_trials(trials)
+    print_front(front)
+    print_retrains(retrains)
+    print_facts(facts)
+    best = next((trial for trial in trials if trial.number == facts["best_trial"]), None)
+    if best is not None and best.genotype is not None:
+        metric = study.spec.objectives[0].metric
+        stdout.print(f"\nthe cell of trial {best.number}, the best by {metric}:", highlight=False, soft_wrap=True)
+        stdout.print(drawn_cells(best.genotype), soft_wrap=True)
 
 
 @app.command()
@@ -169,14 +161,27 @@ def _run(study: Study, address: str | None) -> None:
     with ConsoleView(Console()) as view:
         study.run(view, address=address)
     if study.spec.num_trials:
-        _print_front(front_rows(study.trials(), study.retrains(), study.spec))
-    _print_retrains(study.retrains())
+        print_front(front_rows(study.trials(), study.retrains(), study.spec))
+    print_retrains(study.retrains())
     runs = shlex.quote(str(study.runs.root))
     stdout.print(
         f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas ui --runs {runs}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
+    early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
+    ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
+    stdout.print(f"study {overview['name']}: {overview['state']}, {ends}", soft_wrap=True)
+    parts = [f"best {metric} {value:.4g}" for metric, value in facts["best"].items()]
+    parts += [f"{hours_text(unit, hours)} in searches" for unit, hours in facts["hours"].items()]
+    if facts["running"]:
+        left = facts["time_left_s"]
+        parts.append("running" if left is None else f"running, about {duration(left)} left for the searches")
+    if parts:
+        stdout.print("; ".join(parts), highlight=False, soft_wrap=True)
 
 
 def _overview(study: Study) -> dict[str, Any]:
@@ -191,81 +196,3 @@ def _overview(study: Study) -> dict[str, Any]:
         "retrainings": len(retrains),
         "retrained": sum(record.state == "complete" for record in retrains),
     }
-
-
-def _print_trials(trials: list[TrialRecord]) -> None:
-    keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
-    table = make_table("trials")
-    table.add_column("trial")
-    table.add_column("state")
-    for key in (*keys, "epochs", "supernet", "child", "multiply-adds"):
-        table.add_column(key.replace(".", "\n"), justify="right")
-    for trial in trials:
-        sampled = [_shown(trial.values[key]) if key in trial.values else "-" for key in keys]
-        metrics = trial.metrics
-        supernet = percent(metrics.get("supernet_val_accuracy"))
-        child = percent(metrics.get("child_val_accuracy"))
-        madds = compact(metrics["child_madds"]) if metrics else "-"
-        front = "* " if trial.on_front else ""
-        table.add_row(f"{front}{trial.number}", trial.state, *sampled, str(trial.epochs), supernet, child, madds)
-    stdout.print(table)
-    for trial in trials:
-        _print_events(f"trial {trial.number}", trial)
-
-
-def _print_front(front: list[dict[str, Any]]) -> None:
-    if not front:
-        stdout.print("no trial is complete yet")
-        return
-    table = make_table("front: the best trade-offs between the objectives")
-    columns = ("trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "temperature" else "right")
-    for row in front:
-        spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
-        table.add_row(
-            str(row["trial"]),
-            f"{row['eta']:.2e}",
-            row["temperature"],
-            percent(row["supernet_val_accuracy"]),
-            percent(row["child_val_accuracy"]),
-            percent(row["test_accuracy"]) + spread,
-            compact(row["child_params"]),
-            compact(row["child_madds"]),
-        )
-    stdout.print(table)
-    stdout.print(
-        "supernet and child: validation accuracy, the child without retraining; params and multiply-adds of the child "
-        "at the size of the search",
-        style="dim",
-    )
-
-
-def _print_retrains(retrains: list[RetrainRecord]) -> None:
-    if not retrains:
-        return
-    table = make_table("retrained from scratch, tested once")
-    for column in ("trial", "seed", "state", "epochs", "validation", "test", "params", "multiply-adds"):
-        table.add_column(column, justify="left" if column == "state" else "right")
-    for record in retrains:
-        metrics = record.metrics
-        accuracies = [percent(metrics.get(name)) for name in ("val_accuracy", "test_accuracy")]
-        costs = [compact(metrics[name]) if name in metrics else "-" for name in ("params", "madds")]
-        trial = "-" if record.trial is None else str(record.trial)
-        table.add_row(trial, str(record.seed), record.state, str(record.epochs), *accuracies, *costs)
-    stdout.print(table)
-    for record in retrains:
-        _print_events(f"retraining {record.label}", record)
-
-
-def _print_events(name: str, record: TrialRecord | RetrainRecord) -> None:
-    """Which faults it survived, and why it ended early."""
-    faults = [f"{count} {_FAULTS[kind]}{'' if count == 1 else 's'}" for kind, count in record.survived.items()]
-    lines = [f"{name} survived: {', '.join(faults)}"] if faults else []
-    lines += [f"{name} {record.state}: {record.reason}"] if record.reason else []
-    for line in lines:
-        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _shown(value: object) -> str:
-    return f"{value:.2e}" if isinstance(value, float) else str(value)

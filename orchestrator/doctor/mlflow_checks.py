@@ -108,7 +108,7 @@ class RunsCheck:
             message = f"its run must be {' or '.join(wanted)}, as the journal is {unit.end or 'open'}, got {status}"
         elif unit.end is not None and tag != unit.end:
             message = f"the tag snas.end of its run must be `{unit.end}`, got `{tag}`"
-        elif run.data.tags.get("snas.reason", "") != unit.reason[:RUN_LIMIT]:
+        elif unit.reason.strip() and run.data.tags.get("snas.reason") != unit.reason[:RUN_LIMIT]:
             got = run.data.tags.get("snas.reason")
             message = f"the tag snas.reason of its run must be `{unit.reason}`, as in the journal, got `{got}`"
         else:
@@ -187,7 +187,9 @@ class RunsCheck:
         wanted = {"study.yaml", "front.json", PUBLISHED_COSTS} if self._case.is_done else {"study.yaml"}
         for name in sorted(wanted - artifacts.names):
             self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._bring_up())
-        if self._case.is_done:
+        searches = self._case.searches.values()
+        are_sound = all(unit.exists and not unit.damage and unit.unit not in self._case.strangers for unit in searches)
+        if self._case.is_done and are_sound and searches:  # else the faults of the journals are told
             self._check_curves()
             self._check_counts()
 
@@ -207,7 +209,7 @@ class RunsCheck:
         """The newest counts of how searches ended are those of the journals."""
         logged = self._runs["study"].data.metrics
         ends = Counter(unit.end for unit in self._case.searches.values())
-        for end in ENDS if self._case.searches else ():
+        for end in ENDS:
             self._notes.look(METRICS)
             if logged.get(f"trials_{end}") != ends[end]:
                 message = f"`trials_{end}` must be {ends[end]}, as the journals say, got {logged.get(f'trials_{end}')}"

@@ -191,6 +191,8 @@ def test_faults_that_were_survived_are_told(copy: Copy) -> None:
 def test_collapsed_trial_of_one_objective_is_pruned(copy: Copy) -> None:
     copy.edit(copy.journal(2), lambda entries: entries[-1].update(end="collapsed"))
     copy.client.set_tag(copy.run_id("trial-0002"), "snas.end", "collapsed")
+    for end, count in (("stopped", 0), ("collapsed", 1)):
+        copy.client.log_metric(copy.run_id("study"), f"trials_{end}", count, step=3)
     assert copy.errors() == set()
     copy.sql("optuna", "UPDATE trials SET state = 'FAIL' WHERE number = 2")
     assert copy.errors() == {("journals", "trial-0002")}
@@ -297,7 +299,15 @@ def edited(number: int, change: Callable[[list[dict[str, Any]]], object]) -> Cal
 
 
 Damage = Callable[[Copy], object]
+
+
 #: What is done, then check, place and words of the one error that it makes.
+def shorten(file: Path) -> None:
+    """Leave out the last row of a Parquet file."""
+    table = pq.read_table(file)
+    pq.write_table(table.slice(0, table.num_rows - 1), file)
+
+
 DAMAGES: dict[str, tuple[Damage, str, str, str]] = {
     "step missing": (
         metrics_sql("DELETE FROM metrics WHERE key = 'eta' AND step = 1 AND run_uuid = ?"),
@@ -441,6 +451,42 @@ DAMAGES: dict[str, tuple[Damage, str, str, str]] = {
         "it is stopped, which must have a stated reason",
     ),
     "genotype not valid": (edited(2, bad_genotype), "genotypes", "trial-0002", "epoch 0: "),
+    "no player": (
+        lambda copy: copy.artifact("player.html").unlink(),
+        "MLflow artifacts",
+        "trial-0000",
+        "its run must have player.html, got none",
+    ),
+    "no costs of published cells": (
+        lambda copy: copy.artifact("published.json", "study").unlink(),
+        "MLflow artifacts",
+        "study",
+        "its run must have published.json, got none",
+    ),
+    "curves gone": (
+        lambda copy: copy.artifact("histories/0000-0031.parquet", "study").unlink(),
+        "MLflow artifacts",
+        "study",
+        "histories/0000-0031.parquet must have 4 rows, one an epoch, got no such file",
+    ),
+    "curves behind": (
+        lambda copy: shorten(copy.artifact("histories/0000-0031.parquet", "study")),
+        "MLflow artifacts",
+        "study",
+        "histories/0000-0031.parquet must have 4 rows, one an epoch, got 3",
+    ),
+    "counts behind": (
+        lambda copy: copy.sql("mlflow", "UPDATE latest_metrics SET value = 0 WHERE key = 'trials_failed'"),
+        "MLflow metrics",
+        "study",
+        "`trials_failed` must be 1, as the journals say, got 0.0",
+    ),
+    "reason lost": (
+        lambda copy: copy.client.delete_tag(copy.run_id("trial-0002"), "snas.reason"),
+        "MLflow runs",
+        "trial-0002",
+        "the tag snas.reason of its run must be `stopped by the scheduler after 1 of 3 epochs`",
+    ),
     "retraining nobody asked for": (
         lambda copy: shutil.copy(copy.retrain_journal, copy.retrain_journal.with_name("0002-seed0.jsonl")),
         "retrainings",

@@ -1,0 +1,123 @@
+"""Tables of a study: its trials, its front, its retrainings, and what mattered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
+from orchestrator.records import RetrainRecord, TrialRecord
+from orchestrator.wording import counted
+
+#: What a trial may survive, by `journal.Event`.
+_FAULTS = {
+    "restart": "restart",
+    "hang": "hang",
+    "out_of_memory": "shortage of memory",
+    "checkpoint": "checkpoint that could not be written",
+}
+
+
+def print_trials(trials: Sequence[TrialRecord]) -> None:
+    """All trials, those of the front marked, and what they survived."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.values))
+    names = [key.replace(".", "\n") for key in keys]
+    columns = ("trial", "state", *names, "epochs", "supernet", "child", "multiply-\nadds")
+    rows = [
+        (
+            f"{'* ' if trial.on_front else ''}{trial.number}",
+            trial.state,
+            *(shown(trial.values[key]) if key in trial.values else "-" for key in keys),
+            str(trial.epochs),
+            percent(trial.metrics.get("supernet_val_accuracy")),
+            percent(trial.metrics.get("child_val_accuracy")),
+            compact(trial.metrics["child_madds"]) if trial.metrics else "-",
+        )
+        for trial in trials
+    ]
+    stdout.print(filled_table("trials (* on the front)", columns, rows, left=("trial", "state")))
+    for trial in trials:
+        _print_events(f"trial {trial.number}", trial)
+
+
+def print_front(front: Sequence[Mapping[str, Any]]) -> None:
+    """The best trade-offs."""
+    if not front:
+        stdout.print("no trial is complete yet")
+        return
+    columns = ("trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds")
+    rows = []
+    for row in front:
+        spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
+        rows.append(
+            (
+                str(row["trial"]),
+                f"{row['eta']:.2e}",
+                row["temperature"],
+                percent(row["supernet_val_accuracy"]),
+                percent(row["child_val_accuracy"]),
+                percent(row["test_accuracy"]) + spread,
+                compact(row["child_params"]),
+                compact(row["child_madds"]),
+            )
+        )
+    title = "front: the best trade-offs between the objectives"
+    stdout.print(filled_table(title, columns, rows, left=("temperature",)))
+    stdout.print(
+        "supernet and child: validation accuracy, the child without retraining; params and multiply-adds of the child "
+        "at the size of the search",
+        style="dim",
+    )
+
+
+def print_retrains(retrains: Sequence[RetrainRecord]) -> None:
+    """All retrainings."""
+    if not retrains:
+        return
+    table = make_table("retrained from scratch, tested once")
+    for column in ("trial", "seed", "state", "epochs", "validation", "test", "params", "multiply-adds"):
+        table.add_column(column, justify="left" if column == "state" else "right")
+    for record in retrains:
+        metrics = record.metrics
+        accuracies = [percent(metrics.get(name)) for name in ("val_accuracy", "test_accuracy")]
+        costs = [compact(metrics[name]) if name in metrics else "-" for name in ("params", "madds")]
+        trial = "-" if record.trial is None else str(record.trial)
+        table.add_row(trial, str(record.seed), record.state, str(record.epochs), *accuracies, *costs)
+    stdout.print(table)
+    for record in retrains:
+        _print_events(f"retraining {record.label}", record)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """What mattered: importance of the swept parameters, how eta relates to cost and gap; and what failed."""
+    lines = []
+    for metric, found in facts["importance"].items():
+        told = found if isinstance(found, str) else ", ".join(f"{name} {share:.0%}" for name, share in found.items())
+        lines.append(f"importance for {metric}: {told}")
+    lines += [record["words"] for record in facts["relations"]]
+    if facts["failures"]:
+        lines.append(f"{counted(len(facts['failures']), 'failure')}:")
+        for failure in facts["failures"]:
+            name = f"trial {failure['trial']}" if "trial" in failure else f"retraining {failure['retraining']}"
+            lines.append(f"  {name}: {failure['reason']}")
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_events(name: str, record: TrialRecord | RetrainRecord) -> None:
+    """Which faults it survived, and why it ended early."""
+    survived = faults(record.survived)
+    lines = [f"{name} survived: {', '.join(survived)}"] if survived else []
+    lines += [f"{name} {record.state}: {record.reason}"] if record.reason else []
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def faults(survived: Mapping[str, int]) -> list[str]:
+    """Faults by kind, such as `2 restarts`."""
+    return [counted(count, _FAULTS[kind]) for kind, count in survived.items()]
+
+
+def shown(value: object) -> str:
+    """A sampled value."""
+    return f"{value:.2e}" if isinstance(value, float) else str(value)

@@ -1,0 +1,146 @@
+"""What a study tells beyond its tables: hours, time left, what mattered, how eta relates to cost and gap."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+from orchestrator.config import StudySpec, search_options
+from orchestrator.doctor.case import lock_holder
+from orchestrator.hours import HOURS, hours_of
+from orchestrator.journal import Journal
+from orchestrator.records import RetrainRecord, TrialRecord
+from orchestrator.runs import TRUNK
+from orchestrator.study import Study
+
+#: Complete trials from which on parameters are rated: of fewer, the best quarter is one or two trials.
+MIN_RATED = 12
+#: Pairs from which on a rank correlation is told.
+MIN_RELATED = 5
+_CLEAR = 0.3
+
+
+def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[str, Any]:
+    """Facts about a study as plain data.
+
+    Keys: `running` (whether a driver is at work), `best` (per objective), `hours`, `time_left_s` (while it runs),
+    `importance` (per objective: parameter -> share, or why there is none), `relations`, `failures`, `best_trial`.
+    """
+    spec = study.spec
+    is_running = lock_holder(study.folder.lock_file) is not None
+    results = [trial for trial in trials if trial.state == "complete"]
+    front = [trial for trial in trials if trial.on_front]
+    return {
+        "running": is_running,
+        "best": {
+            goal.metric: (min if goal.mode == "min" else max)(trial.metrics[goal.metric] for trial in front)
+            for goal in spec.objectives
+            if front
+        },
+        "hours": _hours(study, trials),
+        "time_left_s": _time_left_s(spec, trials) if is_running else None,
+        "importance": {goal.metric: _importance(study, index) for index, goal in enumerate(spec.objectives)},
+        "relations": [
+            relation("eta", name, _etas(spec, results), [trial.metrics[metric] for trial in results])
+            for metric, name in (("child_madds", "multiply-adds"), ("discretization_gap", "discretization gap"))
+        ],
+        "failures": [
+            *({"trial": trial.number, "reason": trial.reason} for trial in trials if trial.state == "failed"),
+            *({"retraining": record.label, "reason": record.reason} for record in retrains if record.state == "failed"),
+        ],
+        "best_trial": _best_trial(spec, front),
+    }
+
+
+def relation(first: str, second: str, x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
+    """Spearman's rank correlation of two quantities, as a number and in words.
+
+    Args:
+        first: name of `x`.
+        second: name of `y`.
+        x: values.
+        y: values of the same trials.
+
+    Returns:
+        `of`, `with`, `n`, `rho` (None if it cannot be said) and `words`.
+    """
+    pairs = [pair for pair in zip(x, y, strict=True) if all(map(math.isfinite, pair))]
+    rho: float | None = None
+    if len(pairs) < MIN_RELATED:
+        words = (
+            f"{first} and {second}: {len(pairs)} complete trials are too few to relate them (at least {MIN_RELATED})"
+        )
+    elif any(len({pair[side] for pair in pairs}) == 1 for side in (0, 1)):
+        same = first if len({pair[0] for pair in pairs}) == 1 else second
+        words = f"{first} and {second}: {same} is the same in all {len(pairs)} complete trials"
+    else:
+        ranks = np.array([_ranks([pair[side] for pair in pairs]) for side in (0, 1)])
+        rho = float(np.corrcoef(ranks)[0, 1])
+        told = "no clear relation" if abs(rho) < _CLEAR else f"more {first} goes with {'more' if rho > 0 else 'less'}"
+        told = f"{told} between {first} and {second}" if abs(rho) < _CLEAR else f"{told} {second}"
+        words = f"{told} (rank correlation {rho:+.2f}, n = {len(pairs)})"
+    return {"of": first, "with": second, "n": len(pairs), "rho": rho, "words": words}
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    array = np.asarray(values)
+    below = (array[:, None] > array[None, :]).sum(axis=1)
+    equal = (array[:, None] == array[None, :]).sum(axis=1)
+    return np.asarray(below + (equal - 1) / 2, dtype=np.float64)
+
+
+def _etas(spec: StudySpec, trials: Sequence[TrialRecord]) -> list[float]:
+    return [search_options(spec, trial.values).penalty.strength for trial in trials]
+
+
+def _hours(study: Study, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """What the searches reserved so far, by the unit's metric; epochs that forked trials share count once."""
+    shared = 0.0
+    if study.spec.fork is not None:
+        trunk = Journal(study.folder.journal("trunk", TRUNK)).epochs
+        shared = (hours_of(trunk[-1]["metrics"]) or ("", 0.0))[1] if trunk else 0.0
+    known = [hours for trial in trials if (hours := hours_of(trial.metrics)) is not None]
+    sums = {unit: [value - shared for name, value in known if name == unit] for unit in HOURS}
+    return {unit: math.fsum(own) + shared for unit, own in sums.items() if own}
+
+
+def _time_left_s(spec: StudySpec, trials: Sequence[TrialRecord]) -> float | None:
+    """Open searches x mean seconds of one that is over / searches at a time; None before one is over."""
+    ended = [trial.seconds for trial in trials if trial.state != "running" and trial.seconds > 0]
+    num_over = sum(trial.state != "running" for trial in trials)
+    at_once = max(1, sum(trial.state == "running" for trial in trials))
+    return (spec.num_trials - num_over) * math.fsum(ended) / len(ended) / at_once if ended else None
+
+
+def _importance(study: Study, objective: int) -> dict[str, float] | str:
+    """How much of an objective's spread among the better trials each parameter explains; shares add up to 1."""
+    complete = study.optuna_study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    common = set.intersection(*(set(trial.params) for trial in complete)) if complete else set()
+    if len(complete) < MIN_RATED:
+        return f"{len(complete)} complete trials are too few to rate parameters (at least {MIN_RATED})"
+    if not common:
+        return "no parameter was swept in all complete trials"
+    if len({trial.values[objective] for trial in complete}) == 1:
+        return "all complete trials have the same value"
+    with warnings.catch_warnings():  # called experimental since 2024
+        warnings.simplefilter("ignore")
+        found = get_param_importances(
+            study.optuna_study,
+            evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25),
+            target=lambda trial: trial.values[objective],
+        )
+    return {name: float(share) for name, share in found.items()}
+
+
+def _best_trial(spec: StudySpec, front: Sequence[TrialRecord]) -> int | None:
+    """The best by the first objective."""
+    goal = spec.objectives[0]
+    sign = 1 if goal.mode == "min" else -1
+    return min(front, key=lambda trial: (sign * trial.metrics[goal.metric], trial.number)).number if front else None
