@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -96,7 +97,8 @@ class Trial:
     @property
     def eta(self) -> float | None:
         """Penalty strength, at least 0; None if the run does not say."""
-        return _number(self.run.params.get("penalty.strength"))
+        eta = _number(self.run.params.get("penalty.strength"))
+        return eta if eta is not None and 0 <= eta < math.inf else None
 
     @property
     def schedule(self) -> str:

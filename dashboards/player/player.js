@@ -118,6 +118,8 @@ function obeyAddress() {
 function fit() {
   for (const view of [...graphs, ...panels]) view.fit();
   for (const panel of panels) panel.show(state.time);
+  const height = document.querySelector("main").getBoundingClientRect().bottom + window.scrollY;
+  if (window.parent !== window) window.parent.postMessage({ snasPlayerHeight: height + 12 }, "*"); // a frame may fit it
 }
 
 styleOperations();

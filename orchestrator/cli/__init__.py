@@ -10,26 +10,9 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.cli import cluster, profile, retrain, search, study, trial, ui
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
 from orchestrator.secrets import masked
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError
-
-app = typer.Typer(
-    name="snas",
-    help="Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.command()(search.search)
-app.add_typer(study.app, name="study")
-app.add_typer(trial.app, name="trial")
-app.add_typer(cluster.app, name="cluster")
-app.command()(retrain.retrain)
-app.command()(profile.profile)
-app.command()(ui.ui)
 
 #: Exit codes: bad input, a run that failed, a run that the user stopped.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -42,7 +25,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
-        app()
+        _app(sys.argv[1:2])()
     except StudyInterrupted as error:
         _end(f"interrupted: {error}", INTERRUPTED)
     except KeyboardInterrupt:
@@ -59,6 +42,27 @@ def main() -> None:
         if error.filename is None:
             raise
         _end(f"error: {error.filename} must be usable: {error.strerror}", BAD_INPUT)
+
+
+def _app(command: list[str]) -> typer.Typer:
+    app = typer.Typer(
+        name="snas",
+        help="Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    if command == ["dashboard"]:  # needs neither PyTorch nor Ray, which take five seconds and half a gigabyte
+        from orchestrator.cli.dashboard import dashboard
+
+        app.callback()(lambda: None)  # else typer would take the only command for the whole program
+        app.command()(dashboard)
+    else:
+        from orchestrator.cli.commands import add_commands
+
+        add_commands(app)
+    return app
 
 
 def _end(message: str, code: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
-from orchestrator.single import default_device
+from orchestrator.runs import Runs
+from orchestrator.single import default_device, found_cell
 from search_core.cell import NetworkOptions
 from search_core.cost import NetworkCost, child_cost, supernet_cost
-from search_core.genotype import PUBLISHED, load_genotype
+from search_core.genotype import PUBLISHED, Genotype, load_genotype
 from search_core.memory import MeasurementError, StepMemory, measure_apart
 
 _CELLS_HELP = f"Genotype file, or a published cell: {', '.join(PUBLISHED)}."
@@ -27,6 +29,7 @@ _USABLE = 0.9
 
 def profile(
     genotype: Annotated[str | None, typer.Argument(metavar="GENOTYPE_FILE|NAME", help=_CELLS_HELP)] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="MLflow run of the search that found it.")] = None,
     init_channels: Annotated[int | None, typer.Option(help="Channels of the first cells. [36; imagenet 48]")] = None,
     cells: Annotated[int | None, typer.Option(help="Cells in the stack. [20; imagenet 14]")] = None,
     input_shape: Annotated[
@@ -63,6 +66,8 @@ def profile(
 
     Example: `snas profile SNAS_mild --init-channels 36 --cells 20 --input 3x32x32 --classes 10`
 
+    The cell that a search found: `snas profile --run RUN_ID`
+
     How many searches share a GPU: `snas profile --supernet --batch-size 64`
     """
     imagenet = network == "imagenet"
@@ -77,8 +82,9 @@ def profile(
         recompute=recompute,
     )
     step = _parse_step(supernet, batch_size, recompute, device)
-    title = _title(genotype, supernet)
-    cost = _cost(title, supernet, options, shape, classes, pool_norm)
+    title = _title(genotype, run, supernet)
+    cell = None if supernet else _cell(genotype, run, runs)
+    cost = _cost(cell, options, shape, classes, pool_norm)
     memory = None if step is None else _measured(step, options, shape, classes)
     if as_json:
         asked = {} if step is None or memory is None else {"memory": _memory_data(step, memory)}
@@ -122,26 +128,31 @@ def _parse_device(text: str | None) -> torch.device:
     return torch.device(text)
 
 
-def _title(genotype: str | None, supernet: bool) -> str:
-    if supernet:
-        return "supernet"
-    if genotype is None:
-        raise typer.BadParameter("name a genotype file or a published cell, or use --supernet", param_hint="GENOTYPE")
-    return genotype
+def _title(genotype: str | None, run: str | None, supernet: bool) -> str:
+    """What is profiled, in words; exactly one thing must be named."""
+    named = [name for name in (genotype, run and f"cell of run {run}", "supernet" if supernet else None) if name]
+    if len(named) != 1:
+        raise typer.BadParameter(
+            "name one of: a genotype file or a published cell, --run, --supernet", param_hint="GENOTYPE"
+        )
+    return named[0]
+
+
+def _cell(genotype: str | None, run: str | None, runs: Path) -> Genotype:
+    return load_genotype(genotype) if genotype is not None else found_cell(Runs(runs), str(run))
 
 
 def _cost(
-    genotype: str,
-    supernet: bool,
+    cell: Genotype | None,
     options: NetworkOptions,
     shape: tuple[int, int, int],
     classes: int,
     pool_norm: bool | None,
 ) -> NetworkCost:
-    if supernet:
+    if cell is None:
         return supernet_cost(options, shape, classes)
     return child_cost(
-        load_genotype(genotype),
+        cell,
         cells=options.cells,
         init_channels=options.init_channels,
         input_shape=shape,

@@ -8,18 +8,27 @@ import pytest
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="package")  # not the session: its event loop would be in the way of tests that start their own
-def browser():
+def chromium_path():
+    """Chromium of this machine; None where there is none: then Playwright looks for its own."""
+    return next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+def launched():
     """Chromium of the system, else the one of Playwright; the test is skipped where there is neither."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     with api.sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, _NAMES)), None)
+        path = chromium_path()
         try:
             chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         except api.Error as error:
             pytest.skip(f"no Chromium starts here ({path or 'none found'}): {error.message.splitlines()[0]}")
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="package")  # not the session: its event loop would be in the way of tests that start their own
+def browser():
+    yield from launched()
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -229,6 +230,8 @@ def test_profile_refuses_a_malformed_file(tmp_path: Path, text: str) -> None:
         (["SNAS_mild", "--cells", "0"], ["cells"]),
         (["SNAS_mild", "--init-channels", "3"], ["init_channels", "3"]),
         (["SNAS_mild", "--network", "mnist"], ["mnist"]),
+        (["SNAS_mild", "--supernet"], ["GENOTYPE", "--supernet"]),
+        (["SNAS_mild", "--run", "abc"], ["GENOTYPE", "--run"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -302,10 +305,32 @@ def test_ui_without_a_store_says_so(tmp_path: Path) -> None:
     refused(snas("ui", "--runs", tmp_path), str(tmp_path / "mlflow.db"))
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--port", "70000"], ["--port", "65535"]),
+        (["--port", "-1"], ["--port", "0"]),
+        (["--host", "0.0.0.0"], ["--host"]),
+        (["extra"], ["extra"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_dashboard_refuses_bad_input(words: list[str], named: list[str]) -> None:
+    refused(snas("dashboard", *words), *named)
+
+
+def test_dashboard_names_a_port_that_is_taken() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        refused(snas("dashboard", "--port", port, "--tracking-uri", "http://127.0.0.1:9"), "--port", str(port), "free")
+
+
 def test_help_names_every_command() -> None:
     outcome = snas("--help")
     assert outcome.code == 0
-    for command in ("search", "study", "retrain", "profile", "ui"):
+    for command in ("search", "study", "retrain", "profile", "dashboard", "ui"):
         assert command in outcome.said
     for command in ("run", "resume", "list", "show", "validate"):
         assert command in snas("study", "--help").said
@@ -468,6 +493,17 @@ def test_retrain_of_a_run_goes_below_that_run(found: Found) -> None:
     found_cell = Genotype.from_json((found.folder / "genotype.json").read_text())
     file = found.runs / "retrains" / "below-seed0" / "genotype.json"
     assert Genotype.from_json(file.read_text()) == found_cell
+
+
+def test_profile_of_a_run_is_that_of_its_genotype(found: Found) -> None:
+    run = next(run for run in runs_of(found.client, "searches") if run.info.run_name == "first")
+    outcome = snas("profile", "--run", run.info.run_id, "--json", "--runs", found.runs)
+    assert outcome.code == 0, outcome.said
+    by_file = snas("profile", found.folder / "genotype.json", "--json")
+    assert json.loads(outcome.out) == json.loads(by_file.out)
+    shown = snas("profile", "--run", run.info.run_id, "--runs", found.runs)
+    assert f"cell of run {run.info.run_id}: 20 cells, 36 channels" in shown.said
+    refused(snas("profile", "--run", "no-such-run", "--runs", found.runs), "no-such-run")
 
 
 def test_retrain_whose_loss_is_not_finite_fails_with_the_reason(found: Found) -> None:

@@ -1,0 +1,199 @@
+/* What the pages do in the browser: theme, downloads, copies, and the sign that a view is drawn. */
+"use strict";
+
+(function () {
+  const THEME_KEY = "snas-theme";
+
+  function preferred() {
+    const kept = window.localStorage.getItem(THEME_KEY);
+    if (kept === "light" || kept === "dark") return kept;
+    return window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
+
+  function applyTheme(theme) {
+    document.documentElement.dataset.theme = theme;
+    const button = document.getElementById("theme-button");
+    if (button) button.textContent = theme === "dark" ? "Light" : "Dark";
+    return theme;
+  }
+
+  applyTheme(preferred());
+
+  /* A view counts as drawn when its graphs and its grid are there and nothing has changed for a moment; `drawn-at` is
+     the last change, in ms since the page was opened. Tests and benchmarks wait for it. */
+  const QUIET_MS = 120;
+  let lastChange = 0;
+  let waiting = 0;
+
+  function hasAll(main) {
+    const graphs = [...main.querySelectorAll(".dash-graph")];
+    if (!graphs.every((graph) => graph.querySelector(".js-plotly-plot .main-svg"))) return false;
+    return !main.querySelector("#trials") || main.querySelector(".ag-row, .ag-overlay-no-rows-center") !== null;
+  }
+
+  function awaitDrawn(said) {
+    const turn = ++waiting;
+    const main = document.getElementById("main");
+    main.dataset.drawn = "false";
+    lastChange = performance.now();
+    if (!main.snasObserver) {
+      main.snasObserver = new MutationObserver(() => { lastChange = performance.now(); });
+      main.snasObserver.observe(main, { childList: true, subtree: true });
+    }
+    function look() {
+      if (turn !== waiting) return;
+      if (hasAll(main) && performance.now() - lastChange > QUIET_MS) {
+        main.dataset.drawnAt = lastChange.toFixed(1);
+        main.dataset.address = said.address;
+        main.dataset.drawn = "true";
+      } else {
+        window.setTimeout(look, 20);
+      }
+    }
+    look();
+  }
+
+  let lastAddress = null;
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    snas: {
+      shown(said) {
+        if (!said) return window.dash_clientside.no_update;
+        document.title = said.title + " · SNAS";
+        setBusy(false);
+        awaitDrawn(said);
+        const path = said.address.split("?")[0];
+        if (lastAddress !== null && lastAddress !== path) {
+          window.scrollTo(0, 0);
+          document.getElementById("main").focus({ preventScroll: true });
+        }
+        lastAddress = path;
+        return said.name;
+      },
+      theme(clicks) {
+        let theme = preferred();
+        if (clicks) {
+          theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+          window.localStorage.setItem(THEME_KEY, theme);
+        }
+        return applyTheme(theme);
+      },
+      chosen(names) {
+        const query = new URLSearchParams(window.location.search);
+        const before = query.getAll("trial");
+        const wanted = (names || []).slice(0, 4);
+        if (before.join("\n") === wanted.join("\n")) return window.dash_clientside.no_update;
+        query.delete("trial");
+        wanted.forEach((name) => query.append("trial", name));
+        follow("/compare?" + query.toString());
+        return wanted;
+      },
+      selected(rows) {
+        window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
+        return window.snasSelected.length < 2 || window.snasSelected.length > 4;
+      },
+    },
+  });
+
+  async function savePicture(button) {
+    const graph = document.querySelector("#" + CSS.escape(button.dataset.graph) + " .js-plotly-plot");
+    if (!graph) return;
+    const style = getComputedStyle(document.documentElement);
+    const layout = Object.assign({}, graph.layout, {
+      title: { text: button.dataset.title.replace(/&/g, "&amp;").replace(/</g, "&lt;"), x: 0.01, font: { size: 16 } },
+      paper_bgcolor: style.getPropertyValue("--surface").trim(),
+      margin: Object.assign({}, graph.layout.margin, { t: (graph.layout.margin.t || 0) + 44 }),
+    });
+    const height = graph.offsetHeight + 44;
+    const width = graph.offsetWidth;
+    const figure = { data: graph.data, layout: Object.assign(layout, { height, width }) };
+    const kind = button.dataset.picture;
+    await window.Plotly.downloadImage(figure, {
+      format: kind, filename: button.dataset.name, height, width, scale: kind === "png" ? 2 : 1,
+    });
+  }
+
+  async function copy(button) {
+    const text = button.dataset.copy;
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch (error) {
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+      button.focus();
+    }
+    const before = button.textContent;
+    button.textContent = "Copied";
+    window.setTimeout(() => { button.textContent = before; }, 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    const inside = event.target.closest("a[data-inside]");
+    if (inside && !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey)) {
+      event.preventDefault();
+      follow(inside.getAttribute("href"));
+      return;
+    }
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.picture) savePicture(button);
+    if (button.dataset.copy) copy(button);
+    if (button.id === "compare-chosen" && window.snasSelected) {
+      const query = new URLSearchParams();
+      window.snasSelected.forEach((number) => query.append("trial", button.dataset.study + ":" + number));
+      follow("/compare?" + query.toString());
+    }
+  });
+
+  /* The grid moves its focus from cell to cell, past what is inside of them. */
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.classList.contains("ag-cell")) return;
+    const inside = event.target.querySelector("a[data-inside]");
+    if (inside) follow(inside.getAttribute("href"));
+  });
+
+  /* Said only if a view takes long enough to be noticed. */
+  let busySoon = 0;
+  function setBusy(isBusy) {
+    window.clearTimeout(busySoon);
+    const sign = document.getElementById("busy");
+    if (isBusy) busySoon = window.setTimeout(() => { sign.hidden = false; }, 250);
+    else sign.hidden = true;
+  }
+
+  function follow(href) {
+    if (href === window.location.pathname + window.location.search) return;
+    setBusy(true);
+    window.history.pushState({}, "", href);
+    window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+  }
+
+  /* A trial's point in a chart leads to its page; the table of trials does the same for the keyboard. */
+  document.addEventListener("click", (event) => {
+    const hover = event.target.closest(".js-plotly-plot");
+    const view = document.getElementById("main").dataset.view;
+    if (!hover || view !== "study" || !hover._hoverdata || !hover._hoverdata.length) return;
+    const number = hover._hoverdata[0].customdata;
+    if (typeof number === "number") follow(window.location.pathname.replace(/\/$/, "") + "/trial/" + number);
+  }, true);
+
+  /* A player says how high it is. It has no origin of its own, so it is known by its window. */
+  window.addEventListener("message", (event) => {
+    const height = event.data && event.data.snasPlayerHeight;
+    if (typeof height !== "number") return;
+    for (const frame of document.querySelectorAll("iframe.player")) {
+      if (frame.contentWindow === event.source) {
+        frame.style.height = Math.min(2400, Math.max(240, Math.ceil(height))) + "px";
+      }
+    }
+  });
+
+  const functions = (window.dashAgGridComponentFunctions = window.dashAgGridComponentFunctions || {});
+  functions.TrialLink = function (props) {
+    const React = window.React;
+    return React.createElement("a", { href: props.data.href, "data-inside": "true" }, props.data.label);
+  };
+})();

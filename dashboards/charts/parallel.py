@@ -1,0 +1,131 @@
+"""Parallel coordinates: every complete trial as a line over what was swept and what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from dashboards.charts.chart import Chart
+from dashboards.charts.points import escaped
+from dashboards.charts.theme import Theme, layout
+from dashboards.records import StudyRecord, Trial
+from dashboards.wording import MISSING, counted, metric_factor, metric_name, metric_title
+
+_MAX_SHADES = 6
+_MOST_LINES, _MOST_BEST = 240, 80
+
+
+def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
+    """Every complete trial as a line over what was swept and what came out."""
+    complete = [trial for trial in study.trials if trial.run.state == "complete"]
+    trials = _thinned(complete, study)
+    swept = [key for key in study.swept if any(key in trial.values for trial in trials)]
+    results = [objective.metric for objective in study.objectives]
+    key, title = "parallel", "How the swept settings lead to the results"
+    if not trials or not swept:
+        reason = "No search is complete yet." if not trials else "This study sweeps nothing."
+        return Chart(key=key, title=title, empty=reason)
+    dimensions = [_Dimension(name, [trial.values.get(name) for trial in trials]) for name in swept]
+    dimensions += [_Dimension(name, [trial.run.metrics.get(name) for trial in trials]) for name in results]
+    better = "lower" if study.objectives[0].mode == "min" else "higher"
+    sign = 1 if study.objectives[0].mode == "min" else -1
+    loss = [sign * trial.run.metrics.get(results[0], math.nan) for trial in trials]
+    data: list[dict[str, Any]] = []
+    # One trace per colour: a thousand traces of one line each would take seconds.
+    for bin_colour, members in _shaded(loss, theme):
+        x: list[float | None] = []
+        y: list[float | None] = []
+        texts: list[str] = []
+        for index in members:
+            places = [dimension.places[index] for dimension in dimensions]
+            x += [*range(len(dimensions)), None]
+            y += [*places, None]
+            name = escaped(trials[index].title)
+            texts += [f"{name}: {escaped(d.texts[index])}" for d in dimensions] + [""]
+        line = {"color": bin_colour, "width": 1.6 if len(trials) <= 60 else 0.8}
+        data.append(
+            {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": texts, "hoverinfo": "text", "line": line}
+        )
+    figure_layout = layout(theme, height=380, hovermode="closest")
+    figure_layout["xaxis"] |= {
+        "tickvals": list(range(len(dimensions))), "ticktext": [dimension.heading for dimension in dimensions],
+        "tickangle": 0,
+        "range": [-0.35, len(dimensions) - 0.45], "showline": False, "gridcolor": theme.muted, "ticks": "",
+    }  # fmt: skip
+    figure_layout["yaxis"] |= {"visible": False, "range": [-0.06, 1.08]}
+    figure_layout["margin"] = {"l": 8, "r": 8, "t": 12, "b": 64}
+    figure_layout["annotations"] = [
+        {"x": place, "y": height, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4,
+         "font": {"size": 11, "color": theme.ink}, "bgcolor": theme.surface, "opacity": 0.85}
+        for place, dimension in enumerate(dimensions) for height, text in dimension.ticks
+    ]  # fmt: skip
+    return Chart(
+        key=key,
+        title=f"{title}: {counted(len(complete), 'complete search', 'complete searches')}",
+        summary=f"Each line is one search over {', '.join(swept)} and the results {', '.join(results)}.",
+        figure={"data": data, "layout": figure_layout},
+        columns=("trial", *(f"param {name}" for name in swept), *(f"metric {name}" for name in results)),
+        rows=[
+            (trial.number, *(trial.values.get(k) for k in swept), *(trial.run.metrics.get(k) for k in results))
+            for trial in complete
+        ],
+        note=f"Stronger lines have a {better} {metric_name(results[0])}."
+        + (f" Drawn: the best {_MOST_BEST}, and every so many of the rest." if len(trials) < len(complete) else ""),
+    )
+
+
+def _thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:
+    """The best, and evenly chosen others: more lines than this hide each other, and take a browser long."""
+    if len(trials) <= _MOST_LINES:
+        return trials
+    goal = study.objectives[0]
+    sign = 1 if goal.mode == "min" else -1
+    losses = {trial.run.run_id: sign * trial.run.metrics.get(goal.metric, math.nan) for trial in trials}
+    ranked = sorted(trials, key=lambda t: (not math.isfinite(losses[t.run.run_id]), losses[t.run.run_id]))
+    rest = ranked[_MOST_BEST:]
+    step = -(-len(rest) // (_MOST_LINES - _MOST_BEST))
+    return ranked[:_MOST_BEST] + rest[::step]
+
+
+def _shaded(values: Sequence[float], theme: Theme) -> list[tuple[str, list[int]]]:
+    """Trials in up to six groups by loss, the worst first, each with its colour."""
+    order = sorted(range(len(values)), key=lambda i: (not math.isfinite(values[i]), values[i]))
+    groups = min(_MAX_SHADES, len(order))
+    parts = [order[g * len(order) // groups : (g + 1) * len(order) // groups] for g in range(groups)]
+    shades = [theme.sequential[-1 - min(g, 4)][1] for g in range(groups)]
+    return [(shade, part) for shade, part in zip(shades, parts, strict=True)][::-1]
+
+
+class _Dimension:
+    """One upright line of the parallel coordinates: where each trial crosses it, in [0, 1], and its ticks."""
+
+    def __init__(self, key: str, values: Sequence[float | str | None]) -> None:
+        self.title = metric_title(key)
+        self.heading = (
+            escaped(self.title).replace(".", ".<br>").replace(" (", "<br>(").replace(" validation ", "<br>validation ")
+        )
+        factor = metric_factor(key)
+        values = [None if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+        numbers = [value * factor for value in values if isinstance(value, float)]
+        self.is_number = len(numbers) == sum(value is not None for value in values) and bool(numbers)
+        if self.is_number:
+            low, high = min(numbers), max(numbers)
+            is_log = low > 0 and high / low > 20
+            start, end = (math.log10(low), math.log10(high)) if is_log else (low, high)
+            span = end - start or 1.0
+
+            def place(value: float) -> float:
+                return ((math.log10(value) if is_log else value) - start) / span if end > start else 0.5
+
+            self.places = [place(value * factor) if isinstance(value, float) else None for value in values]
+            self.texts = [f"{value * factor:.4g}" if isinstance(value, float) else MISSING for value in values]
+            middle = 10 ** ((start + end) / 2) if is_log else (start + end) / 2
+            ticks = [low, middle, high] if end > start else [low]
+            self.ticks = [(place(value), f"{value:.3g}") for value in ticks]
+        else:
+            names = sorted({str(value) for value in values if value is not None})
+            heights = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
+            self.places = [None if value is None else heights[str(value)] for value in values]
+            self.texts = [MISSING if value is None else str(value) for value in values]
+            self.ticks = [(height, escaped(name)) for name, height in heights.items()]

@@ -1,0 +1,149 @@
+"""Trials as points: coloured by penalty strength or by schedule, never by colour alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
+from dashboards.records import Trial
+from dashboards.wording import metric_name, shown_metric
+
+ColourBy = Literal["eta", "schedule"]
+
+#: Costs of the child that the front can be drawn over, those first that every search reports.
+COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
+
+_UNPENALISED = "η = 0"
+
+
+class _Look(NamedTuple):
+    """Size in pixels, width of the rim in pixels, and what the name of the symbol ends in."""
+
+    size: float
+    line: float
+    suffix: str = ""
+
+
+#: Markers by standing, from what lies below to what lies on top.
+_LOOKS = {"early": _Look(7, 1.2, "-open"), "complete": _Look(7.5, 0.4), "front": _Look(12, 1.4)}
+
+
+def points(
+    trials: Sequence[Trial],
+    x: Sequence[float],
+    y: Sequence[float],
+    front: Sequence[int],
+    theme: Theme,
+    colour_by: ColourBy,
+    *,
+    brief: bool = False,
+) -> list[dict[str, Any]]:
+    """Traces of markers: one per schedule, or one with a colour scale over eta and another for eta = 0.
+
+    Trials on the front are large and carry their number, those that are not complete are hollow. Each standing is a
+    trace of its own, since a browser draws markers that all look the same much faster.
+    """
+    on_front = set(front)
+    scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
+    traces: list[dict[str, Any]] = []
+    for place, (name, members) in enumerate(_groups(trials, colour_by)):
+        marker: dict[str, Any] = {"color": theme.categories[place % len(theme.categories)]}
+        symbol = SYMBOLS[place % len(SYMBOLS)]
+        if colour_by == "eta" and name == _UNPENALISED:
+            marker = {"color": theme.muted}
+        for standing, look in _LOOKS.items():
+            chosen = [i for i in members if _standing(trials[i], i in on_front) == standing]
+            if not chosen:
+                continue
+            own = {**marker, "symbol": symbol + look.suffix, "size": look.size}
+            own["line"] = {"color": theme.ink, "width": look.line} if not look.suffix else {"width": look.line}
+            if colour_by == "eta" and name != _UNPENALISED:
+                own |= {**scale, "color": [math.log10(trials[i].eta or 1.0) for i in chosen]}
+                own["showscale"] = not any("colorscale" in trace["marker"] for trace in traces)
+            traces.append(
+                {
+                    "type": "scatter", "mode": "markers", "name": escaped(name), "legendgroup": escaped(name),
+                    "showlegend": not any(trace["name"] == escaped(name) for trace in traces), "marker": own,
+                    "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
+                    "customdata": [trials[i].number for i in chosen],
+                    "hovertext": [_brief(trials[i]) if brief else _hover(trials[i]) for i in chosen],
+                    **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
+                }
+            )  # fmt: skip
+            if standing == "front":
+                traces[-1] |= {
+                    "mode": "markers+text", "text": [escaped(trials[i].title.removeprefix("trial ")) for i in chosen],
+                    "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
+                }  # fmt: skip
+    return traces
+
+
+def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, list[int]]]:
+    """Names of the series, and which trials are in each."""
+    if colour_by == "schedule":
+        names = sorted({trial.schedule for trial in trials})
+        return [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
+    return [
+        ("η > 0", [i for i, trial in enumerate(trials) if trial.eta]),
+        (_UNPENALISED, [i for i, trial in enumerate(trials) if not trial.eta]),
+    ]
+
+
+def _standing(trial: Trial, is_on_front: bool) -> str:
+    return "front" if is_on_front else "complete" if trial.run.state == "complete" else "early"
+
+
+def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
+    low, high = min(logarithms, default=0.0), max(logarithms, default=0.0)
+    if high - low < 0.2:
+        low, high = low - 0.5, high + 0.5
+    values, texts = log_ticks(low, high)
+    return {
+        "colorscale": theme.sequential, "cmin": low, "cmax": high, "showscale": True,
+        "colorbar": {
+            "title": {"text": "η", "side": "top"}, "tickvals": values, "ticktext": texts, "thickness": 12, "len": 0.9,
+            "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
+        },
+    }  # fmt: skip
+
+
+def _brief(trial: Trial) -> str:
+    """Name and penalty; not its place on a logarithmic axis, where zero has none."""
+    return escaped(trial.title) + ("" if trial.eta is None else f", η {trial.eta:.3g}")
+
+
+def _hover(trial: Trial) -> str:
+    metrics = trial.run.metrics
+    penalty = "" if trial.eta is None else f"η {trial.eta:.3g}, "
+    lines = [
+        f"<b>{escaped(trial.title)}</b> ({trial.run.state})",
+        f"{penalty}{escaped(trial.schedule)} schedule",
+        *(f"{metric_name(name)}: {shown_metric(name, metrics[name])}" for name in
+          ("child_val_error", "supernet_val_accuracy", *COSTS) if name in metrics),
+    ]  # fmt: skip
+    return "<br>".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Text for Plotly, which reads a small HTML of its own in names and labels."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def zero_tick(etas: Sequence[float], zero_at: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis; a search without penalty stands one decade left of all others."""
+    positive = [eta for eta in etas if eta > 0]
+    if not positive:
+        return {"tickvals": [zero_at], "ticktext": ["0"]}
+    values, texts = log_ticks(math.log10(min(positive)), math.log10(max(positive)))
+    shown = [(10**value, text) for value, text in zip(values, texts, strict=True) if not text.startswith("3")]
+    shown = shown or [(10 ** values[0], texts[0])]
+    if len(positive) < len(etas):
+        shown.insert(0, (zero_at, "0"))
+    return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON; None where there is none."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,178 @@
+"""Charts of a whole study: the front and what mattered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dashboards.analysis import importances
+from dashboards.charts.chart import Chart
+from dashboards.charts.points import COSTS, ColourBy, escaped, points
+from dashboards.charts.theme import Theme, layout
+from dashboards.front import front_mask
+from dashboards.records import Objective, StudyRecord, Trial
+from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
+
+_LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
+_PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
+
+
+def known_costs(study: StudyRecord) -> list[str]:
+    """Costs that the study's trials report."""
+    return [cost for cost in COSTS if any(cost in trial.run.metrics for trial in study.trials)]
+
+
+def front_chart(
+    study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy, published: Mapping[str, Mapping[str, float]]
+) -> Chart:
+    """Child error against one cost, every trial a point, the front as a staircase, published cells as lines."""
+    name = metric_name(cost)
+    shown = [trial for trial in study.trials if _has(trial, "child_val_error") and _has(trial, cost)]
+    key, columns = "front", ("trial", "state", "eta", "schedule", cost, "child_val_error", "on_front")
+    if not shown:
+        return Chart(key=key, title=f"Child error against {name}", empty="No child has been evaluated yet.")
+    x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]
+    y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
+    complete = [index for index, trial in enumerate(shown) if trial.run.state == "complete"]
+    front = _front(complete, x, y)
+    data = points(shown, x, y, front, theme, colour_by)
+    data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
+    references = _references(published, cost, x, theme)
+    figure = {
+        "data": data,
+        "layout": layout(
+            theme, x=metric_title(cost), y="child validation error (%)", height=430,
+            showlegend=colour_by == "schedule", hovermode="closest", shapes=references[0], annotations=references[1],
+            margin={"l": 64, "r": 20, "t": 20 + max((a["yshift"] for a in references[1]), default=-4), "b": 52},
+            xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
+        ),
+    }  # fmt: skip
+    numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
+    title = f"Child error against {name}: {len(front)} of {counted(len(shown), 'search', 'searches')} on the front"
+    best = min(zip(y, x, strict=True))
+    return Chart(
+        key=key,
+        title=title,
+        summary=f"{title}. Trials on the front by {name}: {numbers or 'none'}. The lowest error is {best[0]:.3g}% "
+        f"at {best[1]:.4g} {metric_unit(cost)}.",
+        figure=figure,
+        columns=columns,
+        rows=[
+            (trial.number, trial.run.state, trial.eta, trial.schedule, trial.run.metrics[cost],
+             trial.run.metrics["child_val_error"], index in front)
+            for index, trial in enumerate(shown)
+        ],
+        note="Numbered points are on the front of the two axes shown; hollow ones are not complete."
+        + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
+    )  # fmt: skip
+
+
+def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
+    """Which swept settings matter for each objective."""
+    key, title = "importance", "What matters: importance of the swept settings"
+    found = {objective.metric: _importances(study, objective) for objective in study.objectives}
+    found = {metric: values for metric, values in found.items() if values}
+    if not found:
+        return Chart(key=key, title=title, empty="At least four complete searches with different settings are needed.")
+    keys = list(dict.fromkeys(name for values in found.values() for name in values))
+    data = [
+        {
+            "type": "bar", "orientation": "h", "name": escaped(f"for {metric_name(metric)}"),
+            "y": [escaped(name) for name in keys[::-1]],
+            "x": [values.get(name, 0.0) for name in keys[::-1]], "marker": {
+                "color": theme.categories[place], "pattern": {
+                    "shape": _PATTERNS[place % len(_PATTERNS)], "fgcolor": theme.surface, "fillmode": "overlay",
+                },
+            },
+            "text": [f"{values.get(name, 0.0):.2f}" for name in keys[::-1]], "textposition": "outside",
+            "cliponaxis": False, "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+        }
+        for place, (metric, values) in enumerate(found.items())
+    ]  # fmt: skip
+    first = next(iter(found))
+    top = max(found[first], key=lambda name: found[first][name])
+    return Chart(
+        key=key,
+        title=f"What matters for {metric_name(first)}: {top} most ({found[first][top]:.0%})",
+        summary=f"Importance of {', '.join(keys)} for {', '.join(map(metric_name, found))}, by PED-ANOVA.",
+        figure={
+            "data": data,
+            "layout": layout(
+                theme, x="importance (share)", height=120 + 60 * len(keys), showlegend=len(found) > 1, barmode="group",
+                xaxis={"range": [0, 1.12], "tickvals": [0, 0.25, 0.5, 0.75, 1]}, yaxis={"ticks": ""},
+                margin={"l": 20, "r": 30, "t": 36 if len(found) > 1 else 12, "b": 52},
+            ),
+        },
+        columns=("objective", "setting", "importance"),
+        rows=[(metric, name, share) for metric, values in found.items() for name, share in values.items()],
+        note="PED-ANOVA over complete searches; shares add up to 1.",
+    )  # fmt: skip
+
+
+#: Importances by study and metric, for one version of each study.
+_computed: dict[tuple[str, str], tuple[str, dict[str, float]]] = {}
+
+
+def _importances(study: StudyRecord, objective: Objective) -> dict[str, float]:
+    """Importances, computed once for a state of a study: Optuna takes half a second for a thousand trials."""
+    key = (study.overview.name, objective.metric)
+    if key not in _computed or _computed[key][0] != study.version:
+        _computed[key] = (study.version, importances(study.trials, objective))
+    return _computed[key][1]
+
+
+def _has(trial: Trial, metric: str) -> bool:
+    return math.isfinite(trial.run.metrics.get(metric, math.nan))
+
+
+def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list[int]:
+    """Those of `shown` that no other beats in both coordinates, from left to right."""
+    mask = front_mask(np.array([[x[index], y[index]] for index in shown]).reshape(-1, 2), ("min", "min"))
+    best = [index for index, is_on_front in zip(shown, mask, strict=True) if is_on_front]
+    return sorted(best, key=lambda index: (x[index], y[index]))
+
+
+def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:
+    line = {"color": theme.ink, "width": 1.4, "shape": "hv"}
+    return {"type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "line": line, "hoverinfo": "skip",
+            "showlegend": False}  # fmt: skip
+
+
+def _cost_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Logarithmic where costs differ more than tenfold; an empty child (0) keeps it linear."""
+    if min(values) > 0 and max(values) / min(values) > 10:
+        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        ticks = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return {"rangemode": "normal"}
+
+
+def _references(
+    published: Mapping[str, Mapping[str, float]], cost: str, x: Sequence[float], theme: Theme
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A dotted line with its name per published cell that lies near what the study found."""
+    costs = sorted((values[cost] * metric_factor(cost), name) for name, values in published.items() if cost in values)
+    positive = [value for value in x if value > 0]
+    if not positive:
+        return [], []
+    is_log = _cost_axis(x).get("type") == "log"
+    low, high = min(positive) / 1.5, max(positive) * 1.5
+    near = [(value, name) for value, name in costs if low < value < high]
+    shapes, labels = [], []
+    ends: list[float] = []  # of the labels in each row, as shares of the axis
+    for value, name in near:
+        at = math.log(value / low) / math.log(high / low) if is_log else (value - low) / (high - low)
+        row = next((index for index, end in enumerate(ends) if at - end > _LABEL_WIDTH), len(ends))
+        ends[row : row + 1] = [at]
+        line = {"color": theme.muted, "width": 1, "dash": "dot"}
+        shapes.append({"type": "line", "x0": value, "x1": value, "yref": "paper", "y0": 0, "y1": 1, "line": line,
+                       "layer": "below"})  # fmt: skip
+        labels.append(
+            {"x": math.log10(value) if is_log else value, "y": 1, "yref": "paper", "yanchor": "bottom",
+             "yshift": 13 * row, "text": escaped(name.replace("_", " ")), "showarrow": False,
+             "font": {"size": 10.5, "color": theme.muted}, "xanchor": "center"}
+        )  # fmt: skip
+    return shapes, labels

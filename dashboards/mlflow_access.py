@@ -1,0 +1,138 @@
+"""Questions to one MLflow store that may be away: no call hangs, no password is shown, nothing is created."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from dashboards.errors import StoreAwayError
+
+Answer = TypeVar("Answer")
+
+_SQLITE = "sqlite:///"
+_USERINFO = re.compile(r"(?<=://)[^\s/'\"]*@")  # greedy: a password may hold an `@` that nobody escaped
+#: A page waits this long for one answer. Retries would multiply it; the page asks again by itself.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def masked(text: str) -> str:
+    """An address, or a message with addresses in it, without user names and passwords."""
+    return _USERINFO.sub("", text)
+
+
+class MlflowAccess:
+    """A client of one store, made when it is first asked.
+
+    Args:
+        tracking_uri: address of an MLflow server, or of a database.
+        pause_s: after a question that failed, others fail at once for so long, instead of waiting one after another.
+    """
+
+    def __init__(self, tracking_uri: str, *, pause_s: float) -> None:
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self.tracking_uri = tracking_uri
+        self.location = masked(tracking_uri)
+        self.is_server = tracking_uri.startswith(("http://", "https://"))
+        self._pause_s = pause_s
+        self._lock = threading.Lock()
+        self._client: MlflowClient | None = None
+        self._failed: tuple[float, str] | None = None  # until when, and why
+
+    def ask(self, question: Callable[[MlflowClient], Answer]) -> Answer:
+        """Put a question to the store.
+
+        Raises:
+            StoreAwayError: if it does not answer in time, or with an error.
+        """
+        if self._failed is not None and time.monotonic() < self._failed[0]:
+            raise StoreAwayError(self._failed[1])
+        try:
+            answer = question(self._opened())
+        except StoreAwayError:
+            raise
+        except self._errors() as error:
+            message = self._explained(error)
+            self._failed = time.monotonic() + self._pause_s, message
+            raise StoreAwayError(message) from error
+        self._failed = None
+        return answer
+
+    def _opened(self) -> MlflowClient:
+        with self._lock:
+            if self.tracking_uri.startswith(_SQLITE):
+                self._check_sqlite()  # each time: a connection to a file that is gone would create an empty one
+            if self._client is None:
+                self._client = MlflowClient(self.tracking_uri)
+            return self._client
+
+    def _check_sqlite(self) -> None:
+        path = Path(self.tracking_uri.removeprefix(_SQLITE).partition("?")[0])
+        if not path.is_file():
+            raise StoreAwayError(
+                f"the MLflow store {self.location} must be an existing file, got none there; run a study first, or "
+                "name the store with --tracking-uri"
+            )
+        if self._client is None and not _is_mlflow_database(path):
+            raise StoreAwayError(f"the MLflow store {self.location} must be a database of MLflow, got another file")
+
+    def _errors(self) -> tuple[type[Exception], ...]:
+        if self.is_server:
+            return MlflowException, OSError
+        from sqlalchemy.exc import SQLAlchemyError  # not for servers: it takes memory
+
+        return MlflowException, OSError, SQLAlchemyError
+
+    def _explained(self, error: Exception) -> str:
+        said = masked(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__))
+        if self.is_server and "401" in said:
+            return (
+                f"the MLflow server {self.location} asks for a login: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and start the dashboard again"
+            )
+        hint = "start it, or name another with --tracking-uri" if self.is_server else "see that it can be read"
+        return f"the MLflow store {self.location} must answer, got: {said[:300]}; {hint}"
+
+
+def search_all(client: MlflowClient, experiment_ids: list[str], query: str, page: int) -> list[Run]:
+    """All active runs that match, page by page, oldest first: new ones do not shift the pages."""
+    found: list[Run] = []
+    token: str | None = None
+    while token is None or token:
+        runs = client.search_runs(
+            experiment_ids, query, max_results=page, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        found += runs
+        token = runs.token or ""
+    return found
+
+
+def _is_mlflow_database(path: Path) -> bool:
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    except sqlite3.Error:
+        return False
+    try:
+        connection.execute("SELECT 1 FROM experiments LIMIT 1")
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.close()
+    return True

@@ -1,0 +1,198 @@
+"""Two to four trials side by side; two strategies held against the claims of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dash import dcc, html
+
+from dashboards.analysis import differing_params, edit_distance
+from dashboards.charts.chart import Chart
+from dashboards.charts.curve_charts import compared_curves
+from dashboards.claims import claims
+from dashboards.errors import BrokenArtifactError, NotFoundError
+from dashboards.history import History
+from dashboards.pages.parts import (
+    badge,
+    chart_card,
+    choices,
+    facts,
+    link,
+    message,
+    notices,
+    table,
+    trail,
+    trial_address,
+)
+from dashboards.pages.trial import find_trial, player_frame
+from dashboards.pages.view import Component, Request, View
+from dashboards.records import StudyRecord, Trial
+from dashboards.store import Store
+from dashboards.wording import MISSING, metric_name, shown_metric
+from search_core.genotype import Genotype
+
+_FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")
+_MOST = 4
+_MOST_OPTIONS = 2000
+
+
+def compare_view(store: Store, request: Request) -> View:
+    """The trials named in the address as `trial=STUDY:NUMBER`, or the strategies of `study=NAME`."""
+    names = list(dict.fromkeys(request.query.get("trial", [])))[:_MOST]
+    studies = {name: store.study(name) for name in _studies(names, request)}
+    trials = [find_trial(studies[study], "trial", number) for study, number in map(_parsed, names)]
+    body: list[Component] = [trail(("Studies", "/"), ("Compare", "")), html.H1("Compare")]
+    body += [notice for study in studies.values() for notice in notices(study)]
+    body.append(_picker(studies, names, store))
+    charts: tuple[Chart, ...] = ()
+    if len(trials) >= 2:
+        charts = _add_trials(body, store, trials, request)
+    else:
+        body.append(message("Choose two to four trials", "Here, or with the boxes in a study's table of trials."))
+    body += _strategies(store, studies, request)
+    return View(
+        name="compare",
+        title="Compare",
+        body=[html.Div(body, className="page")],
+        charts=charts,
+        is_live=any(trial.run.state == "running" for trial in trials),
+        version="".join(study.version for study in studies.values()),
+    )
+
+
+def _studies(names: Sequence[str], request: Request) -> list[str]:
+    return list(dict.fromkeys([*(_parsed(name)[0] for name in names), *request.query.get("study", [])]))
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    study, separator, number = name.rpartition(":")
+    if not separator or not study:
+        raise NotFoundError(f"`trial` must be STUDY:NUMBER, got {name!r}")
+    return study, number
+
+
+def _picker(studies: Mapping[str, StudyRecord], names: Sequence[str], store: Store) -> Component:
+    known = list(studies.values()) or [store.study(entry.name) for entry in store.overviews()[:3] if entry.run]
+    options = [
+        {"value": f"{study.overview.name}:{trial.number}", "label": f"{study.overview.name}: {_described(trial)}"}
+        for study in known
+        for trial in sorted(study.trials, key=lambda trial: not trial.on_front)
+        if trial.number is not None
+    ]
+    return html.Div(
+        [
+            html.Label("Trials to compare, two to four", htmlFor="compare-picker"),
+            dcc.Dropdown(id="compare-picker", options=options[:_MOST_OPTIONS], value=list(names), multi=True),
+        ],
+        className="card wide picker",
+    )
+
+
+def _described(trial: Trial) -> str:
+    error = shown_metric("child_val_error", trial.run.metrics.get("child_val_error"))
+    madds = shown_metric("child_madds", trial.run.metrics.get("child_madds"))
+    return f"{trial.title}, error {error}, {madds}" + (", on the front" if trial.on_front else "")
+
+
+def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], request: Request) -> tuple[Chart, ...]:
+    """Cells, facts, curves, distances and differences of the chosen trials."""
+    names = [f"{trial.run.study} {trial.title}" for trial in trials]
+    if len({trial.run.study for trial in trials}) == 1:
+        names = [trial.title for trial in trials]
+    histories: dict[str, History] = {}
+    genotypes: dict[str, Genotype] = {}
+    for name, trial in zip(names, trials, strict=True):
+        try:
+            history, genotype = store.history(trial.run), store.genotype(trial.run)
+        except BrokenArtifactError as error:
+            body.append(message(f"{name} cannot be shown whole", str(error), kind="error"))
+            continue
+        if history is not None:
+            histories[name] = history
+        if genotype is not None:
+            genotypes[name] = genotype
+    body.append(html.Div([_column(name, trial, histories.get(name), request)
+                           for name, trial in zip(names, trials, strict=True)],
+                         className=f"side-by-side of-{len(trials)}"))  # fmt: skip
+    charts = tuple(compared_curves(histories, metric, request.theme) for metric in _CURVES)
+    body.append(html.Div([chart_card(chart, request) for chart in charts], className="cards"))
+    body.append(html.Div([_distances(genotypes), _differences(names, trials)], className="cards"))
+    return charts
+
+
+def _column(name: str, trial: Trial, history: History | None, request: Request) -> Component:
+    href = trial_address(trial.run.study, trial.number, trial.run.run_id)
+    entries = [("state", badge(trial.run.state)), ("strategy", trial.strategy)]
+    entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in _FACTS]
+    return html.Section(
+        [html.H2(link(name, href=href)), player_frame(trial, history, request, compact=True), facts(entries)],
+        className="card",
+    )
+
+
+def _distances(genotypes: Mapping[str, Genotype]) -> Component:
+    """How many edges must change to make one cell the other."""
+    title = "Edit distance between the genotypes"
+    if len(genotypes) < 2:
+        return html.Section([html.H2(title), html.P("Fewer than two genotypes are written yet.")], className="card")
+    rows = [
+        [name, *(str(edit_distance(mine, other)) for other in genotypes.values())] for name, mine in genotypes.items()
+    ]
+    note = "Edges to add, drop or give another operation, over both cells."
+    return html.Section(
+        [html.H2(title), table(title, ("", *genotypes), rows), html.P(note, className="note")], className="card"
+    )
+
+
+def _differences(names: Sequence[str], trials: Sequence[Trial]) -> Component:
+    differing = differing_params([trial.run.params for trial in trials])
+    rows = [
+        [key, *(MISSING if value is None else html.Code(value) for value in values)]
+        for key, values in differing.items()
+    ]
+    content: Component = html.P("All settings are the same.")
+    if rows:
+        content = table("Settings that differ", ("setting", *names), rows)
+    return html.Section([html.H2("Differences in configuration"), content], className="card")
+
+
+def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Request) -> list[Component]:
+    """The claims of the paper about two strategies, over all trials of the studies at hand."""
+    trials = [trial for study in studies.values() for trial in study.trials]
+    known = sorted({trial.strategy for trial in trials}, key=lambda name: (name != "snas", name))
+    if not known:
+        return []
+    title = html.H2("Two strategies against the claims of the paper")
+    if len(known) < 2:
+        text = f"All searches here use the strategy `{known[0]}`; the claims need a second one beside it."
+        return [html.Section([title, message("One strategy only", text)], className="card wide")]
+    ours = request.option("ours", known)
+    others = [name for name in known if name != ours]
+    other = request.option("other", others)
+    curves: dict[str, History] = {}
+    faults: list[Component] = []
+    for study in studies.values():
+        runs = {t.number: t.run.run_id for t in study.trials if t.strategy in (ours, other) and t.number is not None}
+        try:
+            found = store.curves(study, list(runs))
+        except BrokenArtifactError as error:
+            faults.append(message("Some curves cannot be read", str(error), kind="error"))
+            continue
+        curves |= {runs[number]: history for number, history in found.items()}
+    rows = [
+        [f"({claim.letter}) {claim.text}", html.Strong(claim.verdict), claim.evidence]
+        for claim in claims(trials, curves, ours, other)
+    ]
+    return [
+        html.Section(
+            [
+                title,
+                choices("ours", "Strategy", {name: name for name in known}, ours, request),
+                choices("other", "against", {name: name for name in others}, other, request),
+                *faults,
+                table(f"Claims about {ours} and {other}", ("claim", "verdict", "evidence"), rows),
+            ],
+            className="card wide",
+        )
+    ]

@@ -1,0 +1,74 @@
+"""Curves of many trials of one study."""
+
+from __future__ import annotations
+
+from dash import html
+
+from dashboards.charts.curve_charts import many_curves
+from dashboards.errors import BrokenArtifactError
+from dashboards.pages.parts import chart_card, choices, message, prose
+from dashboards.pages.study import head
+from dashboards.pages.view import Component, Request, View
+from dashboards.records import StudyRecord, Trial
+from dashboards.store import Store
+from dashboards.wording import metric_name
+
+METRICS = (
+    "child_val_error",
+    "discretization_gap",
+    "entropy_total",
+    "supernet_val_accuracy",
+    "train_loss",
+    "temperature",
+    "expected_cost_madds",
+    "child_madds",
+)
+_MOST = 100
+
+
+def curves_view(store: Store, request: Request) -> View:
+    """One metric over epochs, of the front and others, or of the trials in the address."""
+    study = store.study(request.path[1])
+    metric = request.option("metric", METRICS)
+    chosen = _chosen(study, request.query.get("trials", [""])[0])
+    numbers = [trial.number for trial in chosen if trial.number is not None]
+    body: list[Component] = head(study, "Curves")
+    try:
+        curves = store.curves(study, numbers)
+    except BrokenArtifactError as error:
+        curves = {}
+        body.append(message("Some curves cannot be shown", str(error), kind="error"))
+    chart = many_curves(chosen, curves, metric, request.theme)
+    control = choices("metric", "Metric", {name: metric_name(name) for name in METRICS}, metric, request)
+    body.append(html.Div([chart_card(chart, request, wide=True, controls=[control])], className="cards"))
+    if len(chosen) < len(study.trials):
+        body.append(
+            html.P(
+                prose(
+                    f"{len(chosen)} of {len(study.trials)} searches, those on the front first; `?trials=0-99,120` in "
+                    f"the address chooses others, at most {_MOST}."
+                ),
+                className="note",
+            )
+        )
+    return View(
+        name="curves",
+        title=f"Curves of {study.overview.name}",
+        body=[html.Div(body, className="page")],
+        charts=(chart,),
+        is_live=study.overview.state == "running",
+        version=study.version,
+    )
+
+
+def _chosen(study: StudyRecord, words: str) -> list[Trial]:
+    """Trials by ranges such as `0-99,120`; without any, the front and the others by number; at most a hundred."""
+    wanted: set[int] = set()
+    for word in words.split(","):
+        first, _, last = word.partition("-")
+        if first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit())):
+            wanted |= {*range(int(first[:9]), min(int(last[:9] or first[:9]), int(first[:9]) + 10_000) + 1)}
+    known = [trial for trial in study.trials if trial.number is not None]
+    if wanted:
+        return [trial for trial in known if trial.number in wanted][:_MOST]
+    return sorted(known, key=lambda trial: not trial.on_front)[:_MOST]

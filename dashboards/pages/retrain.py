@@ -1,0 +1,131 @@
+"""What retraining gave: test error with its spread over seeds, curves, registered models, and how to go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from dash import html
+
+from dashboards.charts.curve_charts import retrain_curves
+from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
+from dashboards.errors import BrokenArtifactError
+from dashboards.history import History
+from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, link, message, table, trial_address
+from dashboards.pages.study import head
+from dashboards.pages.view import Component, Request, View
+from dashboards.records import ModelRecord, Retraining, StudyRecord, Trial
+from dashboards.store import Store
+from dashboards.wording import MISSING, shown_metric
+
+_COLUMNS = ("cell", "test error", "seeds", "validation", "parameters", "multiply-adds", "child before retraining")
+_RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it")
+_MOST_CURVES = 21
+
+
+def retrain_view(store: Store, request: Request) -> View:
+    """Retrainings of the study named in the path."""
+    study = store.study(request.path[1])
+    body: list[Component] = head(study, "Retrain")
+    if not study.retrainings:
+        body.append(
+            message(
+                "Nothing is retrained yet",
+                "Retraining begins when all searches are over, if the study file has a `retrain` section; "
+                "any cell can be retrained with the command on its trial's page.",
+            )
+        )
+        return _view(study, body, ())
+    cells = retrained_cells(study.retrainings)
+    histories, faults = _histories(store, study)
+    body += [message("A history cannot be shown", fault, kind="error") for fault in faults]
+    is_cifar10 = any(retraining.run.params.get("dataset.name") == "cifar10" for retraining in study.retrainings)
+    charts = (test_error_chart(cells, request.theme, is_cifar10=is_cifar10), retrain_curves(histories, request.theme))
+    rows = [_row(study, cell) for cell in sorted(cells, key=_place)]
+    models = store.models(study)
+    body += [
+        html.Div([chart_card(chart, request) for chart in charts], className="cards"),
+        html.Section(
+            [html.H2("Cells"), table("Retrained cells, the best first", _COLUMNS, rows)], className="card wide"
+        ),
+        html.Section(
+            [
+                html.H2("Runs and models"),
+                table("Retrainings", _RUN_COLUMNS, [_run_row(r, models, request) for r in study.retrainings]),
+            ],
+            className="card wide",
+        ),
+    ]
+    best = min(cells, key=_place)
+    trial = _found_by(study, best)
+    body.append(keep_commands(trial.run if trial else best.retrainings[0].run, request))
+    return _view(study, body, charts)
+
+
+def _view(study: StudyRecord, body: list[Component], charts: tuple[object, ...]) -> View:
+    return View(
+        name="retrain",
+        title=f"Retraining of {study.overview.name}",
+        body=[html.Div(body, className="page")],
+        charts=charts,  # type: ignore[arg-type]  # of Chart
+        is_live=study.overview.state == "running",
+        version=study.version,
+    )
+
+
+def _histories(store: Store, study: StudyRecord) -> tuple[dict[str, History], list[str]]:
+    histories: dict[str, History] = {}
+    faults = []
+    for retraining in study.retrainings[:_MOST_CURVES]:
+        try:
+            history = store.history(retraining.run)
+        except BrokenArtifactError as error:
+            faults.append(str(error))
+            continue
+        if history is not None:
+            histories[retraining.run.label.removeprefix("retrain-")] = history
+    return histories, faults
+
+
+def _place(cell: RetrainedCell) -> float:
+    """Its test error; cells without one come last."""
+    return math.inf if cell.mean_error is None else cell.mean_error
+
+
+def _found_by(study: StudyRecord, cell: RetrainedCell) -> Trial | None:
+    """The search that found a cell; None for a cell that was named, which searches without a number did not find."""
+    return next((trial for trial in study.trials if trial.number is not None and trial.number == cell.trial), None)
+
+
+def _row(study: StudyRecord, cell: RetrainedCell) -> list[Component]:
+    trial = _found_by(study, cell)
+    name: Component = cell.name
+    if trial is not None:
+        name = link(cell.name, href=trial_address(study.overview.name, trial.number, trial.run.run_id))
+    before = shown_metric("child_val_accuracy", trial.run.metrics.get("child_val_accuracy")) if trial else MISSING
+    return [
+        name,
+        said_error(cell),
+        f"{len(cell.test_errors)} of {len(cell.retrainings)}",
+        shown_metric("val_accuracy", cell.metric("val_accuracy")),
+        shown_metric("params", cell.metric("params")),
+        shown_metric("madds", cell.metric("madds")),
+        before,
+    ]
+
+
+def _run_row(retraining: Retraining, models: Mapping[str, ModelRecord], request: Request) -> list[Component]:
+    run, model = retraining.run, models.get(retraining.run.run_id)
+    load: Component = MISSING
+    if model is not None:
+        code = f"mlflow.pytorch.load_model({f'models:/{model.name}/{model.version}'!r})"
+        load = copied_command("in Python", code)
+    return [
+        run.label,
+        badge(run.state),
+        str(run.num_epochs),
+        shown_metric("val_accuracy", run.metrics.get("val_accuracy")),
+        shown_metric("test_accuracy", run.metrics.get("test_accuracy")),
+        MISSING if model is None else f"{model.name} version {model.version}",
+        load,
+    ]

@@ -1,0 +1,191 @@
+"""One search: its cells in motion, its curves, where alpha went, what it was told to do."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from dash import html
+
+from dashboards.charts.chart import Chart
+from dashboards.charts.curve_charts import search_curves
+from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
+from dashboards.errors import BrokenArtifactError, NotFoundError
+from dashboards.history import History
+from dashboards.pages.parts import (
+    badge,
+    chart_card,
+    choices,
+    facts,
+    keep_commands,
+    link,
+    message,
+    notices,
+    table,
+    trail,
+    trial_address,
+)
+from dashboards.pages.view import Component, Request, View, address
+from dashboards.records import StudyRecord, Trial
+from dashboards.store import Store
+from dashboards.wording import MISSING, duration, metric_name, shown_metric, shown_number
+from search_core.genotype import CELL_TYPES
+
+_FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+
+
+def trial_view(store: Store, request: Request) -> View:
+    """The trial named in the path, by number or by run."""
+    study = store.study(request.path[1])
+    trial = find_trial(study, request.path[2], request.path[3])
+    try:
+        history, fault = store.history(trial.run), ""
+    except BrokenArtifactError as error:
+        history, fault = None, str(error)
+    charts = _charts(history, request)
+    body = [*_head(study, trial), *notices(study)]
+    if fault:
+        body.append(message("The history cannot be shown", fault, kind="error"))
+    elif history is None:
+        body.append(
+            message("No history yet", "Curves and cells come with the first epochs that are written to MLflow.")
+        )
+    body += [_player(trial, history, request), *_cards(charts, request), *_genotype(store, trial)]
+    body += [keep_commands(trial.run, request), _configuration(trial)]
+    return View(
+        name="trial",
+        title=f"{trial.title} of {study.overview.name}",
+        body=[html.Div(body, className="page")],
+        charts=charts,
+        is_live=trial.run.state == "running",
+        version=f"{trial.run.run_id}{trial.run.num_epochs}{trial.run.state}{study.notice}",
+    )
+
+
+def find_trial(study: StudyRecord, kind: str, name: str) -> Trial:
+    """A trial by number (`kind` trial) or by run id (`kind` run).
+
+    Raises:
+        NotFoundError: if the study has none.
+    """
+    for trial in study.trials:
+        known = trial.run.run_id if kind == "run" else None if trial.number is None else str(trial.number)
+        if name == known:
+            return trial
+    raise NotFoundError(f"study {study.overview.name} has no {kind} {name}; it has {len(study.trials)} searches")
+
+
+def player_frame(trial: Trial, history: History | None, request: Request, *, compact: bool = False) -> Component:
+    """The cell player of a search in a frame that may run its own script and nothing else."""
+    options = f"theme={request.theme.name}" + ("&compact" if compact else "")
+    # The address of a live search changes when there is more to show, and not before: player and history are written
+    # together, and a frame that is loaded anew loses the epoch at which its reader is.
+    epochs = 0 if history is None else len(history.epochs)
+    return html.Iframe(
+        src=address("player", trial.run.study, trial.run.run_id, epochs=str(epochs)) + f"#{options}",
+        sandbox="allow-scripts",
+        title=f"Cells of {trial.title}, epoch by epoch",
+        className="player compact" if compact else "player",
+    )
+
+
+def _charts(history: History | None, request: Request) -> tuple[Chart, ...]:
+    quantity = request.option("show", get_args(Quantity))
+    if history is None:
+        return ()
+    return (
+        search_curves(history, request.theme),
+        *(alpha_chart(history, cell_type, quantity, request.theme) for cell_type in CELL_TYPES),  # type: ignore[arg-type]
+        *(credit_chart(history, cell_type, request.theme) for cell_type in CELL_TYPES),
+    )
+
+
+def _cards(charts: tuple[Chart, ...], request: Request) -> list[Component]:
+    if not charts:
+        return []
+    curves, *heat = charts
+    shown = request.option("show", get_args(Quantity))
+    options = {"probability": "probability", "alpha": "\N{GREEK SMALL LETTER ALPHA}"}
+    control = choices("show", "Show", options, shown, request)
+    return [
+        html.Div([chart_card(curves, request, wide=True)], className="cards"),
+        html.Div(
+            [chart_card(chart, request, controls=[control] if chart.key.startswith("alpha") else []) for chart in heat],
+            className="cards",
+        ),
+    ]
+
+
+def _head(study: StudyRecord, trial: Trial) -> list[Component]:
+    run, name = trial.run, study.overview.name
+    entries = [
+        ("state", badge(run.state)),
+        ("epochs", f"{run.num_epochs} of {trial.planned_epochs or MISSING}"),
+        *((key, shown_number(value)) for key, value in trial.values.items()),
+        *((metric_name(key), shown_metric(key, run.metrics[key])) for key in _FACTS if key in run.metrics),
+        *((f"{unit} reserved", f"{run.metrics[key]:.3g}") for key, unit in
+          (("gpu_hours", "GPU hours"), ("cpu_core_hours", "CPU core hours")) if key in run.metrics),
+        ("took", duration(run.end_s - run.start_s if run.end_s else None)),
+    ]  # fmt: skip
+    numbers = [known.number for known in study.trials if known.number is not None]
+    links: list[Component] = []
+    if trial.number is not None and trial.number in numbers:
+        place = numbers.index(trial.number)
+        around = [("previous trial", place - 1), ("next trial", place + 1)]
+        links += [
+            link(text, href=trial_address(name, numbers[index], ""))
+            for text, index in around if 0 <= index < len(numbers)
+        ]  # fmt: skip
+        links.append(link("compare", href=address("compare", trial=f"{name}:{trial.number}")))
+    reason = [message("Why it ended", run.reason, kind="notice")] if run.reason else []
+    return [
+        trail(("Studies", "/"), (name, address("study", name)), (trial.title, "")),
+        html.H1([trial.title.capitalize(), html.Span(" on the front", className="muted") if trial.on_front else ""]),
+        html.Nav(links, className="tabs", **{"aria-label": "Other trials"}),
+        facts(entries),
+        *reason,
+    ]
+
+
+def _player(trial: Trial, history: History | None, request: Request) -> Component:
+    return html.Section(
+        [html.H2("The cells, epoch by epoch", className="hidden-title"), player_frame(trial, history, request)],
+        className="card wide player-card",
+    )
+
+
+def _genotype(store: Store, trial: Trial) -> list[Component]:
+    """Links to the run and the genotype; what is wrong with the genotype, if anything."""
+    links: list[Component] = []
+    url = store.run_url(trial.run)
+    if url:
+        links.append(html.A("this run in MLflow", href=url, target="_blank", rel="noopener noreferrer"))
+    else:
+        links.append(html.Span(["no MLflow server here; ", html.Code("snas ui"), " serves MLflow's pages"]))
+    warning: list[Component] = []
+    try:
+        if store.genotype(trial.run) is not None:
+            href = address("genotype", trial.run.study, trial.run.run_id)
+            links.append(html.A("genotype.json", href=href, download=f"{trial.run.label}-genotype.json"))
+    except BrokenArtifactError as error:
+        warning.append(message("The genotype cannot be used", str(error), kind="error"))
+    parts: list[Component] = []
+    for entry in links:
+        parts += [entry, " · "]
+    return [html.P(parts[:-1], className="links"), *warning]
+
+
+def _configuration(trial: Trial) -> Component:
+    rows = [[key, html.Code(value)] for key, value in sorted(trial.run.params.items())]
+    versions = [[key, html.Code(value)] for key, value in sorted(trial.run.tags.items()) if _is_origin(key)]
+    return html.Details(
+        [
+            html.Summary(f"Configuration: {len(rows)} settings"),
+            table("Settings of this search", ("setting", "value"), rows),
+            table("Data and versions", ("what", "value"), versions),
+        ],
+        className="card wide",
+    )
+
+
+def _is_origin(tag: str) -> bool:
+    return tag.startswith(("version.", "dataset", "git."))

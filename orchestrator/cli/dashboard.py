@@ -1,0 +1,41 @@
+"""`snas dashboard`: the pages that show how cells evolve, what the penalty buys, and which cell to keep."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from dashboards.app import HOST, serve
+from dashboards.mlflow_store import MlflowStore
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.errors import OrchestratorError
+from orchestrator.runs import Runs
+from orchestrator.secrets import masked
+
+
+def dashboard(
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow store. [MLFLOW_TRACKING_URI, else the embedded store under --runs]"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8050,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Serve the dashboard of a store's studies on 127.0.0.1, read only.
+
+    Example: `snas dashboard --tracking-uri http://mlflow.example:5000`
+    """
+    uri = Runs(runs).tracking_uri(tracking_uri)
+    store = MlflowStore(uri)
+    try:
+        serve(store, port, lambda address: stdout.print(_ready(address, uri), highlight=False, soft_wrap=True))
+    except OSError as error:
+        raise OrchestratorError(
+            f"--port must be free on {HOST}, got {port}: {os.strerror(error.errno or 0)}; choose another one"
+        ) from error
+
+
+def _ready(address: str, uri: str) -> str:
+    return f"studies in {masked(uri)}: {address} (Ctrl-C stops it)"

@@ -1,0 +1,140 @@
+"""Pictures of every view for the documentation, of a generated study, so that anybody gets the same.
+
+python -m tests.dashboards.screenshots docs/images/dashboard
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from dashboards.app import serve
+from dashboards.records import RunRecord
+from tests.dashboards.conftest import chromium_path
+from tests.dashboards.generated import generated_study
+from tests.dashboards.memory_store import MemoryStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+THEMES = ("light", "dark")
+WIDTH = 1200
+_COLOURS = 128
+_DRAWN_MS = 30_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """A picture of a view.
+
+    Attributes:
+        name: of the file, without the theme.
+        address: path and options.
+        height: pixels from the top of the page; None: the whole page.
+    """
+
+    name: str
+    address: str
+    height: int | None = None
+
+
+SHOTS = (
+    Shot(name="studies", address="/"),
+    Shot(name="study", address="/study/penalty-sweep"),
+    Shot(name="curves", address="/study/penalty-sweep/curves?metric=entropy_total"),
+    Shot(name="trial", address="/study/penalty-sweep/trial/{front}"),
+    Shot(name="compare", address="/compare?trial=two-strategies:0&trial=two-strategies:1"),
+    Shot(name="retrain", address="/study/penalty-sweep/retrain"),
+)
+
+
+@dataclass
+class PicturedStore(MemoryStore):
+    """Generated studies whose players are drawn from their histories."""
+
+    def player(self, run: RunRecord) -> bytes | None:
+        """None: then the app draws the history."""
+        return None
+
+
+def pictured_store() -> PicturedStore:
+    """A finished sweep with retrainings, a comparison of two strategies, and a study that runs."""
+    return PicturedStore(
+        studies=[
+            generated_study("penalty-sweep", trials=32, epochs=60, seed=4),
+            generated_study("two-strategies", trials=12, epochs=60, seed=1, strategies=("snas", "darts"), retrained=0),
+            generated_study("temperature-schedules", trials=18, epochs=60, seed=2, running=2),
+        ],
+        location="http://mlflow.example:5000",
+        server="http://mlflow.example:5000",
+    )
+
+
+def served(store: MemoryStore) -> str:
+    """Address of a dashboard over a store; it is served by a thread until the process ends."""
+    ready: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=serve, args=(store, 0, ready.put), daemon=True).start()
+    return ready.get(timeout=30)
+
+
+def take(folder: Path, names: Sequence[str] = ()) -> Iterator[Path]:
+    """Write the pictures of all views, or of some, in both themes; gives each file when it is written."""
+    from playwright.sync_api import sync_playwright
+
+    folder.mkdir(parents=True, exist_ok=True)
+    store = pictured_store()
+    front = next(trial.number for trial in store.study("penalty-sweep").trials if trial.on_front)
+    address = served(store)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
+        for theme in THEMES:
+            context = browser.new_context(
+                viewport={"width": WIDTH, "height": 900}, color_scheme=theme, reduced_motion="reduce"
+            )
+            page = context.new_page()
+            for shot in SHOTS:
+                if not names or shot.name in names:
+                    yield _taken(page, address + shot.address.format(front=front), folder / f"{shot.name}-{theme}.png")
+        browser.close()
+
+
+def _taken(page: Page, address: str, file: Path) -> Path:
+    page.goto(address)
+    page.wait_for_selector("main[data-drawn=true]", timeout=_DRAWN_MS)
+    for frame in page.query_selector_all("iframe"):
+        content = frame.content_frame()
+        if content is not None:
+            content.wait_for_selector("#epoch-number:not(:empty)", timeout=_DRAWN_MS)
+    page.wait_for_timeout(800)  # frames take their height, the grid its rows
+    file.write_bytes(quantised(page.screenshot(full_page=True, animations="disabled")))
+    return file
+
+
+def quantised(png: bytes) -> bytes:
+    """The same picture with a palette: a third of the bytes, and nothing that an eye would miss."""
+    buffer = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("views", nargs="*", help=f"of {', '.join(shot.name for shot in SHOTS)}; default: all")
+    words = parser.parse_args()
+    for file in take(words.folder, words.views):
+        print(f"{file}  {file.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

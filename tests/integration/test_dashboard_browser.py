@@ -1,0 +1,497 @@
+"""The dashboard as a user meets it: a real study on a real MLflow server, seen in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from mlflow import MlflowClient
+
+pytest.importorskip("playwright", reason="Playwright is not installed")
+
+from playwright.sync_api import Browser, Download, expect
+
+from dashboards.wording import shown_metric
+from orchestrator.api import Runs, Study, front_rows
+from tests.dashboards.conftest import launched, open_page, serious_faults  # noqa: F401 - a fixture
+from tests.integration.dashboard import ROOT, DashboardProcess, Visit
+from tests.integration.servers import MlflowServer
+from tests.integration.studies import StudyProcess
+from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, runs_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
+
+NAME = "digits-front"
+EPOCHS = 10
+#: Four searches of real images, and two that diverge; then the front from scratch with two seeds.
+STUDY: dict[str, Any] = {
+    "name": NAME,
+    "seed": 2,
+    "search": {
+        "dataset": {"name": "digits", "train_images": 128, "validation_images": 64},
+        "network": {
+            "nodes": 2, "cells": 3, "init_channels": 4,
+            "primitives": ["none", "max_pool_3x3", "skip_connect", "dil_conv_3x3"],
+        },
+        "alpha": {"lr": 0.05},
+        "epochs": EPOCHS,
+        "batch_size": 32,
+        "recalibration_batches": 2,
+    },
+    "sweep": {"penalty.strength": {"choice": [1.0e-6, 1.0e-2]}, "theta.lr": {"choice": [0.05, 0.1, 1.0e30]}},
+    "sampler": "grid",
+    "trials": 6,
+    "max_concurrent": 2,
+    "resources": {"cpu": 0.5},
+    "objectives": TWO_OBJECTIVES,
+    "retrain": {**RETRAIN, "seeds": 2, "epochs": 2},
+}  # fmt: skip
+VIEWS = {
+    "studies": "/",
+    "study": f"/study/{NAME}",
+    "curves": f"/study/{NAME}/curves",
+    "trial": f"/study/{NAME}/trial/0",
+    "compare": f"/compare?trial={NAME}:0&trial={NAME}:1",
+    "retrain": f"/study/{NAME}/retrain",
+}
+DRAWING = "#cells"
+
+
+@dataclass
+class Tracked:
+    """A study, the server that it reports to, and the dashboard of that server.
+
+    Attributes:
+        client: of the server.
+    """
+
+    server: MlflowServer
+    dashboard: DashboardProcess
+    process: StudyProcess
+    client: MlflowClient = field(init=False)
+    is_started: bool = False
+
+    def __post_init__(self) -> None:
+        self.client = MlflowClient(self.server.uri)
+
+    def start(self) -> None:
+        """Begin the study, if it was not."""
+        if not self.is_started:
+            self.process.start()
+            self.is_started = True
+
+    @property
+    def study(self) -> Study:
+        return Study.load(NAME, Runs(self.process.runs))
+
+    def run_id(self, label: str) -> str:
+        (found,) = [run for run in runs_of(self.client, NAME) if run.data.tags["snas.unit"] == label]
+        return str(found.info.run_id)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Closed with this module: its event loop would be in the way of tests that start their own."""
+    yield from launched()
+
+
+@pytest.fixture(scope="module")
+def tracked(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+    folder = tmp_path_factory.mktemp("tracked")
+    with MlflowServer(folder / "mlflow") as server, DashboardProcess(server.uri, folder / "dashboard.log") as dashboard:
+        environment = {"MLFLOW_TRACKING_URI": server.uri, "OMP_NUM_THREADS": "1"}
+        process = StudyProcess(folder, STUDY, environment=environment)
+        yield Tracked(server, dashboard, process)
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def done(tracked: Tracked) -> Tracked:
+    """The study at its end."""
+    tracked.start()
+    tracked.process.finish()
+    return tracked
+
+
+@pytest.fixture
+def new_visit(open_page: Callable[..., Any], tracked: Tracked) -> Iterator[Callable[..., Visit]]:  # noqa: F811
+    """Function (options of a browser's context) that gives a fresh page; all must have been quiet at the end."""
+    visits: list[Visit] = []
+
+    def opened(**options: Any) -> Visit:
+        page, watched = open_page(**options)
+        visits.append(Visit(page, tracked.dashboard.address, watched))
+        return visits[-1]
+
+    yield opened
+    for visit in visits:
+        visit.assert_quiet()
+
+
+@pytest.fixture
+def visit(new_visit: Callable[..., Visit]) -> Visit:
+    return new_visit()
+
+
+# --- a study that runs
+
+
+def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked: Tracked) -> None:
+    visit.open("/", "studies")
+    expect(visit.page.get_by_text("No study yet")).to_be_visible()
+    visit.mark()
+    tracked.start()
+    visit.page.get_by_role("link", name=NAME).click(timeout=120_000)  # it comes by itself
+    visit.shows("study", VIEWS["study"])
+    visit.page.wait_for_selector("#trials .ag-row", timeout=60_000)
+    visit.page.get_by_label("state Filter Input").fill("e")
+    visit.page.evaluate("window.scrollTo(0, 300)")
+    seen: list[int] = []
+    while len(seen) < 3:
+        epochs = sum(int(text) for text in visit.column("epochs") if text)
+        if not seen or epochs > seen[-1]:
+            seen.append(epochs)
+        assert len(seen) < 3 or seen == sorted(seen)
+        assert tracked.process.process.poll() in (None, 0), tracked.process.log
+        visit.page.wait_for_timeout(200)
+    expect(visit.page.get_by_label("state Filter Input")).to_have_value("e")
+    assert abs(visit.page.evaluate("window.scrollY") - 300) < 2
+    assert visit.is_marked
+
+
+def test_frame_of_a_live_trial_is_loaded_anew_only_when_there_is_more(visit: Visit, done: Tracked) -> None:
+    """A run that was set back to running is as live as any, and shows when its page asks."""
+    run_id = done.run_id("trial-0001")
+    done.client.delete_tag(run_id, "snas.end")
+    done.client.update_run(run_id, status="RUNNING")
+    try:
+        visit.page.wait_for_timeout(2100)  # the dashboard asks the store every two seconds at most
+        visit.open(f"/study/{NAME}/trial/1", "trial")
+        visit.mark()
+        player = visit.player()
+        player.evaluate("window.snasMark = true")
+        player.locator("#slider").focus()
+        player.page.keyboard.press("Home")
+        done.client.set_tag(run_id, "unrelated", "1")
+        with visit.page.expect_response(re.compile("_dash-update-component"), timeout=15_000):
+            pass
+        visit.page.wait_for_timeout(500)
+        assert player.evaluate("window.snasMark === true")
+        assert player.locator("#epoch-number").inner_text() == "0", "the reader stays where they are"
+        done.client.log_metric(run_id, "supernet_val_accuracy", 0.5, step=EPOCHS)
+        expect(visit.page.locator("dl.facts").get_by_text(f"{EPOCHS + 1} of {EPOCHS}")).to_be_visible(timeout=15_000)
+        assert visit.is_marked
+        assert visit.player().evaluate("window.snasMark === true"), "the player's file is the same"
+    finally:
+        done.client.set_tag(run_id, "snas.end", "complete")
+        done.client.set_terminated(run_id)
+
+
+# --- going from view to view
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_view_opens_by_its_address(visit: Visit, done: Tracked, view: str) -> None:
+    response = visit.open(VIEWS[view], view)
+    assert response is not None
+    assert response.status == 200
+    assert "SNAS" in visit.page.title()
+    expect(visit.page.get_by_role("heading", level=1)).to_be_visible()
+    assert visit.page.locator(".js-plotly-plot .main-svg").count() > 0 or view == "studies"
+
+
+def test_links_lead_through_all_views_and_back(visit: Visit, done: Tracked) -> None:
+    page = visit.page
+    visit.open("/", "studies")
+    visit.mark()
+    page.get_by_role("link", name=NAME).click()
+    visit.shows("study", VIEWS["study"])
+    page.locator("nav.tabs").get_by_role("link", name="Curves").click()
+    visit.shows("curves", VIEWS["curves"])
+    page.locator("nav.tabs").get_by_role("link", name="Retrain").click()
+    visit.shows("retrain", VIEWS["retrain"])
+    page.get_by_role("table", name="Retrained cells").get_by_role("link", name=re.compile("trial")).first.click()
+    visit.shows("trial")
+    page.locator("nav.tabs").get_by_role("link", name=re.compile("previous|next")).first.click()
+    page.locator("nav.tabs").get_by_role("link", name="compare").click()
+    visit.shows("compare")
+    page.locator("nav.trail").get_by_role("link", name="Studies").click()
+    visit.shows("studies", "/")
+    page.go_back()
+    visit.shows("compare")
+    assert visit.is_marked, "no view was loaded anew"
+
+
+def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, done: Tracked) -> None:
+    page, keys = visit.page, visit.page.keyboard
+    visit.open("/", "studies")
+    visit.tab_to(page.get_by_role("link", name=NAME))
+    keys.press("Enter")
+    visit.shows("study", VIEWS["study"])
+    assert page.evaluate("document.activeElement.id") == "main", "the reader begins at the new view"
+    visit.tab_to(page.get_by_role("link", name="schedule", exact=True))
+    visit.tab_to(page.locator("#trials .ag-row").first.locator('[col-id="trial"]'))
+    keys.press("Enter")
+    visit.shows("trial", VIEWS["trial"])
+    visit.tab_to(page.locator("iframe.player"))
+    player = visit.player()
+    keys.press("Home")
+    expect(player.locator("#epoch-number")).to_have_text("0")
+    keys.press("ArrowRight")
+    expect(player.locator("#epoch-number")).to_have_text("1")
+
+
+def test_skip_link_leads_to_the_content(visit: Visit, done: Tracked) -> None:
+    visit.open("/", "studies")
+    visit.page.keyboard.press("Tab")
+    expect(visit.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator("main")).to_be_focused()
+
+
+# --- the player
+
+
+def test_player_in_its_frame_is_scrubbed(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["trial"], "trial")
+    player = visit.player()
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+    last = player.locator(DRAWING).inner_html()
+    player.locator("#slider").fill("0")
+    expect(player.locator("#epoch-number")).to_have_text("0")
+    assert player.locator(DRAWING).inner_html() != last
+    player.locator("#slider").press("End")
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+    assert player.locator(DRAWING).inner_html() == last
+    player.get_by_role("button", name="First epoch").click()
+    player.get_by_role("button", name="Play").click()
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1), timeout=30_000)
+    before = player.locator("#details-title").inner_text()
+    player.locator("[data-edge]").nth(3).focus()
+    assert player.locator("#details-title").inner_text() != before
+    height = visit.page.locator("iframe.player").bounding_box()
+    assert height is not None
+    assert abs(height["height"] - player.evaluate("document.documentElement.scrollHeight")) < 20, "it fits its frame"
+
+
+# --- the table of trials, comparing
+
+
+def test_table_of_trials_filters_and_sorts(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["study"], "study")
+    page = visit.page
+    page.get_by_label("state Filter Input").fill("complete")
+    expect(page.locator("#trials .ag-row[row-index]")).to_have_count(2 * 4)  # pinned columns are rows of their own
+    assert set(visit.column("state")) == {"complete"}
+    page.get_by_label("state Filter Input").fill("")
+    header = page.get_by_role("columnheader", name="multiply-adds")
+    for order in ("ascending", "descending"):
+        header.click()
+        expect(header).to_have_attribute("aria-sort", order)
+        costs = [float(text) for text in visit.column("child_madds") if text]
+        assert costs == sorted(costs, reverse=order == "descending")
+        assert len(costs) == 4
+
+
+def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["study"], "study")
+    button = visit.page.get_by_role("button", name="Compare the chosen trials")
+    expect(button).to_be_disabled()
+    boxes = visit.page.locator("#trials").get_by_role("checkbox", name=re.compile("select row", re.IGNORECASE))
+    boxes.nth(0).check()
+    expect(button).to_be_disabled()
+    boxes.nth(1).check()
+    button.click()
+    visit.shows("compare", VIEWS["compare"].replace(":", "%3A"))
+    for place in (0, 1):
+        player = visit.player(place)
+        expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+        expect(visit.page.get_by_role("heading", name=f"trial {place}")).to_be_visible()
+    differing = visit.page.get_by_role("table", name="Settings that differ")
+    names = differing.get_by_role("rowheader").all_inner_texts()
+    first, second = done.study.trials()[:2]
+    assert set(names) == {key for key, value in first.values.items() if value != second.values[key]}
+
+
+def test_front_changes_with_its_options_and_the_back_button(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["study"], "study")
+    page = visit.page
+    visit.mark()
+    title = page.locator("figcaption h2").first
+    expect(title).to_contain_text("multiply-adds")
+    page.get_by_role("link", name="parameters", exact=True).focus()
+    page.keyboard.press("Enter")
+    visit.shows("study", f"{VIEWS['study']}?cost=child_params")
+    expect(title).to_contain_text("parameters")
+    expect(page.get_by_role("link", name="parameters", exact=True)).to_be_focused()
+    page.get_by_role("link", name="schedule", exact=True).click()
+    visit.shows("study", f"{VIEWS['study']}?cost=child_params&colour=schedule")
+    expect(page.locator("#chart-front .legend")).to_contain_text("exponential")
+    page.go_back()
+    visit.shows("study", f"{VIEWS['study']}?cost=child_params")
+    page.go_back()
+    visit.shows("study", VIEWS["study"])
+    expect(title).to_contain_text("multiply-adds")
+    assert visit.is_marked
+
+
+def test_theme_is_kept_over_a_reload(new_visit: Callable[..., Visit], done: Tracked) -> None:
+    visit = new_visit(color_scheme="light")
+    visit.open(VIEWS["trial"], "trial")
+    visit.page.get_by_role("button", name="Dark").click()
+    expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(visit.page.locator("iframe.player")).to_have_attribute("src", re.compile("theme=dark"))
+    visit.page.reload()
+    visit.shows("trial")
+    expect(visit.page.locator("html")).to_have_attribute("data-theme", "dark")
+    assert visit.player().evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+
+
+# --- numbers, downloads, commands
+
+
+def test_numbers_are_those_of_the_study(visit: Visit, done: Tracked) -> None:
+    study = done.study
+    trials = study.trials()
+    visit.open(VIEWS["study"], "study")
+    assert visit.fact("searches over") == "6 of 6"
+    assert visit.fact("retrained") == f"{len(study.retrains())} of {len(study.retrains())}"
+    complete = [trial.metrics for trial in trials if trial.state == "complete"]
+    assert len(complete) == 4
+    for metric, name in (("child_val_error", "best child validation error"), ("child_madds", "best multiply-adds")):
+        assert visit.fact(name) == shown_metric(metric, min(metrics[metric] for metrics in complete))
+    assert visit.column("state") == [trial.state for trial in trials]
+    assert [int(text) for text in visit.column("epochs")] == [trial.epochs for trial in trials]
+    assert [text != "" for text in visit.column("front")] == [trial.on_front for trial in trials]
+    failures = visit.page.get_by_role("table", name="Runs that failed or collapsed")
+    for trial in trials:
+        if trial.state == "failed":
+            expect(failures).to_contain_text(trial.reason)
+    visit.open(VIEWS["retrain"], "retrain")
+    cells = visit.page.get_by_role("table", name="Retrained cells").get_by_role("row").all_inner_texts()[1:]
+    for row in front_rows(trials, study.retrains(), study.spec):
+        error = f"{100 * (1 - row['test_accuracy']):.3g} ± {100 * row['test_accuracy_sd']:.2g}%"
+        assert any(error in text and shown_metric("child_params", row["child_params"]) in text for text in cells)
+
+
+def saved(visit: Visit, press: Callable[[], None]) -> Download:
+    with visit.page.expect_download() as waiting:
+        press()
+    return waiting.value
+
+
+def test_downloads_hold_what_they_say(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["study"], "study")
+    card = visit.page.locator("figure", has=visit.page.locator("#chart-front"))
+    title = card.locator("h2").inner_text()
+    table = saved(visit, card.get_by_role("link", name=re.compile("CSV")).click)
+    rows = list(csv.DictReader(io.StringIO(table.path().read_text(encoding="utf-8"))))
+    trials = {trial.number: trial for trial in done.study.trials()}
+    assert len(rows) == 4
+    for row in rows:
+        metrics = trials[int(row["trial"])].metrics
+        assert float(row["child_val_error"]) == metrics["child_val_error"]
+        assert float(row["child_madds"]) == metrics["child_madds"]
+    picture = saved(visit, card.get_by_role("button", name=re.compile("SVG")).click)
+    assert picture.suggested_filename == "front.svg"
+    root = ElementTree.parse(picture.path()).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert title in " ".join("".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text"))
+    pixels = saved(visit, card.get_by_role("button", name=re.compile("PNG")).click).path().read_bytes()
+    assert pixels[:8] == b"\x89PNG\r\n\x1a\n"
+    shown = visit.page.locator("#chart-front .js-plotly-plot").bounding_box()
+    assert shown is not None
+    width, height = int.from_bytes(pixels[16:20]), int.from_bytes(pixels[20:24])
+    assert abs(width - 2 * shown["width"]) <= 2
+    assert abs(height - 2 * (shown["height"] + 44)) <= 2, "the title stands above"
+
+
+def test_table_of_trials_downloads_what_the_journals_hold(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["study"], "study")
+    link = visit.page.locator("section", has=visit.page.locator("#trials")).get_by_role("link", name="CSV")
+    rows = list(csv.DictReader(io.StringIO(saved(visit, link.click).path().read_text(encoding="utf-8"))))
+    for row, trial in zip(rows, done.study.trials(), strict=True):
+        assert (int(row["trial"]), row["state"], row["reason"]) == (trial.number, trial.state, trial.reason)
+        assert float(row["param.penalty.strength"]) == trial.values["penalty.strength"]
+        for metric in ("child_val_error", "supernet_val_accuracy", "child_params", "entropy_normal"):
+            assert row[f"metric.{metric}"] == ("" if metric not in trial.metrics else str(trial.metrics[metric]))
+    journal = done.process.journal(0)
+    visit.open(VIEWS["trial"], "trial")
+    curves = visit.page.locator("figure", has=visit.page.locator(".graph")).first
+    rows = list(csv.DictReader(io.StringIO(saved(visit, curves.get_by_role("link").click).path().read_text())))
+    for row, record in zip(rows, journal.epochs, strict=True):
+        assert float(row["child_val_accuracy"]) == record["metrics"]["child_val_accuracy"]
+
+
+def test_copied_commands_are_accepted(new_visit: Callable[..., Visit], done: Tracked, tmp_path: Path) -> None:
+    visit = new_visit(permissions=["clipboard-read", "clipboard-write"])
+    visit.open(VIEWS["trial"], "trial")
+    commands = {}
+    for name in ("retrain", "profile", "export"):
+        visit.page.get_by_role("button", name=f"Copy the command: {name}").click()
+        commands[name] = visit.page.evaluate("navigator.clipboard.readText()")
+    run_id = done.run_id("trial-0000")
+    genotype = done.study.trials()[0].genotype
+    assert run_id in commands["profile"]
+    assert "parameters" in as_a_shell_does(commands["profile"], tmp_path)
+    as_a_shell_does(commands["export"], tmp_path)
+    assert json.loads((tmp_path / "genotype.json").read_text())["normal"] == json.loads(json.dumps(genotype))["normal"]
+    said = as_a_shell_does(f"{commands['retrain']} --seeds 1 --name kept --runs {tmp_path / 'runs'}", tmp_path)
+    assert "test accuracy" in said
+
+
+def as_a_shell_does(command: str, folder: Path) -> str:
+    """Run a line in bash with the commands of this checkout."""
+    functions = (
+        """snas() { "$PYTHON" -c 'from orchestrator.cli import main; main()' "$@"; }; """
+        """mlflow() { "$PYTHON" -m mlflow "$@"; }; """
+    )
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-c", functions + command], capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_link_to_mlflow_opens_the_run(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["trial"], "trial")
+    with visit.page.expect_popup() as waiting:
+        visit.page.get_by_role("link", name="this run in MLflow").click()
+    page = waiting.value
+    expect(page.get_by_role("heading", name="trial-0000")).to_be_visible(timeout=60_000)
+    assert done.run_id("trial-0000") in page.url
+
+
+# --- for everybody
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_view_has_no_serious_fault_of_accessibility(
+    new_visit: Callable[..., Visit], done: Tracked, view: str, theme: str
+) -> None:
+    visit = new_visit(color_scheme=theme)
+    visit.open(VIEWS[view], view)
+    assert serious_faults(visit.page) == []
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_view_fits_a_narrow_window(new_visit: Callable[..., Visit], done: Tracked, view: str) -> None:
+    visit = new_visit(width=420, height=800)
+    visit.open(VIEWS[view], view)
+    wide = """() => [...document.querySelectorAll("main *")].filter((element) =>
+        element.getBoundingClientRect().right > 421 && !element.closest(".table-frame, #trials, svg, .js-plotly-plot"))
+        .map((element) => element.outerHTML.slice(0, 120))"""
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 420, visit.page.evaluate(wide)
