@@ -65,8 +65,8 @@ class StudyProgress:
         sweep = "".join(f"\n- {code(f'{key}: {entry.to_data()}')}" for key, entry in self._spec.sweep.items())
         parent = RunAddress(self._tracker.experiment_id, self._parent)
         return joined(
-            # One paragraph: MLflow shows the first line of an experiment's description and the rest on demand.
-            f"{self._numbers(tally)} SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. "
+            self._numbers(tally),  # MLflow shows the first line of an experiment's description, the rest on demand
+            f"SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. "
             f"{link('Parent run', parent.page)}, {link('study file', parent.artifact('study.yaml'))}.",
             self._front(tally),
             parent.image(NARROW) if self.has_picture else "",

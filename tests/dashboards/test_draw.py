@@ -444,6 +444,15 @@ def test_render_study_renders(trials):
     assert Image.open(io.BytesIO(png)).size[0] == 11 * 120
 
 
+def test_narrow_render_study_fits_mlflows_descriptions():
+    narrow = render_study(many_trials(8), title="t", columns=1)
+    assert Image.open(io.BytesIO(figure_png(narrow, dpi=96))).size[0] <= 800
+    lefts = [axes.get_position().x0 for axes in narrow.axes[:4]]
+    assert max(lefts) - min(lefts) < 0.05, "panels stand under each other"
+    wide = render_study(many_trials(8), title="t")
+    assert [axes.get_title(loc="left") for axes in narrow.axes] == [axes.get_title(loc="left") for axes in wide.axes]
+
+
 def test_render_study_panels_say_what_they_show_with_units():
     figure = render_study(many_trials(8), title="t")
     panels = figure.axes[:4]
