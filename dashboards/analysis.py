@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -13,23 +14,24 @@ from dashboards.records import Objective, Trial
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.distributions import BaseDistribution
 
-_MIN_TRIALS = 4  # fewer say nothing about importance
+#: Complete trials from which on settings are rated: of fewer, the best quarter is one or two trials.
+MIN_RATED = 12
 
 
 def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, float]:
-    """Share of each swept key in what separates good trials from others, adding up to 1 (PED-ANOVA, Watanabe 2023).
+    """Share of each swept key in what separates good trials from others, adding up to 1.
 
     Args:
         trials: of one study; complete ones that have the objective count.
         objective: the metric and its direction.
 
     Returns:
-        Importance by key, largest first; empty with fewer than four trials or nothing that varies.
+        Importance by key, largest first; empty with fewer than `MIN_RATED` trials or nothing that varies.
     """
     import optuna  # half a second, and only this view needs it
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     complete = [
         trial
@@ -39,23 +41,45 @@ def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, floa
     keys = [key for key in _keys(complete) if all(key in trial.values for trial in complete)]
     keys = [key for key in keys if len({trial.values[key] for trial in complete}) > 1]
     results = {trial.run.metrics[objective.metric] for trial in complete}
-    if len(complete) < _MIN_TRIALS or not keys or len(results) == 1:
+    if len(complete) < MIN_RATED or not keys or len(results) == 1:
         return {}
     distributions = {key: _distribution([trial.values[key] for trial in complete]) for key in keys}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
-    sign = 1.0 if objective.mode == "min" else -1.0
+    study = optuna.create_study(direction="minimize" if objective.mode == "min" else "maximize")
     study.add_trials(
         [
             optuna.trial.create_trial(
                 params={key: _as_sampled(trial.values[key], distributions[key]) for key in keys},
                 distributions=distributions,
-                value=sign * trial.run.metrics[objective.metric],
+                value=trial.run.metrics[objective.metric],
             )
             for trial in complete
         ]
     )
-    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return rated_params(study, 0)
+
+
+def rated_params(study: optuna.Study, objective: int) -> dict[str, float]:
+    """Share of each parameter in what separates the best quarter from all trials (PED-ANOVA, Watanabe et al. 2023).
+
+    Args:
+        study: at least `MIN_RATED` complete trials whose values differ.
+        objective: index of the objective.
+
+    Returns:
+        Importance by parameter, largest first; shares add up to 1.
+    """
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    sign = 1 if study.directions[objective] == optuna.study.StudyDirection.MINIMIZE else -1
+    with warnings.catch_warnings():  # it is called experimental, and says that small values count as good
+        warnings.simplefilter("ignore")
+        found = get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25),
+            target=lambda trial: sign * trial.values[objective],
+        )
     return {key: float(value) for key, value in sorted(found.items(), key=lambda item: -item[1])}
 
 

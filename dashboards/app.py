@@ -143,34 +143,36 @@ def _failed(title: str, text: str, *, is_live: bool) -> View:
 
 
 def _shell() -> html.Div:
-    return html.Div(
-        [
-            dcc.Location(id="url", refresh="callback-nav"),
-            dcc.Store(id="theme"),
-            dcc.Store(id="shown"),
-            dcc.Store(id="picked"),
-            dcc.Interval(id="again", interval=_POLL_MS, disabled=True),
-            html.A("Skip to the content", href="#main", className="skip"),
-            html.Header(
-                [
-                    link("SNAS", "/", "brand"),
-                    html.Nav(
-                        [link("Studies", href="/"), link("Compare", href="/compare")],
-                        **{"aria-label": "Main"},
-                    ),
-                    html.Button("Dark", id="theme-button", type="button", n_clicks=0),
-                ],
-                className="top",
-            ),
-            html.Div("Loading…", id="busy", role="status", className="busy", hidden=True),
-            html.Main(html.P("Loading…", className="loading"), id="main", tabIndex="-1"),
-        ]
-    )
+    parts = [
+        dcc.Location(id="url", refresh="callback-nav"),
+        dcc.Store(id="theme"),
+        dcc.Store(id="shown"),
+        dcc.Store(id="update"),
+        dcc.Store(id="picked"),
+        dcc.Interval(id="again", interval=_POLL_MS, disabled=True),
+        html.A("Skip to the content", href="#main", className="skip"),
+        html.Header(
+            [
+                link("SNAS", "/", "brand"),
+                html.Nav(
+                    [link("Studies", href="/"), link("Compare", href="/compare")],
+                    **{"aria-label": "Main"},
+                ),
+                html.Button("Dark", id="theme-button", type="button", n_clicks=0),
+            ],
+            className="top",
+        ),
+        html.Div("Loading…", id="busy", role="status", className="busy", hidden=True),
+    ]
+    # Its place in the layout is how the browser addresses what is below it.
+    place = {"data-place": str(len(parts))}
+    return html.Div([*parts, html.Main(html.P("Loading…", className="loading"), id="main", tabIndex="-1", **place)])
 
 
 def _add_callback(app: Dash, store: Store) -> None:
     @app.callback(  # type: ignore[untyped-decorator]  # Dash has no types
         Output("main", "children"),
+        Output("update", "data"),
         Output("shown", "data"),
         Output("again", "disabled"),
         Input("url", "pathname"),
@@ -181,7 +183,7 @@ def _add_callback(app: Dash, store: Store) -> None:
     )
     def show(path: str | None, search: str | None, theme: str | None, _: int, shown: dict[str, Any] | None) -> Any:
         if theme is None or path is None:  # the browser says first whether it is dark
-            return no_update, no_update, no_update
+            return no_update, no_update, no_update, no_update
         try:
             view = render(store, path, search or "", theme)
         except Exception:  # at the border to the browser, where it would be a page that stays empty
@@ -195,17 +197,32 @@ def _add_callback(app: Dash, store: Store) -> None:
             "theme": theme,
         }
         if ctx.triggered_id == "again" and shown == said:
-            return no_update, no_update, not view.is_live
-        return list(view.body), said, not view.is_live
+            return no_update, no_update, no_update, not view.is_live
+        body = list(view.body)
+        # Dash builds all below `main` anew when it is given new children: frames are loaded again, and filters, focus
+        # and scroll positions are lost. Where the page stays, the browser changes what differs.
+        if shown is not None and (shown["name"], _path_of(shown["address"])) == (view.name, path):
+            return no_update, body, said, not view.is_live
+        return body, no_update, said, not view.is_live
 
     in_browser = {name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected")}
-    app.clientside_callback(in_browser["shown"], Output("main", "data-view"), Input("shown", "data"))
+    app.clientside_callback(
+        in_browser["shown"],
+        Output("main", "data-view"),
+        Input("shown", "data"),
+        State("update", "data"),
+        State("main", "children"),
+    )
     app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))
     for name, target, source in (
         ("chosen", Output("picked", "data"), Input("compare-picker", "value")),
         ("selected", Output("compare-chosen", "disabled"), Input("trials", "selectedRows")),
     ):
         app.clientside_callback(in_browser[name], target, source, prevent_initial_call=True)
+
+
+def _path_of(address: str) -> str:
+    return address.partition("?")[0]
 
 
 def _add_files(app: Dash, store: Store) -> None:

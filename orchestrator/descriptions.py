@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
 
+from dashboards.wording import counted
 from orchestrator.hours import hours_of
 from orchestrator.journal import Journal
 from orchestrator.markdown import RUN_LIMIT, RunAddress, code, joined, link, plain
 from orchestrator.run_content import CELLS, GENOTYPE, PLAYER
 from orchestrator.units import Unit
-from orchestrator.wording import compact, counted, hours_text
+from orchestrator.wording import compact, hours_text
 
 
 def describe_run(unit: Unit, journal: Journal, address: RunAddress) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from dashboards.analysis import MIN_RATED, rank_correlation, rated_params
 from orchestrator.config import StudySpec, search_options
 from orchestrator.doctor.case import lock_holder
 from orchestrator.hours import HOURS, hours_of
@@ -19,8 +17,6 @@ from orchestrator.records import RetrainRecord, TrialRecord
 from orchestrator.runs import TRUNK
 from orchestrator.study import Study
 
-#: Complete trials from which on parameters are rated: of fewer, the best quarter is one or two trials.
-MIN_RATED = 12
 #: Pairs from which on a rank correlation is told.
 MIN_RELATED = 5
 _CLEAR = 0.3
@@ -80,20 +76,12 @@ def relation(first: str, second: str, x: Sequence[float], y: Sequence[float]) ->
         same = first if len({pair[0] for pair in pairs}) == 1 else second
         words = f"{first} and {second}: {same} is the same in all {len(pairs)} complete trials"
     else:
-        ranks = np.array([_ranks([pair[side] for pair in pairs]) for side in (0, 1)])
-        rho = float(np.corrcoef(ranks)[0, 1])
+        rho = rank_correlation(*zip(*pairs, strict=True))
+        assert rho is not None, "enough pairs, and both sides vary"
         told = "no clear relation" if abs(rho) < _CLEAR else f"more {first} goes with {'more' if rho > 0 else 'less'}"
         told = f"{told} between {first} and {second}" if abs(rho) < _CLEAR else f"{told} {second}"
         words = f"{told} (rank correlation {rho:+.2f}, n = {len(pairs)})"
     return {"of": first, "with": second, "n": len(pairs), "rho": rho, "words": words}
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
-    array = np.asarray(values)
-    below = (array[:, None] > array[None, :]).sum(axis=1)
-    equal = (array[:, None] == array[None, :]).sum(axis=1)
-    return np.asarray(below + (equal - 1) / 2, dtype=np.float64)
 
 
 def _etas(spec: StudySpec, trials: Sequence[TrialRecord]) -> list[float]:
@@ -129,14 +117,7 @@ def _importance(study: Study, objective: int) -> dict[str, float] | str:
         return "no parameter was swept in all complete trials"
     if len({trial.values[objective] for trial in complete}) == 1:
         return "all complete trials have the same value"
-    with warnings.catch_warnings():  # called experimental since 2024
-        warnings.simplefilter("ignore")
-        found = get_param_importances(
-            study.optuna_study,
-            evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25),
-            target=lambda trial: trial.values[objective],
-        )
-    return {name: float(share) for name, share in found.items()}
+    return rated_params(study.optuna_study, objective)
 
 
 def _best_trial(spec: StudySpec, front: Sequence[TrialRecord]) -> int | None:

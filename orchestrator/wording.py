@@ -23,16 +23,3 @@ def compact(count: float) -> str:
 def hours_text(unit: str, hours: float) -> str:
     """Reserved hours, by the name of their metric."""
     return f"{hours:.3g} {_HOURS[unit]}"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that fits."""
-    for unit, least, size in (("days", 48 * 3600.0, 24 * 3600.0), ("h", 5400.0, 3600.0), ("min", 90.0, 60.0)):
-        if seconds >= least:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} s"

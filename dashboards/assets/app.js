@@ -31,13 +31,24 @@
     return !main.querySelector("#trials") || main.querySelector(".ag-row, .ag-overlay-no-rows-center") !== null;
   }
 
+  /* Dash's list catches the focus with a field that is hidden from screen readers; its button can do that itself. */
+  function mendDropdowns(main) {
+    for (const field of main.querySelectorAll(".dash-dropdown-focus-target:not([tabindex='-1'])")) {
+      field.tabIndex = -1;
+      field.parentElement.querySelector("button.dash-dropdown").tabIndex = 0;
+    }
+  }
+
   function awaitDrawn(said) {
     const turn = ++waiting;
     const main = document.getElementById("main");
     main.dataset.drawn = "false";
     lastChange = performance.now();
     if (!main.snasObserver) {
-      main.snasObserver = new MutationObserver(() => { lastChange = performance.now(); });
+      main.snasObserver = new MutationObserver(() => {
+        lastChange = performance.now();
+        mendDropdowns(main);
+      });
       main.snasObserver.observe(main, { childList: true, subtree: true });
     }
     function look() {
@@ -53,11 +64,65 @@
     look();
   }
 
+  /* What is on the page, as trees of Dash's components; `path` leads to a component in Dash's layout. */
+  let tree = null;
+  let update = null;
+
+  const isComponent = (value) => value !== null && typeof value === "object" && "namespace" in value && "props" in value;
+  const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+  const isAlike = (one, other) =>
+    isComponent(one) && isComponent(other) && one.type === other.type && one.props.id === other.props.id &&
+    (one.type !== "AgGrid" || (isSame(one.props.columnDefs, other.props.columnDefs) &&
+                               isSame(one.props.dashGridOptions, other.props.dashGridOptions)));
+
+  /* Where `main` is in Dash's layout, whose root has a place of its own in some versions. */
+  function mainPath() {
+    const place = Number(document.getElementById("main").dataset.place);
+    const paths = [["components"], []].map((root) => root.concat("props", "children", place));
+    return paths.find((path) => { const at = window.dash_component_api.getLayout(path); return at && at.props.id === "main"; });
+  }
+
+  /* Change the component at `path` from `before` to `after`, as little as can be. */
+  function amend(path, before, after) {
+    const changed = {};
+    for (const name of Object.keys(after.props)) {
+      if (name !== "children" && !isSame(before.props[name], after.props[name])) changed[name] = after.props[name];
+    }
+    for (const name of Object.keys(before.props)) {
+      if (/^(aria-|data-(?!dash)|className)/.test(name) && !(name in after.props)) changed[name] = null;
+    }
+    const one = before.props.children, other = after.props.children;
+    const place = path.concat("props", "children");
+    if (isAlike(one, other)) amend(place, one, other);
+    else if (Array.isArray(one) && Array.isArray(other) && one.length === other.length &&
+             one.every((child, index) => isSame(child, other[index]) || isAlike(child, other[index]))) {
+      one.forEach((child, index) => { if (!isSame(child, other[index])) amend(place.concat(index), child, other[index]); });
+    } else if (!isSame(one, other)) changed.children = other === undefined ? null : other;
+    if (Object.keys(changed).length) window.dash_clientside.set_props(path, changed);
+  }
+
+  /* Focus that went with a part that was built anew goes to its namesake. */
+  function keepFocus(change) {
+    const active = document.activeElement, href = active && active.getAttribute("href");
+    change();
+    if (href && !active.isConnected) {
+      const again = document.querySelector(`main a[href="${CSS.escape(href)}"]`);
+      if (again) again.focus({ preventScroll: true });
+    }
+  }
+
   let lastAddress = null;
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     snas: {
-      shown(said) {
+      shown(said, body, children) {
         if (!said) return window.dash_clientside.no_update;
+        if (body && body !== update) {
+          const main = { props: { children: tree } };
+          keepFocus(() => amend(mainPath(), main, { props: { children: body } }));
+          tree = update = body;
+        } else {
+          tree = children;
+        }
         document.title = said.title + " · SNAS";
         setBusy(false);
         awaitDrawn(said);

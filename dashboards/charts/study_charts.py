@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.analysis import importances
+from dashboards.analysis import MIN_RATED, importances
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import COSTS, ColourBy, escaped, points
 from dashboards.charts.theme import Theme, layout
@@ -76,7 +76,9 @@ def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
     found = {objective.metric: _importances(study, objective) for objective in study.objectives}
     found = {metric: values for metric, values in found.items() if values}
     if not found:
-        return Chart(key=key, title=title, empty="At least four complete searches with different settings are needed.")
+        return Chart(
+            key=key, title=title, empty=f"At least {MIN_RATED} complete searches with different settings are needed."
+        )
     keys = list(dict.fromkeys(name for values in found.values() for name in values))
     data = [
         {

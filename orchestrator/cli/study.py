@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dashboards.wording import duration
 from orchestrator.cli.cells import drawn_cells
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.doctor import print_report
@@ -23,7 +24,7 @@ from orchestrator.records import front_rows
 from orchestrator.runs import Runs
 from orchestrator.study import Study
 from orchestrator.study_facts import study_facts
-from orchestrator.wording import duration, hours_text
+from orchestrator.wording import hours_text
 
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dashboards.wording import counted
 from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
 from orchestrator.records import RetrainRecord, TrialRecord
-from orchestrator.wording import counted
 
 #: What a trial may survive, by `journal.Event`.
 _FAULTS = {

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dashboards.wording import counted, duration
 from orchestrator.cli.cells import drawn_cells, sparkline
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.study_tables import faults, shown
@@ -16,7 +17,7 @@ from orchestrator.hours import hours_of
 from orchestrator.runs import Runs
 from orchestrator.study import Study
 from orchestrator.trial_facts import CURVES, trial_facts
-from orchestrator.wording import compact, counted, duration, hours_text, percent
+from orchestrator.wording import compact, hours_text, percent
 from search_core.genotype import Genotype
 
 app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)

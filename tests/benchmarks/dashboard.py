@@ -162,7 +162,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     filled = fill_store(folder, trials=given.trials, epochs=given.epochs, files=min(_FILES, given.trials // 2))
     times: Times = {}
     load = machine()
-    with MlflowServer(folder) as server, chromium() as browser:
+    with MlflowServer(folder, workers=4) as server, chromium() as browser:
         memory = [
             measure_dashboard(browser, server.uri, filled, folder / "dashboard.log", times)
             for _ in range(given.repeats)

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, Viewport
 CHROMIUM = "/usr/bin/chromium"
 SIZE: ViewportSize = {"width": 1400, "height": 900}
 _QUIET_MS = 1500  # nothing changes and nothing is asked for so long: the page is settled
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 180.0
 
 #: Before anything else of a page: notes the last change, and the moment at which a view of the dashboard is drawn.
 _WATCH = """
@@ -76,7 +76,8 @@ class Watched:
             last, now = self.page.evaluate("[window.lastChange, performance.now()]")
             if now - last > _QUIET_MS and not self._open:
                 return float(last) / 1000
-        raise RuntimeError(f"{url} must come to rest within {_TIMEOUT_S:g} s")
+        asked = sorted({request.url.partition("?")[0] for request in self._open})
+        raise RuntimeError(f"{url} must come to rest within {_TIMEOUT_S:g} s, got: still asks for {asked[:3]}")
 
     def count(self, selector: str) -> int:
         """Number of elements on the page."""

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from dashboards.analysis import differing_params, edit_distance, importances, rank_correlation
+from dashboards.analysis import MIN_RATED, differing_params, edit_distance, importances, rank_correlation
 from dashboards.records import Objective
 from search_core.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype
 from tests.dashboards.written import ERROR, trial
@@ -36,7 +36,7 @@ def test_importances_are_those_of_optuna_itself():
     by_hand = optuna.create_study(direction="minimize")
     for values, error in rows:
         by_hand.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=error))
-    expected = get_param_importances(by_hand, evaluator=PedAnovaImportanceEvaluator())
+    expected = get_param_importances(by_hand, evaluator=PedAnovaImportanceEvaluator(target_quantile=0.25))
     found = importances(_trials(rows), ERROR)
     assert found == pytest.approx(expected)
     assert list(found) == sorted(found, key=lambda key: -found[key])
@@ -66,29 +66,27 @@ def test_importances_turn_with_the_mode():
 
 
 def test_importances_leave_out_what_does_not_vary_or_is_not_everywhere():
-    rows = [({"x": float(i), "same": 1.0} | ({"some": float(i)} if i else {}), float(i)) for i in range(8)]
+    rows = [({"x": float(i), "same": 1.0} | ({"some": float(i)} if i else {}), float(i)) for i in range(MIN_RATED)]
     assert importances(_trials(rows), ERROR) == pytest.approx({"x": 1.0})
 
 
 def test_importances_count_complete_trials_with_a_finite_metric_only():
-    trials = _trials([({"x": float(i)}, float(i)) for i in range(4)])
+    trials = _trials([({"x": float(i)}, float(i)) for i in range(MIN_RATED)])
     assert importances(trials, ERROR) == pytest.approx({"x": 1.0})
-    assert importances(trials[:3], ERROR) == {}
-    assert importances([*trials[:3], trial(9, values={"x": 9.0}, metrics={"child_val_error": math.nan})], ERROR) == {}
-    assert (
-        importances([*trials[:3], trial(9, values={"x": 9.0}, end="failed", metrics={"child_val_error": 1})], ERROR)
-        == {}
-    )
+    assert importances(trials[1:], ERROR) == {}
+    assert importances([*trials[1:], trial(99, values={"x": 9.0}, metrics={"child_val_error": math.nan})], ERROR) == {}
+    failed = trial(99, values={"x": 9.0}, end="failed", metrics={"child_val_error": 1})
+    assert importances([*trials[1:], failed], ERROR) == {}
     assert importances(trials, Objective(metric="latency", mode="min")) == {}
 
 
 def test_importances_take_mixed_and_infinite_values_as_names():
-    rows = [({"clip": value}, float(i)) for i, value in enumerate([5.0, math.inf, 5.0, "none", 5.0, math.inf])]
+    rows = [({"clip": value}, float(i)) for i, value in enumerate([5.0, math.inf, 5.0, "none", 5.0, math.inf] * 2)]
     assert importances(_trials(rows), ERROR) == pytest.approx({"clip": 1.0})
 
 
 def test_importances_say_nothing_about_a_metric_that_never_changes():
-    assert importances(_trials([({"x": float(i), "y": float(-i)}, 0.5) for i in range(8)]), ERROR) == {}
+    assert importances(_trials([({"x": float(i), "y": float(-i)}, 0.5) for i in range(20)]), ERROR) == {}
 
 
 @pytest.mark.parametrize(

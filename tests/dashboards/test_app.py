@@ -239,9 +239,9 @@ def _show(app, address, *, shown=None, cause="url.pathname"):
         "again.n_intervals": 1,
     }
     asked = {
-        "output": "..main.children...shown.data...again.disabled..",
+        "output": "..main.children...update.data...shown.data...again.disabled..",
         "outputs": [{"id": part.split(".")[0], "property": part.split(".")[1]}
-                    for part in ("main.children", "shown.data", "again.disabled")],
+                    for part in ("main.children", "update.data", "shown.data", "again.disabled")],
         "inputs": [{"id": key.split(".")[0], "property": key.split(".")[1], "value": value}
                    for key, value in inputs.items()],
         "state": [{"id": "shown", "property": "data", "value": shown}],
@@ -262,6 +262,11 @@ def test_the_callback_shows_a_view_and_draws_again_only_what_changed(store):
     store.notice = "away"
     other = _show(app, f"/study/{_STUDY}", shown=first["shown"]["data"], cause="again.n_intervals")
     assert other["shown"]["data"]["version"] != first["shown"]["data"]["version"]
+    assert "main" not in other, "the page stays, and the browser changes what differs"
+    assert "away" in words(other["update"]["data"])
+    elsewhere = _show(app, "/", shown=other["shown"]["data"])
+    assert "update" not in elsewhere
+    assert "SNAS" not in words(elsewhere["main"]["children"])
 
 
 def test_a_view_that_fails_is_a_page_that_says_so_and_keeps_its_reason_to_the_terminal(store, caplog):

@@ -156,9 +156,9 @@ def test_chart_lets_no_name_be_markup(name):
     """Plotly reads links and bold letters in what it draws; titles and summaries are text of the page."""
     metrics = {"child_val_error": 0.1, "child_madds": 2e6, "child_params": 3e5, EVIL: 1.0}
     trials = [
-        trial(None if n % 2 else n, eta=0.01 * n, schedule=f"{EVIL}{n % 2}", label=f"{EVIL}{n}",
-              values={EVIL: f"{EVIL}{n % 3}"}, metrics={key: value * (1 + n) for key, value in metrics.items()})
-        for n in range(6)
+        trial(None if n % 2 else n, eta=0.005 * n, schedule=f"{EVIL}{n % 2}", label=f"{EVIL}{n}",
+              values={EVIL: f"{EVIL}{n % 3}"}, metrics={key: value * (1 + n) / 14 for key, value in metrics.items()})
+        for n in range(14)
     ]  # fmt: skip
     objectives = (Objective(metric="child_val_error", mode="min"), Objective(metric=EVIL, mode="max"))
     of = study(trials, objectives=objectives, swept=[EVIL],

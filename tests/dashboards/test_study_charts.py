@@ -204,7 +204,7 @@ def test_importance_names_what_matters_most():
 
 
 def test_importance_is_computed_anew_for_a_new_version():
-    trials = [trial(n, values={"x": float(n)}, metrics={"child_val_error": float(n)}) for n in range(5)]
+    trials = [trial(n, values={"x": float(n)}, metrics={"child_val_error": float(n)}) for n in range(20)]
     assert importance_chart(study(trials[:3]), LIGHT).figure == {}
     assert importance_chart(study(trials), LIGHT).rows == [("child_val_error", "x", pytest.approx(1.0))]
 

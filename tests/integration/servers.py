@@ -242,7 +242,7 @@ class PostgresServer(Server):
 
 
 class MlflowServer(Server):
-    """A tracking server with one worker that also keeps the artifacts.
+    """A tracking server that also keeps the artifacts.
 
     Args:
         folder: its database (without `store`), artifacts and log; made if missing.
@@ -251,6 +251,7 @@ class MlflowServer(Server):
             needs Flask-WTF), as `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`; None lets everybody in.
         environment: variables of the server beside this process's, such as `PGPASSWORD`.
         host: the address of this machine that it listens on.
+        workers: processes that answer; MLflow's default is 4.
     """
 
     def __init__(
@@ -261,8 +262,10 @@ class MlflowServer(Server):
         login: tuple[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         host: str = "127.0.0.1",
+        workers: int = 1,
     ) -> None:
         super().__init__(host)
+        self._workers = workers
         self.artifacts, self._log_file = folder / "artifacts", folder / "mlflow.log"
         self.artifacts.mkdir(parents=True, exist_ok=True)
         self._folder, self._store = folder, store or f"sqlite:///{folder / 'mlflow.db'}"
@@ -302,7 +305,7 @@ class MlflowServer(Server):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", self._store, *self._app]
+        command += ["--workers", str(self._workers), "--backend-store-uri", self._store, *self._app]
         command += ["--artifacts-destination", str(self.artifacts)]
         with self._log_file.open("ab") as log:
             return subprocess.Popen(

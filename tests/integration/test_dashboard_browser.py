@@ -171,31 +171,35 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
 
 
 def test_frame_of_a_live_trial_is_loaded_anew_only_when_there_is_more(visit: Visit, done: Tracked) -> None:
-    """A run that was set back to running is as live as any, and shows when its page asks."""
-    run_id = done.run_id("trial-0001")
-    done.client.delete_tag(run_id, "snas.end")
-    done.client.update_run(run_id, status="RUNNING")
-    try:
-        visit.page.wait_for_timeout(2100)  # the dashboard asks the store every two seconds at most
-        visit.open(f"/study/{NAME}/trial/1", "trial")
-        visit.mark()
-        player = visit.player()
-        player.evaluate("window.snasMark = true")
-        player.locator("#slider").focus()
-        player.page.keyboard.press("Home")
-        done.client.set_tag(run_id, "unrelated", "1")
-        with visit.page.expect_response(re.compile("_dash-update-component"), timeout=15_000):
-            pass
-        visit.page.wait_for_timeout(500)
-        assert player.evaluate("window.snasMark === true")
-        assert player.locator("#epoch-number").inner_text() == "0", "the reader stays where they are"
-        done.client.log_metric(run_id, "supernet_val_accuracy", 0.5, step=EPOCHS)
-        expect(visit.page.locator("dl.facts").get_by_text(f"{EPOCHS + 1} of {EPOCHS}")).to_be_visible(timeout=15_000)
-        assert visit.is_marked
-        assert visit.player().evaluate("window.snasMark === true"), "the player's file is the same"
-    finally:
-        done.client.set_tag(run_id, "snas.end", "complete")
-        done.client.set_terminated(run_id)
+    """A copy of a trial that never ends: its metrics grow before its files do."""
+    client, run_id = done.client, copied_as_running(done)
+    visit.open(f"/study/live/run/{run_id}", "trial")
+    visit.mark()
+    player = visit.player()
+    player.evaluate("window.snasMark = true")
+    player.locator("#slider").press("Home")
+    client.log_metric(run_id, "supernet_val_accuracy", 0.5, step=EPOCHS)
+    facts = visit.page.locator("dl.facts")
+    expect(facts).to_contain_text(f"{EPOCHS + 1} of", timeout=15_000)
+    assert player.evaluate("window.snasMark === true"), "there is nothing new in its file"
+    assert player.locator("#epoch-number").inner_text() == "0", "the reader stays where they are"
+    assert visit.is_marked
+    client.set_tag(run_id, "snas.end", "complete")
+    client.set_terminated(run_id)
+    expect(facts).to_contain_text("complete", timeout=15_000)
+    assert visit.is_marked
+
+
+def copied_as_running(done: Tracked) -> str:
+    """Run of an experiment of its own, with the files and params of the first trial."""
+    client, source = done.client, done.run_id("trial-0000")
+    experiment = client.create_experiment("live")
+    run = client.create_run(experiment, tags={"snas.unit": "copy", "snas.kind": "search", "snas.study": "live"})
+    for name in ("history.parquet", "player.html"):
+        client.log_artifact(run.info.run_id, client.download_artifacts(source, name))
+    client.log_param(run.info.run_id, "epochs", EPOCHS * 2)
+    client.log_metric(run.info.run_id, "supernet_val_accuracy", 0.5, step=EPOCHS - 1)
+    return str(run.info.run_id)
 
 
 # --- going from view to view
@@ -278,7 +282,7 @@ def test_player_in_its_frame_is_scrubbed(visit: Visit, done: Tracked) -> None:
     player.get_by_role("button", name="Play").click()
     expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1), timeout=30_000)
     before = player.locator("#details-title").inner_text()
-    player.locator("[data-edge]").nth(3).focus()
+    player.locator("[data-edge][tabindex]").nth(3).focus()
     assert player.locator("#details-title").inner_text() != before
     height = visit.page.locator("iframe.player").bounding_box()
     assert height is not None
@@ -308,7 +312,7 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["study"], "study")
     button = visit.page.get_by_role("button", name="Compare the chosen trials")
     expect(button).to_be_disabled()
-    boxes = visit.page.locator("#trials").get_by_role("checkbox", name=re.compile("select row", re.IGNORECASE))
+    boxes = visit.page.locator("#trials").get_by_role("checkbox", name=re.compile("toggle row selection"))
     boxes.nth(0).check()
     expect(button).to_be_disabled()
     boxes.nth(1).check()

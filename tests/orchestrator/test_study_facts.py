@@ -9,11 +9,12 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 
+from dashboards.analysis import MIN_RATED
 from orchestrator.cli.cells import sparkline
 from orchestrator.config import StudySpec
 from orchestrator.runs import Runs
 from orchestrator.study import Study
-from orchestrator.study_facts import MIN_RATED, relation, study_facts
+from orchestrator.study_facts import relation, study_facts
 from tests.orchestrator.tiny import TWO_OBJECTIVES, cell_of, made_up_record, opened_study, tiny_spec, written_journal
 
 METRICS = ("child_val_error", "child_madds", "discretization_gap", "seconds", "cpu_core_hours")
