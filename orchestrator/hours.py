@@ -42,6 +42,17 @@ def reserved(job: Mapping[str, Any]) -> dict[str, float]:
     return {"gpus": gpus, "cores": workers * share["cpu"]}
 
 
+def shared_of(trunk: Journal) -> tuple[float, float]:
+    """Seconds and hours of the epochs that forked trials share and each has at the beginning of its journal.
+
+    Args:
+        trunk: journal of these epochs; may have none yet.
+    """
+    seconds = sum(record["metrics"].get("seconds", 0.0) for record in trunk.epochs)
+    known = hours_of(trunk.epochs[-1]["metrics"]) if trunk.epochs else None
+    return seconds, known[1] if known is not None else 0.0
+
+
 def hours_of(metrics: Mapping[str, float]) -> tuple[str, float] | None:
     """Name and value of the hours among the metrics of an epoch; None if they are not known."""
     return next(((name, metrics[name]) for name in HOURS if name in metrics), None)

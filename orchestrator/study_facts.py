@@ -11,7 +11,7 @@ import optuna
 from dashboards.analysis import MIN_RATED, rank_correlation, rated_params
 from orchestrator.config import StudySpec, search_options
 from orchestrator.doctor.case import lock_holder
-from orchestrator.hours import HOURS, hours_of
+from orchestrator.hours import HOURS, hours_of, shared_of
 from orchestrator.journal import Journal
 from orchestrator.records import RetrainRecord, TrialRecord
 from orchestrator.runs import TRUNK
@@ -32,6 +32,9 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
     is_running = lock_holder(study.folder.lock_file) is not None
     results = [trial for trial in trials if trial.state == "complete"]
     front = [trial for trial in trials if trial.on_front]
+    trunk_s, trunk_hours = 0.0, 0.0
+    if spec.fork is not None:
+        trunk_s, trunk_hours = shared_of(Journal(study.folder.journal("trunk", TRUNK)))
     return {
         "running": is_running,
         "best": {
@@ -39,8 +42,8 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
             for goal in spec.objectives
             if front
         },
-        "hours": _hours(study, trials),
-        "time_left_s": _time_left_s(spec, trials) if is_running else None,
+        "hours": _hours(trials, trunk_hours),
+        "time_left_s": _time_left_s(spec, trials, trunk_s) if is_running else None,
         "importance": {goal.metric: _importance(study, index) for index, goal in enumerate(spec.objectives)},
         "relations": [
             relation("eta", name, _etas(spec, results), [trial.metrics[metric] for trial in results])
@@ -88,20 +91,19 @@ def _etas(spec: StudySpec, trials: Sequence[TrialRecord]) -> list[float]:
     return [search_options(spec, trial.values).penalty.strength for trial in trials]
 
 
-def _hours(study: Study, trials: Sequence[TrialRecord]) -> dict[str, float]:
-    """What the searches reserved so far, by the unit's metric; epochs that forked trials share count once."""
-    shared = 0.0
-    if study.spec.fork is not None:
-        trunk = Journal(study.folder.journal("trunk", TRUNK)).epochs
-        shared = (hours_of(trunk[-1]["metrics"]) or ("", 0.0))[1] if trunk else 0.0
+def _hours(trials: Sequence[TrialRecord], shared: float) -> dict[str, float]:
+    """What the searches reserved so far, by the unit's metric; the hours that forked trials share count once."""
     known = [hours for trial in trials if (hours := hours_of(trial.metrics)) is not None]
     sums = {unit: [value - shared for name, value in known if name == unit] for unit in HOURS}
     return {unit: math.fsum(own) + shared for unit, own in sums.items() if own}
 
 
-def _time_left_s(spec: StudySpec, trials: Sequence[TrialRecord]) -> float | None:
-    """Open searches x mean seconds of one that is over / searches at a time; None before one is over."""
-    ended = [trial.seconds for trial in trials if trial.state != "running" and trial.seconds > 0]
+def _time_left_s(spec: StudySpec, trials: Sequence[TrialRecord], shared_s: float) -> float | None:
+    """Open searches x mean seconds of one that is over / searches at a time; None before one is over.
+
+    The `shared_s` seconds that forked trials share are not counted: open searches do not run them again.
+    """
+    ended = [trial.seconds - shared_s for trial in trials if trial.state != "running" and trial.seconds > shared_s]
     num_over = sum(trial.state != "running" for trial in trials)
     at_once = max(1, sum(trial.state == "running" for trial in trials))
     return (spec.num_trials - num_over) * math.fsum(ended) / len(ended) / at_once if ended else None

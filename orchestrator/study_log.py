@@ -14,7 +14,7 @@ from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.curves import file_of, log_curves, logged_rows
 from orchestrator.delivery import Delivery
-from orchestrator.hours import hours_of
+from orchestrator.hours import shared_of
 from orchestrator.journal import Journal
 from orchestrator.models import is_logged, log_child
 from orchestrator.progress import StudyView
@@ -107,7 +107,7 @@ class StudyLog:
         """
         if phase == "search":
             number, self.tally.at_once = int(job["label"]), max(at_once, 1)
-            self._know_shared_hours()
+            self._know_shared()
             self.tally.add_trial(number, job["options"], journal)
             self._push_curves(file_of(number))
         else:
@@ -190,7 +190,7 @@ class StudyLog:
         return [trial for trial in self._study.optuna_study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
     def _count_searches(self, numbers: Sequence[int]) -> None:
-        self._know_shared_hours()
+        self._know_shared()
         trials = self._study.optuna_study.get_trials(deepcopy=False)
         for number in numbers:
             if number not in self.tally.trials:
@@ -204,11 +204,10 @@ class StudyLog:
                 trial = file.stem.partition("-")[0]
                 self.tally.add_retraining(file.stem, int(trial) if trial.isdigit() else None, journal)
 
-    def _know_shared_hours(self) -> None:
-        if self._spec.fork is not None and not self.tally.shared_hours:
-            shared = Journal(self._folder.journal("trunk", TRUNK)).epochs
-            known = hours_of(shared[-1]["metrics"]) if shared else None
-            self.tally.shared_hours = known[1] if known is not None else 0.0
+    def _know_shared(self) -> None:
+        if self._spec.fork is not None and not self.tally.shared_seconds:
+            shared = shared_of(Journal(self._folder.journal("trunk", TRUNK)))
+            self.tally.shared_seconds, self.tally.shared_hours = shared
 
     def _log_summary(self) -> None:
         self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)

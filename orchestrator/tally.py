@@ -74,6 +74,7 @@ class Tally:
         retrainings: retrainings that are over, by label.
         num_retrainings: all that the study asks for; None before that is known.
         shared_hours: hours of the epochs that forked trials share, which each of them counts.
+        shared_seconds: seconds of these epochs, likewise.
         at_once: most searches that ran at a time.
     """
 
@@ -85,7 +86,7 @@ class Tally:
         self.trials: dict[int, EndedTrial] = {}
         self.retrainings: dict[str, EndedRetraining] = {}
         self.num_retrainings: int | None = None
-        self.shared_hours = 0.0
+        self.shared_hours = self.shared_seconds = 0.0
         self.at_once = 1
 
     def add_trial(self, number: int, options: Mapping[str, Any], journal: Journal) -> None:
@@ -135,8 +136,8 @@ class Tally:
         other = Tally(self._spec)
         with self._lock:
             other._front, other.trials, other.retrainings = self._front, dict(self.trials), dict(self.retrainings)
-        other.num_retrainings, other.shared_hours = self.num_retrainings, self.shared_hours
-        other.at_once = self.at_once
+        other.shared_hours, other.shared_seconds = self.shared_hours, self.shared_seconds
+        other.num_retrainings, other.at_once = self.num_retrainings, self.at_once
         return other
 
     @property
@@ -162,8 +163,12 @@ class Tally:
 
     @property
     def time_left_s(self) -> float | None:
-        """Searches that are open x mean seconds of one that is over / searches at a time; None before one is over."""
-        seconds = [trial.seconds for trial in self.trials.values() if trial.seconds > 0]
+        """Searches that are open x mean seconds of one that is over / searches at a time; None before one is over.
+
+        Shared epochs are not counted: open searches do not run them again.
+        """
+        known = [trial.seconds - self.shared_seconds for trial in self.trials.values()]
+        seconds = [own for own in known if own > 0]
         num_open = self._spec.num_trials - len(self.trials)
         return num_open * math.fsum(seconds) / len(seconds) / self.at_once if seconds else None
 

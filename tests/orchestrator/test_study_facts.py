@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from dashboards.analysis import MIN_RATED
 from orchestrator.cli.cells import sparkline
 from orchestrator.config import StudySpec
-from orchestrator.runs import Runs
+from orchestrator.runs import TRUNK, Runs
 from orchestrator.study import Study
 from orchestrator.study_facts import relation, study_facts
 from tests.orchestrator.tiny import TWO_OBJECTIVES, cell_of, made_up_record, opened_study, tiny_spec, written_journal
@@ -20,9 +21,9 @@ from tests.orchestrator.tiny import TWO_OBJECTIVES, cell_of, made_up_record, ope
 METRICS = ("child_val_error", "child_madds", "discretization_gap", "seconds", "cpu_core_hours")
 
 
-def made_up_study(root: Path, num_trials: int, *, asked: int | None = None) -> Study:
+def made_up_study(root: Path, num_trials: int, *, asked: int | None = None, **changes: Any) -> Study:
     """Trials whose eta rises, whose cost falls with it, and whose error depends on nothing; each took 10 s."""
-    spec: StudySpec = tiny_spec(objectives=TWO_OBJECTIVES, trials=asked or num_trials)
+    spec: StudySpec = tiny_spec(objectives=TWO_OBJECTIVES, trials=asked or num_trials, **changes)
     study = Study(spec, Runs(root))
     optuna_study = opened_study(spec, study.runs.optuna_url())
     for number in range(num_trials):
@@ -66,6 +67,16 @@ def test_time_left_is_told_while_a_driver_runs(tmp_path: Path) -> None:
     with study._driver_lock():
         facts = study_facts(study, study.trials(), [])
     assert (facts["running"], facts["time_left_s"]) == (True, 6 * 10.0)
+
+
+def test_time_left_counts_what_a_forked_trial_runs_itself(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, 3, asked=6, fork={"epoch": 1})
+    shared = made_up_record(0, seconds=4.0, cpu_core_hours=0.25)
+    written_journal(study.folder.journal("trunk", TRUNK), [shared], "complete")
+    with study._driver_lock():
+        facts = study_facts(study, study.trials(), [])
+    assert facts["time_left_s"] == 3 * (10.0 - 4.0)
+    assert facts["hours"] == {"cpu_core_hours": 3 * 0.25 + 0.25}
 
 
 @pytest.mark.parametrize(

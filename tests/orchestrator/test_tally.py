@@ -91,6 +91,16 @@ def test_shared_epochs_are_counted_once(tmp_path: Path) -> None:
     assert tally.hours == ("gpu_hours", 2.5)
 
 
+def test_time_left_counts_what_a_forked_trial_runs_itself(tmp_path: Path) -> None:
+    tally = tally_of(trials=6)
+    tally.shared_seconds = 3600.0
+    for number in range(3):
+        tally.add_trial(number, options_of(tally), ended(tmp_path, number, seconds=3600.0 + 1800.0))
+    assert tally.time_left_s == tally.snapshot().time_left_s == 3 * 1800.0
+    tally.add_trial(3, options_of(tally), ended(tmp_path, 3, "failed", "right after the fork", seconds=3600.0))
+    assert tally.time_left_s == 2 * 1800.0
+
+
 def test_values_that_did_not_fit_have_no_eta(tmp_path: Path) -> None:
     tally = tally_of()
     tally.add_trial(0, {"penalty.strength": 0.1}, ended(tmp_path, 0, "failed", "no such options"))
