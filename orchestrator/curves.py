@@ -1,16 +1,17 @@
 """Metrics of all trials of a study as a few files on its parent run, so that curves of many need few requests.
 
-Each file holds 32 trials by number and is written anew when one of them is over: the journals of these 32 are read for
-it and no others, however many trials the study has.
+Each file holds 32 trials by number and is written anew when one of them is over: from the journals of these 32 and no
+others, however many trials the study has.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
@@ -22,6 +23,9 @@ from orchestrator.runs import StudyFolder, trial_label
 FOLDER = "histories"
 TRIALS_A_FILE = 32
 
+#: Files whose trials are kept in memory, about a megabyte each: at most so many are written in turns.
+_FILES_IN_MEMORY = 4
+
 
 def file_of(number: int) -> str:
     """Name of the file that holds a trial."""
@@ -29,18 +33,49 @@ def file_of(number: int) -> str:
     return f"{trial_label(first)}-{trial_label(first + TRIALS_A_FILE - 1)}.parquet"
 
 
-def log_curves(client: MlflowClient, run_id: str, folder: StudyFolder, name: str) -> int:
-    """Write one file from all epochs that the journals of its trials have; returns how many there are."""
-    first = int(re.split(r"[-.]", name)[0])
-    files = ((number, folder.journal("search", trial_label(number))) for number in range(first, first + TRIALS_A_FILE))
-    # One journal at a time, and only its metrics are kept: distributions of 32 trials would be hundreds of megabytes.
-    searches = [
-        (number, [{"epoch": record["epoch"], "metrics": record["metrics"]} for record in Journal(file).epochs])
-        for number, file in files
-        if file.is_file()
-    ]
-    log_files(client, run_id, {name: parquet_bytes(curves_table(searches))}, FOLDER)
-    return sum(len(records) for _, records in searches)
+class CurveFiles:
+    """Writes the files of one study; a trial that is over is read once while trials of its file still run.
+
+    Args:
+        client: MLflow.
+        run_id: parent run of the study.
+        folder: where its journals are.
+        open_journal: journal of a trial by its label.
+    """
+
+    def __init__(
+        self, client: MlflowClient, run_id: str, folder: StudyFolder, open_journal: Callable[[str], Journal]
+    ) -> None:
+        self._client, self._run_id, self._folder, self._open = client, run_id, folder, open_journal
+        self._over: dict[str, dict[int, pa.Table]] = {}  # rows of trials that are over, by file; last written last
+
+    def write(self, name: str) -> int:
+        """Write one file from all epochs that the journals of its trials have; returns how many there are."""
+        first = int(re.split(r"[-.]", name)[0])
+        over = self._over[name] = self._over.pop(name, {})
+        while len(self._over) > _FILES_IN_MEMORY:
+            self._over.pop(next(iter(self._over)))
+        tables = [self._rows(number, over) for number in range(first, first + TRIALS_A_FILE)]
+        # Metrics that only some trials have are null in the others.
+        table = pa.concat_tables([curves_table([]), *tables], promote_options="default")
+        log_files(self._client, self._run_id, {name: parquet_bytes(table)}, FOLDER)
+        if len(over) == TRIALS_A_FILE:
+            self._over.pop(name)
+        return int(table.num_rows)
+
+    def _rows(self, number: int, over: dict[int, pa.Table]) -> pa.Table:
+        """Rows of one trial; the journal, with distributions of all its epochs, is not kept."""
+        if number in over:
+            return over[number]
+        label = trial_label(number)
+        if not self._folder.journal("search", label).is_file():
+            return curves_table([])
+        journal = self._open(label)
+        is_over = journal.end is not None  # asked first: the journal may grow meanwhile
+        rows = curves_table([(number, list(journal.epochs))])
+        if is_over:
+            over[number] = rows
+        return rows
 
 
 def logged_rows(client: MlflowClient, run_id: str, names: Iterable[str]) -> dict[str, int]:

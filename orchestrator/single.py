@@ -73,6 +73,7 @@ def run_search(
         metrics=logged_metrics(),
         primitives=primitives,
         pictures=picture_epochs(None, options.epochs),
+        histories=picture_epochs(None, options.epochs),
         about=about_search(asdict(options)),
     )
     journal = Journal(folder / "history.jsonl")
@@ -198,8 +199,8 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
 
 
 def _whole(device: torch.device) -> dict[str, float]:
-    """What a process that has a device for itself reserves: a GPU, or a core."""
-    return {"gpus": float(device.type == "cuda"), "cores": 1.0}
+    """What a process that has a device for itself reserves: a GPU, or as many cores as torch computes with."""
+    return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
 
 
 def save_state(work: Search | Retrain, file: Path) -> None:

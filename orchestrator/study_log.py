@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
-from orchestrator.curves import file_of, log_curves, logged_rows
+from orchestrator.curves import CurveFiles, file_of, logged_rows
 from orchestrator.delivery import Delivery
 from orchestrator.hours import shared_of
 from orchestrator.journal import Journal
@@ -67,6 +67,7 @@ class StudyLog:
         self._journal = open_journal
         self._delivery = Delivery(masked(tracker.tracking_uri), view.warn)
         self._trial_runs: dict[int, str] = {}
+        self._curves = CurveFiles(tracker.client, parent, self._folder, partial(open_journal, "search"))
         self._rows: dict[str, int] = {}  # of the files of curves that were written from here
         self.tally = Tally(self._spec)
         self._progress = StudyProgress(self._spec, self.tally, tracker, parent)
@@ -165,7 +166,7 @@ class StudyLog:
 
     def _push_curves(self, name: str) -> None:
         def write() -> None:
-            self._rows[name] = log_curves(self._tracker.client, self._parent, self._folder, name)
+            self._rows[name] = self._curves.write(name)
 
         self._push(f"curves of trials {Path(name).stem}", write)
 
@@ -178,7 +179,7 @@ class StudyLog:
         logged = logged_rows(self._tracker.client, self._parent, unsure)
         for name in unsure:
             if logged.get(name) != wanted[name]:
-                self._rows[name] = log_curves(self._tracker.client, self._parent, self._folder, name)
+                self._rows[name] = self._curves.write(name)
 
     def _count_anew(self) -> None:
         """Count what ended without being told to `ended`, and log it."""
@@ -236,6 +237,7 @@ class StudyLog:
         name = unit_label(phase, job["label"])
         tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
         if phase == "search":
+            epochs = int(job["options"].get("epochs", 1))
             return Unit(
                 label=name,
                 kind="search",
@@ -244,7 +246,8 @@ class StudyLog:
                 tags=tags,
                 metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
                 primitives=self._spec.search.network.primitives,
-                pictures=picture_epochs(self._spec.tracking.picture_every, int(job["options"].get("epochs", 1))),
+                pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
+                histories=picture_epochs(None, epochs),
                 about=about_search(job["options"]),
             )
         trial = job["trial"]

@@ -142,7 +142,7 @@ class Tracker:
                 return
             behind = journal.epochs[run.next_epoch :]
             if unit.kind == "search":
-                self._log_pictures(run, unit, behind, journal)
+                self._log_cells(run, unit, behind, journal)
             for first in range(0, len(behind), _MAX_EPOCHS):
                 records = behind[first : first + _MAX_EPOCHS]
                 self._log_metrics(run.run_id, unit, records)
@@ -266,17 +266,17 @@ class Tracker:
         ]
         self.client.log_batch(run_id, metrics)
 
-    def _log_pictures(self, run: _OpenRun, unit: Unit, behind: Sequence[Mapping[str, Any]], journal: Journal) -> None:
-        """Pictures of the epochs that are due, and with them the history and the player so far.
+    def _log_cells(self, run: _OpenRun, unit: Unit, behind: Sequence[Mapping[str, Any]], journal: Journal) -> None:
+        """Pictures of the epochs that are due, and the history and the player up to the last epoch that is due.
 
         Before the metrics of these epochs, which tell how far a run is: what is interrupted here is done again.
         """
-        due = [record for record in behind if record["epoch"] in unit.pictures]
-        for record in due:
-            if record["epoch"] not in run.pictures:
+        for record in behind:
+            if record["epoch"] in unit.pictures and record["epoch"] not in run.pictures:
                 log_picture(self.client, run.run_id, unit, record)
+        due = [record["epoch"] for record in behind if record["epoch"] in unit.histories]
         if due and journal.end is None:  # else they are written when the run is closed
-            log_history(self.client, run.run_id, unit, journal.epochs[: due[-1]["epoch"] + 1])
+            log_history(self.client, run.run_id, unit, journal.epochs[: due[-1] + 1])
 
     def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
         log_results(self.client, run.run_id, unit, journal)

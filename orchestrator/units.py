@@ -49,7 +49,8 @@ class Unit:
         tags: further tags.
         metrics: names of the metrics to log; others stay in the history.
         primitives: candidate operations, for the pictures of a search.
-        pictures: epochs of which a picture of the cells is kept, and after which the history and player are written.
+        pictures: epochs of which a picture of the cells is kept.
+        histories: epochs after which the history and player are written.
         genotype: the cell that a retraining trains.
         about: one line for people that says what it is, such as its swept values.
     """
@@ -62,6 +63,7 @@ class Unit:
     metrics: Sequence[str] | None = None
     primitives: Sequence[str] = PRIMITIVES
     pictures: Container[int] = ()
+    histories: Container[int] = ()
     genotype: Genotype | None = None
     about: str = ""
 
@@ -72,11 +74,11 @@ def logged_metrics(*objectives: str) -> tuple[str, ...]:
 
 
 def picture_epochs(every: int | None, epochs: int) -> list[int]:
-    """The epochs of which a picture of the cells is kept, the first and the last among them.
+    """The epochs of which a picture is kept or after which files are written, the first and the last among them.
 
     Args:
         every: epochs from one to the next; 0 for none; None for about ten over the whole search, for each takes a tenth
-            of a second to draw.
+            of a second.
         epochs: of the search.
     """
     if every == 0:

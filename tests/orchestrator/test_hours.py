@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from orchestrator.hours import hours_of, reserved, with_hours
 from orchestrator.journal import Journal
+from orchestrator.single import _whole
 from tests.orchestrator.tiny import made_up_record
 
 
@@ -44,3 +46,13 @@ def test_report_itself_is_not_changed(tmp_path: Path) -> None:
     record = made_up_record(0, seconds=1.0)
     with_hours(record, Journal(tmp_path / "0000.jsonl"), gpus=0.0, cores=1.0)
     assert record["metrics"] == {"seconds": 1.0}
+
+
+def test_single_search_on_the_cpu_reserves_the_cores_of_torch() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert _whole(torch.device("cpu")) == {"gpus": 0.0, "cores": 3.0}
+        assert _whole(torch.device("cuda"))["gpus"] == 1.0
+    finally:
+        torch.set_num_threads(before)

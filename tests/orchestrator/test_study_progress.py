@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -13,10 +14,12 @@ from mlflow.exceptions import MlflowException
 
 from dashboards.history import read_curves
 from orchestrator.config import StudySpec
-from orchestrator.curves import FOLDER, file_of, log_curves, logged_rows
+from orchestrator.curves import FOLDER, CurveFiles, file_of, logged_rows
 from orchestrator.journal import Journal
 from orchestrator.markdown import LIMIT
-from orchestrator.runs import Runs
+from orchestrator.runs import Runs, StudyFolder
+from orchestrator.study import Study
+from orchestrator.study_log import StudyLog
 from orchestrator.study_progress import StudyProgress
 from orchestrator.study_summary import log_published
 from orchestrator.tally import Tally
@@ -30,6 +33,7 @@ from tests.orchestrator.tiny import (
     TWO_OBJECTIVES,
     artifact_paths,
     made_up_record,
+    search_job,
     steps_of,
     tiny_spec,
     written_journal,
@@ -162,19 +166,29 @@ def test_description_of_a_large_study_fits(tracker: Tracker, parent: str, tally:
     assert "20 more of the front are in front.json." in note
 
 
+def curve_files(tracker: Tracker, parent: str, folder: StudyFolder, opened: list[str] | None = None) -> CurveFiles:
+    def open_journal(label: str) -> Journal:
+        if opened is not None:
+            opened.append(label)
+        return Journal(folder.journal("search", label))
+
+    return CurveFiles(tracker.client, parent, folder, open_journal)
+
+
 def test_curves_hold_all_epochs_of_32_trials(tracker: Tracker, parent: str, runs: Runs) -> None:
     folder = runs.study(f"curves-{tracker.experiment_id}")
     for number, epochs in ((0, 2), (31, 3), (32, 1)):
         records = [{**made_up_record(epoch, child_val_error=0.1 * epoch), "cells": {}} for epoch in range(epochs)]
         written_journal(folder.journal("search", f"{number:04d}"), records)
+    curves = curve_files(tracker, parent, folder)
     assert [file_of(number) for number in (0, 31, 32)] == ["0000-0031.parquet"] * 2 + ["0032-0063.parquet"]
-    assert log_curves(tracker.client, parent, folder, file_of(0)) == 5
-    assert log_curves(tracker.client, parent, folder, file_of(32)) == 1
+    assert curves.write(file_of(0)) == 5
+    assert curves.write(file_of(32)) == 1
     assert artifact_paths(tracker.client, parent, FOLDER) == [f"{FOLDER}/{file_of(0)}", f"{FOLDER}/{file_of(32)}"]
     file = Path(tracker.client.download_artifacts(parent, f"{FOLDER}/{file_of(0)}"))
-    curves = read_curves(file.read_bytes(), file.name)
-    assert {number: history.epochs.tolist() for number, history in curves.items()} == {0: [0, 1], 31: [0, 1, 2]}
-    assert curves[31].metrics["child_val_error"].tolist() == [0.0, 0.1, 0.2]
+    written = read_curves(file.read_bytes(), file.name)
+    assert {number: history.epochs.tolist() for number, history in written.items()} == {0: [0, 1], 31: [0, 1, 2]}
+    assert written[31].metrics["child_val_error"].tolist() == [0.0, 0.1, 0.2]
     wanted = [file_of(0), file_of(32), file_of(64)]
     assert logged_rows(tracker.client, parent, wanted) == {file_of(0): 5, file_of(32): 1}
 
@@ -204,7 +218,60 @@ def test_published_cells_have_their_costs_at_the_size_of_the_searches(tracker: T
 def test_journal_that_is_read_for_curves_may_still_grow(tracker: Tracker, parent: str, runs: Runs) -> None:
     folder = runs.study(f"growing-{tracker.experiment_id}")
     journal = Journal(written_journal(folder.journal("search", "0000"), [made_up_record(0, child_val_error=0.5)]))
-    assert log_curves(tracker.client, parent, folder, file_of(0)) == 1
+    curves = curve_files(tracker, parent, folder)
+    assert curves.write(file_of(0)) == 1
     journal.append_epoch(made_up_record(1, child_val_error=0.25))
-    assert log_curves(tracker.client, parent, folder, file_of(0)) == 2
+    assert curves.write(file_of(0)) == 2
     assert logged_rows(tracker.client, parent, [file_of(0)]) == {file_of(0): 2}
+
+
+def test_trial_that_is_over_is_read_once_for_curves(tracker: Tracker, parent: str, runs: Runs) -> None:
+    folder, opened = runs.study(f"once-{tracker.experiment_id}"), list[str]()
+    curves = curve_files(tracker, parent, folder, opened)
+    for number, metric in enumerate(("child_val_error", "child_madds")):
+        record = made_up_record(0, **{metric: 0.5})
+        written_journal(folder.journal("search", f"{number:04d}"), [record], "complete")
+        written_journal(folder.journal("search", "0031"), [made_up_record(number, child_val_error=0.25)])
+        assert curves.write(file_of(0)) == 2 * (number + 1)
+    assert opened == ["0000", "0031", "0001", "0031"]
+    file = Path(tracker.client.download_artifacts(parent, f"{FOLDER}/{file_of(0)}"))
+    written = read_curves(file.read_bytes(), file.name)
+    assert math.isnan(written[0].metrics["child_madds"][0])
+    assert written[1].metrics["child_madds"].tolist() == [0.5]
+    assert written[31].epochs.tolist() == [0, 1]
+    again = list[str]()
+    assert curve_files(tracker, parent, folder, again).write(file_of(0)) == 4, "another driver reads them again"
+    assert again == ["0000", "0001", "0031"]
+
+
+def test_trials_of_few_files_are_kept_in_memory_for_curves(tracker: Tracker, parent: str, runs: Runs) -> None:
+    folder, opened = runs.study(f"bounded-{tracker.experiment_id}"), list[str]()
+    curves = curve_files(tracker, parent, folder, opened)
+    numbers = [*range(0, 32 * 6, 32), *range(32, 64)]
+    for number in set(numbers):
+        written_journal(folder.journal("search", f"{number:04d}"), [made_up_record(0, child_val_error=0.5)], "complete")
+    for number in numbers[:6]:
+        curves.write(file_of(number))
+    assert sum(map(len, curves._over.values())) <= 4 * 32
+    opened.clear()
+    curves.write(file_of(0))
+    curves.write(file_of(160))
+    assert opened == ["0000"]
+
+
+def test_search_without_pictures_has_its_history_while_it_runs(
+    tracker: Tracker, parent: str, runs: Runs, tmp_path: Path
+) -> None:
+    spec = tiny_spec(name="blind", tracking={"picture_every": 0})
+    study = Study(spec, Runs(tmp_path))
+    log = StudyLog(
+        study,
+        tracker,
+        mock.Mock(),
+        parent,
+        images_of(),
+        lambda phase, label: Journal(study.folder.journal(phase, label)),
+    )
+    unit = log._unit("search", search_job("0000", epochs=20))
+    log.stop()
+    assert (unit.pictures, unit.histories) == ([], [*range(0, 20, 2), 19])

@@ -77,6 +77,7 @@ def search_unit(label: str = "trial-0000", **changes: Any) -> Unit:
         metrics=SEARCH_METRICS,
         primitives=FEW_PRIMITIVES,
         pictures=range(100),
+        histories=range(100),
     )
     return replace(unit, **changes)
 
@@ -261,7 +262,7 @@ def test_description_says_how_it_went_and_takes_no_markup_from_others(
 
 
 def test_history_and_player_are_written_while_a_search_runs(runs: Runs, experiment: str, tmp_path: Path) -> None:
-    file, records, unit = tmp_path / "0000.jsonl", real_records(4), search_unit(pictures=[0, 2])
+    file, records, unit = tmp_path / "0000.jsonl", real_records(4), search_unit(pictures=(), histories=[0, 2])
     tracker, rows = tracker_of(runs, experiment), []
     for record in records:
         tracker.sync(unit, Journal(written_journal(file, [record])))
@@ -276,7 +277,7 @@ def test_history_and_player_are_written_while_a_search_runs(runs: Runs, experime
 
 
 def test_history_that_could_not_be_written_is_written_later(runs: Runs, experiment: str, tmp_path: Path) -> None:
-    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=[0])
+    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=[0], histories=[0])
     journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1)))
     with (
         mock.patch.object(tracker.client, "log_artifact", side_effect=OSError("away")),
@@ -456,7 +457,7 @@ def test_study_is_closed_without_runs_that_came_late(runs: Runs, experiment: str
 
 def test_a_report_costs_one_request(runs: Runs, experiment: str, tmp_path: Path) -> None:
     file, records = tmp_path / "0000.jsonl", real_records(3)
-    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=())
+    tracker, unit = tracker_of(runs, experiment), search_unit(pictures=(), histories=())
     tracker.sync(unit, Journal(written_journal(file, records[:1])))
     with mock.patch.object(tracker, "client", wraps=tracker.client) as client:
         tracker.sync(unit, Journal(written_journal(file, records[1:2])))
