@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dashboards.cell_layout import cell_edges
 from dashboards.errors import BrokenArtifactError
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 
@@ -119,21 +121,23 @@ def read_history(content: bytes, place: str) -> History:
         place: names the file in messages.
 
     Raises:
-        BrokenArtifactError: if it is no such file.
+        BrokenArtifactError: if it is no such file, or if its parts do not fit together.
     """
     try:
         table = pq.read_table(io.BytesIO(content))
-        primitives = json.loads((table.schema.metadata or {}).get(_PRIMITIVES, b"[]"))
+        primitives = _primitives(table)
         skipped = {"epoch", "genotype"} | {name for name in table.column_names if pa.types.is_nested(table[name].type)}
         metrics = {name: _floats(table[name]) for name in table.column_names if name not in skipped}
         return History(
-            epochs=table["epoch"].to_numpy().astype(np.int64),
+            epochs=_whole(table["epoch"], "epoch"),
             metrics=metrics,
-            genotypes=tuple(table["genotype"].to_pylist()) if primitives else (),
-            cells={cell_type: _cell(table, cell_type) for cell_type in CELL_TYPES} if primitives else {},
-            primitives=tuple(primitives),
+            genotypes=_genotypes(table) if primitives else (),
+            cells={cell_type: _cell(table, cell_type, len(primitives)) for cell_type in CELL_TYPES}
+            if primitives
+            else {},
+            primitives=primitives,
         )
-    except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
+    except (pa.ArrowException, KeyError, ValueError, TypeError, OSError, RecursionError) as error:
         raise BrokenArtifactError(f"{place} must be a history of epochs (Parquet), got: {error}") from error
 
 
@@ -149,7 +153,7 @@ def read_curves(content: bytes, place: str) -> dict[int, History]:
     """
     try:
         table = pq.read_table(io.BytesIO(content))
-        trials, epochs = table["trial"].to_numpy(), table["epoch"].to_numpy()
+        trials, epochs = _whole(table["trial"], "trial"), _whole(table["epoch"], "epoch")
         metrics = {name: _floats(table[name]) for name in table.column_names if name not in ("trial", "epoch")}
     except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
         raise BrokenArtifactError(f"{place} must be curves of trials (Parquet), got: {error}") from error
@@ -163,24 +167,63 @@ def read_curves(content: bytes, place: str) -> dict[int, History]:
     }
 
 
-def _cell(table: pa.Table, cell_type: CellType) -> CellHistory:
-    return CellHistory(
-        alpha=_array(table[f"alpha_{cell_type}"], 3),
-        probabilities=_array(table[f"probabilities_{cell_type}"], 3),
-        entropy=_array(table[f"edge_entropy_{cell_type}"], 2),
-        credit=_array(table[f"credit_{cell_type}"], 2),
+def _primitives(table: pa.Table) -> tuple[str, ...]:
+    names = json.loads((table.schema.metadata or {}).get(_PRIMITIVES, b"[]"))
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{_PRIMITIVES.decode()} must be a list of names, got {str(names)[:60]}")
+    return tuple(names)
+
+
+def _genotypes(table: pa.Table) -> tuple[str, ...]:
+    texts = table["genotype"].to_pylist()
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"genotype must be a text in every epoch, got {table['genotype'].type} and {texts.count(None)} nulls"
+        )
+    return tuple(texts)
+
+
+def _cell(table: pa.Table, cell_type: CellType, num_primitives: int) -> CellHistory:
+    alpha = _array(table, f"alpha_{cell_type}", 3)
+    num_edges = alpha.shape[1]
+    num_nodes = next(count for count in range(num_edges + 2) if len(cell_edges(count)) >= num_edges)
+    if len(alpha) and (num_edges == 0 or len(cell_edges(num_nodes)) != num_edges):
+        raise ValueError(f"the {cell_type} cell must have 2, 5, 9, 14, 20, ... edges, got {num_edges}")
+    cell = CellHistory(
+        alpha=alpha,
+        probabilities=_array(table, f"probabilities_{cell_type}", 3),
+        entropy=_array(table, f"edge_entropy_{cell_type}", 2),
+        credit=_array(table, f"credit_{cell_type}", 2),
     )
+    expected = (len(alpha), num_edges, num_primitives)
+    for name, array in vars(cell).items():
+        if len(alpha) and array.shape != expected[: array.ndim]:
+            raise ValueError(f"{name} of the {cell_type} cell must be {expected[: array.ndim]}, got {array.shape}")
+    return cell
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.to_numpy(), dtype=np.float64)  # null becomes NaN
 
 
-def _array(column: pa.ChunkedArray, ndim: int) -> np.ndarray:
+def _whole(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise ValueError(f"{name} must be a whole number in every row, got {column.type} and {column.null_count} nulls")
+    return column.to_numpy().astype(np.int64)
+
+
+def _array(table: pa.Table, name: str, ndim: int) -> np.ndarray:
     """A column of nested lists of equal lengths as an array with `ndim` axes."""
+    column = table[name]
     values, shape = column.combine_chunks(), [len(column)]
     for _ in range(ndim - 1):
-        inner = values.flatten()
-        shape.append(len(inner) // max(1, len(values)))
-        values = inner
+        if not pa.types.is_list(values.type):
+            raise ValueError(f"{name} must hold lists, nested {ndim - 1} deep, got {column.type}")
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()  # None of a null
+        if None in lengths or len(lengths) > 1:
+            raise ValueError(f"{name} must hold lists of one length, got lengths {lengths[:5]}")
+        shape.append(lengths[0] if lengths else 0)
+        values = values.flatten()
+    if not pa.types.is_floating(values.type):
+        raise ValueError(f"{name} must hold numbers, got {column.type}")
     return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(shape)
