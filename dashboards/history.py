@@ -209,7 +209,7 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 def _whole(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if not pa.types.is_integer(column.type) or column.null_count:
         raise ValueError(f"{name} must be a whole number in every row, got {column.type} and {column.null_count} nulls")
-    return column.to_numpy().astype(np.int64)
+    return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
 def _array(table: pa.Table, name: str, ndim: int) -> np.ndarray:
