@@ -35,6 +35,7 @@ from dashboards.wording import (
     MISSING,
     counted,
     duration,
+    exact,
     metric_factor,
     metric_name,
     metric_title,
@@ -93,8 +94,8 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
     entries += [(f"best {metric_name(name)}", shown_metric(name, value)) for name, value in overview.best.items()]
     if overview.hours is not None:
         entries.append(("reserved", f"{overview.hours:.3g} {overview.hours_unit}"))
-    if overview.state == "running":
-        entries.append(("time left", duration(overview.time_left_s)))
+    if overview.state == "running" and over < overview.num_trials:
+        entries.append(("time left for searches", duration(overview.time_left_s)))
     if overview.retrained[1]:
         entries.append(("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}"))
     entries.append(("as of", moment(study.as_of_s)))
@@ -134,7 +135,7 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
     values = list(dict.fromkeys(key for trial in study.trials for key in trial.values))
     number = {
         "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 148,
-        "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"},
+        "valueFormatter": {"function": "params.value == null ? '' : d3.format('.15~g')(params.value)"},
     }  # fmt: skip
     text = {"filter": "agTextColumnFilter", "width": 148}
     columns: list[dict[str, Any]] = [
@@ -219,7 +220,7 @@ def _grid_row(study: StudyRecord, trial: Trial, values: list[str]) -> dict[str, 
 
 def _rounded(value: float | str | None) -> float | str | None:
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no others
+        return float(exact(value, 4)) if math.isfinite(value) else None  # JSON has no others
     return value
 
 
