@@ -282,7 +282,7 @@ def test_player_in_its_frame_is_scrubbed(visit: Visit, done: Tracked) -> None:
     player.get_by_role("button", name="Play").click()
     expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1), timeout=30_000)
     before = player.locator("#details-title").inner_text()
-    player.locator("[data-edge][tabindex]").nth(3).focus()
+    player.locator("g.edge[tabindex='0']").nth(3).focus()
     assert player.locator("#details-title").inner_text() != before
     height = visit.page.locator("iframe.player").bounding_box()
     assert height is not None
@@ -341,7 +341,7 @@ def test_front_changes_with_its_options_and_the_back_button(visit: Visit, done: 
     expect(page.get_by_role("link", name="parameters", exact=True)).to_be_focused()
     page.get_by_role("link", name="schedule", exact=True).click()
     visit.shows("study", f"{VIEWS['study']}?cost=child_params&colour=schedule")
-    expect(page.locator("#chart-front .legend")).to_contain_text("exponential")
+    expect(page.locator("#chart-front .legend")).to_contain_text("linear")
     page.go_back()
     visit.shows("study", f"{VIEWS['study']}?cost=child_params")
     page.go_back()
