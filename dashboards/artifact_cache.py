@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import mlflow.artifacts
 
-from dashboards.errors import BrokenArtifactError
-from dashboards.mlflow_access import MlflowAccess
+from dashboards.errors import BrokenArtifactError, StoreAwayError
+from dashboards.mlflow_access import MlflowAccess, masked
 from dashboards.records import RunRecord
 
 Content = TypeVar("Content")
@@ -137,7 +137,12 @@ class ArtifactCache:
                 )
                 return Path(file).read_bytes()
 
-        return self._access.ask(fetch)
+        try:
+            return self._access.ask(fetch, pauses=False)  # the files of one run may be lost, or elsewhere
+        except BrokenArtifactError:
+            raise
+        except Exception as error:  # every kind of storage has errors of its own, such as those of boto3, or its lack
+            raise StoreAwayError(f"{place} cannot be fetched: {masked(str(error))}") from error
 
 
 def _decoded(decode: Callable[[bytes, str], Content], content: bytes, place: str) -> Content:

@@ -56,8 +56,12 @@ class MlflowAccess:
         self._client: MlflowClient | None = None
         self._failed: tuple[float, str] | None = None  # until when, and why
 
-    def ask(self, question: Callable[[MlflowClient], Answer]) -> Answer:
+    def ask(self, question: Callable[[MlflowClient], Answer], *, pauses: bool = True) -> Answer:
         """Put a question to the store.
+
+        Args:
+            question: takes the client.
+            pauses: whether its failure tells that the store is away, so that other questions need not try.
 
         Raises:
             StoreAwayError: if it does not answer in time, or with an error.
@@ -70,7 +74,8 @@ class MlflowAccess:
             raise
         except self._errors() as error:
             message = self._explained(error)
-            self._failed = time.monotonic() + self._pause_s, message
+            if pauses:
+                self._failed = time.monotonic() + self._pause_s, message
             raise StoreAwayError(message) from error
         self._failed = None
         return answer
@@ -102,7 +107,7 @@ class MlflowAccess:
 
     def _explained(self, error: Exception) -> str:
         said = masked(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__))
-        if self.is_server and "401" in said:
+        if self.is_server and "error code 401" in said:
             return (
                 f"the MLflow server {self.location} asks for a login: set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, and start the dashboard again"

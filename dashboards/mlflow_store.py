@@ -217,7 +217,10 @@ class MlflowStore:
             return record.overview, last_s
         if says_objectives(parent):
             return overview(name, parent), last_s
-        return self.study(name).overview, last_s  # an old parent tells no counts: its runs are listed once
+        try:
+            return self.study(name).overview, last_s  # an old parent tells no counts: its runs are listed once
+        except NotFoundError:  # deleted since
+            return record.overview, last_s
 
     def _listing(self, name: str) -> RunListing:
         """The listing of an experiment; its id is looked up anew when a listing finds nothing."""

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optuna.trial import FrozenTrial
+
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.curves import file_of, log_curves, logged_rows
@@ -18,6 +20,7 @@ from orchestrator.models import is_logged, log_child
 from orchestrator.progress import StudyView
 from orchestrator.records import RetrainJob, TrialRecord
 from orchestrator.runs import TRUNK, Phase, trial_label, unit_label
+from orchestrator.samplers import patiently
 from orchestrator.secrets import masked
 from orchestrator.space import Scalar
 from orchestrator.study_progress import StudyProgress
@@ -71,7 +74,13 @@ class StudyLog:
     def begin(self) -> None:
         """Log what is known before anything runs; what a driver before has counted is read in the background."""
         self._push("published cells", lambda: log_published(self._tracker, self._parent, self._spec, self._data))
-        self._push("counts", self._count_anew)
+        groups: dict[str, list[int]] = {}
+        for trial in patiently(self._finished):
+            groups.setdefault(file_of(trial.number), []).append(trial.number)
+        for name, numbers in groups.items():  # a few at a time, so that a user who stops it need not wait for all
+            self._push(f"counts of trials {Path(name).stem}", partial(self._count_searches, numbers))
+        self._push("counts of retrainings", self._count_retrainings)
+        self._push("study", self._progress.log)
 
     def tell_share(self, explanation: str) -> None:
         """Log where measured shares come from."""
@@ -98,6 +107,7 @@ class StudyLog:
         """
         if phase == "search":
             number, self.tally.at_once = int(job["label"]), max(at_once, 1)
+            self._know_shared_hours()
             self.tally.add_trial(number, job["options"], journal)
             self._push_curves(file_of(number))
         else:
@@ -171,22 +181,34 @@ class StudyLog:
                 self._rows[name] = log_curves(self._tracker.client, self._parent, self._folder, name)
 
     def _count_anew(self) -> None:
-        """Count what ended without being told to `ended`, such as under a driver before, and log it."""
-        if self._spec.fork is not None:
+        """Count what ended without being told to `ended`, and log it."""
+        self._count_searches([trial.number for trial in self._finished()])
+        self._count_retrainings()
+        self._progress.log()
+
+    def _finished(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.optuna_study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+    def _count_searches(self, numbers: Sequence[int]) -> None:
+        self._know_shared_hours()
+        trials = self._study.optuna_study.get_trials(deepcopy=False)
+        for number in numbers:
+            if number not in self.tally.trials:
+                journal = Journal(self._folder.journal("search", trial_label(number)))
+                if journal.end is not None:
+                    self.tally.add_trial(number, self._trial_job(number, trials[number].params)["options"], journal)
+
+    def _count_retrainings(self) -> None:
+        for file in sorted(self._folder.journal("retrain", "any").parent.glob("*.jsonl")):
+            if file.stem not in self.tally.retrainings and (journal := Journal(file)).end is not None:
+                trial = file.stem.partition("-")[0]
+                self.tally.add_retraining(file.stem, int(trial) if trial.isdigit() else None, journal)
+
+    def _know_shared_hours(self) -> None:
+        if self._spec.fork is not None and not self.tally.shared_hours:
             shared = Journal(self._folder.journal("trunk", TRUNK)).epochs
             known = hours_of(shared[-1]["metrics"]) if shared else None
             self.tally.shared_hours = known[1] if known is not None else 0.0
-        for trial in self._study.optuna_study.get_trials(deepcopy=False):
-            if trial.state.is_finished() and trial.number not in self.tally.trials:
-                journal = Journal(self._folder.journal("search", trial_label(trial.number)))
-                if journal.end is not None:
-                    options = self._trial_job(trial.number, trial.params)["options"]
-                    self.tally.add_trial(trial.number, options, journal)
-        for file in sorted(self._folder.journal("retrain", "any").parent.glob("*.jsonl")):
-            if file.stem not in self.tally.retrainings and (journal := Journal(file)).end is not None:
-                trial_text = file.stem.partition("-")[0]
-                self.tally.add_retraining(file.stem, int(trial_text) if trial_text.isdigit() else None, journal)
-        self._progress.log()
 
     def _log_summary(self) -> None:
         self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)

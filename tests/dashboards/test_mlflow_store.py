@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -426,6 +427,21 @@ def test_a_file_that_is_too_large_is_refused(
         store.player(run)
 
 
+@pytest.mark.parametrize("place", ["http://127.0.0.1:{port}/files", "nowhere://files"])
+def test_files_that_are_out_of_reach_leave_the_records(tmp_path: Path, place: str) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    study = generated_study("elsewhere", trials=2, epochs=3)
+    written = WrittenStudy(MlflowClient(uri), study, artifact_location=place.format(port=free_port()))
+    for run in study.runs[:2]:
+        written.begin(run)
+    store = MlflowStore(uri, refresh_s=0)
+    record = store.study("elsewhere")
+    with pytest.raises(StoreAwayError, match=r"history\.parquet of run trial-0000 .* cannot be fetched"):
+        store.history(record.trials[0].run)
+    assert store.study("elsewhere").notice == ""
+    assert len(store.study("elsewhere").trials) == 1
+
+
 # The store may be away
 
 
@@ -451,6 +467,23 @@ def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
             errors = [question.exception() for question in asked]
         assert all(isinstance(error, StoreAwayError) for error in errors)
         assert time.monotonic() - begin < 5
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, *_: object) -> None:
+        """Not on the terminal of the tests."""
+
+
+def test_a_server_that_asks_for_a_login_says_how() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as refusing:
+        threading.Thread(target=refusing.serve_forever).start()
+        store = MlflowStore(f"http://127.0.0.1:{refusing.server_port}")
+        with pytest.raises(StoreAwayError, match="asks for a login: set MLFLOW_TRACKING_USERNAME"):
+            store.study("any")
+        refusing.shutdown()
 
 
 def test_what_was_known_is_shown_while_the_server_is_away(server: MlflowServer, live: WrittenStudy) -> None:

@@ -142,6 +142,17 @@ def test_savings_are_shown_and_logged(process: StudyProcess) -> None:
     assert mlflow_of(process)[1]["forked"].data.tags["snas.fork_savings"] == text
 
 
+def test_hours_of_the_study_have_the_shared_epochs_once(process: StudyProcess) -> None:
+    shared = trunk_of(process).last_metric("cpu_core_hours")
+    own = sum(process.journal(number).last_metric("cpu_core_hours") - shared for number in range(3))
+    client, runs = mlflow_of(process)
+    points = client.get_metric_history(runs["forked"].info.run_id, "cpu_core_hours")
+    assert max(points, key=lambda point: point.step).value == pytest.approx(shared + own)
+    assert min(point.value for point in points) > shared
+    shown = json.loads(snas("study", "show", "forked", "--json", "--runs", process.runs).out)
+    assert shown["hours"] == {"cpu_core_hours": pytest.approx(shared + own)}
+
+
 def test_study_is_whole_and_resume_does_nothing(process: StudyProcess) -> None:
     said = process.doctor()
     assert said.code == 0, said.said
