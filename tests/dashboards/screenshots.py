@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 THEMES = ("light", "dark")
 WIDTH = 1200
-_COLOURS = 256
+_OFTEN = 96  # colours of large areas
 _DRAWN_MS = 30_000
 
 
@@ -121,7 +121,8 @@ def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
         content = frame.content_frame()
         if content is not None:
             content.wait_for_selector("#epoch-number:not(:empty)", timeout=_DRAWN_MS)
-    page.wait_for_timeout(800)  # frames take their height, the grid its rows
+    page.wait_for_function("[...document.querySelectorAll('iframe.player')].every((frame) => frame.style.height)")
+    page.wait_for_timeout(1500)  # the grid draws its rows, graphs take the width that is left
     if shot.part:
         page.add_style_tag(content=".top { position: static !important; }")  # it would lie over the part
         picture = page.locator(shot.part).screenshot(animations="disabled")
@@ -134,10 +135,22 @@ def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
 
 
 def quantised(png: bytes) -> bytes:
-    """The same picture with a palette: a third of the bytes, and nothing that an eye would miss."""
-    buffer = io.BytesIO()
+    """The same picture with a palette: a third of the bytes, and nothing that an eye would miss.
+
+    The colours of large areas are kept as they are; the others share the rest of the palette, however rare they are.
+    """
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    by_count = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    often, rare = [colour for _, colour in by_count[:_OFTEN]], [colour for _, colour in by_count[_OFTEN:]]
+    colours = [part for colour in often for part in colour]
+    if rare:
+        line = Image.new("RGB", (len(rare), 1))
+        line.putdata(rare)
+        colours += line.quantize(256 - _OFTEN).getpalette()[: 3 * (256 - _OFTEN)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    buffer = io.BytesIO()
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -33,7 +33,7 @@ from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, runs_of
 pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
 
 NAME = "digits-front"
-EPOCHS = 10
+EPOCHS = 8
 #: Four searches of real images, and two that diverge; then the front from scratch with two seeds.
 STUDY: dict[str, Any] = {
     "name": NAME,
@@ -162,7 +162,6 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
         epochs = sum(int(text) for text in visit.column("epochs") if text)
         if not seen or epochs > seen[-1]:
             seen.append(epochs)
-        assert len(seen) < 3 or seen == sorted(seen)
         assert tracked.process.process.poll() in (None, 0), tracked.process.log
         visit.page.wait_for_timeout(200)
     expect(visit.page.get_by_label("state Filter Input")).to_have_value("e")
