@@ -327,6 +327,21 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     assert set(names) == {key for key, value in first.values.items() if value != second.values[key]}
 
 
+def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked) -> None:
+    page, keys = visit.page, visit.page.keyboard
+    visit.open(f"/compare?study={NAME}", "compare")
+    visit.tab_to(page.locator("#compare-picker"))
+    keys.press("Enter")
+    expect(page.get_by_placeholder("Search")).to_be_focused()
+    for _ in range(2):
+        keys.press("ArrowDown")
+        keys.press("Space")
+        page.wait_for_timeout(300)  # the list takes one choice after the other
+    keys.press("Escape")
+    expect(page.locator("iframe.player")).to_have_count(2, timeout=30_000)
+    assert visit.path.count("trial=") == 2
+
+
 def test_front_changes_with_its_options_and_the_back_button(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["study"], "study")
     page = visit.page
