@@ -34,6 +34,11 @@ def badge(state: State) -> Component:
     return html.Span([html.Span(_SIGNS[state], **{"aria-hidden": "true"}), f" {state}"], className=f"badge {state}")
 
 
+def slot(content: Sequence[Component]) -> Component:
+    """A place that is there though it may be empty: what stands around it is not built anew when it fills."""
+    return html.Div(list(content), className="slot")
+
+
 def facts(entries: Sequence[tuple[str, Any]]) -> Component:
     """Names and values in a row of small blocks."""
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in entries], className="facts")

@@ -19,7 +19,7 @@ from dashboards.store import Store
 from dashboards.wording import MISSING, shown_metric
 
 _COLUMNS = ("cell", "test error", "seeds", "validation", "parameters", "multiply-adds", "child before retraining")
-_RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it")
+_RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it in Python")
 _MOST_CURVES = 21
 
 
@@ -119,7 +119,7 @@ def _run_row(retraining: Retraining, models: Mapping[str, ModelRecord], request:
     load: Component = MISSING
     if model is not None:
         code = f"mlflow.pytorch.load_model({f'models:/{model.name}/{model.version}'!r})"
-        load = copied_command("in Python", code)
+        load = copied_command(f"load version {model.version} in Python", code)
     return [
         run.label,
         badge(run.state),

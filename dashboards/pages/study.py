@@ -23,6 +23,7 @@ from dashboards.pages.parts import (
     link,
     message,
     notices,
+    slot,
     study_tabs,
     table,
     trail,
@@ -73,7 +74,7 @@ def study_view(store: Store, request: Request) -> View:
             className="cards",
         ),
         _grid(study, trials, request),
-        *_failures(study),
+        slot(_failures(study)),
     ]
     return View(
         name="study",
@@ -105,7 +106,7 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         html.H1(overview.name),
         html.P(f"Objectives: {goals}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
-        *notices(study),
+        slot(notices(study)),
         facts(entries),
     ]
 

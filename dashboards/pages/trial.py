@@ -20,6 +20,7 @@ from dashboards.pages.parts import (
     link,
     message,
     notices,
+    slot,
     table,
     trail,
     trial_address,
@@ -42,15 +43,15 @@ def trial_view(store: Store, request: Request) -> View:
     except BrokenArtifactError as error:
         history, fault = None, str(error)
     charts = _charts(history, request)
-    body = [*_head(study, trial), *notices(study)]
+    said = list(notices(study))
     if fault:
-        body.append(message("The history cannot be shown", fault, kind="error"))
+        said.append(message("The history cannot be shown", fault, kind="error"))
     elif history is None:
-        body.append(
+        said.append(
             message("No history yet", "Curves and cells come with the first epochs that are written to MLflow.")
         )
-    body += [_player(trial, history, request), *_cards(charts, request), *_genotype(store, trial)]
-    body += [keep_commands(trial.run, request), _configuration(trial)]
+    body = [*_head(study, trial), slot(said), _player(trial, history, request), slot(_cards(charts, request))]
+    body += [slot(_genotype(store, trial)), keep_commands(trial.run, request), _configuration(trial)]
     return View(
         name="trial",
         title=f"{trial.title} of {study.overview.name}",
@@ -142,7 +143,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         html.H1([trial.title.capitalize(), html.Span(" on the front", className="muted") if trial.on_front else ""]),
         html.Nav(links, className="tabs", **{"aria-label": "Other trials"}),
         facts(entries),
-        *reason,
+        slot(reason),
     ]
 
 
