@@ -147,14 +147,13 @@ def _said_nothing(mine: Sequence[object], theirs: Sequence[object], ours: str, o
 def _epochs_to(searches: Sequence[Sequence[float]], goal: float) -> list[float]:
     """Epochs until each search reaches an accuracy; infinite for one that never does."""
     return [
-        float(next((epoch + 1 for epoch, value in enumerate(values) if value >= goal), math.inf))
-        for values in searches
+        float(next((epoch + 1 for epoch, value in enumerate(values) if value >= goal), math.inf)) for values in searches
     ]
 
 
 def _reached(epochs: Sequence[float]) -> str:
     middle = median(epochs)
-    shown = f"{middle:g}" if math.isfinite(middle) else "never"
+    shown = f"{middle:g}" if math.isfinite(middle) else "not by half of them"
     return f"{shown} ({sum(map(math.isfinite, epochs))} of {len(epochs)} reach it)"
 
 

@@ -120,8 +120,8 @@ def _heat(
 
 
 def _rounded(z: np.ndarray) -> np.ndarray:
-    """Three significant figures: the page need not carry more."""
-    return np.array([[float(f"{value:.3g}") for value in row] for row in z.tolist()]).reshape(z.shape)
+    """Four significant figures: the page need not carry more."""
+    return np.array([[float(f"{value:.4g}") for value in row] for row in z.tolist()]).reshape(z.shape)
 
 
 def _largest(z: np.ndarray) -> float:

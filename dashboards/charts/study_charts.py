@@ -52,6 +52,8 @@ def front_chart(
     }  # fmt: skip
     numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
     title = f"Child error against {name}: {len(front)} of {counted(len(results), 'search', 'searches')} on the front"
+    if not results:
+        title = f"Child error against {name}: no result yet"
     best = min(front, key=lambda index: y[index], default=None)
     lowest = "" if best is None else f" The lowest error is {y[best]:.3g}% at {x[best]:.4g} {metric_unit(cost)}."
     return Chart(

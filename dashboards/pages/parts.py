@@ -107,14 +107,23 @@ def copied_command(label: str, command: str) -> Component:
     )
 
 
-def keep_commands(run: RunRecord, request: Request) -> Component:
-    """The commands that take a found cell further; each is one line for a shell."""
+def keep_commands(run: RunRecord, request: Request, *, in_study: bool) -> Component:
+    """The commands that take a found cell further; each is one line for a shell.
+
+    Args:
+        run: a search, or a retraining of a cell that no search found.
+        request: says where the store is.
+        in_study: whether it is a trial of a study, whose recipe retraining takes; else the user names one.
+    """
+    recipe = "" if in_study else " --config RECIPE.yaml"
+    sizes = {"--init-channels": "network.init_channels", "--cells": "network.cells"}
+    size = "".join(f" {option} {shlex.quote(run.params[key])}" for option, key in sizes.items() if key in run.params)
     store, run_id = f"MLFLOW_TRACKING_URI={shlex.quote(request.location)} ", shlex.quote(run.run_id)
     return html.Section(
         [
             html.H2("Keep this cell"),
-            copied_command("retrain", f"{store}snas retrain --run {run_id}"),
-            copied_command("profile", f"{store}snas profile --run {run_id}"),
+            copied_command("retrain", f"{store}snas retrain --run {run_id}{recipe}"),
+            copied_command("profile", f"{store}snas profile --run {run_id}{size}"),
             copied_command(
                 "export", f"{store}mlflow artifacts download --run-id {run_id} --artifact-path genotype.json -d ."
             ),

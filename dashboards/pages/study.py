@@ -15,6 +15,7 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
 from dashboards.charts.theme import Theme
+from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -47,6 +48,7 @@ from dashboards.wording import (
 #: Metrics in the table of trials.
 _GRID_METRICS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
 _MOST_FAILURES = 20
+_SILENT_S = 1800.0  # a study that runs and has not reported for so long may have lost its driver
 
 
 def study_view(store: Store, request: Request) -> View:
@@ -54,7 +56,9 @@ def study_view(store: Store, request: Request) -> View:
     study = store.study(request.path[1])
     costs = known_costs(study) or ["child_madds"]
     cost, colour_by = request.option("cost", costs), request.option("colour", get_args(ColourBy))
-    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=store.published(study))  # type: ignore[arg-type]  # one of ColourBy
+    said: list[Component] = []
+    published = asked(lambda: store.published(study), "The published cells cannot be shown", said) or {}
+    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=published)  # type: ignore[arg-type]  # one of ColourBy
     penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
     trials = _trials_table(study)
@@ -64,6 +68,7 @@ def study_view(store: Store, request: Request) -> View:
     ]
     body = [
         *head(study, "Study"),
+        slot(said),
         html.Div(
             [
                 chart_card(front, request, wide=True, controls=controls),
@@ -99,6 +104,11 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         entries.append(("time left for searches", duration(overview.time_left_s)))
     if overview.retrained[1]:
         entries.append(("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}"))
+    heard = max((trial.run.last_report_s or 0.0 for trial in study.trials), default=0.0)
+    if heard:
+        entries.append(("last report", moment(heard)))
+    silent_s = study.as_of_s - heard
+    silence = overview.state == "running" and heard and silent_s > _SILENT_S
     entries.append(("as of", moment(study.as_of_s)))
     goals = " and ".join(f"{goal.mode} {metric_name(goal.metric)}" for goal in study.objectives)
     return [
@@ -106,9 +116,14 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         html.H1(overview.name),
         html.P(f"Objectives: {goals}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
-        slot(notices(study)),
+        slot([*notices(study), *([_silent(overview.name, silent_s)] if silence else [])]),
         facts(entries),
     ]
+
+
+def _silent(name: str, seconds: float) -> Component:
+    text = f"Nothing has been reported for {duration(seconds)}. If its driver was killed, "
+    return message("Is it still running?", f"{text}`snas study resume {name}` goes on.", kind="notice")
 
 
 def _trials_table(study: StudyRecord) -> Chart:
