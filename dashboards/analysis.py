@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 #: Complete trials from which on settings are rated: of fewer, the best quarter is one or two trials.
 MIN_RATED = 12
+#: Results from which on a rank correlation is told.
+MIN_RELATED = 5
 
 
 def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, float]:
     """Share of each swept key in what separates good trials from others, adding up to 1.
 
     Args:
-        trials: of one study; complete ones that have the objective count.
+        trials: of one study; results that have the objective count.
         objective: the metric and its direction.
 
     Returns:
@@ -36,7 +38,7 @@ def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, floa
     complete = [
         trial
         for trial in trials
-        if trial.run.state == "complete" and math.isfinite(trial.run.metrics.get(objective.metric, math.nan))
+        if trial.is_result and math.isfinite(trial.run.metrics.get(objective.metric, math.nan))
     ]
     keys = [key for key in _keys(complete) if all(key in trial.values for trial in complete)]
     keys = [key for key in keys if len({trial.values[key] for trial in complete}) > 1]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,7 +15,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from flask import Response, request
 
 from dashboards.charts.theme import THEMES
-from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, PortTakenError, StoreAwayError
 from dashboards.memory import keep_memory_small
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
@@ -59,6 +62,8 @@ def create_app(store: Store) -> Dash:
         serve_locally=True,
         enable_mcp=False,
     )
+    # Other names could be pointed here by a page elsewhere, to read the studies.
+    app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
     app.index_string = _INDEX
     app.layout = _shell()
     _add_callback(app, store)
@@ -75,21 +80,29 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
         ready: hears the address as soon as it is served.
 
     Raises:
-        OSError: if the port is taken.
+        PortTakenError: if the port is taken.
     """
     import waitress
 
-    logging.getLogger("waitress.queue").setLevel(
-        logging.ERROR
-    )  # a full page asks for more files than there are threads
+    # A full page asks for more files than there are threads.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     keep_memory_small()
     app = create_app(store)
-    server = waitress.create_server(app.server, host=HOST, port=port, threads=_THREADS, ident=None)
-    bound = server.effective_port
-    # Other names could be pointed here by a page elsewhere, to read the studies.
-    app.server.config["TRUSTED_HOSTS"] = [HOST, "localhost"]
-    ready(f"http://{HOST}:{bound}")
+    try:
+        server = waitress.create_server(app.server, host=HOST, port=port, threads=_THREADS, ident=None)
+    except OSError as error:
+        raise PortTakenError(f"port {port} of {HOST} must be free, got: {os.strerror(error.errno or 0)}") from error
+    ready(f"http://{HOST}:{server.effective_port}")
+    threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
     server.run()
+
+
+def _prepare(store: Store) -> None:
+    """Do what the first views would wait for: list the newest study, and import what rates its settings."""
+    with suppress(DashboardError):  # the view that asks again says it
+        for entry in store.overviews()[:1]:
+            request = Request(path=("study", entry.name), query={}, theme=THEMES["light"], location=store.location)
+            study_view(store, request)
 
 
 def render(store: Store, path: str, search: str, theme: str) -> View:
@@ -262,6 +275,8 @@ def _add_files(app: Dash, store: Store) -> None:
     @server.get("/csv/<path:_>")  # type: ignore[untyped-decorator]
     def csv(_: str) -> Response:
         view = render(store, _asked_path(), request.query_string.decode(errors="replace"), "light")
+        if view.name == "error":
+            return _text(f"{view.title}: {view.version}", 503 if view.is_live else 404)
         wanted = request.args.get("chart", "")
         for chart in view.charts:
             if chart.key == wanted and chart.columns:

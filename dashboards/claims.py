@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Literal
 
 import numpy as np
@@ -128,10 +128,13 @@ def _fewer_epochs(
         # What both reach at their best: the lower of the two means of best accuracies.
         goal = min(mean(max(values) for values in first), mean(max(values) for values in second))
         mine_needs, theirs_need = _epochs_to(first, goal), _epochs_to(second, goal)
-        verdict = "holds" if mean(mine_needs) < mean(theirs_need) else "does not hold"
+        # A search that never gets there has no number of epochs: medians can bear fewer than half of such.
+        middle, others = median(mine_needs), median(theirs_need)
+        if math.isfinite(min(middle, others)):
+            verdict = "holds" if middle < others else "does not hold"
         evidence = (
-            f"epochs to {100 * goal:.3g}% supernet validation accuracy, which both reach on average: "
-            f"{ours} {_spread(mine_needs)}, {other} {_spread(theirs_need)}"
+            f"median of epochs to {100 * goal:.3g}% supernet validation accuracy, which both reach on average at their "
+            f"best: {ours} {_reached(mine_needs)}, {other} {_reached(theirs_need)}"
         )
     return Claim(letter="d", text=text, verdict=verdict, evidence=evidence)
 
@@ -142,11 +145,16 @@ def _said_nothing(mine: Sequence[object], theirs: Sequence[object], ours: str, o
 
 
 def _epochs_to(searches: Sequence[Sequence[float]], goal: float) -> list[float]:
-    """Epochs until each search reaches an accuracy; one that never does counts with all its epochs."""
+    """Epochs until each search reaches an accuracy; infinite for one that never does."""
     return [
-        float(next((epoch + 1 for epoch, value in enumerate(values) if value >= goal), len(values)))
-        for values in searches
+        float(next((epoch + 1 for epoch, value in enumerate(values) if value >= goal), math.inf)) for values in searches
     ]
+
+
+def _reached(epochs: Sequence[float]) -> str:
+    middle = median(epochs)
+    shown = f"{middle:g}" if math.isfinite(middle) else "not by half of them"
+    return f"{shown} ({sum(map(math.isfinite, epochs))} of {len(epochs)} reach it)"
 
 
 def _accuracies(trial: Trial, curves: Mapping[str, History]) -> list[float]:

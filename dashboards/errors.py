@@ -17,3 +17,7 @@ class NotFoundError(DashboardError):
 
 class BrokenArtifactError(DashboardError):
     """A file of a run is not what it must be, such as a genotype that is not valid."""
+
+
+class PortTakenError(DashboardError):
+    """The port on which pages were to be served is not free."""

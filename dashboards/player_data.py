@@ -210,7 +210,7 @@ def _curves(metrics: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     specs = list(_CURVES)
     cost = next((name for name in _COSTS if name in metrics), None)
     if cost is not None:
-        specs.insert(_COST_POSITION, ("Expected cost", _COSTS[cost], 1.0, False, (("", cost),)))
+        specs.insert(_COST_POSITION, ("Expected cost, searched edges", _COSTS[cost], 1.0, False, (("", cost),)))
     curves = []
     for title, unit, scale, zero, lines in specs:
         known = [(label, metrics[name] * scale) for label, name in lines if name in metrics]

@@ -81,13 +81,21 @@ class Trial:
         run: its MLflow run.
         number: in the study, from 0; None for a single search outside of studies.
         values: what was swept, by dotted key: a float where it is a number, else text.
-        on_front: whether no other complete trial is better in all objectives.
+        on_front: whether no other result is better in all objectives.
+        counts_stopped: whether a search that a scheduler stopped is a result: with several objectives it is, in Optuna
+            too.
     """
 
     run: RunRecord
     number: int | None
     values: Mapping[str, float | str] = field(default_factory=dict)
     on_front: bool = False
+    counts_stopped: bool = False
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it counts for the front, for the best and for importance."""
+        return self.run.state == "complete" or (self.counts_stopped and self.run.state == "stopped")
 
     @property
     def title(self) -> str:

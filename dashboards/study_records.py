@@ -42,7 +42,7 @@ def study_record(name: str, runs: Iterable[RunRecord], *, as_of_s: float, notice
     parent = next((run for run in known if run.kind == "study"), None)
     objectives, old = _objectives(parent)
     swept = {key.removeprefix(_SWEEP): text for key, text in _params(parent).items() if key.startswith(_SWEEP)}
-    trials = _with_front([_trial(run, swept) for run in known if run.kind == "search"], objectives)
+    trials = _with_front([_trial(run, swept, len(objectives) > 1) for run in known if run.kind == "search"], objectives)
     numbers = {trial.run.run_id: trial.number for trial in trials}
     retrainings = [_retraining(run, numbers) for run in known if run.kind == "retrain"]
     return StudyRecord(
@@ -95,7 +95,7 @@ def _overview_of_all(
     """As `overview`, but with counts of the runs themselves: they are newer, and old parents have none."""
     ended = {end: sum(trial.run.state == end for trial in trials) for end in _ENDS}
     over = sum(retraining.run.state in _ENDS for retraining in retrainings)
-    complete = [trial.run.metrics for trial in trials if trial.run.state == "complete"]
+    complete = [trial.run.metrics for trial in trials if trial.is_result]
     best = {}
     for objective in objectives:
         values = [metrics[objective.metric] for metrics in complete if objective.metric in metrics]
@@ -144,15 +144,16 @@ def _objectives(parent: RunRecord | None) -> tuple[tuple[Objective, ...], str]:
     return _OLD_OBJECTIVES, "" if parent is None else _OLD_NOTICE
 
 
-def _trial(run: RunRecord, swept: Mapping[str, str]) -> Trial:
+def _trial(run: RunRecord, swept: Mapping[str, str], counts_stopped: bool) -> Trial:
     match = _TRIAL_LABEL.fullmatch(run.label)
     values = {key: _value(run.params[key]) for key in swept if key in run.params}
-    return Trial(run=run, number=int(match[1]) if match else None, values=values)
+    number = int(match[1]) if match else None
+    return Trial(run=run, number=number, values=values, counts_stopped=counts_stopped)
 
 
 def _with_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
     """Trials by number, those on the front marked."""
-    complete = [trial for trial in trials if trial.run.state == "complete"]
+    complete = [trial for trial in trials if trial.is_result]
     values = [[trial.run.metrics.get(entry.metric, math.nan) for entry in objectives] for trial in complete]
     mask = front_mask(np.array(values).reshape(-1, len(objectives)), [entry.mode for entry in objectives])
     marked = {trial.run.run_id for trial, is_on_front in zip(complete, mask, strict=True) if is_on_front}

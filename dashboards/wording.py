@@ -28,9 +28,9 @@ _METRICS: dict[str, tuple[str, str, float]] = {
     "entropy_total": ("entropy of both cells", "nats", 1),
     "temperature": ("temperature", "", 1),
     "eta": ("penalty strength η", "", 1),
-    "expected_cost_params": ("expected parameters", "thousands", 1e-3),
-    "expected_cost_madds": ("expected multiply-adds", "millions", 1e-6),
-    "expected_cost_memory_access": ("expected memory access", "million elements", 1e-6),
+    "expected_cost_params": ("expected parameters of the searched edges", "thousands", 1e-3),
+    "expected_cost_madds": ("expected multiply-adds of the searched edges", "millions", 1e-6),
+    "expected_cost_memory_access": ("expected memory access of the searched edges", "million elements", 1e-6),
     "child_params": ("parameters", "thousands", 1e-3),
     "child_madds": ("multiply-adds", "millions", 1e-6),
     "child_memory_access": ("memory access", "million elements", 1e-6),
@@ -43,6 +43,10 @@ _METRICS: dict[str, tuple[str, str, float]] = {
     "cpu_core_hours": ("reserved", "CPU core hours", 1),
     "seconds": ("time of the epoch", "s", 1),
 }
+
+#: Units of counts, with what is counted where the name does not say it; and sizes from the largest.
+_COUNTS = {"thousands": "", "millions": "", "million elements": "elements"}
+_SIZES = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
 
 
 def metric_name(metric: str) -> str:
@@ -71,16 +75,24 @@ def shown_metric(metric: str, value: float | None) -> str:
     if value is None or math.isnan(value):
         return MISSING
     unit = metric_unit(metric)
+    if unit in _COUNTS:  # a child of a digit search has thousands of parameters, one for ImageNet has millions
+        size, name = next((entry for entry in _SIZES if abs(value) >= entry[0]), (1.0, ""))
+        return " ".join(part for part in (f"{value / size:.4g}", name, _COUNTS[unit]) if part)
     text = f"{value * metric_factor(metric):.4g}"
     separator = "" if unit == "%" else " "
     return f"{text}{separator}{unit}" if unit else text
 
 
 def shown_number(value: float | str | None) -> str:
-    """A swept value: three figures if it is a number."""
+    """A swept value: three figures if it is a fraction."""
     if value is None:
         return MISSING
-    return f"{value:.3g}" if isinstance(value, float) else value
+    return exact(value) if isinstance(value, float) else value
+
+
+def exact(value: float, figures: int = 3) -> str:
+    """A number with some significant figures; whole numbers, such as seeds, with all of theirs."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.{figures}g}"
 
 
 def duration(seconds: float | None) -> str:

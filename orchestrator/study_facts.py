@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from dashboards.analysis import MIN_RATED, rank_correlation, rated_params
+from dashboards.analysis import MIN_RATED, MIN_RELATED, rank_correlation, rated_params
 from orchestrator.config import StudySpec, search_options
 from orchestrator.doctor.case import lock_holder
 from orchestrator.hours import HOURS, hours_of, shared_of
@@ -17,8 +17,6 @@ from orchestrator.records import RetrainRecord, TrialRecord
 from orchestrator.runs import TRUNK
 from orchestrator.study import Study
 
-#: Pairs from which on a rank correlation is told.
-MIN_RELATED = 5
 _CLEAR = 0.3
 
 

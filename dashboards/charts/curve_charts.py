@@ -24,7 +24,8 @@ _SEARCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss (nats)", ("train_loss", "supernet_val_loss", "child_val_loss")),
     ("entropy (nats)", ("entropy_normal", "entropy_reduce")),
     ("temperature", ("temperature",)),
-    ("multiply-adds (millions)", ("expected_cost_madds", "child_madds")),
+    ("expected multiply-adds, searched edges (millions)", ("expected_cost_madds",)),
+    ("multiply-adds of the whole child (millions)", ("child_madds",)),
 )
 
 #: Names of metrics beside the title of their panel, and pictures of the first dashes.
@@ -37,8 +38,6 @@ _SHORT = {
     "child_val_loss": "child",
     "entropy_normal": "normal cell",
     "entropy_reduce": "reduction cell",
-    "expected_cost_madds": "expected",
-    "child_madds": "child",
 }
 _STROKES = ("\N{EM DASH}", "\N{EN DASH}\N{THIN SPACE}\N{EN DASH}", "\N{HORIZONTAL ELLIPSIS}")
 

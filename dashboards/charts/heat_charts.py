@@ -30,7 +30,7 @@ def alpha_chart(history: History, cell_type: CellType, quantity: Quantity, theme
     num_edges, num_ops = values.shape[1:]
     edges = edge_names(num_edges)
     labels = [f"{edge} · {operation}" for edge in edges for operation in history.primitives]
-    z = np.round(values.reshape(len(values), -1).T.astype(np.float64), 3)
+    z = _rounded(values.reshape(len(values), -1).T)
     bound = _largest(z)
     scale = (
         {"colorscale": theme.intensity, "zmin": 0, "zmax": 1}
@@ -75,7 +75,7 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
     known = np.abs(z[np.isfinite(z)])
     bound = (float(np.quantile(known, 0.99)) if known.size else 0.0) or _largest(z)
     scale = {"colorscale": theme.diverging, "zmin": -bound, "zmax": bound}
-    rounded = np.array([[float(f"{value:.3g}") for value in row] for row in z])
+    rounded = _rounded(z)
     strongest = edges[int(np.argmax(np.nan_to_num(np.abs(credit[-1]), nan=-1.0)))]
     return Chart(
         key=key,
@@ -117,6 +117,11 @@ def _heat(
     figure_layout["yaxis"] |= {"type": "category", "autorange": "reversed", "showgrid": False, "ticks": ""}
     figure_layout["xaxis"] |= {"showgrid": False}
     return {"data": [trace], "layout": figure_layout}
+
+
+def _rounded(z: np.ndarray) -> np.ndarray:
+    """Four significant figures: the page need not carry more."""
+    return np.array([[float(f"{value:.4g}") for value in row] for row in z.tolist()]).reshape(z.shape)
 
 
 def _largest(z: np.ndarray) -> float:

@@ -10,7 +10,7 @@ from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import Theme, layout
 from dashboards.records import StudyRecord, Trial
-from dashboards.wording import MISSING, counted, metric_factor, metric_name, metric_title
+from dashboards.wording import MISSING, counted, exact, metric_factor, metric_name, metric_title
 
 _MAX_SHADES = 6
 _MOST_LINES, _MOST_BEST = 240, 80
@@ -18,7 +18,7 @@ _MOST_LINES, _MOST_BEST = 240, 80
 
 def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Every complete trial as a line over what was swept and what came out."""
-    complete = [trial for trial in study.trials if trial.run.state == "complete"]
+    complete = [trial for trial in study.trials if trial.is_result]
     trials = _thinned(complete, study)
     swept = [key for key in study.swept if any(key in trial.values for trial in trials)]
     results = [objective.metric for objective in study.objectives]
@@ -119,10 +119,10 @@ class _Dimension:
                 return ((math.log10(value) if is_log else value) - start) / span if end > start else 0.5
 
             self.places = [place(value * factor) if isinstance(value, float) else None for value in values]
-            self.texts = [f"{value * factor:.4g}" if isinstance(value, float) else MISSING for value in values]
+            self.texts = [exact(value * factor, 4) if isinstance(value, float) else MISSING for value in values]
             middle = 10 ** ((start + end) / 2) if is_log else (start + end) / 2
             ticks = [low, middle, high] if end > start else [low]
-            self.ticks = [(place(value), f"{value:.3g}") for value in ticks]
+            self.ticks = [(place(value), exact(value)) for value in ticks]
         else:
             names = sorted({str(value) for value in values if value is not None})
             heights = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.analysis import rank_correlation
+from dashboards.analysis import MIN_RELATED, rank_correlation
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import ColourBy, points, zero_tick
 from dashboards.charts.theme import Theme, axis, layout
@@ -33,8 +33,11 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
         ("discretization gap (percentage points)",
          [100 * trial.run.metrics.get("discretization_gap", math.nan) for trial in trials]),
     ]  # fmt: skip
-    correlation = rank_correlation(etas, panels[1][1])
-    said = "too few to say" if correlation is None else f"rank correlation with {metric_name(cost)} {correlation:+.2f}"
+    results = [index for index, trial in enumerate(trials) if trial.is_result]
+    correlation = rank_correlation([etas[i] for i in results], [panels[1][1][i] for i in results])
+    said = f"rank correlation with {metric_name(cost)} {correlation:+.2f}" if correlation is not None else ""
+    if correlation is None or len(results) < MIN_RELATED:
+        said = "too few results to say"
     is_many = len(trials) > _MOST_POINTS
     return Chart(
         key=key,

@@ -92,7 +92,7 @@ def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, lis
 
 
 def _standing(trial: Trial, is_on_front: bool) -> str:
-    return "front" if is_on_front else "complete" if trial.run.state == "complete" else "early"
+    return "front" if is_on_front else "complete" if trial.is_result else "early"
 
 
 def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:

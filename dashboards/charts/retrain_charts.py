@@ -24,6 +24,8 @@ PUBLISHED_CIFAR10: dict[str, tuple[float, float]] = {
     "ENAS": (2.89, 4.6e6),
 }
 
+_SEED = re.compile(r"-seed\d+$")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainedCell:
@@ -61,13 +63,23 @@ class RetrainedCell:
 
 
 def retrained_cells(retrainings: Sequence[Retraining]) -> list[RetrainedCell]:
-    """Retrainings grouped by cell, in their order; a cell without a trial goes by the label without its seed."""
-    groups: dict[str, list[Retraining]] = {}
+    """Retrainings grouped by cell and recipe, in their order: only seeds of one recipe make a spread.
+
+    A cell without a trial goes by the label without its seed, and so does any further recipe of a trial's cell.
+    """
+    groups: dict[tuple[object, ...], list[Retraining]] = {}
     for retraining in retrainings:
-        stem = re.sub(r"-seed\d+$", "", retraining.run.label.removeprefix("retrain-"))
-        name = stem if retraining.trial is None else f"trial {retraining.trial}"
-        groups.setdefault(name, []).append(retraining)
-    return [RetrainedCell(name=name, trial=members[0].trial, retrainings=members) for name, members in groups.items()]
+        recipe = frozenset((key, value) for key, value in retraining.run.params.items() if key != "seed")
+        cell = _SEED.sub("", retraining.run.label) if retraining.trial is None else retraining.trial
+        groups.setdefault((cell, recipe), []).append(retraining)
+    cells: list[RetrainedCell] = []
+    for members in groups.values():
+        stem, trial = _SEED.sub("", members[0].run.label.removeprefix("retrain-")), members[0].trial
+        name = stem if trial is None else f"trial {trial}"
+        if any(known.name == name for known in cells):
+            name = f"{name}, {stem}"
+        cells.append(RetrainedCell(name=name, trial=trial, retrainings=members))
+    return cells
 
 
 def test_error_chart(cells: Sequence[RetrainedCell], theme: Theme, *, is_cifar10: bool) -> Chart:

@@ -36,8 +36,8 @@ def front_chart(
         return Chart(key=key, title=f"Child error against {name}", empty="No child has been evaluated yet.")
     x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]
     y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
-    complete = [index for index, trial in enumerate(shown) if trial.run.state == "complete"]
-    front = _front(complete, x, y)
+    results = [index for index, trial in enumerate(shown) if trial.is_result]
+    front = _front(results, x, y)
     data = points(shown, x, y, front, theme, colour_by)
     data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
     references = _references(published, cost, x, theme)
@@ -51,13 +51,15 @@ def front_chart(
         ),
     }  # fmt: skip
     numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
-    title = f"Child error against {name}: {len(front)} of {counted(len(shown), 'search', 'searches')} on the front"
-    best = min(zip(y, x, strict=True))
+    title = f"Child error against {name}: {len(front)} of {counted(len(results), 'search', 'searches')} on the front"
+    if not results:
+        title = f"Child error against {name}: no result yet"
+    best = min(front, key=lambda index: y[index], default=None)
+    lowest = "" if best is None else f" The lowest error is {y[best]:.3g}% at {x[best]:.4g} {metric_unit(cost)}."
     return Chart(
         key=key,
         title=title,
-        summary=f"{title}. Trials on the front by {name}: {numbers or 'none'}. The lowest error is {best[0]:.3g}% "
-        f"at {best[1]:.4g} {metric_unit(cost)}.",
+        summary=f"{title}. Trials on the front by {name}: {numbers or 'none'}.{lowest}",
         figure=figure,
         columns=columns,
         rows=[
@@ -65,7 +67,7 @@ def front_chart(
              trial.run.metrics["child_val_error"], index in front)
             for index, trial in enumerate(shown)
         ],
-        note="Numbered points are on the front of the two axes shown; hollow ones are not complete."
+        note="Numbered points are on the front of the two axes shown; hollow ones are no results (yet)."
         + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from dash import dcc, html
 
@@ -10,8 +11,9 @@ from dashboards.analysis import differing_params, edit_distance
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves
 from dashboards.claims import claims
-from dashboards.errors import BrokenArtifactError, NotFoundError
+from dashboards.errors import NotFoundError
 from dashboards.history import History
+from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -34,14 +36,22 @@ from search_core.genotype import Genotype
 _FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
 _CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")
 _MOST = 4
+_MOST_STUDIES = 5
+_RUN_ID = 16  # so long is no number of a trial, but the id of a run
 _MOST_OPTIONS = 2000
 
 
 def compare_view(store: Store, request: Request) -> View:
-    """The trials named in the address as `trial=STUDY:NUMBER`, or the strategies of `study=NAME`."""
+    """The trials named in the address as `trial=STUDY:NUMBER`, or the strategies of `study=NAME`.
+
+    Single searches, which have no number, go by their run: `trial=STUDY:RUN`.
+    """
     names = list(dict.fromkeys(request.query.get("trial", [])))[:_MOST]
     studies = {name: store.study(name) for name in _studies(names, request)}
-    trials = [find_trial(studies[study], "trial", number) for study, number in map(_parsed, names)]
+    trials = [
+        find_trial(studies[study], "trial" if key.isdigit() and len(key) < _RUN_ID else "run", key)
+        for study, key in map(_parsed, names)
+    ]
     body: list[Component] = [trail(("Studies", "/"), ("Compare", "")), html.H1("Compare")]
     body += [notice for study in studies.values() for notice in notices(study)]
     body.append(_picker(studies, names, store))
@@ -68,17 +78,17 @@ def _studies(names: Sequence[str], request: Request) -> list[str]:
 def _parsed(name: str) -> tuple[str, str]:
     study, separator, number = name.rpartition(":")
     if not separator or not study:
-        raise NotFoundError(f"`trial` must be STUDY:NUMBER, got {name!r}")
+        raise NotFoundError(f"`trial` must be STUDY:NUMBER or STUDY:RUN, got {name!r}")
     return study, number
 
 
 def _picker(studies: Mapping[str, StudyRecord], names: Sequence[str], store: Store) -> Component:
-    known = list(studies.values()) or [store.study(entry.name) for entry in store.overviews()[:3] if entry.run]
+    """Trials of the studies at hand and of those that ran last, so that trials of several studies can be chosen."""
+    others = [entry.name for entry in store.overviews()[:_MOST_STUDIES] if entry.name not in studies]
     options = [
-        {"value": f"{study.overview.name}:{trial.number}", "label": f"{study.overview.name}: {_described(trial)}"}
-        for study in known
+        {"value": f"{study.overview.name}:{_key(trial)}", "label": f"{study.overview.name}: {_described(trial)}"}
+        for study in (*studies.values(), *map(store.study, others))
         for trial in sorted(study.trials, key=lambda trial: not trial.on_front)
-        if trial.number is not None
     ]
     return html.Div(
         [
@@ -87,6 +97,10 @@ def _picker(studies: Mapping[str, StudyRecord], names: Sequence[str], store: Sto
         ],
         className="card wide picker",
     )
+
+
+def _key(trial: Trial) -> str:
+    return trial.run.run_id if trial.number is None else str(trial.number)
 
 
 def _described(trial: Trial) -> str:
@@ -103,11 +117,8 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
     histories: dict[str, History] = {}
     genotypes: dict[str, Genotype] = {}
     for name, trial in zip(names, trials, strict=True):
-        try:
-            history, genotype = store.history(trial.run), store.genotype(trial.run)
-        except BrokenArtifactError as error:
-            body.append(message(f"{name} cannot be shown whole", str(error), kind="error"))
-            continue
+        history = asked(partial(store.history, trial.run), f"The history of {name} cannot be shown", body)
+        genotype = asked(partial(store.genotype, trial.run), f"The genotype of {name} cannot be used", body)
         if history is not None:
             histories[name] = history
         if genotype is not None:
@@ -174,11 +185,7 @@ def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Reque
     faults: list[Component] = []
     for study in studies.values():
         runs = {t.number: t.run.run_id for t in study.trials if t.strategy in (ours, other) and t.number is not None}
-        try:
-            found = store.curves(study, list(runs))
-        except BrokenArtifactError as error:
-            faults.append(message("Some curves cannot be read", str(error), kind="error"))
-            continue
+        found = asked(partial(store.curves, study, list(runs)), "Some curves cannot be read", faults) or {}
         curves |= {runs[number]: history for number, history in found.items()}
     rows = [
         [f"({claim.letter}) {claim.text}", html.Strong(claim.verdict), claim.evidence]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dash import html
 
 from dashboards.charts.curve_charts import many_curves
-from dashboards.errors import BrokenArtifactError
-from dashboards.pages.parts import chart_card, choices, message, prose
+from dashboards.pages.asked import asked
+from dashboards.pages.parts import chart_card, choices, prose, slot
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
@@ -33,11 +33,9 @@ def curves_view(store: Store, request: Request) -> View:
     chosen = _chosen(study, request.query.get("trials", [""])[0])
     numbers = [trial.number for trial in chosen if trial.number is not None]
     body: list[Component] = head(study, "Curves")
-    try:
-        curves = store.curves(study, numbers)
-    except BrokenArtifactError as error:
-        curves = {}
-        body.append(message("Some curves cannot be shown", str(error), kind="error"))
+    said: list[Component] = []
+    curves = asked(lambda: store.curves(study, numbers), "Some curves cannot be shown", said) or {}
+    body.append(slot(said))
     chart = many_curves(chosen, curves, metric, request.theme)
     control = choices("metric", "Metric", {name: metric_name(name) for name in METRICS}, metric, request)
     body.append(html.Div([chart_card(chart, request, wide=True, controls=[control])], className="cards"))

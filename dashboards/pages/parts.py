@@ -34,6 +34,11 @@ def badge(state: State) -> Component:
     return html.Span([html.Span(_SIGNS[state], **{"aria-hidden": "true"}), f" {state}"], className=f"badge {state}")
 
 
+def slot(content: Sequence[Component]) -> Component:
+    """A place that is there though it may be empty: what stands around it is not built anew when it fills."""
+    return html.Div(list(content), className="slot")
+
+
 def facts(entries: Sequence[tuple[str, Any]]) -> Component:
     """Names and values in a row of small blocks."""
     return html.Dl([html.Div([html.Dt(name), html.Dd(value)]) for name, value in entries], className="facts")
@@ -102,14 +107,23 @@ def copied_command(label: str, command: str) -> Component:
     )
 
 
-def keep_commands(run: RunRecord, request: Request) -> Component:
-    """The commands that take a found cell further; each is one line for a shell."""
+def keep_commands(run: RunRecord, request: Request, *, in_study: bool) -> Component:
+    """The commands that take a found cell further; each is one line for a shell.
+
+    Args:
+        run: a search, or a retraining of a cell that no search found.
+        request: says where the store is.
+        in_study: whether it is a trial of a study, whose recipe retraining takes; else the user names one.
+    """
+    recipe = "" if in_study else " --config RECIPE.yaml"
+    sizes = {"--init-channels": "network.init_channels", "--cells": "network.cells"}
+    size = "".join(f" {option} {shlex.quote(run.params[key])}" for option, key in sizes.items() if key in run.params)
     store, run_id = f"MLFLOW_TRACKING_URI={shlex.quote(request.location)} ", shlex.quote(run.run_id)
     return html.Section(
         [
             html.H2("Keep this cell"),
-            copied_command("retrain", f"{store}snas retrain --run {run_id}"),
-            copied_command("profile", f"{store}snas profile --run {run_id}"),
+            copied_command("retrain", f"{store}snas retrain --run {run_id}{recipe}"),
+            copied_command("profile", f"{store}snas profile --run {run_id}{size}"),
             copied_command(
                 "export", f"{store}mlflow artifacts download --run-id {run_id} --artifact-path genotype.json -d ."
             ),

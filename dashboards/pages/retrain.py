@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 from dash import html
 
 from dashboards.charts.curve_charts import retrain_curves
 from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
-from dashboards.errors import BrokenArtifactError
 from dashboards.history import History
-from dashboards.pages.parts import badge, chart_card, copied_command, keep_commands, link, message, table, trial_address
+from dashboards.pages.asked import asked
+from dashboards.pages.parts import (
+    badge,
+    chart_card,
+    copied_command,
+    keep_commands,
+    link,
+    message,
+    slot,
+    table,
+    trial_address,
+)
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import ModelRecord, Retraining, StudyRecord, Trial
@@ -19,7 +30,7 @@ from dashboards.store import Store
 from dashboards.wording import MISSING, shown_metric
 
 _COLUMNS = ("cell", "test error", "seeds", "validation", "parameters", "multiply-adds", "child before retraining")
-_RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it")
+_RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it in Python")
 _MOST_CURVES = 21
 
 
@@ -38,11 +49,11 @@ def retrain_view(store: Store, request: Request) -> View:
         return _view(study, body, ())
     cells = retrained_cells(study.retrainings)
     histories, faults = _histories(store, study)
-    body += [message("A history cannot be shown", fault, kind="error") for fault in faults]
+    models = asked(lambda: store.models(study), "The registered models cannot be shown", faults) or {}
+    body.append(slot(faults))
     is_cifar10 = any(retraining.run.params.get("dataset.name") == "cifar10" for retraining in study.retrainings)
     charts = (test_error_chart(cells, request.theme, is_cifar10=is_cifar10), retrain_curves(histories, request.theme))
     rows = [_row(study, cell) for cell in sorted(cells, key=_place)]
-    models = store.models(study)
     body += [
         html.Div([chart_card(chart, request) for chart in charts], className="cards"),
         html.Section(
@@ -58,7 +69,8 @@ def retrain_view(store: Store, request: Request) -> View:
     ]
     best = min(cells, key=_place)
     trial = _found_by(study, best)
-    body.append(keep_commands(trial.run if trial else best.retrainings[0].run, request))
+    run = trial.run if trial else best.retrainings[0].run
+    body.append(keep_commands(run, request, in_study=trial is not None))
     return _view(study, body, charts)
 
 
@@ -73,17 +85,14 @@ def _view(study: StudyRecord, body: list[Component], charts: tuple[object, ...])
     )
 
 
-def _histories(store: Store, study: StudyRecord) -> tuple[dict[str, History], list[str]]:
+def _histories(store: Store, study: StudyRecord) -> tuple[dict[str, History], list[Component]]:
+    """Histories by label, and messages about those that cannot be read."""
     histories: dict[str, History] = {}
-    faults = []
-    for retraining in study.retrainings[:_MOST_CURVES]:
-        try:
-            history = store.history(retraining.run)
-        except BrokenArtifactError as error:
-            faults.append(str(error))
-            continue
+    faults: list[Component] = []
+    for run in [retraining.run for retraining in study.retrainings[:_MOST_CURVES]]:
+        history = asked(partial(store.history, run), f"The history of {run.label} cannot be shown", faults)
         if history is not None:
-            histories[retraining.run.label.removeprefix("retrain-")] = history
+            histories[run.label.removeprefix("retrain-")] = history
     return histories, faults
 
 
@@ -119,7 +128,7 @@ def _run_row(retraining: Retraining, models: Mapping[str, ModelRecord], request:
     load: Component = MISSING
     if model is not None:
         code = f"mlflow.pytorch.load_model({f'models:/{model.name}/{model.version}'!r})"
-        load = copied_command("in Python", code)
+        load = copied_command(f"load version {model.version} in Python", code)
     return [
         run.label,
         badge(run.state),

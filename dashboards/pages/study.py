@@ -15,6 +15,7 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
 from dashboards.charts.theme import Theme
+from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -23,6 +24,7 @@ from dashboards.pages.parts import (
     link,
     message,
     notices,
+    slot,
     study_tabs,
     table,
     trail,
@@ -35,6 +37,7 @@ from dashboards.wording import (
     MISSING,
     counted,
     duration,
+    exact,
     metric_factor,
     metric_name,
     metric_title,
@@ -45,6 +48,7 @@ from dashboards.wording import (
 #: Metrics in the table of trials.
 _GRID_METRICS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
 _MOST_FAILURES = 20
+_SILENT_S = 1800.0  # a study that runs and has not reported for so long may have lost its driver
 
 
 def study_view(store: Store, request: Request) -> View:
@@ -52,7 +56,9 @@ def study_view(store: Store, request: Request) -> View:
     study = store.study(request.path[1])
     costs = known_costs(study) or ["child_madds"]
     cost, colour_by = request.option("cost", costs), request.option("colour", get_args(ColourBy))
-    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=store.published(study))  # type: ignore[arg-type]  # one of ColourBy
+    said: list[Component] = []
+    published = asked(lambda: store.published(study), "The published cells cannot be shown", said) or {}
+    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=published)  # type: ignore[arg-type]  # one of ColourBy
     penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
     trials = _trials_table(study)
@@ -62,6 +68,7 @@ def study_view(store: Store, request: Request) -> View:
     ]
     body = [
         *head(study, "Study"),
+        slot(said),
         html.Div(
             [
                 chart_card(front, request, wide=True, controls=controls),
@@ -72,7 +79,7 @@ def study_view(store: Store, request: Request) -> View:
             className="cards",
         ),
         _grid(study, trials, request),
-        *_failures(study),
+        slot(_failures(study)),
     ]
     return View(
         name="study",
@@ -93,10 +100,15 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
     entries += [(f"best {metric_name(name)}", shown_metric(name, value)) for name, value in overview.best.items()]
     if overview.hours is not None:
         entries.append(("reserved", f"{overview.hours:.3g} {overview.hours_unit}"))
-    if overview.state == "running":
-        entries.append(("time left", duration(overview.time_left_s)))
+    if overview.state == "running" and over < overview.num_trials:
+        entries.append(("time left for searches", duration(overview.time_left_s)))
     if overview.retrained[1]:
         entries.append(("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}"))
+    heard = max((trial.run.last_report_s or 0.0 for trial in study.trials), default=0.0)
+    if heard:
+        entries.append(("last report", moment(heard)))
+    silent_s = study.as_of_s - heard
+    silence = overview.state == "running" and heard and silent_s > _SILENT_S
     entries.append(("as of", moment(study.as_of_s)))
     goals = " and ".join(f"{goal.mode} {metric_name(goal.metric)}" for goal in study.objectives)
     return [
@@ -104,9 +116,14 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         html.H1(overview.name),
         html.P(f"Objectives: {goals}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
-        *notices(study),
+        slot([*notices(study), *([_silent(overview.name, silent_s)] if silence else [])]),
         facts(entries),
     ]
+
+
+def _silent(name: str, seconds: float) -> Component:
+    text = f"Nothing has been reported for {duration(seconds)}. If its driver was killed, "
+    return message("Is it still running?", f"{text}`snas study resume {name}` goes on.", kind="notice")
 
 
 def _trials_table(study: StudyRecord) -> Chart:
@@ -134,7 +151,7 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
     values = list(dict.fromkeys(key for trial in study.trials for key in trial.values))
     number = {
         "filter": "agNumberColumnFilter", "type": "rightAligned", "width": 148,
-        "valueFormatter": {"function": "params.value == null ? '' : d3.format('.4~g')(params.value)"},
+        "valueFormatter": {"function": "params.value == null ? '' : d3.format('.15~g')(params.value)"},
     }  # fmt: skip
     text = {"filter": "agTextColumnFilter", "width": 148}
     columns: list[dict[str, Any]] = [
@@ -219,7 +236,7 @@ def _grid_row(study: StudyRecord, trial: Trial, values: list[str]) -> dict[str, 
 
 def _rounded(value: float | str | None) -> float | str | None:
     if isinstance(value, float):
-        return float(f"{value:.4g}") if math.isfinite(value) else None  # JSON has no others
+        return float(exact(value, 4)) if math.isfinite(value) else None  # JSON has no others
     return value
 
 

@@ -9,8 +9,9 @@ from dash import html
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
-from dashboards.errors import BrokenArtifactError, NotFoundError
+from dashboards.errors import NotFoundError
 from dashboards.history import History
+from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -20,6 +21,7 @@ from dashboards.pages.parts import (
     link,
     message,
     notices,
+    slot,
     table,
     trail,
     trial_address,
@@ -37,20 +39,17 @@ def trial_view(store: Store, request: Request) -> View:
     """The trial named in the path, by number or by run."""
     study = store.study(request.path[1])
     trial = find_trial(study, request.path[2], request.path[3])
-    try:
-        history, fault = store.history(trial.run), ""
-    except BrokenArtifactError as error:
-        history, fault = None, str(error)
+    faults: list[Component] = []
+    history = asked(lambda: store.history(trial.run), "The history cannot be shown", faults)
     charts = _charts(history, request)
-    body = [*_head(study, trial), *notices(study)]
-    if fault:
-        body.append(message("The history cannot be shown", fault, kind="error"))
-    elif history is None:
-        body.append(
+    said = [*notices(study), *faults]
+    if history is None and not faults:
+        said.append(
             message("No history yet", "Curves and cells come with the first epochs that are written to MLflow.")
         )
-    body += [_player(trial, history, request), *_cards(charts, request), *_genotype(store, trial)]
-    body += [keep_commands(trial.run, request), _configuration(trial)]
+    body = [*_head(study, trial), slot(said), _player(trial, history, request), slot(_cards(charts, request))]
+    keep = [keep_commands(trial.run, request, in_study=trial.number is not None)] if _has_cell(trial) else []
+    body += [slot(_genotype(store, trial)), slot(keep), _configuration(trial)]
     return View(
         name="trial",
         title=f"{trial.title} of {study.overview.name}",
@@ -142,7 +141,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         html.H1([trial.title.capitalize(), html.Span(" on the front", className="muted") if trial.on_front else ""]),
         html.Nav(links, className="tabs", **{"aria-label": "Other trials"}),
         facts(entries),
-        *reason,
+        slot(reason),
     ]
 
 
@@ -151,6 +150,11 @@ def _player(trial: Trial, history: History | None, request: Request) -> Componen
         [html.H2("The cells, epoch by epoch", className="hidden-title"), player_frame(trial, history, request)],
         className="card wide player-card",
     )
+
+
+def _has_cell(trial: Trial) -> bool:
+    """Whether the run has its genotype, which is written when a search with an epoch is over."""
+    return trial.run.num_epochs > 0 and trial.run.state not in ("running", "interrupted")
 
 
 def _genotype(store: Store, trial: Trial) -> list[Component]:
@@ -162,12 +166,9 @@ def _genotype(store: Store, trial: Trial) -> list[Component]:
     else:
         links.append(html.Span(["no MLflow server here; ", html.Code("snas ui"), " serves MLflow's pages"]))
     warning: list[Component] = []
-    try:
-        if store.genotype(trial.run) is not None:
-            href = address("genotype", trial.run.study, trial.run.run_id)
-            links.append(html.A("genotype.json", href=href, download=f"{trial.run.label}-genotype.json"))
-    except BrokenArtifactError as error:
-        warning.append(message("The genotype cannot be used", str(error), kind="error"))
+    if asked(lambda: store.genotype(trial.run), "The genotype cannot be used", warning) is not None:
+        href = address("genotype", trial.run.study, trial.run.run_id)
+        links.append(html.A("genotype.json", href=href, download=f"{trial.run.label}-genotype.json"))
     parts: list[Component] = []
     for entry in links:
         parts += [entry, " · "]

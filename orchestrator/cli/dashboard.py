@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
 
-from dashboards.app import HOST, serve
+from dashboards.app import serve
+from dashboards.errors import PortTakenError
 from dashboards.mlflow_store import MlflowStore
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
@@ -31,10 +31,8 @@ def dashboard(
     store = MlflowStore(uri)
     try:
         serve(store, port, lambda address: stdout.print(_ready(address, uri), highlight=False, soft_wrap=True))
-    except OSError as error:
-        raise OrchestratorError(
-            f"--port must be free on {HOST}, got {port}: {os.strerror(error.errno or 0)}; choose another one"
-        ) from error
+    except PortTakenError as error:
+        raise OrchestratorError(f"--port: {error}; choose another one") from error
 
 
 def _ready(address: str, uri: str) -> str:

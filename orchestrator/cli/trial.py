@@ -38,7 +38,7 @@ _GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "child_madds": ("multiply-adds", "an image"),
         "child_params": ("parameters", ""),
         "child_memory_access": ("elements moved", "an image"),
-        "expected_cost_madds": ("expected multiply-adds of the search", "an image"),
+        "expected_cost_madds": ("expected multiply-adds, searched edges", "an image"),
     },
     "search": {
         "entropy_normal": ("entropy, normal cell", "nats"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 THEMES = ("light", "dark")
 WIDTH = 1200
-_COLOURS = 128
+_OFTEN = 96  # colours of large areas
 _DRAWN_MS = 30_000
 
 
@@ -39,20 +39,26 @@ class Shot:
         name: of the file, without the theme.
         address: path and options.
         height: pixels from the top of the page; None: the whole page.
+        part: selector of the only part that is shown; empty: the page.
     """
 
     name: str
     address: str
     height: int | None = None
+    part: str = ""
 
 
+STUDY = "/study/penalty-sweep"
 SHOTS = (
-    Shot(name="studies", address="/"),
-    Shot(name="study", address="/study/penalty-sweep"),
-    Shot(name="curves", address="/study/penalty-sweep/curves?metric=entropy_total"),
-    Shot(name="trial", address="/study/penalty-sweep/trial/{front}"),
-    Shot(name="compare", address="/compare?trial=two-strategies:0&trial=two-strategies:1"),
-    Shot(name="retrain", address="/study/penalty-sweep/retrain"),
+    Shot(name="studies", address="/", height=560),
+    Shot(name="study", address=STUDY, height=1810),
+    Shot(name="trials", address=STUDY, part="section:has(#trials)"),
+    Shot(name="curves", address=f"{STUDY}/curves?metric=entropy_total"),
+    Shot(name="trial", address=f"{STUDY}/trial/{{front}}", height=1350),
+    Shot(name="heat", address=f"{STUDY}/trial/{{front}}", part=".cards:has(#chart-alpha-normal)"),
+    Shot(name="compare", address="/compare?trial=two-strategies:0&trial=two-strategies:1", height=1500),
+    Shot(name="claims", address="/compare?study=two-strategies", part="section:has(table):last-child"),
+    Shot(name="retrain", address=f"{STUDY}/retrain", height=1330),
 )
 
 
@@ -102,27 +108,49 @@ def take(folder: Path, names: Sequence[str] = ()) -> Iterator[Path]:
             page = context.new_page()
             for shot in SHOTS:
                 if not names or shot.name in names:
-                    yield _taken(page, address + shot.address.format(front=front), folder / f"{shot.name}-{theme}.png")
+                    yield _taken(
+                        page, shot, address + shot.address.format(front=front), folder / f"{shot.name}-{theme}.png"
+                    )
         browser.close()
 
 
-def _taken(page: Page, address: str, file: Path) -> Path:
+def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
     page.goto(address)
     page.wait_for_selector("main[data-drawn=true]", timeout=_DRAWN_MS)
     for frame in page.query_selector_all("iframe"):
         content = frame.content_frame()
         if content is not None:
             content.wait_for_selector("#epoch-number:not(:empty)", timeout=_DRAWN_MS)
-    page.wait_for_timeout(800)  # frames take their height, the grid its rows
-    file.write_bytes(quantised(page.screenshot(full_page=True, animations="disabled")))
+    page.wait_for_function("[...document.querySelectorAll('iframe.player')].every((frame) => frame.style.height)")
+    page.wait_for_timeout(1500)  # the grid draws its rows, graphs take the width that is left
+    if shot.part:
+        page.add_style_tag(content=".top { position: static !important; }")  # it would lie over the part
+        picture = page.locator(shot.part).screenshot(animations="disabled")
+    else:
+        height = shot.height or page.evaluate("document.documentElement.scrollHeight")
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": height}
+        picture = page.screenshot(full_page=True, clip=clip, animations="disabled")
+    file.write_bytes(quantised(picture))
     return file
 
 
 def quantised(png: bytes) -> bytes:
-    """The same picture with a palette: a third of the bytes, and nothing that an eye would miss."""
-    buffer = io.BytesIO()
+    """The same picture with a palette: a third of the bytes, and nothing that an eye would miss.
+
+    The colours of large areas are kept as they are; the others share the rest of the palette, however rare they are.
+    """
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    by_count = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
+    often, rare = [colour for _, colour in by_count[:_OFTEN]], [colour for _, colour in by_count[_OFTEN:]]
+    colours = [part for colour in often for part in colour]
+    if rare:
+        line = Image.new("RGB", (len(rare), 1))
+        line.putdata(rare)
+        colours += line.quantize(256 - _OFTEN).getpalette()[: 3 * (256 - _OFTEN)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    buffer = io.BytesIO()
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

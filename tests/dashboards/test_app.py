@@ -70,7 +70,7 @@ def test_every_address_has_its_view(store, address, theme):
         (f"/study/{_STUDY}/trial/99", f"study {_STUDY} has no trial 99; it has 24 searches"),
         (f"/study/{_STUDY}/trial/None", "has no trial None"),
         (f"/study/{_STUDY}/run/nonsense", "has no run nonsense"),
-        ("/compare?trial=nonsense", "trial must be STUDY:NUMBER, got 'nonsense'"),
+        ("/compare?trial=nonsense", "trial must be STUDY:NUMBER or STUDY:RUN, got 'nonsense'"),
         (f"/compare?trial={_STUDY}:99", "has no trial 99"),
         ("/compare?study=other", "there is no study other"),
         ("/?" + "&".join(f"o{n}=1" for n in range(60)), "an address must have at most 50 options"),
@@ -142,7 +142,8 @@ def test_broken_files_of_a_trial_are_messages_on_its_page(store):
     assert "The history cannot be shown" in said
     assert "The genotype cannot be used genotype.json of run trial-0000 must be a genotype" in said
     compared = words(plain(_render(store, f"/compare?trial={_STUDY}:0&trial={_STUDY}:1")))
-    assert "trial 0 cannot be shown whole" in compared
+    assert "The history of trial 0 cannot be shown" in compared
+    assert "The genotype of trial 0 cannot be used" in compared
 
 
 def test_a_broken_history_of_a_retraining_is_a_message(store):

@@ -168,20 +168,27 @@ def test_fewer_epochs_to_what_both_reach():
     claim = _race([[0.5, 0.8, 0.9]], [[0.2, 0.4, 0.6, 0.8]])  # both reach 80%: in 2 and in 4 epochs
     assert claim.verdict == "holds"
     assert claim.evidence == (
-        "epochs to 80% supernet validation accuracy, which both reach on average: snas 2 (n = 1), darts 4 (n = 1)"
+        "median of epochs to 80% supernet validation accuracy, which both reach on average at their best: "
+        "snas 2 (1 of 1 reach it), darts 4 (1 of 1 reach it)"
     )
     assert _race([[0.2, 0.4, 0.6, 0.8]], [[0.5, 0.8, 0.9]]).verdict == "does not hold"
     assert _race([[0.1, 0.8]], [[0.2, 0.8]]).verdict == "does not hold"  # no fewer
 
 
-def test_fewer_epochs_counts_all_of_a_search_that_never_gets_there():
+def test_fewer_epochs_lets_no_search_win_by_never_getting_there():
     claim = _race([[0.9, 0.9], [0.1, 0.1]], [[0.2, 0.5, 0.5]])  # best 0.9 and 0.1: mean 0.5 as theirs
-    assert claim.verdict == "holds"
-    assert "snas 1.5 ± 0.71 (n = 2), darts 2 (n = 1)" in claim.evidence
+    assert claim.verdict == "does not hold"
+    assert "snas not by half of them (1 of 2 reach it), darts 2 (1 of 1 reach it)" in claim.evidence
+    most = _race([[0.9, 0.9], [0.9, 0.9], [0.0, 0.0]], [[0.2, 0.6, 0.6]])
+    assert most.verdict == "holds"
+    assert "snas 1 (2 of 3 reach it)" in most.evidence
 
 
 def test_fewer_epochs_counts_epochs_that_reported_nothing():
-    assert "snas 3 (n = 1), darts 4 (n = 1)" in _race([[math.nan, math.nan, 0.8]], [[0.1, 0.1, 0.1, 0.8]]).evidence
+    assert (
+        "snas 3 (1 of 1 reach it), darts 4 (1 of 1 reach it)"
+        in _race([[math.nan, math.nan, 0.8]], [[0.1, 0.1, 0.1, 0.8]]).evidence
+    )
 
 
 def test_fewer_epochs_cannot_be_said_without_curves():

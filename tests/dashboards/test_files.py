@@ -88,12 +88,18 @@ def test_csv_quotes_reasons_that_a_spreadsheet_would_run(study):
 
 
 @pytest.mark.parametrize(
-    "path", [f"/study/{_STUDY}?chart=other", f"/study/{_STUDY}", "/study/other?chart=front", "/nonsense?chart=front"]
+    ("path", "said"),
+    [
+        (f"/study/{_STUDY}?chart=other", "this page has no numbers of a chart 'other'"),
+        (f"/study/{_STUDY}", "this page has no numbers of a chart"),
+        ("/study/other?chart=front", "Not found: there is no study `other`"),
+        ("/nonsense?chart=front", "Not found: there is no page /nonsense"),
+    ],
 )
-def test_csv_of_an_unknown_chart_is_not_found_in_words(client, path):
+def test_csv_that_is_not_there_is_not_found_in_words(client, path, said):
     response = client.get(f"/csv{path}")
     assert (response.status_code, response.mimetype) == (404, "text/plain")
-    assert response.text.startswith("this page has no numbers of a chart")
+    assert response.text.startswith(said)
 
 
 def test_genotype_is_the_one_of_the_store(client, study):

@@ -142,7 +142,7 @@ def test_player_data_curves_have_units_and_are_in_percent():
         "Entropy": "nats",
         "Temperature": "",
         "Penalty strength η": "",
-        "Expected cost": "multiply-adds",
+        "Expected cost, searched edges": "multiply-adds",
         "Discretization gap": "percentage points",
         "Validation accuracy": "%",
     }
@@ -161,7 +161,7 @@ def test_player_data_leaves_out_what_nobody_reported_and_takes_the_cost_that_exi
     curves = data_of(render_player(replace(search, metrics=metrics), title="t"))["curves"]
     assert [(curve["title"], curve["unit"]) for curve in curves] == [
         ("Entropy", "nats"),
-        ("Expected cost", "parameters"),
+        ("Expected cost, searched edges", "parameters"),
     ]
     assert [line["label"] for line in curves[0]["lines"]] == ["normal"]
     np.testing.assert_array_equal(unpacked(curves[1]["lines"][0]["values"], "<f8", 3), [1.0, np.nan, 3.0])

@@ -21,8 +21,10 @@ from dashboards.wording import (
     [
         ("child_val_error", 0.1234, "12.34%"),
         ("discretization_gap", 0.05, "5 percentage points"),
-        ("child_madds", 573_000_000, "573 millions"),
-        ("child_params", 3_345_678, "3346 thousands"),
+        ("child_madds", 573_000_000, "573 million"),
+        ("child_params", 3_345_678, "3.346 million"),
+        ("child_params", 5432, "5.432 thousand"),
+        ("child_memory_access", 0.0, "0 elements"),
         ("temperature", 0.03, "0.03"),
         ("latency_of_somebody", 1234.5678, "1235"),
         ("child_val_error", 0.0, "0%"),

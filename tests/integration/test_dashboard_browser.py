@@ -33,7 +33,7 @@ from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, runs_of
 pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
 
 NAME = "digits-front"
-EPOCHS = 10
+EPOCHS = 8
 #: Four searches of real images, and two that diverge; then the front from scratch with two seeds.
 STUDY: dict[str, Any] = {
     "name": NAME,
@@ -162,7 +162,6 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
         epochs = sum(int(text) for text in visit.column("epochs") if text)
         if not seen or epochs > seen[-1]:
             seen.append(epochs)
-        assert len(seen) < 3 or seen == sorted(seen)
         assert tracked.process.process.poll() in (None, 0), tracked.process.log
         visit.page.wait_for_timeout(200)
     expect(visit.page.get_by_label("state Filter Input")).to_have_value("e")
@@ -282,7 +281,7 @@ def test_player_in_its_frame_is_scrubbed(visit: Visit, done: Tracked) -> None:
     player.get_by_role("button", name="Play").click()
     expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1), timeout=30_000)
     before = player.locator("#details-title").inner_text()
-    player.locator("[data-edge][tabindex]").nth(3).focus()
+    player.locator("g.edge[tabindex='0']").nth(3).focus()
     assert player.locator("#details-title").inner_text() != before
     height = visit.page.locator("iframe.player").bounding_box()
     assert height is not None
@@ -328,6 +327,21 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     assert set(names) == {key for key, value in first.values.items() if value != second.values[key]}
 
 
+def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked) -> None:
+    page, keys = visit.page, visit.page.keyboard
+    visit.open(f"/compare?study={NAME}", "compare")
+    visit.tab_to(page.locator("#compare-picker"))
+    keys.press("Enter")
+    expect(page.get_by_placeholder("Search")).to_be_focused()
+    for _ in range(2):
+        keys.press("ArrowDown")
+        keys.press("Space")
+        page.wait_for_timeout(300)  # the list takes one choice after the other
+    keys.press("Escape")
+    expect(page.locator("iframe.player")).to_have_count(2, timeout=30_000)
+    assert visit.path.count("trial=") == 2
+
+
 def test_front_changes_with_its_options_and_the_back_button(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["study"], "study")
     page = visit.page
@@ -341,7 +355,7 @@ def test_front_changes_with_its_options_and_the_back_button(visit: Visit, done: 
     expect(page.get_by_role("link", name="parameters", exact=True)).to_be_focused()
     page.get_by_role("link", name="schedule", exact=True).click()
     visit.shows("study", f"{VIEWS['study']}?cost=child_params&colour=schedule")
-    expect(page.locator("#chart-front .legend")).to_contain_text("exponential")
+    expect(page.locator("#chart-front .legend")).to_contain_text("linear")
     page.go_back()
     visit.shows("study", f"{VIEWS['study']}?cost=child_params")
     page.go_back()
