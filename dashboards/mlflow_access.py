@@ -21,6 +21,8 @@ from dashboards.errors import StoreAwayError
 Answer = TypeVar("Answer")
 
 _SQLITE = "sqlite:///"
+_WITH_TIMEOUT = ("postgresql", "mysql")  # databases whose drivers know `connect_timeout`
+_CONNECT_S = 3  # whole seconds
 _USERINFO = re.compile(r"(?<=://)[^\s/'\"]*@")  # greedy: a password may hold an `@` that nobody escaped
 #: A page waits this long for one answer. Retries would multiply it; the page asks again by itself.
 _SETTINGS = {
@@ -70,7 +72,7 @@ class MlflowAccess:
             raise StoreAwayError(self._failed[1])
         try:
             answer = question(self._opened())
-        except StoreAwayError:
+        except StoreAwayError:  # of the files of one run, or of `_opened`, which has noted it
             raise
         except self._errors() as error:
             message = self._explained(error)
@@ -84,6 +86,8 @@ class MlflowAccess:
         with self._lock:
             if self.tracking_uri.startswith(_SQLITE):
                 self._check_sqlite()  # each time: a connection to a file that is gone would create an empty one
+            if self._client is None and not self.is_server:
+                self._check_database()
             if self._client is None:
                 self._client = MlflowClient(self.tracking_uri)
             return self._client
@@ -98,12 +102,23 @@ class MlflowAccess:
         if self._client is None and not _is_mlflow_database(path):
             raise StoreAwayError(f"the MLflow store {self.location} must be a database of MLflow, got another file")
 
+    def _check_database(self) -> None:
+        """Connect once, briefly: MLflow would try ten times over two minutes, and all others would wait for it."""
+        if self._failed is not None and time.monotonic() < self._failed[0]:
+            raise StoreAwayError(self._failed[1])  # found by who had the lock before
+        try:
+            _connect(self.tracking_uri)
+        except self._errors() as error:
+            message = self._explained(error)
+            self._failed = time.monotonic() + self._pause_s, message
+            raise StoreAwayError(message) from error
+
     def _errors(self) -> tuple[type[Exception], ...]:
         if self.is_server:
             return MlflowException, OSError
         from sqlalchemy.exc import SQLAlchemyError  # not for servers: it takes memory
 
-        return MlflowException, OSError, SQLAlchemyError
+        return MlflowException, OSError, SQLAlchemyError, ImportError  # the last: a database without its driver
 
     def _explained(self, error: Exception) -> str:
         said = masked(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__))
@@ -127,6 +142,16 @@ def search_all(client: MlflowClient, experiment_ids: list[str], query: str, page
         found += runs
         token = runs.token or ""
     return found
+
+
+def _connect(tracking_uri: str) -> None:
+    """Connect to the server of a database; nothing for other kinds of stores."""
+    if not tracking_uri.startswith(_WITH_TIMEOUT):
+        return
+    from sqlalchemy import create_engine, pool  # not for servers of MLflow: it takes memory
+
+    engine = create_engine(tracking_uri, poolclass=pool.NullPool, connect_args={"connect_timeout": _CONNECT_S})
+    engine.connect().close()
 
 
 def _is_mlflow_database(path: Path) -> bool:

@@ -22,7 +22,7 @@ from dashboards.history import History, read_curves, read_history
 from dashboards.mlflow_access import MlflowAccess, search_all
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
 from dashboards.run_listing import RunListing, run_record
-from dashboards.study_records import overview, says_objectives, study_record
+from dashboards.study_records import newest_report, overview, says_objectives, study_record
 from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
 
@@ -30,6 +30,7 @@ Content = TypeVar("Content")
 
 _CHUNK = re.compile(r"(\d{4,})-(\d{4,})\.parquet")  # trials in a file of curves
 _TOP_RUNS = "tags.`snas.unit` IS NOT NULL and tags.`mlflow.parentRunId` IS NULL"
+_RUNNING = "attributes.status = 'RUNNING'"
 
 
 class MlflowStore:
@@ -58,6 +59,7 @@ class MlflowStore:
         self._lock = threading.Lock()  # of the dictionaries; never held while the store is asked
         self._overview_lock = threading.Lock()
         self._overviews: tuple[float, list[StudyOverview]] | None = None
+        self._old: dict[str, tuple[RunRecord, StudyOverview]] = {}  # lines about old studies that are over
         self._listings: dict[str, RunListing] = {}
         self._records: dict[str, tuple[tuple[int, str], StudyRecord]] = {}
         self._models: dict[str, tuple[float, str, Mapping[str, ModelRecord]]] = {}
@@ -75,7 +77,8 @@ class MlflowStore:
         """
         with self._overview_lock:
             if self._overviews is None or time.monotonic() - self._overviews[0] > self._refresh_s:
-                self._overviews = time.monotonic(), self._asked_overviews()
+                asked = self._asked_overviews()
+                self._overviews = time.monotonic(), asked
             return self._overviews[1]
 
     def study(self, name: str) -> StudyRecord:
@@ -189,38 +192,57 @@ class MlflowStore:
         return f"{self.location.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
     def _asked_overviews(self) -> list[StudyOverview]:
-        names, tops = self._access.ask(self._top_runs)
-        by_experiment: dict[str, list[RunRecord]] = {}
-        for run in tops:
-            record = run_record(run, names[run.info.experiment_id])
-            if record is not None:
-                by_experiment.setdefault(record.experiment_id, []).append(record)
-        found = [self._overview(names[experiment], runs) for experiment, runs in by_experiment.items()]
+        names, tops, running = self._access.ask(self._top_runs)
+        by_experiment, at_work = _by_experiment(tops, names), _by_experiment(running, names)
+        found = [
+            self._overview(names[experiment], runs, at_work.get(experiment, []))
+            for experiment, runs in by_experiment.items()
+        ]
         return [line for line, _ in sorted(found, key=lambda pair: pair[1], reverse=True)]
 
-    def _top_runs(self, client: MlflowClient) -> tuple[dict[str, str], list[Run]]:
-        """Names of all experiments by id, and the runs below no other: those of studies and of single searches."""
+    def _top_runs(self, client: MlflowClient) -> tuple[dict[str, str], list[Run], list[Run]]:
+        """Names of all experiments by id, the runs below no other (studies, single searches), and all that run."""
         names: dict[str, str] = {}
         token: str | None = None
         while token is None or token:
             experiments = client.search_experiments(max_results=self._page, page_token=token)
             names |= {entry.experiment_id: entry.name for entry in experiments}
             token = experiments.token or ""
-        return names, search_all(client, list(names), _TOP_RUNS, self._page) if names else []
+        if not names:
+            return names, [], []
+        tops, running = (search_all(client, list(names), query, self._page) for query in (_TOP_RUNS, _RUNNING))
+        return names, tops, running
 
-    def _overview(self, name: str, runs: list[RunRecord]) -> tuple[StudyOverview, float]:
-        """The line about an experiment, and when it ran last."""
-        record = study_record(name, runs, as_of_s=0.0)
-        last_s = max(run.end_s if run.end_s is not None else float("inf") for run in runs)
+    def _overview(self, name: str, tops: list[RunRecord], running: list[RunRecord]) -> tuple[StudyOverview, float]:
+        """The line about an experiment, and when it ran last.
+
+        Args:
+            name: of the experiment.
+            tops: its runs below no other.
+            running: its runs that run, at any place.
+        """
+        record = study_record(name, tops, as_of_s=0.0)
         parent = record.overview.run
         if parent is None:
-            return record.overview, last_s
-        if says_objectives(parent):
-            return overview(name, parent), last_s
+            line = record.overview
+            line = replace(line, state="running" if running else line.state)
+        else:
+            line = overview(name, parent) if says_objectives(parent) else self._old_overview(name, parent)
+        ends_s = [float("inf") if run.end_s is None else run.end_s for run in (*tops, *running)]
+        return replace(line, last_report_s=newest_report([line, *tops, *running])), max(ends_s)
+
+    def _old_overview(self, name: str, parent: RunRecord) -> StudyOverview:
+        """The line about a study whose parent run tells no counts: all runs are listed, once if it is over."""
+        known = self._old.get(name)
+        if known is not None and known[0] == parent:
+            return known[1]
         try:
-            return self.study(name).overview, last_s  # an old parent tells no counts: its runs are listed once
+            line = self.study(name).overview
         except NotFoundError:  # deleted since
-            return record.overview, last_s
+            return overview(name, parent)
+        if parent.status != "RUNNING":
+            self._old[name] = parent, line
+        return line
 
     def _listing(self, name: str) -> RunListing:
         """The listing of an experiment; its id is looked up anew when a listing finds nothing."""
@@ -251,6 +273,15 @@ class MlflowStore:
 
     def _read(self, run: RunRecord, path: str, decode: Callable[[bytes, str], Content]) -> Content | None:
         return self._files.read(run, self._root(run), path, decode)
+
+
+def _by_experiment(runs: Sequence[Run], names: Mapping[str, str]) -> dict[str, list[RunRecord]]:
+    found: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        record = run_record(run, names[run.info.experiment_id])
+        if record is not None:
+            found.setdefault(record.experiment_id, []).append(record)
+    return found
 
 
 def _genotype(content: bytes, place: str) -> Genotype:

@@ -142,7 +142,7 @@ class Retraining:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOverview:
-    """One line about a study, from its parent run alone.
+    """One line about a study, from its parent run and the runs that run.
 
     Attributes:
         name: of the study and its experiment.
@@ -155,6 +155,8 @@ class StudyOverview:
         hours: what the trials reserved so far; `hours_unit` is "GPU hours" or "CPU core hours".
         hours_unit: see `hours`.
         time_left_s: estimate for the searches that are open, seconds; None if it cannot be said.
+        last_report_s: unix seconds of the newest metric of any run that is known; None before the first. A study that
+            runs and has not reported for long may have lost its driver: who is killed cannot close its runs.
     """
 
     name: str
@@ -167,6 +169,7 @@ class StudyOverview:
     hours: float | None
     hours_unit: str
     time_left_s: float | None
+    last_report_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ class RunListing:
             if now - self._refreshed < self._refresh_s:
                 return
             found = None if now - self._listed > self._relist_s else self._access.ask(self._changed)
-            if found is None or self._misses_running(found):
+            if found is None or self._misses_running(found) or self._ended_study(found):
                 found = self._access.ask(self._all)
                 self._listed = now
                 records = self._taken(found)
@@ -92,6 +92,14 @@ class RunListing:
         """Whether a run was deleted, or ended by a clock that is far behind."""
         ids = {run.info.run_id for run in found}
         return any(record.status == "RUNNING" and run_id not in ids for run_id, record in self._records.items())
+
+    def _ended_study(self, found: Iterable[Run]) -> bool:
+        """Whether the study is over since the last look: at its end, tags are set on runs that ended long before."""
+        ended = {run.info.run_id for run in found if run.info.status != "RUNNING"}
+        return any(
+            record.kind == "study" and record.status == "RUNNING" and run_id in ended
+            for run_id, record in self._records.items()
+        )
 
     def _taken(self, runs: Iterable[Run]) -> dict[str, RunRecord]:
         records = {}

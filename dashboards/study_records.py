@@ -42,7 +42,9 @@ def study_record(name: str, runs: Iterable[RunRecord], *, as_of_s: float, notice
     parent = next((run for run in known if run.kind == "study"), None)
     objectives, old = _objectives(parent)
     swept = {key.removeprefix(_SWEEP): text for key, text in _params(parent).items() if key.startswith(_SWEEP)}
-    trials = _with_front([_trial(run, swept, len(objectives) > 1) for run in known if run.kind == "search"], objectives)
+    trials = _placed(_trial(run, swept, len(objectives) > 1) for run in known if run.kind == "search")
+    if parent is not None:  # single searches need not be comparable: they may be of different data
+        trials = _with_front(trials, objectives)
     numbers = {trial.run.run_id: trial.number for trial in trials}
     retrainings = [_retraining(run, numbers) for run in known if run.kind == "retrain"]
     return StudyRecord(
@@ -77,7 +79,13 @@ def overview(name: str, parent: RunRecord) -> StudyOverview:
         hours=metrics.get("gpu_hours", metrics.get("cpu_core_hours")),
         hours_unit="GPU hours" if on_gpu or "cpu_core_hours" not in metrics else "CPU core hours",
         time_left_s=metrics.get("time_left_s") if parent.state == "running" else None,
+        last_report_s=parent.last_report_s,
     )
+
+
+def newest_report(known: Iterable[RunRecord | StudyOverview]) -> float | None:
+    """Unix seconds of the newest report of these; None if there is none."""
+    return max((entry.last_report_s for entry in known if entry.last_report_s is not None), default=None)
 
 
 def says_objectives(parent: RunRecord) -> bool:
@@ -97,22 +105,25 @@ def _overview_of_all(
     over = sum(retraining.run.state in _ENDS for retraining in retrainings)
     complete = [trial.run.metrics for trial in trials if trial.is_result]
     best = {}
-    for objective in objectives:
+    for objective in objectives if parent else ():
         values = [metrics[objective.metric] for metrics in complete if objective.metric in metrics]
         finite = [value for value in values if math.isfinite(value)]
         if finite:
             best[objective.metric] = min(finite) if objective.mode == "min" else max(finite)
-    found = overview(name, parent) if parent else _overview_of_searches(name, trials)
+    found = overview(name, parent) if parent else _overview_of_singles(name, trials, retrainings)
+    runs = _runs(trials, retrainings)
     return replace(
         found,
         ended={end: number for end, number in ended.items() if number},
         retrained=(over, max(found.retrained[1], len(retrainings))),
         best=best,
+        last_report_s=newest_report([found, *runs]),
     )
 
 
-def _overview_of_searches(name: str, trials: Sequence[Trial]) -> StudyOverview:
-    is_running = any(trial.run.state == "running" for trial in trials)
+def _overview_of_singles(name: str, trials: Sequence[Trial], retrainings: Sequence[Retraining]) -> StudyOverview:
+    """The line about single searches and retrainings, without what `_overview_of_all` counts."""
+    is_running = any(run.state == "running" for run in _runs(trials, retrainings))
     hours = {
         key: [trial.run.metrics[key] for trial in trials if key in trial.run.metrics]
         for key in ("gpu_hours", "cpu_core_hours")
@@ -130,6 +141,10 @@ def _overview_of_searches(name: str, trials: Sequence[Trial]) -> StudyOverview:
         hours_unit="CPU core hours" if used and not hours["gpu_hours"] else "GPU hours",
         time_left_s=None,
     )
+
+
+def _runs(trials: Iterable[Trial], retrainings: Iterable[Retraining]) -> list[RunRecord]:
+    return [trial.run for trial in trials] + [retraining.run for retraining in retrainings]
 
 
 def _objectives(parent: RunRecord | None) -> tuple[tuple[Objective, ...], str]:
@@ -151,14 +166,18 @@ def _trial(run: RunRecord, swept: Mapping[str, str], counts_stopped: bool) -> Tr
     return Trial(run=run, number=number, values=values, counts_stopped=counts_stopped)
 
 
+def _placed(trials: Iterable[Trial]) -> list[Trial]:
+    """Trials by number; single searches by start."""
+    return sorted(trials, key=lambda trial: (trial.number is None, trial.number or 0, trial.run.start_s))
+
+
 def _with_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """Trials by number, those on the front marked."""
+    """The trials, those on the front marked."""
     complete = [trial for trial in trials if trial.is_result]
     values = [[trial.run.metrics.get(entry.metric, math.nan) for entry in objectives] for trial in complete]
     mask = front_mask(np.array(values).reshape(-1, len(objectives)), [entry.mode for entry in objectives])
     marked = {trial.run.run_id for trial, is_on_front in zip(complete, mask, strict=True) if is_on_front}
-    placed = sorted(trials, key=lambda trial: (trial.number is None, trial.number or 0, trial.run.start_s))
-    return [replace(trial, on_front=trial.run.run_id in marked) for trial in placed]
+    return [replace(trial, on_front=trial.run.run_id in marked) for trial in trials]
 
 
 def _retraining(run: RunRecord, numbers: Mapping[str, int | None]) -> Retraining:

@@ -104,7 +104,8 @@ def assert_same(found: StudyRecord, expected: StudyRecord, written: WrittenStudy
         (unit.trial, unit.seed) for unit in expected.retrainings
     ]
     line = replace(found.overview, run=expected.overview.run, hours=expected.overview.hours)
-    assert line == replace(expected.overview, name=line.name, best=line.best)
+    assert line == replace(expected.overview, name=line.name, best=line.best, last_report_s=line.last_report_s)
+    assert line.last_report_s == pytest.approx(expected.overview.last_report_s, abs=0.001)
     assert found.overview.best == pytest.approx(expected.overview.best)
     assert found.overview.hours == pytest.approx(expected.overview.hours)
 
@@ -167,6 +168,11 @@ def test_an_old_study_is_counted_and_says_what_is_assumed(
     assert line.ended == {"complete": 4, "stopped": 1}
     record = store.study("old")
     assert "does not say what it optimises" in record.notice
+    store = MlflowStore(server.uri, refresh_s=0)
+    store.overviews()
+    again = requests_of(server, store.overviews)
+    assert not any("get-by-name" in asked for asked in again)
+    assert len(again) <= 2 * 3, "all its runs are listed once"
     assert record.swept["penalty.strength"] == "{'log_uniform': [1e-05, 0.1]}"
 
 
@@ -247,6 +253,49 @@ def test_a_trial_that_is_resumed_runs_again(server: MlflowServer, live: WrittenS
     assert store.study(live.name).trials[1].run.state == "interrupted"
     live.client.update_run(live.run_id("trial-0001"), status="RUNNING")
     assert store.study(live.name).trials[1].run.state == "running"
+
+
+def test_tags_that_come_at_the_end_of_a_study_are_seen(server: MlflowServer, live: WrittenStudy) -> None:
+    live.client.update_run(live.run_id("study"), status="RUNNING")
+    store = MlflowStore(server.uri, refresh_s=0)
+    run = replace(live.run("trial-0001"), label="retrain-0000-seed0", kind="retrain", end_s=time.time())
+    live.client.set_tag(live.run_id("trial-0000"), "snas.model", "early")  # it ended days before the newest end
+    live.begin(run)
+    live.client.set_terminated(live.ids[run.run_id])
+    assert store.study(live.name).trials[0].run.tags["snas.model"] == "early"
+    live.client.set_tag(live.run_id("trial-0000"), "snas.model", "late")
+    assert store.study(live.name).overview.state == "running"
+    live.client.set_terminated(live.run_id("study"))
+    assert store.study(live.name).trials[0].run.tags["snas.model"] == "late"
+    assert len(requests_of(server, lambda: store.study(live.name))) == 2, "listed anew once"
+
+
+def test_the_newest_report_of_a_study_is_that_of_a_run_that_runs(server: MlflowServer, live: WrittenStudy) -> None:
+    live.client.update_run(live.run_id("study"), status="RUNNING")
+    run, store = live.run("trial-0001"), MlflowStore(server.uri, refresh_s=0)
+    live.begin(run)
+    newest_s = int(time.time())
+    point = Metric("child_val_error", 0.5, newest_s * 1000, 0)
+    live.log(run, [point])  # and then its driver is killed: the run is left open
+    assert store.study(live.name).overview.last_report_s == newest_s
+    (line,) = [line for line in store.overviews() if line.name == live.name]
+    assert (line.state, line.last_report_s) == ("running", newest_s)
+
+
+def test_an_experiment_runs_as_long_as_one_of_its_runs(server: MlflowServer, client: MlflowClient) -> None:
+    experiment = client.create_experiment("singles")
+    search = client.create_run(experiment, tags={"snas.unit": "one", "snas.kind": "search"}).info.run_id
+    client.set_terminated(search)
+    store = MlflowStore(server.uri, refresh_s=0)
+    states = []
+    tags = {"snas.unit": "one-seed0", "snas.kind": "retrain"}
+    for parent in ({}, {"mlflow.parentRunId": search}):
+        run = client.create_run(experiment, tags={**tags, **parent}).info.run_id
+        for _ in range(2):
+            (line,) = [line for line in store.overviews() if line.name == "singles"]
+            states.append(line.state)
+            client.set_terminated(run)
+    assert states == ["running", "complete"] * 2
 
 
 def test_a_deleted_trial_goes_at_the_next_whole_listing(server: MlflowServer, live: WrittenStudy) -> None:
@@ -508,6 +557,29 @@ def test_what_was_known_is_shown_while_the_server_is_away(server: MlflowServer, 
     back = store.study(live.name)
     assert back.notice == ""
     assert [trial.number for trial in back.trials] == [0, 1]
+
+
+def test_a_database_that_is_away_is_said_soon_to_all() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as silent:
+        uris = [
+            f"postgresql+psycopg://me:secret@127.0.0.1:{port}/snas" for port in (free_port(), silent.getsockname()[1])
+        ]
+        for uri in uris:
+            store, begin = MlflowStore(uri), time.monotonic()
+            with ThreadPoolExecutor(8) as pool:
+                errors = [
+                    question.exception()
+                    for question in [pool.submit(store.overviews), *(pool.submit(store.study, "any") for _ in range(7))]
+                ]
+            assert time.monotonic() - begin < 8
+            assert all(isinstance(error, StoreAwayError) for error in errors), errors
+            assert "secret" not in str(errors)
+            assert "must answer, got" in str(errors[0])
+
+
+def test_a_database_without_its_driver_is_said() -> None:
+    with pytest.raises(StoreAwayError, match="must answer, got: No module named"):
+        MlflowStore("mysql+cymysql://localhost/snas").overviews()
 
 
 def test_passwords_are_masked() -> None:

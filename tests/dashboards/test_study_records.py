@@ -78,7 +78,7 @@ def test_objectives_that_are_not_given_are_assumed_and_the_notice_says_so(study:
 
 def test_counts_come_from_the_runs_and_agree_with_the_parent(study: GeneratedStudy) -> None:
     of_parent, of_all = overview(study.name, study.parent), study.record().overview
-    assert of_all == of_parent
+    assert of_all == replace(of_parent, last_report_s=max(run.last_report_s or 0 for run in study.runs))
     assert of_all.ended == {"complete": 32, "stopped": 4, "collapsed": 2, "failed": 2}
     assert of_all.retrained == (9, 9)
     assert of_all.hours_unit == "GPU hours"
@@ -117,6 +117,29 @@ def test_single_searches_are_a_study_without_a_parent(study: GeneratedStudy) -> 
     assert [trial.number for trial in record.trials] == [None] * 3
     assert [trial.title for trial in record.trials] == ["digits-00", "digits-01", "digits-02"]
     assert record.notice == ""
+    assert record.overview.best == {}, "they may be of different data"
+    assert not any(trial.on_front for trial in record.trials)
+    assert record.overview.last_report_s == max(run.last_report_s or 0 for run in runs)
+
+
+def test_single_retraining_that_runs_is_told(study: GeneratedStudy) -> None:
+    run = replace(next(run for run in study.runs if run.kind == "retrain"), parent_id=None)
+    assert study_record("retrains", [run], as_of_s=NOW_S).overview.state == "complete"
+    tags = {key: text for key, text in run.tags.items() if key != "snas.end"}
+    running = replace(run, label="other", run_id="other", status="RUNNING", end_s=None, tags=tags)
+    overview = study_record("retrains", [run, running], as_of_s=NOW_S).overview
+    assert (overview.state, overview.retrained) == ("running", (1, 2))
+
+
+def test_a_study_that_runs_reports_with_its_trials() -> None:
+    live = generated_study(trials=6, epochs=4, running=2)
+    trial = next(run for run in live.runs if run.status == "RUNNING" and run.kind == "search")
+    later = replace(trial, last_report_s=NOW_S + 60)
+    runs = [later if run is trial else run for run in live.runs]
+    assert study_record(live.name, runs, as_of_s=NOW_S).overview.last_report_s == NOW_S + 60
+    assert overview(live.name, live.parent).last_report_s == live.parent.last_report_s
+    begun = [replace(run, last_report_s=None) for run in live.runs]
+    assert study_record(live.name, begun, as_of_s=NOW_S).overview.last_report_s is None
 
 
 def test_a_retraining_belongs_to_the_trial_of_its_parent_run(study: GeneratedStudy) -> None:
