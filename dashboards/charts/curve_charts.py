@@ -126,13 +126,13 @@ def many_curves(trials: Sequence[Trial], curves: Mapping[int, History], metric: 
 
 
 def search_curves(history: History, theme: Theme) -> Chart:
-    """The course of one search in six panels, each with its own legend in its title."""
+    """The course of one search in small panels, each with its own legend in its title."""
     key, title = "curves", "The course of the search"
     present = [(name, [m for m in metrics if m in history.metrics]) for name, metrics in _SEARCH_PANELS]
     present = [(name, metrics) for name, metrics in present if metrics]
     if not len(history.epochs) or not present:
         return Chart(key=key, title=title, empty="No epoch has been recorded yet.")
-    columns = min(3, len(present))
+    columns = min(4, len(present))
     rows = -(-len(present) // columns)
     figure_layout = layout(theme, height=50 + 225 * rows, hovermode="x", margin={"l": 44, "r": 12, "t": 8, "b": 44})
     del figure_layout["xaxis"], figure_layout["yaxis"]
