@@ -13,7 +13,7 @@ from dashboards.records import StudyOverview
 from dashboards.store import Store
 from dashboards.wording import MISSING, duration, metric_name, moment, shown_metric
 
-_COLUMNS = ("study", "state", "searches over", "best so far", "reserved", "time left", "last report")
+_COLUMNS = ("study", "state", "searches over", "best so far", "reserved", "time left for searches", "last report")
 
 
 def studies_view(store: Store, request: Request) -> View:
@@ -56,18 +56,26 @@ def _row(entry: StudyOverview) -> list[Component]:
         for name, value in entry.best.items()
     ]
     hours = MISSING if entry.hours is None else f"{entry.hours:.3g} {entry.hours_unit}"
-    report = entry.run.last_report_s or entry.run.start_s if entry.run else None
     return [
         link(entry.name, href=address("study", entry.name)),
         badge(entry.state),
         html.Div(progress, className="progress"),
         best or MISSING,
         hours,
-        duration(entry.time_left_s) if entry.state == "running" else MISSING,
-        moment(report),
+        duration(entry.time_left_s) if entry.state == "running" and over < entry.num_trials else MISSING,
+        moment(entry.last_report_s or (entry.run.start_s if entry.run else None)),
     ]
 
 
 def _version(overviews: Sequence[StudyOverview]) -> str:
     now = int(time.time() / 60) if any(entry.state == "running" for entry in overviews) else 0
-    return str(hash((now, tuple((e.name, e.state, tuple(e.ended.items()), e.retrained, e.hours) for e in overviews))))
+    return str(
+        hash(
+            (
+                now,
+                tuple(
+                    (e.name, e.state, tuple(e.ended.items()), e.retrained, e.hours, e.last_report_s) for e in overviews
+                ),
+            )
+        )
+    )

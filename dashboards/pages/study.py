@@ -104,11 +104,10 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         entries.append(("time left for searches", duration(overview.time_left_s)))
     if overview.retrained[1]:
         entries.append(("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}"))
-    heard = max((trial.run.last_report_s or 0.0 for trial in study.trials), default=0.0)
-    if heard:
-        entries.append(("last report", moment(heard)))
-    silent_s = study.as_of_s - heard
-    silence = overview.state == "running" and heard and silent_s > _SILENT_S
+    if overview.last_report_s is not None:
+        entries.append(("last report", moment(overview.last_report_s)))
+    silent_s = study.as_of_s - (overview.last_report_s or study.as_of_s)
+    is_silent = overview.state == "running" and silent_s > _SILENT_S
     entries.append(("as of", moment(study.as_of_s)))
     goals = " and ".join(f"{goal.mode} {metric_name(goal.metric)}" for goal in study.objectives)
     return [
@@ -116,7 +115,7 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         html.H1(overview.name),
         html.P(f"Objectives: {goals}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
-        slot([*notices(study), *([_silent(overview.name, silent_s)] if silence else [])]),
+        slot([*notices(study), *([_silent(overview.name, silent_s)] if is_silent else [])]),
         facts(entries),
     ]
 
