@@ -106,7 +106,8 @@ def importance_chart(study: StudyRecord, theme: Theme) -> Chart:
             "data": data,
             "layout": layout(
                 theme, x="importance (share)", height=120 + 60 * len(keys), showlegend=len(found) > 1, barmode="group",
-                xaxis={"range": [0, 1.12], "tickvals": [0, 0.25, 0.5, 0.75, 1]}, yaxis={"ticks": "", "automargin": True},
+                xaxis={"range": [0, 1.12], "tickvals": [0, 0.25, 0.5, 0.75, 1]},
+                yaxis={"ticks": "", "automargin": True},
                 margin={"l": 20, "r": 30, "t": 36 if len(found) > 1 else 12, "b": 52},
             ),
         },

@@ -69,13 +69,5 @@ def _row(entry: StudyOverview) -> list[Component]:
 
 def _version(overviews: Sequence[StudyOverview]) -> str:
     now = int(time.time() / 60) if any(entry.state == "running" for entry in overviews) else 0
-    return str(
-        hash(
-            (
-                now,
-                tuple(
-                    (e.name, e.state, tuple(e.ended.items()), e.retrained, e.hours, e.last_report_s) for e in overviews
-                ),
-            )
-        )
-    )
+    shown = [(e.name, e.state, tuple(e.ended.items()), e.retrained, e.hours, e.last_report_s) for e in overviews]
+    return str(hash((now, *shown)))
