@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from dashboards.artifact_cache import ArtifactCache
 from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
 from dashboards.history import History, read_curves, read_history
 from dashboards.mlflow_access import MlflowAccess, search_all
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
+from dashboards.registry import model_versions
 from dashboards.run_listing import RunListing, run_record
 from dashboards.study_records import newest_report, overview, says_objectives, study_record
 from search_core.errors import GenotypeError
@@ -177,7 +177,7 @@ class MlflowStore:
         run_ids = {retraining.run.run_id for retraining in study.retrainings}
         found: dict[str, ModelRecord] = {}
         for registered in sorted(tagged):
-            for model in self._access.ask(lambda client, registered=registered: _versions(client, registered)):  # type: ignore[misc]
+            for model in self._access.ask(lambda client, registered=registered: model_versions(client, registered)):  # type: ignore[misc]
                 newest = found.get(model.run_id)
                 if model.run_id in run_ids and (newest is None or int(newest.version) < int(model.version)):
                     found[model.run_id] = model
@@ -297,26 +297,3 @@ def _published(content: bytes, place: str) -> Mapping[str, Mapping[str, float]]:
         return {str(name): {str(key): float(value) for key, value in costs.items()} for name, costs in cells.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenArtifactError(f"{place} must name the costs of cells, got: {error}") from error
-
-
-def _versions(client: MlflowClient, name: str) -> list[ModelRecord]:
-    """All versions of a registered model; none if there is no such model."""
-    quote = '"' if "'" in name else "'"
-    if quote in name:  # cannot be asked for
-        return []
-    try:
-        by_alias = client.get_registered_model(name).aliases  # a search of versions leaves them out
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return []
-        raise
-    found: list[ModelRecord] = []
-    token: str | None = None
-    while token is None or token:
-        versions = client.search_model_versions(f"name = {quote}{name}{quote}", page_token=token)
-        for entry in versions:
-            version = str(entry.version)
-            aliases = tuple(sorted(alias for alias, named in by_alias.items() if str(named) == version))
-            found.append(ModelRecord(name=name, version=version, run_id=entry.run_id or "", aliases=aliases))
-        token = versions.token or ""
-    return found

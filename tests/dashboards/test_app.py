@@ -1,12 +1,9 @@
 """Views of every address over generated studies, and what the callback makes of them."""
 
-from dataclasses import replace
-
 import pytest
 
 from dashboards.app import create_app, render
 from dashboards.charts.theme import THEMES
-from dashboards.errors import StoreAwayError
 from tests.dashboards.generated import HOSTILE, generated_study
 from tests.dashboards.memory_store import MemoryStore
 from tests.dashboards.tree import components, plain, props, words
@@ -287,34 +284,3 @@ def test_a_view_that_fails_is_a_page_that_says_so_and_keeps_its_reason_to_the_te
 def test_the_callback_looks_again_while_the_store_is_away(store):
     store.away = "It does not answer."
     assert _show(create_app(store), "/")["again"]["disabled"] is False
-
-
-@pytest.mark.parametrize(
-    ("page", "chart"), [("", "front"), ("/trial/0", None), ("/curves", "many-curves"), ("/retrain", "test-error")]
-)
-def test_files_that_cannot_be_fetched_are_messages_beside_the_rest(store, monkeypatch, page, chart):
-    """As with artifacts on a storage that this machine may not read, while the records can be read."""
-
-    def refuse(*_):
-        raise StoreAwayError("the storage refuses")
-
-    for file in ("published", "history", "curves", "genotype", "models"):
-        monkeypatch.setattr(store, file, refuse)
-    view = render(store, f"/study/{_STUDY}{page}", "", "light")
-    assert "the storage refuses" in words(plain(view))
-    assert view.name != "error"
-    assert chart is None or chart in {known.key for known in view.charts}
-
-
-def test_a_study_that_has_been_silent_for_long_asks_whether_it_runs(store):
-    quiet = MemoryStore([generated_study("live", trials=4, epochs=6, running=2)])
-    record = quiet.study("live")
-    heard = record.overview.last_report_s
-    assert heard is not None
-    said = []
-    for later_s in (60, 7200):
-        quiet.study = lambda _, as_of_s=heard + later_s: replace(record, as_of_s=as_of_s)
-        said.append(words(plain(render(quiet, "/study/live", "", "light"))))
-    assert "Is it still running?" not in said[0]
-    assert "Nothing has been reported for 2 h" in said[1]
-    assert "snas study resume live" in said[1]
