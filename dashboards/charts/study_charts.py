@@ -17,6 +17,7 @@ from dashboards.records import Objective, StudyRecord, Trial
 from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
 
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
+_MOST_OTHERS = 400  # points that are drawn beside the front
 _PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
 
 
@@ -38,7 +39,11 @@ def front_chart(
     y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
     results = [index for index, trial in enumerate(shown) if trial.is_result]
     front = _front(results, x, y)
-    data = points(shown, x, y, front, theme, colour_by)
+    drawn = _drawn(len(shown), front)
+    data = points(
+        [shown[i] for i in drawn], [x[i] for i in drawn], [y[i] for i in drawn],
+        [drawn.index(i) for i in front], theme, colour_by,
+    )  # fmt: skip
     data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
     references = _references(published, cost, x, theme)
     figure = {
@@ -68,6 +73,7 @@ def front_chart(
             for index, trial in enumerate(shown)
         ],
         note="Numbered points are on the front of the two axes shown; hollow ones are no results (yet)."
+        + (f" Drawn: {len(drawn)} of {len(shown)}, every so many beside the front." if len(drawn) < len(shown) else "")
         + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
 
@@ -131,6 +137,12 @@ def _importances(study: StudyRecord, objective: Objective) -> dict[str, float]:
 
 def _has(trial: Trial, metric: str) -> bool:
     return math.isfinite(trial.run.metrics.get(metric, math.nan))
+
+
+def _drawn(count: int, front: Sequence[int]) -> list[int]:
+    """Which points are drawn: all of the front, and of very many others every so many, for a browser's sake."""
+    others = sorted(set(range(count)) - set(front))
+    return sorted([*front, *others[:: -(-len(others) // _MOST_OTHERS) or 1]])
 
 
 def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list[int]:

@@ -255,3 +255,14 @@ def test_parallel_of_many_draws_the_best_and_some_of_the_rest_and_counts_all():
 def test_parallel_says_why_there_is_nothing():
     assert parallel_chart(study([trial(0, end=None)], swept=["x"]), LIGHT).empty == "No search is complete yet."
     assert parallel_chart(study([trial(0)]), LIGHT).empty == "This study sweeps nothing."
+
+
+def test_front_of_very_many_searches_draws_all_of_the_front_and_says_how_many_others():
+    trials = [_scored(n, 1 + n % 50, 90 - n % 7) for n in range(1000)] + [_scored(1000, 0.5, 1)]
+    chart = _front(study(trials))
+    _, *rest = chart.figure["data"]
+    drawn = {number for trace in rest for number in trace["customdata"]}
+    assert 1000 in drawn
+    assert 300 <= len(drawn) <= 401
+    assert f"Drawn: {len(drawn)} of 1001" in chart.note
+    assert len(chart.rows) == 1001
