@@ -106,7 +106,7 @@ def _key(trial: Trial) -> str:
 def _described(trial: Trial) -> str:
     error = shown_metric("child_val_error", trial.run.metrics.get("child_val_error"))
     madds = shown_metric("child_madds", trial.run.metrics.get("child_madds"))
-    return f"{trial.title}, error {error}, {madds}" + (", on the front" if trial.on_front else "")
+    return f"{trial.title}, error {error}, {madds} multiply-adds" + (", on the front" if trial.on_front else "")
 
 
 def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], request: Request) -> tuple[Chart, ...]:
