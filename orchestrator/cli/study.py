@@ -166,7 +166,7 @@ def _run(study: Study, address: str | None) -> None:
     print_retrains(study.retrains())
     runs = shlex.quote(str(study.runs.root))
     stdout.print(
-        f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas ui --runs {runs}",
+        f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas dashboard --runs {runs}",
         highlight=False,
         soft_wrap=True,
     )

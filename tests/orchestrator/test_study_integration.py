@@ -143,7 +143,7 @@ def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> Non
     for column in ("eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds"):
         assert column in front.outcome.said
     assert f"snas study show front --runs {front.runs}" in front.outcome.out
-    assert f"snas ui --runs {front.runs}" in front.outcome.out
+    assert f"snas dashboard --runs {front.runs}" in front.outcome.out
 
 
 def test_study_has_nested_runs(front: Done) -> None:
