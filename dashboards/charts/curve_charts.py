@@ -24,8 +24,8 @@ _SEARCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss (nats)", ("train_loss", "supernet_val_loss", "child_val_loss")),
     ("entropy (nats)", ("entropy_normal", "entropy_reduce")),
     ("temperature", ("temperature",)),
-    ("expected multiply-adds, searched edges (millions)", ("expected_cost_madds",)),
-    ("multiply-adds of the whole child (millions)", ("child_madds",)),
+    ("expected multiply-adds (millions)", ("expected_cost_madds",)),
+    ("child's multiply-adds (millions)", ("child_madds",)),
 )
 
 #: Names of metrics beside the title of their panel, and pictures of the first dashes.
@@ -167,6 +167,7 @@ def search_curves(history: History, theme: Theme) -> Chart:
             (int(epoch), *(float(values[index]) for values in history.metrics.values()))
             for index, epoch in enumerate(history.epochs)
         ],
+        note="Expected multiply-adds are those of the searched edges; the child's are of its whole network.",
     )
 
 
