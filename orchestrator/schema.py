@@ -115,11 +115,20 @@ def fields_of(schema: Any) -> dict[str, Any]:
     return {}
 
 
-def _section_at(schema: Any, place: Place) -> Any:
+def _section_at(schema: Any, place: Place, data: Any) -> Any:
     for part in place:
         items = typing.get_args(schema)
         schema = fields_of(schema).get(str(part)) if isinstance(part, str) else (items[0] if items else None)
+        data = data.get(part) if isinstance(data, dict) else None
+        schema = _of_kind(schema, data)
     return schema
+
+
+def _of_kind(schema: Any, data: Any) -> Any:
+    """Of several alternatives of a section the one that the data's `kind` names, if it names one."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    fitting = [part for part in typing.get_args(schema) if kind in typing.get_args(fields_of(part).get("kind"))]
+    return fitting[0] if fitting else schema
 
 
 def _translated(error: pydantic.ValidationError, data: object, model: type[Model]) -> Iterator[tuple[Place, str]]:
@@ -133,8 +142,10 @@ def _translated(error: pydantic.ValidationError, data: object, model: type[Model
                 yield (*place, *split_key(name)), "; ".join(messages)
         elif item["type"] == "missing" and place and isinstance(place[-1], int):
             yield place[:-1], f"must have more items: item {place[-1] + 1} is missing, got {item['input']}"
+        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            yield (*place, "kind"), _unknown_kind(item)
         else:
-            yield place, _message(item, place, model)
+            yield place, _message(item, place, model, data)
 
 
 def _place_in(item: ErrorDetails, data: Any) -> Place:
@@ -151,10 +162,19 @@ def _place_in(item: ErrorDetails, data: Any) -> Place:
     return tuple(place)
 
 
-def _message(item: ErrorDetails, place: Place, model: type[Model]) -> str:
+def _unknown_kind(item: ErrorDetails) -> str:
+    """Of a section whose `kind` says which keys it has."""
+    allowed = re.findall(r"'([^']*)'", str(item.get("ctx", {}).get("expected_tags", "")))
+    if item["type"] == "union_tag_not_found":
+        return "must be given, as it says which keys the section has"
+    kind = item["input"].get("kind")
+    return f"must be one of {', '.join(allowed)}, got `{kind}`{did_you_mean(str(kind), allowed)}"
+
+
+def _message(item: ErrorDetails, place: Place, model: type[Model], data: object) -> str:
     kind, value, context = item["type"], item["input"], item.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return _unknown_key(place, model)
+        return _unknown_key(place, model, data)
     if kind == "missing":
         return "must be given, as it has no default"
     if kind == "literal_error":
@@ -180,9 +200,9 @@ def _rewrite_hint(kind: str, value: object) -> str:
     return ""
 
 
-def _unknown_key(place: Place, model: type[Model]) -> str:
+def _unknown_key(place: Place, model: type[Model], data: object) -> str:
     """Names the nearest key of the same section, or else a key of that name in another section."""
-    section = _section_at(model, place[:-1])
+    section = _section_at(model, place[:-1], data)
     key, valid = str(place[-1]), list(fields_of(section))
     head, _, rest = key.partition(".")
     hint = f"; did you mean `{head}: {{{rest}: ...}}`?" if key in _all_keys(section) else did_you_mean(key, valid)

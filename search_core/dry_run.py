@@ -98,6 +98,10 @@ class _Beginning(Split):
         self.indices: npt.NDArray[np.int64] = split.indices
         self.device = split.device
 
+    def part(self, positions: npt.NDArray[np.int64]) -> _Beginning:
+        """As `Split.part`."""
+        return _Beginning(self._split.part(positions), self._num_batches)
+
     def _iterate(
         self,
         batch_size: int,

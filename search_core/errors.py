@@ -31,6 +31,10 @@ class StateError(ValueError):
     """A state dict does not belong to this search (other options, another format)."""
 
 
+class ConstraintsError(ValueError):
+    """No genotype was found that keeps the hard limits; they are too tight for the search space."""
+
+
 class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
 

@@ -15,21 +15,24 @@ from torch import Tensor
 
 from search_core.cell import NetworkOptions
 from search_core.child import inherit_child
-from search_core.cost import COST_KINDS, CostTable, child_cost
+from search_core.constraints import ChildLimits, Constraints
+from search_core.cost import COST_KINDS, CostTable
 from search_core.data import DatasetOptions, ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
-from search_core.evaluation import evaluate, recalibrate
+from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType
+from search_core.held_out import SearchImages
 from search_core.network import make_generators
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
 from search_core.schedules import PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
-from search_core.strategies.base import EpochSettings, StepResult, Strategy
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import Snas, SnasOptions
+from search_core.strategies.registry import StrategyOptions
+from search_core.strategies.snas import SnasOptions
 from search_core.supernet import Supernet
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature")
 
@@ -46,6 +49,7 @@ class SearchOptions:
         penalty: the resource penalty.
         theta: optimiser of the operation weights.
         alpha: optimiser of the architecture parameters.
+        constraints: hard limits on the child.
         epochs: passes over the training images, at least 1.
         batch_size: images a step, at least 2.
         recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
@@ -60,11 +64,13 @@ class SearchOptions:
 
     dataset: DatasetOptions = field(default_factory=DatasetOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
-    strategy: SnasOptions = field(default_factory=SnasOptions)
+    # Read by pydantic, which the orchestrator validates study files with: `kind` says which options these are.
+    strategy: StrategyOptions = field(default_factory=SnasOptions, metadata={"discriminator": "kind"})
     temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
     penalty: PenaltyOptions = field(default_factory=PenaltyOptions)
     theta: ThetaOptions = field(default_factory=ThetaOptions)
     alpha: AlphaOptions = field(default_factory=AlphaOptions)
+    constraints: Constraints = field(default_factory=Constraints)
     epochs: int = 150
     batch_size: int = 64
     recalibration_batches: int = 16
@@ -73,8 +79,15 @@ class SearchOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        kind, on_gpu = self.strategy.kind, self.strategy.on_gpu
         require(
             *literal_rules(self),
+            ("cuda_graph", not self.cuda_graph or "cuda_graph" in on_gpu, f"must be false with strategy {kind}"),
+            (
+                "precision",
+                self.precision == "float32" or self.precision in on_gpu,
+                f"must be float32 with strategy {kind}, got {self.precision}",
+            ),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
             ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
             (
@@ -95,7 +108,8 @@ class Search:
         device: where the search runs.
 
     Raises:
-        DataError: if the training split has less than one batch.
+        DataError: if the training split, or a part of it that the strategy holds out, has less than one batch.
+        ConstraintsError: if no genotype keeps the hard limits.
         OptionsError: if a CUDA graph or bfloat16 is asked for on another device.
     """
 
@@ -110,7 +124,8 @@ class Search:
             ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
         )
         self._costs = CostTable(options.network, data.input_shape, self._device)
-        self.strategy: Strategy = build_strategy(options, data, self._costs, self._device)
+        self._context = build_context(options, data, self._costs, self._device)
+        self.strategy: Strategy = options.strategy.build(self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
     def __iter__(self) -> Iterator[EpochReport]:
@@ -133,9 +148,10 @@ class Search:
         """
         start = time.perf_counter()
         settings = self._settings()
-        self.strategy.begin_epoch(settings)
+        self.strategy.begin_epoch(settings, self._generators["architecture"])
         totals, num_images = self._train()
         train_seconds = time.perf_counter() - start
+        self.strategy.end_epoch(self._generators["architecture"])
         report = self._report(settings, totals, num_images, start, train_seconds)
         self.epoch += 1
         return report
@@ -191,17 +207,14 @@ class Search:
             temperature=temperature_at(self.options.temperature, self.epoch, self.options.epochs),
             eta=penalty_strength_at(self.options.penalty, self.epoch),
             theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * (1 + math.cos(math.pi * progress)) / 2,
+            progress=progress,
+            is_last=self.epoch == self.options.epochs - 1,
         )
 
     def _train(self) -> tuple[StepResult, int]:
         """Means of loss and penalty over the epoch's steps and the number of correct images; number of images."""
         steps, num_images = [], 0
-        batches = self.data.train.batches(
-            self.options.batch_size,
-            generator=self._generators["data"],
-            augment=self.data.augmentation,
-            drop_last=True,
-        )
+        batches = self._context.images.training_batches(self._generators["data"])
         for images, labels in batches:
             steps.append(self.strategy.step(images, labels, self._generators["architecture"]))
             num_images += len(labels)
@@ -232,23 +245,9 @@ class Search:
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
         child = inherit_child(strategy.supernet, genotype)
         inherited = evaluate(child, validation)
-        recalibrate(
-            child,
-            self.data.train,
-            batch_size=self.options.batch_size,
-            num_batches=self.options.recalibration_batches,
-            generator=self._generators["validation"],
-        )
+        self._context.images.recalibrate(child, self._generators["validation"])
         recalibrated = evaluate(child, validation)
-        network = self.options.network
-        cost = child_cost(
-            genotype,
-            cells=network.cells,
-            init_channels=network.init_channels,
-            stem=network.stem,
-            input_shape=self.data.input_shape,
-            num_classes=self.data.num_classes,
-        )
+        cost = self._context.limits.cost(genotype)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
         expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
@@ -284,14 +283,20 @@ class Search:
         )
 
 
-def build_strategy(options: SearchOptions, data: ImageData, costs: CostTable, device: torch.device) -> Strategy:
-    """The strategy that `options.strategy` names, with fresh seeded weights."""
+def build_context(options: SearchOptions, data: ImageData, costs: CostTable, device: torch.device) -> SearchContext:
+    """What the strategy that `options.strategy` names is built from, with fresh seeded weights."""
     supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
-    return Snas(
-        supernet,
-        options.strategy,
-        options.penalty,
-        costs,
+    return SearchContext(
+        supernet=supernet,
+        images=SearchImages.of(
+            data,
+            options.strategy.held_out_fraction,
+            batch_size=options.batch_size,
+            recalibration_batches=options.recalibration_batches,
+        ),
+        penalty=options.penalty,
+        costs=costs,
+        limits=ChildLimits(options.constraints, options.network, data.input_shape, data.num_classes),
         theta=options.theta,
         alpha=options.alpha,
         seed=options.seed,

@@ -6,9 +6,10 @@ W columns.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,12 @@ class Split(ABC):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def part(self, positions: npt.NDArray[np.int64]) -> Self:
+        """The images at some positions of this split, in that order."""
+        part = copy.copy(self)
+        part.indices = self.indices[positions]
+        return part
 
     def num_batches(self, batch_size: int, drop_last: bool = False) -> int:
         """Number of batches that `batches` yields with the same arguments."""
@@ -150,6 +157,12 @@ class TensorSplit(Split):
         super().__init__(indices, images_PCHW.device, mean, std)
         self._images_PCHW, self._labels_P = images_PCHW, labels_P
         self._indices_S = torch.as_tensor(indices, device=self.device)
+
+    def part(self, positions: npt.NDArray[np.int64]) -> Self:
+        """As `Split.part`; the images are shared."""
+        part = super().part(positions)
+        part._indices_S = torch.as_tensor(part.indices, device=self.device)
+        return part
 
     def _iterate(
         self,

@@ -7,22 +7,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from search_core.genotype import CellType, Genotype
+from search_core.cell import cell_edges
+from search_core.constraints import ChildLimits
+from search_core.cost import CostTable
+from search_core.genotype import CELL_TYPES, CellType, Genotype
+from search_core.held_out import SearchImages
+from search_core.schedules import PenaltyOptions
+from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
 from search_core.supernet import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSettings:
-    """What schedules set for one epoch: temperature lambda, penalty strength eta, learning rate of theta."""
+    """What holds for one epoch.
+
+    Attributes:
+        temperature: lambda of the concrete distribution.
+        eta: penalty strength.
+        theta_lr: learning rate of theta.
+        progress: share of the search that is over when the epoch begins, in [0, 1).
+        is_last: whether the search ends with this epoch.
+    """
 
     temperature: float
     eta: float
     theta_lr: float
+    progress: float = 0.0
+    is_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +56,75 @@ class StepResult:
     correct: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class SearchContext:
+    """What a strategy is built from, beside its own options.
+
+    Attributes:
+        supernet: the searchable network, with seeded weights, on its device.
+        images: the training images, in two parts if the strategy asks for held-out ones.
+        penalty: the resource penalty; its strength comes with every epoch's settings.
+        costs: cost table of the same network, on the same device.
+        limits: hard limits on the children.
+        theta: optimiser of the operation weights.
+        alpha: optimiser of the architecture parameters.
+        seed: seed of the initial architecture parameters.
+        cuda_graph: whether to replay steps from a CUDA graph.
+        autocast: type in which convolutions and products run, None for that of the weights.
+    """
+
+    supernet: Supernet
+    images: SearchImages
+    penalty: PenaltyOptions
+    costs: CostTable
+    limits: ChildLimits
+    theta: ThetaOptions
+    alpha: AlphaOptions
+    seed: int
+    cuda_graph: bool = False
+    autocast: torch.dtype | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSharingOptions(ABC):
+    """Options of a strategy that searches with shared weights; a subclass is a dataclass with its own `kind`.
+
+    Attributes:
+        summary: what the strategy does, in a line.
+        paper: where it was published.
+        uses: sections of the search that the strategy heeds; the others have no effect on it.
+        on_gpu: what of `cuda_graph` and `precision` it supports.
+    """
+
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    uses: ClassVar[tuple[str, ...]]
+    on_gpu: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the training images that is kept for the architecture, in [0, 1)."""
+        return 0.0
+
+    @abstractmethod
+    def build(self, context: SearchContext) -> Strategy:
+        """The strategy at the beginning of a search."""
+
+
 class Strategy(ABC):
     """A weight-sharing search algorithm. It does no logging, no file access and guesses no device."""
 
     supernet: Supernet
 
     @abstractmethod
-    def begin_epoch(self, settings: EpochSettings) -> None:
-        """Take over this epoch's settings and forget the credits of the last one."""
+    def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
+        """Take over this epoch's settings and forget what belongs to the last epoch, such as credits.
+
+        Args:
+            settings: what holds for the epoch.
+            generator: source of the randomness of the epoch before its first step, such as the order of held-out
+                images, on the strategy's device.
+        """
 
     @abstractmethod
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
@@ -59,25 +136,37 @@ class Strategy(ABC):
             generator: source of all randomness of the step, on the same device.
         """
 
+    def end_epoch(self, generator: torch.Generator) -> None:  # noqa: B027 - many strategies need nothing here
+        """What follows the last step of an epoch: training a controller, ranking candidates.
+
+        Args:
+            generator: source of its randomness, on the strategy's device.
+
+        Raises:
+            ConstraintsError: if no genotype keeps the hard limits.
+        """
+
     @abstractmethod
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of the supernet as it is validated: a sample of the architecture per batch."""
 
     @abstractmethod
     def alpha(self) -> dict[CellType, Tensor]:
-        """Architecture parameters (E, O) per cell type, detached."""
+        """Architecture parameters (E, O) per cell type, detached; log probabilities where there are none."""
 
     @abstractmethod
     def probabilities(self) -> dict[CellType, Tensor]:
         """Probability (E, O) of every operation per cell type, detached; rows sum to 1."""
 
-    @abstractmethod
     def credits(self) -> dict[CellType, Tensor]:
-        """Mean credit (E,) per edge and step since `begin_epoch`, per cell type."""
+        """Mean credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
+        weight = next(self.supernet.parameters())
+        num_edges = len(cell_edges(self.supernet.options.nodes))
+        return {cell_type: torch.zeros(num_edges, device=weight.device) for cell_type in CELL_TYPES}
 
     @abstractmethod
     def genotype(self) -> Genotype:
-        """The discrete architecture that the distribution stands for now."""
+        """The discrete architecture that the strategy would choose now."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

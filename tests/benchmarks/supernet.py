@@ -33,12 +33,13 @@ from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.cost import CostTable
+from search_core.data import DatasetOptions, load_data
 from search_core.genotype import CELL_TYPES
 from search_core.schedules import PenaltyOptions
+from search_core.search import SearchOptions, build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import Snas, SnasOptions
-from search_core.supernet import Supernet
+from search_core.strategies.snas import SnasOptions
 from tests.benchmarks.counts import count_operations, saved_bytes
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 
@@ -88,12 +89,12 @@ def fast_contender(setting: Setting) -> Contender:
     """The supernet of a search, stepped by the strategy as `search_core.search` does."""
     device = setting.device
     images, labels = setting.batch_of_noise()
-    supernet = Supernet(setting.network, setting.image, NUM_CLASSES, seed=0).to(device)
-    costs = CostTable(setting.network, setting.image, device)
-    strategy = Snas(supernet, SnasOptions(), PENALTY, costs, theta=THETA, alpha=ALPHA, seed=0)
-    strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.strength, theta_lr=THETA.lr))
-    generator = torch.Generator(device).manual_seed(0)
-    return Contender(lambda: strategy.step(images, labels, generator), supernet, images)
+    data = load_data(DatasetOptions(name="fake", shape=setting.image, classes=NUM_CLASSES), device)
+    options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA)
+    context = build_context(options, data, CostTable(setting.network, setting.image, device), device)
+    strategy, generator = SnasOptions().build(context), torch.Generator(device).manual_seed(0)
+    strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.strength, theta_lr=THETA.lr), generator)
+    return Contender(lambda: strategy.step(images, labels, generator), strategy.supernet, images)
 
 
 def plain_contender(setting: Setting, fast: nn.Module, memory_format: torch.memory_format) -> Contender:

@@ -196,7 +196,7 @@ def test_fork_of_a_search_that_differs_otherwise_is_refused(changes: dict[str, A
 
 @pytest.mark.parametrize("state", [{}, {"format": 1}, {"format": 99}])
 def test_state_of_another_format_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(StateError, match=r"the state's format must be 2, got (None|1|99)"):
+    with pytest.raises(StateError, match=r"the state's format must be 3, got (None|1|99)"):
         make(SEARCHES["default"]).load_state_dict(state)
 
 
@@ -289,7 +289,9 @@ def test_theta_follows_the_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = []
     begin = search.strategy.begin_epoch
     monkeypatch.setattr(
-        search.strategy, "begin_epoch", lambda settings: (rates.append(settings.theta_lr), begin(settings))
+        search.strategy,
+        "begin_epoch",
+        lambda settings, generator: (rates.append(settings.theta_lr), begin(settings, generator)),
     )
     list(search)
     # lr_min + (lr - lr_min) (1 + cos(pi e / 4)) / 2 for e = 0 .. 3
@@ -334,7 +336,7 @@ def test_recalibrated_accuracy_is_that_of_the_child_after_recalibration(monkeypa
         with torch.no_grad():
             network.classifier.linear.bias[3] += 1e6
 
-    monkeypatch.setattr("search_core.search.recalibrate", always_class_3)
+    monkeypatch.setattr("search_core.held_out.recalibrate", always_class_3)
     search = make(tiny_options(recalibration_batches=7))
     report = search.run_epoch()
     assert calls == [(search.data.train, 32, 7, False)]

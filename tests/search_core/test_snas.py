@@ -14,11 +14,12 @@ from search_core.cost import CostTable
 from search_core.genotype import CELL_TYPES, CellType, Edge
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
 from search_core.schedules import CostMix, PenaltyOptions
+from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
+from search_core.strategies.differentiable import derive_genotype, initial_alpha
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import Snas, SnasOptions, derive_genotype, initial_alpha
-from search_core.supernet import Supernet
-from tests.search_core.tiny import CPU, TINY_NETWORK, differences, seeded, through_file
+from search_core.strategies.snas import Snas, SnasOptions
+from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 SamplePer = Literal["batch", "cell"]
 THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
@@ -35,19 +36,13 @@ def build(
     theta_lr: float = 0.025,
 ) -> Snas:
     """A strategy of the default float type whose alpha is far from uniform."""
-    snas = Snas(
-        Supernet(network, (1, 8, 8), 10, seed=0),
-        SnasOptions(sample_per=sample_per),
-        penalty or PenaltyOptions(),
-        CostTable(network, (1, 8, 8), dtype=torch.get_default_dtype()),
-        theta=THETA,
-        alpha=ALPHA,
-        seed=0,
-    )
+    options = tiny_options(network=network, penalty=penalty or PenaltyOptions(), theta=THETA, alpha=ALPHA)
+    costs = CostTable(network, (1, 8, 8), dtype=torch.get_default_dtype())
+    snas = Snas(SnasOptions(sample_per=sample_per), build_context(options, images_of(), costs, CPU))
     with torch.no_grad():
         for seed, alpha in enumerate(snas._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
-    snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=theta_lr))
+    snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=theta_lr), seeded())
     return snas
 
 
@@ -402,21 +397,14 @@ def test_steps_replayed_from_a_cuda_graph_equal_steps_run_one_by_one(sample_per:
     losses = []
     for cuda_graph in (False, True):
         penalty = PenaltyOptions(estimator=estimator)
-        snas = Snas(
-            Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0).cuda(),
-            SnasOptions(sample_per=sample_per),
-            penalty,
-            CostTable(TINY_NETWORK, (1, 8, 8), "cuda"),
-            theta=THETA,
-            alpha=ALPHA,
-            seed=0,
-            cuda_graph=cuda_graph,
-        )
+        options = tiny_options(penalty=penalty, theta=THETA, alpha=ALPHA, cuda_graph=cuda_graph)
+        device, costs = torch.device("cuda"), CostTable(TINY_NETWORK, (1, 8, 8), "cuda")
+        snas = Snas(SnasOptions(sample_per=sample_per), build_context(options, images_of(), costs, device))
         generator = torch.Generator("cuda").manual_seed(1)
         images, labels = (tensor.cuda() for tensor in batch())
         seen = []
         for temperature, eta in ((1.0, 0.01), (0.5, 0.1)):
-            snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=0.01))
+            snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=0.01), generator)
             seen += [snas.step(images, labels, generator).loss for _ in range(6)]
         losses.append(torch.stack(seen).cpu())
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
