@@ -21,6 +21,7 @@ from search_core.data import DatasetOptions, ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType
+from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.network import make_generators
 from search_core.relaxations import entropy
@@ -155,6 +156,17 @@ class Search:
         report = self._report(settings, totals, num_images, start, train_seconds)
         self.epoch += 1
         return report
+
+    def scores(self) -> list[float]:
+        """What the strategy thinks of every genotype of the search space, in the order of `GenotypeSpace.all`.
+
+        Raises:
+            StateError: before the last epoch; asking would change the randomness of the next one.
+        """
+        if self.epoch < self.options.epochs:
+            raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
+        codes = list(GenotypeSpace(self.options.network).all())
+        return self.strategy.scores(codes, self._generators["validation"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""

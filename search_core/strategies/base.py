@@ -6,6 +6,7 @@ Shape suffixes: E edges, O operations.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from search_core.cell import cell_edges
 from search_core.constraints import ChildLimits
 from search_core.cost import CostTable
 from search_core.genotype import CELL_TYPES, CellType, Genotype
+from search_core.genotype_space import Code
 from search_core.held_out import SearchImages
 from search_core.schedules import PenaltyOptions
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
@@ -163,6 +165,19 @@ class Strategy(ABC):
         weight = next(self.supernet.parameters())
         num_edges = len(cell_edges(self.supernet.options.nodes))
         return {cell_type: torch.zeros(num_edges, device=weight.device) for cell_type in CELL_TYPES}
+
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """How much the strategy thinks of some genotypes: their log probability under its distribution.
+
+        Only the order means anything, and only within one search.
+
+        Args:
+            codes: genotypes of the search space, see `GenotypeSpace`.
+            generator: source of randomness where children are tried out, on the strategy's device.
+        """
+        log_p = torch.cat([self.probabilities()[cell_type].log() for cell_type in CELL_TYPES]).cpu()
+        chosen = torch.tensor(codes).reshape(len(codes), len(log_p))
+        return log_p.expand(len(codes), -1, -1).gather(2, chosen.unsqueeze(2)).sum((1, 2)).tolist()
 
     @abstractmethod
     def genotype(self) -> Genotype:

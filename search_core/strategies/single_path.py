@@ -80,6 +80,10 @@ class SinglePathStrategy(Strategy):
         self._context.images.recalibrate(child, generator)
         return self._accuracy(child, num_batches)
 
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """Accuracy of each child on held-out images, see `score`."""
+        return [self.score(code, generator) for code in codes]
+
     def alpha(self) -> dict[CellType, Tensor]:
         """Log probabilities (E, O) per cell type."""
         return {cell_type: p.log() for cell_type, p in self.probabilities().items()}
