@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import cluster, dashboard, profile, retrain, search, study, trial, ui
+from orchestrator.cli import cluster, dashboard, profile, retrain, search, strategies, study, trial, ui
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -15,5 +15,6 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(cluster.app, name="cluster")
     app.command()(retrain.retrain)
     app.command()(profile.profile)
+    app.command()(strategies.strategies)
     app.command()(dashboard.dashboard)
     app.command()(ui.ui)
