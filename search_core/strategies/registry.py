@@ -9,7 +9,10 @@ from typing import get_args
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.snas import SnasOptions
 
-StrategyOptions = SnasOptions | RandomSamplingOptions
+StrategyOptions = (
+    SnasOptions
+    | RandomSamplingOptions
+)  # fmt: skip
 
 #: Options class of every strategy by kind.
 STRATEGIES: dict[str, type[StrategyOptions]] = {
