@@ -23,7 +23,7 @@ from search_core.strategies.differentiable import DifferentiableStrategy
 
 #: Inputs that a node keeps in the child (DARTS section 2.4).
 _INPUTS_KEPT = 2
-#: Length of the finite difference in the direction of the held-out gradient (DARTS section 2.3, footnote 2).
+#: Length of the finite difference in the direction of the held-out gradient (DARTS section 2.3).
 _DIFFERENCE = 0.01
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 from typing import get_args
 
 from search_core.strategies.darts import DartsOptions
+from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.snas import SnasOptions
 
-StrategyOptions = SnasOptions | DartsOptions | RandomSamplingOptions
+StrategyOptions = SnasOptions | DsnasOptions | DartsOptions | RandomSamplingOptions
 
 #: Options class of every strategy by kind.
 STRATEGIES: dict[str, type[StrategyOptions]] = {

@@ -23,6 +23,7 @@ from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.registry import STRATEGIES
 from search_core.strategies.snas import SnasOptions
@@ -36,6 +37,10 @@ CASES: dict[str, dict[str, Any]] = {
     "snas-score-function": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="score_function")},
     "snas-expected": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="expected")},
     "darts-first": {"strategy": DartsOptions(order="first")},
+    "dsnas-score-function": {
+        "strategy": DsnasOptions(stop_at=0.9),
+        "penalty": PenaltyOptions(estimator="score_function"),
+    },
     "random_sampling": {"strategy": RandomSamplingOptions(held_out=0.5, samples=2)},
 }
 SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05)
