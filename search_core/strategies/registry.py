@@ -8,10 +8,11 @@ from typing import get_args
 
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.snas import SnasOptions
 
-StrategyOptions = SnasOptions | DsnasOptions | DartsOptions | RandomSamplingOptions
+StrategyOptions = SnasOptions | DsnasOptions | DartsOptions | OneShotOptions | RandomSamplingOptions
 
 #: Options class of every strategy by kind.
 STRATEGIES: dict[str, type[StrategyOptions]] = {
