@@ -21,7 +21,10 @@ from search_core.reports import EpochReport
 from search_core.schedules import PenaltyOptions
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
+from search_core.strategies.darts import DartsOptions
 from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.registry import STRATEGIES
 from search_core.strategies.snas import SnasOptions
@@ -34,9 +37,17 @@ CASES: dict[str, dict[str, Any]] = {
     "snas-per-cell": {"strategy": SnasOptions(sample_per="cell")},
     "snas-score-function": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="score_function")},
     "snas-expected": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="expected")},
+    "darts-first": {"strategy": DartsOptions(order="first")},
+    "dsnas-score-function": {
+        "strategy": DsnasOptions(stop_at=0.9),
+        "penalty": PenaltyOptions(estimator="score_function"),
+    },
+    "one_shot": {"strategy": OneShotOptions(held_out=0.5, samples=2)},
+    "one_shot-kl": {"strategy": OneShotOptions(held_out=0.5, samples=2, rank_by="kl")},
     "random_sampling": {"strategy": RandomSamplingOptions(held_out=0.5, samples=2)},
 }
-SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05)
+# In the middle of a search, where everything that grows with it is there.
+SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05, progress=0.5)
 
 every_strategy = pytest.mark.parametrize("name", list(CASES))
 differentiable = pytest.mark.parametrize(
