@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ from search_core.child import Child
 from search_core.errors import literal_rules, require
 from search_core.genotype import Genotype
 from search_core.genotype_space import GenotypeSpace
-from search_core.latency import Comparison, LatencyTable, Place, Timing
+from search_core.latency import Comparison, LatencyOptions, LatencyTable, Place, Timing
 from search_core.latency_parts import Shape, network_parts
 from search_core.network import seeded_weights
 
@@ -32,6 +33,8 @@ DTYPES: tuple[str, ...] = get_args(Dtype)
 
 _CALLS_ON_GPU = 10
 _SETTLING_BATCH = 8
+#: Children whose latency is remembered.
+_MOST_CHILDREN = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,40 @@ def measure_child(
     device = torch.device(device)
     run = _child_run(genotype, network, input_shape, num_classes, options, device)
     return time_rounds({"child": run}, options, device, clock=clock)["child"]
+
+
+def latency_of_children(
+    options: LatencyOptions,
+    table: LatencyTable | None,
+    network: NetworkOptions,
+    input_shape: Shape,
+    num_classes: int,
+    device: torch.device,
+    *,
+    is_measured: bool,
+) -> Callable[[Genotype], float] | None:
+    """Milliseconds of a child of a search, remembered for the children that were asked for last.
+
+    Args:
+        options: how a child is measured.
+        table: predicts it, whatever `is_measured` says.
+        network: as of `measure_table`, and so are the next two.
+        input_shape: see there.
+        num_classes: see there.
+        device: of the search.
+        is_measured: whether children are measured if there is no table.
+
+    Returns:
+        None if there is no table and nothing is to be measured.
+    """
+    if table is not None:
+        return lru_cache(_MOST_CHILDREN)(lambda genotype: table.child_ms(genotype, network, input_shape, num_classes))
+    if not is_measured:
+        return None
+    timing = TimingOptions(batch_size=options.batch_size, warmup=options.warmup, repeats=options.repeats)
+    return lru_cache(_MOST_CHILDREN)(
+        lambda genotype: measure_child(genotype, network, input_shape, num_classes, timing, device).median_ms
+    )
 
 
 def compare(
