@@ -39,6 +39,8 @@ from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
 from search_core.genotype_space import GenotypeSpace
 from search_core.ground_truth import MOST_GENOTYPES, GroundTruthOptions
+from search_core.latency import absolute_table
+from search_core.reports import OPTIONAL_METRICS
 from search_core.search import FORK_SECTIONS, SearchOptions
 
 __all__ = [
@@ -130,7 +132,8 @@ class StudySpec(pydantic.BaseModel):
             raise OptionsError(tuple(faults))
         # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another; and
         # trials have other working directories.
-        search = dataclasses.replace(self.search, seed=self.seed, dataset=absolute_root(self.search.dataset))
+        dataset, latency = absolute_root(self.search.dataset), absolute_table(self.search.latency)
+        search = dataclasses.replace(self.search, seed=self.seed, dataset=dataset, latency=latency)
         object.__setattr__(self, "search", search)
         if self.retrain is not None and self.retrain.genotype is not None and Path(self.retrain.genotype).is_file():
             file = str(Path(self.retrain.genotype).absolute())
@@ -168,6 +171,10 @@ class StudySpec(pydantic.BaseModel):
             self.search.precision == "float32" or self.resources.uses_gpu,
             f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
         )
+        followed: list[tuple[str, str | None]] = [("objectives", metric) for metric in metrics]
+        for place, name in (*followed, ("scheduler.metric", self.scheduler.metric)):
+            is_reported = name not in OPTIONAL_METRICS or self.search.latency.table is not None
+            yield place, is_reported, f"must not follow {name} without `search.latency.table`, which predicts it"
         yield from self._trial_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()

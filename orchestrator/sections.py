@@ -13,13 +13,13 @@ from orchestrator.secrets import has_password, masked
 from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import RetrainOptions, shares_rule
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
 REPORT_METRICS: tuple[str, ...] = tuple(
     name
-    for name in METRICS
+    for name in (*METRICS, *OPTIONAL_METRICS)
     if name not in ("temperature", "eta", "seconds", "images_per_s", "train_accuracy", "train_penalty")
 )
 

@@ -5,6 +5,7 @@ What is done is read from Optuna's storage and the journals; there is no other s
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -49,6 +50,7 @@ from search_core.data import ImageData, check_batch_size, load_data
 from search_core.errors import OptionsError
 from search_core.genotype import load_genotype
 from search_core.held_out import SearchImages
+from search_core.latency import table_for
 from search_core.retrain import check_recipe
 
 _STORAGE_ERRORS = (
@@ -160,6 +162,7 @@ class Study:
         Raises:
             DataError: if the data set cannot be read.
             OptionsError: if the recipe does not fit the images.
+            LatencyError: if the latency table cannot be read or lacks a part of the search space.
             GenotypeError: if the cell that the study file names cannot be read.
             OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
                 began with, or if another driver runs the study.
@@ -191,6 +194,14 @@ class Study:
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
             self._check_held_out(data)
+            search = self.spec.search
+            table_for(
+                dataclasses.replace(search.latency, same_device=False),  # the trials may run elsewhere
+                search.network,
+                data.input_shape,
+                data.num_classes,
+                torch.device("cpu"),
+            )
         if self.spec.retrain is not None:
             check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:

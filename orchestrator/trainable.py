@@ -17,11 +17,11 @@ from ray import tune
 from orchestrator.checkpoint import CheckpointFolder
 from search_core.cell import NetworkOptions
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import NonFiniteLossError, StateError
+from search_core.errors import LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
 from search_core.ground_truth import GroundTruth, GroundTruthOptions
 from search_core.ranks import ALONE
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
 
@@ -59,6 +59,7 @@ class EpochTrainable(tune.Trainable):
 
         Raises:
             StateError: if the checkpoint is that of another search, or of another version.
+            LatencyError: if the latency table cannot be used here.
             torch.OutOfMemoryError: if it does not fit.
         """
         if self._job is None:
@@ -94,8 +95,9 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite, a GPU that is too small and a checkpoint of something else end the trial with the
-        reason. A checkpoint that cannot be written does not: a full disk costs the way back, not the search.
+        A loss that is not finite, a GPU that is too small, a checkpoint of something else and a latency table that
+        cannot be used end the trial with the reason. A checkpoint that cannot be written does not: a full disk costs
+        the way back, not the search.
         """
         try:
             self.begin()
@@ -107,7 +109,7 @@ class EpochTrainable(tune.Trainable):
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
-        except StateError as error:
+        except (StateError, LatencyError) as error:
             return self._end_result(refused=str(error))
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
@@ -122,7 +124,7 @@ class EpochTrainable(tune.Trainable):
 
     def _end_result(self, **what: str) -> dict[str, Any]:
         """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **what, "done": True}
+        return {**dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan), "epochs": math.nan, **what, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""

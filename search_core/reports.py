@@ -60,6 +60,7 @@ class EpochReport:
         images_per_s: training images per second of training time.
         genotype: the derived architecture.
         cells: the distribution over each cell type.
+        child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
     """
 
     epoch: int
@@ -92,10 +93,12 @@ class EpochReport:
     images_per_s: float
     genotype: Genotype
     cells: dict[CellType, CellReport]
+    child_latency_ms: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        """All numbers of the report by name, without `epoch`."""
-        return {name: float(getattr(self, name)) for name in METRICS}
+        """All numbers of the report by name, without `epoch`; optional ones if there are any."""
+        values = {name: getattr(self, name) for name in (*METRICS, *OPTIONAL_METRICS)}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: `epoch`, `metrics`, `genotype` and `cells`."""
@@ -107,7 +110,9 @@ class EpochReport:
         }
 
 
-#: Names of the numbers that every epoch reports.
+#: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
+OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
+#: Names of the numbers that every epoch of every search reports.
 METRICS: tuple[str, ...] = tuple(
-    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells")
+    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells", *OPTIONAL_METRICS)
 )
