@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from search_core.genotype import CellType, Genotype
@@ -60,6 +60,7 @@ class EpochReport:
         images_per_s: training images per second of training time.
         genotype: the derived architecture.
         cells: the distribution over each cell type.
+        choices: what the child has chosen beside the genotype, see `Strategy.choices`.
     """
 
     epoch: int
@@ -92,22 +93,24 @@ class EpochReport:
     images_per_s: float
     genotype: Genotype
     cells: dict[CellType, CellReport]
+    choices: dict[str, Any] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """All numbers of the report by name, without `epoch`."""
         return {name: float(getattr(self, name)) for name in METRICS}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `metrics`, `genotype` and `cells`."""
-        return {
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`, and `choices` if there are any."""
+        record = {
             "epoch": self.epoch,
             "metrics": self.metrics(),
             "genotype": self.genotype.to_dict(),
             "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
         }
+        return {**record, "choices": self.choices} if self.choices else record
 
 
 #: Names of the numbers that every epoch reports.
 METRICS: tuple[str, ...] = tuple(
-    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells")
+    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells", "choices")
 )

@@ -8,8 +8,9 @@ from typing import get_args
 
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.snas import SnasOptions
+from search_core.strategies.spos import SposOptions
 
-StrategyOptions = SnasOptions | RandomSamplingOptions
+StrategyOptions = SnasOptions | RandomSamplingOptions | SposOptions
 
 #: Options class of every strategy by kind.
 STRATEGIES: dict[str, type[StrategyOptions]] = {
