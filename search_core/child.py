@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.cell import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
+from search_core.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
 from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
+from search_core.quantisation import quantise_inputs
 from search_core.ranks import ALONE, Ranks
 from search_core.search_cell import SearchCell
 from search_core.supernet import Supernet
@@ -127,6 +129,7 @@ class Child(nn.Module):
         auxiliary: whether to build the auxiliary head.
         affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        cell_channels: channels of every cell's nodes, even numbers; default: doubled by reduction cells.
         seed: seed of the initial weights.
     """
 
@@ -142,11 +145,19 @@ class Child(nn.Module):
         auxiliary: bool = False,
         affine: bool = True,
         pool_norm: bool | None = None,
+        cell_channels: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.genotype = genotype
-        self.plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+        self.plan = plan_child(
+            genotype,
+            cells=cells,
+            init_channels=init_channels,
+            stem=stem,
+            input_shape=input_shape,
+            cell_channels=cell_channels,
+        )
         pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
         with seeded_weights(seed):
             self.stem = build_stem(self.plan)
@@ -188,19 +199,22 @@ class Child(nn.Module):
         return self.classifier(previous), auxiliary_logits
 
 
-def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
+def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices | None = None) -> Child:
     """Child network with a copy of the supernet's weights and batch norm statistics; nothing is trained.
 
     Args:
         supernet: the searchable network; it is not changed.
         genotype: an architecture of its search space, every node concatenated.
+        choices: channels and bits of every cell; default: all channels in full precision. Statistics fit neither fewer
+            channels nor fewer bits until they are recomputed.
 
     Raises:
         GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
             nodes.
     """
-    child = _child_of(supernet, genotype).to(next(supernet.parameters()).device)
-    child.load_state_dict({**child.state_dict(), **_slices(supernet, child)})
+    child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
+    state = _chosen(_slices(supernet, child), child, choices)
+    child.load_state_dict({**child.state_dict(), **state})
     return child.train(supernet.training)
 
 
@@ -208,6 +222,7 @@ def discretised_forward(
     supernet: Supernet,
     genotype: Genotype,
     images: Tensor,
+    choices: CellChoices | None = None,
     *,
     scales: Mapping[CellType, Tensor] | None = None,
     replaced: Mapping[str, Tensor] | None = None,
@@ -221,6 +236,7 @@ def discretised_forward(
         supernet: the searchable network.
         genotype: as for `inherit_child`.
         images: (N, C, H, W).
+        choices: as for `inherit_child`.
         scales: factors of the kept edges' outputs per cell type, in the order of the genotype; 1 without.
         replaced: weights in place of the supernet's, by their names in the child.
 
@@ -228,20 +244,32 @@ def discretised_forward(
         GenotypeError: as `inherit_child`.
     """
     with torch.device("meta"):  # a frame without weights
-        child = _child_of(supernet, genotype)
+        child = _child_of(supernet, genotype, choices)
     counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
     device = next(supernet.parameters()).device
     own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
-    state = {**own, **_slices(supernet, child), **(replaced or {})}
+    slices = _slices(supernet, child)
+    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
     child.train(supernet.training)
-    return torch.func.functional_call(child, state, (images, scales))  # type: ignore[no-any-return]
+    logits: Tensor = torch.func.functional_call(child, state, (images, scales))
+    if choices is not None and supernet.training:
+        keep_statistics(slices, state)
+    return logits
 
 
-def _child_of(supernet: Supernet, genotype: Genotype) -> Child:
+def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None) -> dict[str, Tensor]:
+    """The supernet's weights as a child with choices has them: cut to its channels, quantised to its bits."""
+    if choices is None:
+        return slices
+    num_nodes = child.genotype.num_nodes("normal")
+    return with_bits(narrowed(slices, child, num_nodes), choices.bits)
+
+
+def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
     """A child of the supernet's size, with weights of its own."""
     options, plan = supernet.options, supernet.plan
     _check_genotype(genotype, options)
-    return Child(
+    child = Child(
         genotype,
         plan.input_shape,
         supernet.num_classes,
@@ -250,7 +278,11 @@ def _child_of(supernet: Supernet, genotype: Genotype) -> Child:
         stem=options.stem,
         affine=False,
         pool_norm=True,
+        cell_channels=None if choices is None else choices.channels,
     )
+    if choices is not None:
+        quantise_inputs(child.cells, choices.bits)
+    return child
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:

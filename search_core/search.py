@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from search_core.cell import NetworkOptions
-from search_core.child import inherit_child
 from search_core.constraints import ChildLimits, Constraints
 from search_core.cost import COST_KINDS, CostTable
 from search_core.data import DatasetOptions, ImageData, check_batch_size
@@ -277,11 +276,11 @@ class Search:
         )
         if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
-        child = inherit_child(strategy.supernet, genotype)
+        child = strategy.child()
         inherited = evaluate(child, validation)
         self._context.images.recalibrate(child, self._generators["validation"])
         recalibrated = evaluate(child, validation)
-        cost = self._context.limits.cost(genotype)
+        cost = strategy.child_cost(self._context.limits)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
         expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
@@ -315,6 +314,7 @@ class Search:
             genotype=genotype,
             cells=cells,
             child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
+            choices=strategy.choices(),
         )
 
 

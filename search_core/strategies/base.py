@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_core.cell import cell_edges
+from search_core.child import inherit_child
 from search_core.constraints import ChildLimits
-from search_core.cost import CostTable
+from search_core.cost import CostTable, NetworkCost
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code
 from search_core.held_out import SearchImages
@@ -184,6 +185,22 @@ class Strategy(ABC):
     @abstractmethod
     def genotype(self) -> Genotype:
         """The discrete architecture that the strategy would choose now."""
+
+    def child(self) -> nn.Module:
+        """The network of that architecture with a copy of the supernet's weights and statistics; nothing is trained."""
+        return inherit_child(self.supernet, self.genotype())
+
+    def child_cost(self, limits: ChildLimits) -> NetworkCost:
+        """Exact counts of that network.
+
+        Args:
+            limits: counts children of the search.
+        """
+        return limits.cost(self.genotype())
+
+    def choices(self) -> dict[str, Any]:
+        """What that network has chosen beside its genotype, as plain data for JSON; empty for most strategies."""
+        return {}
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.snas import SnasOptions
+from search_core.strategies.spos import SposOptions
 
 #: Strategies inside one search, whose children share their weights.
 WeightSharing = (
@@ -18,6 +19,7 @@ WeightSharing = (
     | DsnasOptions
     | DartsOptions
     | OneShotOptions
+    | SposOptions
     | RandomSamplingOptions
 )  # fmt: skip
 StrategyOptions = WeightSharing
