@@ -29,6 +29,11 @@ class CellReport:
 class EpochReport:
     """State of a search after one epoch. Accuracies and errors are fractions in [0, 1].
 
+    In a search over trials there is no supernet: an epoch trains a number of children, each for itself. The child is
+    the best of all so far by its accuracy on held-out training images; it stands for the supernet too, so that the gap
+    is 0; `train_*` are those of its last epoch; `seconds` is the sum over the epoch's children; and the distribution is
+    that of what is proposed now, with log probabilities as alpha.
+
     Attributes:
         epoch: 0-based.
         supernet_val_accuracy: of the supernet, one architecture sample per batch at the current temperature.
