@@ -52,6 +52,7 @@ from search_core.genotype import load_genotype
 from search_core.held_out import SearchImages
 from search_core.latency import table_for
 from search_core.retrain import check_recipe
+from search_core.strategies.base import WeightSharingOptions
 
 _STORAGE_ERRORS = (
     SQLAlchemyError,
@@ -214,8 +215,9 @@ class Study:
         for kind in kinds:
             with suppress(OptionsError):  # needs another swept value too: its trials will tell
                 options = apply_values(search, {"strategy.kind": kind})
-                fraction = options.strategy.held_out_fraction
-                SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
+                if isinstance(options.strategy, WeightSharingOptions):
+                    fraction = options.strategy.held_out_fraction
+                    SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
 
     def _check_images(self, tracker: Tracker, data: ImageData) -> None:
         """Refuse other images than those the study began with: its trials could not be compared."""

@@ -10,6 +10,8 @@ from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
+from search_core.strategies.random_search import RandomSearchOptions
+from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 
@@ -22,9 +24,18 @@ WeightSharing = (
     | SposOptions
     | RandomSamplingOptions
 )  # fmt: skip
-StrategyOptions = WeightSharing
+#: Strategies over trials, whose children are trained each for itself.
+OverTrials = (
+    RandomSearchOptions
+    | RegularisedEvolutionOptions
+)  # fmt: skip
+StrategyOptions = WeightSharing | OverTrials
 
-#: Options class of every strategy by kind.
-STRATEGIES: dict[str, type[StrategyOptions]] = {
-    options.__dataclass_fields__["kind"].default: options for options in get_args(StrategyOptions)
+#: Options class of every strategy by kind, and those of each family.
+WEIGHT_SHARING: dict[str, type[WeightSharing]] = {
+    options.__dataclass_fields__["kind"].default: options for options in get_args(WeightSharing)
 }
+OVER_TRIALS: dict[str, type[OverTrials]] = {
+    options.__dataclass_fields__["kind"].default: options for options in get_args(OverTrials)
+}
+STRATEGIES: dict[str, type[StrategyOptions]] = {**WEIGHT_SHARING, **OVER_TRIALS}

@@ -26,7 +26,7 @@ from search_core.strategies.differentiable import DifferentiableStrategy
 from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.registry import STRATEGIES
+from search_core.strategies.registry import WEIGHT_SHARING
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
@@ -34,7 +34,7 @@ from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, se
 #: Options of a search with each strategy: small ones where the defaults take long, and each setting that changes what
 #: a state holds.
 CASES: dict[str, dict[str, Any]] = {
-    **{kind: {"strategy": options()} for kind, options in STRATEGIES.items()},
+    **{kind: {"strategy": options()} for kind, options in WEIGHT_SHARING.items()},
     "snas-per-cell": {"strategy": SnasOptions(sample_per="cell")},
     "snas-score-function": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="score_function")},
     "snas-expected": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="expected")},
