@@ -106,7 +106,8 @@ class StudyProcess:
 
     def finish(self, code: int = 0) -> None:
         """Wait for the end of the process."""
-        assert self.process.wait(_PATIENCE_S) == code, self.log
+        found = self.process.wait(_PATIENCE_S)
+        assert found == code, f"it ended with {found}: {self.log}"
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
