@@ -10,9 +10,10 @@ from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 
-StrategyOptions = SnasOptions | DsnasOptions | DartsOptions | OneShotOptions | RandomSamplingOptions
+StrategyOptions = SnasOptions | DsnasOptions | DartsOptions | OneShotOptions | SmashOptions | RandomSamplingOptions
 
 #: Options class of every strategy by kind.
 STRATEGIES: dict[str, type[StrategyOptions]] = {
