@@ -12,6 +12,7 @@ from search_core.child import inherit_child
 from search_core.cost import CostTable
 from search_core.data import DatasetOptions
 from search_core.errors import OptionsError
+from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, PRIMITIVES
 from search_core.genotype_space import Code
 from search_core.search import Search, build_context
@@ -121,6 +122,7 @@ def test_step_trains_the_hypernetwork_and_other_weights_but_not_the_pointwise_on
     hyper = {name: value.clone() for name, value in smash.hypernetwork.named_parameters()}
     smash.step(*batch(), seeded())
     for name, value in smash.supernet.named_parameters():
+        assert value.requires_grad == ("pointwise" not in name)
         unused = "dil_conv" in name or "skip_connect" in name
         assert torch.equal(value, before[name]) == ("pointwise" in name or unused), name
     for name, value in smash.hypernetwork.named_parameters():
@@ -168,6 +170,27 @@ def test_supernet_carries_the_generated_weights_of_the_best_child() -> None:
         assert torch.equal(parameters[name], weight), name
     smash.supernet.eval()
     torch.testing.assert_close(child.eval()(batch()[0]), smash._child_logits(batch()[0], smash._best))
+
+
+def test_score_is_the_accuracy_with_generated_weights() -> None:
+    """The weights that lie in the supernet, made for another child, would give other scores."""
+    smash, differ = build(), 0
+    for _ in range(3):
+        smash.step(*batch(), seeded())
+    images = smash._context.images
+    for seed in range(4):
+        code = smash.space.sample(seeded(seed))
+        scores = []
+        for made in (smash.hypernetwork(code), {}):
+            child = inherit_child(smash.supernet, smash.space.decode(code))
+            with torch.no_grad():
+                for name, weight in made.items():
+                    child.get_parameter(name).copy_(weight)
+            images.recalibrate(child, seeded(9))
+            scores.append(evaluate(child, images.held_out_split).accuracy)
+        assert smash.score(code, seeded(9)) == scores[0]
+        differ += scores[0] != scores[1]
+    assert differ
 
 
 def test_best_of_the_draws_by_generated_weights_is_chosen() -> None:
