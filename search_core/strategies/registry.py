@@ -12,6 +12,7 @@ from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 
@@ -22,6 +23,7 @@ WeightSharing = (
     | DartsOptions
     | OneShotOptions
     | SposOptions
+    | SmashOptions
     | RandomSamplingOptions
 )  # fmt: skip
 #: Strategies over trials, whose children are trained each for itself.
