@@ -22,6 +22,7 @@ from search_core.schedules import PenaltyOptions
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
 from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.enas import EnasOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.registry import STRATEGIES
 from search_core.strategies.snas import SnasOptions
@@ -35,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "snas-score-function": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="score_function")},
     "snas-expected": {"strategy": SnasOptions(), "penalty": PenaltyOptions(estimator="expected")},
     "random_sampling": {"strategy": RandomSamplingOptions(held_out=0.5, samples=2)},
+    "enas": {"strategy": EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)},
 }
 SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05)
 
