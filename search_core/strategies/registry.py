@@ -8,10 +8,13 @@ from typing import get_args
 
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.enas import EnasOptions
+from search_core.strategies.nasnet import NasnetOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.rl_nas import RlNasOptions
 from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
@@ -21,6 +24,7 @@ WeightSharing = (
     SnasOptions
     | DsnasOptions
     | DartsOptions
+    | EnasOptions
     | OneShotOptions
     | SposOptions
     | SmashOptions
@@ -30,6 +34,8 @@ WeightSharing = (
 OverTrials = (
     RandomSearchOptions
     | RegularisedEvolutionOptions
+    | RlNasOptions
+    | NasnetOptions
 )  # fmt: skip
 StrategyOptions = WeightSharing | OverTrials
 

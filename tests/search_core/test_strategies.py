@@ -24,6 +24,7 @@ from search_core.strategies.base import EpochSettings, StepResult, Strategy
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.differentiable import DifferentiableStrategy
 from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.enas import EnasOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.registry import WEIGHT_SHARING
@@ -54,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
             held_out=0.5, preview=1, population=4, generations=2, top_k=2, channels=(0.5, 1.0), bits=(4, 32)
         )
     },
+    "enas": {"strategy": EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)},
 }
 # In the middle of a search, where everything that grows with it is there.
 SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05, progress=0.5)
