@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 from search_core.cell import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
 from search_core.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
 from search_core.errors import GenotypeError
-from search_core.genotype import CELL_TYPES, POOLS, Genotype, has_pool_norm
+from search_core.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
 from search_core.quantisation import quantise_inputs
@@ -53,16 +53,22 @@ class ChildCell(nn.Module):
         drop_path_prob: float,
         generator: torch.Generator | None,
         ranks: Ranks = ALONE,
+        scales: Tensor | None = None,
     ) -> Tensor:
-        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out)."""
+        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out).
+
+        `scales` (one per kept edge) multiply the outputs of the operations.
+        """
         nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
         incoming = defaultdict(list)
-        for edge, operation in zip(self.kept, self.operations, strict=True):
-            incoming[edge.target].append((edge.source, operation))
+        factors = [None] * len(self.kept) if scales is None else scales.unbind()
+        for edge, operation, factor in zip(self.kept, self.operations, factors, strict=True):
+            incoming[edge.target].append((edge.source, operation, factor))
         for target in range(2, self.num_nodes + 2):
             terms = []
-            for source, operation in incoming[target]:
+            for source, operation, factor in incoming[target]:
                 term = operation(nodes[source])
+                term = term if factor is None else term * factor
                 if drop_path_prob > 0 and not isinstance(operation, nn.Identity):
                     assert generator is not None, "drop path needs a generator"
                     term = drop_path(term, drop_path_prob, generator, ranks)
@@ -161,9 +167,9 @@ class Child(nn.Module):
             self.classifier = Classifier(self.plan.out_channels, num_classes)
             self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W)."""
-        return self.forward_with_auxiliary(images)[0]
+    def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
+        return self.forward_with_auxiliary(images, scales=scales)[0]
 
     def forward_with_auxiliary(
         self,
@@ -171,6 +177,7 @@ class Child(nn.Module):
         drop_path_prob: float = 0.0,
         generator: torch.Generator | None = None,
         ranks: Ranks = ALONE,
+        scales: Mapping[CellType, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
@@ -179,11 +186,13 @@ class Child(nn.Module):
             drop_path_prob: in [0, 1); never applied to identity edges.
             generator: source of the drop path's randomness, on the images' device; needed for drop path.
             ranks: whose equal share of a batch the images are.
+            scales: factors of the kept edges' outputs per cell type, in the order of the genotype.
         """
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
         auxiliary_logits = None
-        for index, cell in enumerate(self.cells):
-            output = cell(before_previous, previous, drop_path_prob, generator, ranks)
+        for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
+            of_cell = None if scales is None else scales[plan.cell_type]
+            output = cell(before_previous, previous, drop_path_prob, generator, ranks, of_cell)
             before_previous, previous = previous, output
             if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
@@ -210,7 +219,13 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
 
 
 def discretised_forward(
-    supernet: Supernet, genotype: Genotype, images: Tensor, choices: CellChoices | None = None
+    supernet: Supernet,
+    genotype: Genotype,
+    images: Tensor,
+    choices: CellChoices | None = None,
+    *,
+    scales: Mapping[CellType, Tensor] | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.
 
@@ -222,6 +237,8 @@ def discretised_forward(
         genotype: as for `inherit_child`.
         images: (N, C, H, W).
         choices: as for `inherit_child`.
+        scales: factors of the kept edges' outputs per cell type, in the order of the genotype; 1 without.
+        replaced: weights in place of the supernet's, by their names in the child.
 
     Raises:
         GenotypeError: as `inherit_child`.
@@ -232,9 +249,9 @@ def discretised_forward(
     device = next(supernet.parameters()).device
     own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
     slices = _slices(supernet, child)
-    state = {**own, **_chosen(slices, child, choices)}
+    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
     child.train(supernet.training)
-    logits: Tensor = torch.func.functional_call(child, state, (images,))
+    logits: Tensor = torch.func.functional_call(child, state, (images, scales))
     if choices is not None and supernet.training:
         keep_statistics(slices, state)
     return logits

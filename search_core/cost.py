@@ -29,9 +29,13 @@ from search_core.cell import (
     plan_supernet,
 )
 from search_core.genotype import CELL_TYPES, POOLS, CellType, Edge, Genotype, has_pool_norm
+from search_core.latency import LatencyTable
 from search_core.schedules import PenaltyOptions
 
+#: What is counted exactly.
 COST_KINDS: tuple[str, ...] = ("params", "madds", "memory_access")
+#: Factor to the unit of a penalty without logarithm; counts are in millions.
+_UNIT = {"latency": 1.0}
 
 
 class Cost(NamedTuple):
@@ -256,6 +260,11 @@ class CostTable:
         input_shape: channels, height, width.
         device: where the table and the architecture samples live.
         dtype: of the table.
+        latency: measured times, for a fourth kind of cost `latency`: milliseconds of an operation and of the addition
+            to its node.
+
+    Raises:
+        LatencyError: if the measured times lack an operation.
     """
 
     def __init__(
@@ -264,6 +273,7 @@ class CostTable:
         input_shape: tuple[int, int, int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        latency: LatencyTable | None = None,
     ) -> None:
         plan = plan_supernet(options, input_shape)
         self._table: dict[tuple[str, CellType], Tensor] = {}
@@ -280,9 +290,20 @@ class CostTable:
             table = torch.tensor(costs_LEO3, dtype=dtype, device=device).reshape(shape)
             for position, kind in enumerate(COST_KINDS):
                 self._table[kind, cell_type] = table[..., position].contiguous()
+            if latency is not None:
+                times_LEO = [
+                    [
+                        [latency.edge_ms(name, cell, source) for name in options.primitives]
+                        for source, _ in cell_edges(options.nodes)
+                    ]
+                    for cell in plan.cells
+                    if cell.cell_type == cell_type
+                ]
+                times = torch.tensor(times_LEO, dtype=dtype, device=device)
+                self._table["latency", cell_type] = times.reshape(shape[:-1])
 
     def table(self, kind: str, cell_type: CellType) -> Tensor:
-        """Counts of one kind, shape (L, E, O)."""
+        """Counts of one kind, or milliseconds, shape (L, E, O)."""
         return self._table[kind, cell_type]
 
     def expected(self, kind: str, probabilities: Mapping[CellType, Tensor]) -> Tensor:
@@ -294,8 +315,8 @@ class CostTable:
     def edge_costs(self, options: PenaltyOptions, z: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
         """Each edge's own share of C(Z), in the unit of the penalty.
 
-        The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of
-        parameters, multiply-adds or elements, or log(1 + count) with `options.log`.
+        The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of parameters, multiply-adds
+        or elements, or milliseconds; or log(1 + count or milliseconds) with `options.log`.
 
         Args:
             options: kind of cost, `log`, `mix`, `reduction_ratio`.
@@ -324,7 +345,7 @@ class CostTable:
     def _penalty(self, counts: Mapping[str, Tensor], cell_type: CellType, options: PenaltyOptions) -> Tensor:
         """Turn counts by kind, shape (L, ...), into penalties of the same shape."""
         scaled = [
-            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * 1e-6)
+            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * _UNIT.get(kind, 1e-6))
             for kind, weight in _weights(options).items()
         ]
         penalty = torch.stack(scaled).sum(0)

@@ -6,7 +6,7 @@ Shape suffixes: E edges, O operations.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -74,6 +74,7 @@ class SearchContext:
         seed: seed of the initial architecture parameters.
         cuda_graph: whether to replay steps from a CUDA graph.
         autocast: type in which convolutions and products run, None for that of the weights.
+        child_latency: milliseconds of a whole child; None without a table, unless the penalty is of that kind.
     """
 
     supernet: Supernet
@@ -86,6 +87,7 @@ class SearchContext:
     seed: int
     cuda_graph: bool = False
     autocast: torch.dtype | None = None
+    child_latency: Callable[[Genotype], float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
