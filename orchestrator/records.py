@@ -163,7 +163,8 @@ def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
     seeds = range(spec.seed, spec.seed + section.seeds)
     if section.genotype is not None:
         return [RetrainJob(None, load_genotype(section.genotype), seed) for seed in seeds]
-    chosen = best_trials(study) if section.top == "front" else ranked_trials(study)[: section.top]
+    number = None if section.top == "all" else section.top
+    chosen = best_trials(study) if number == "front" else ranked_trials(study)[:number]
     by_genotype: dict[Genotype, int] = {}
     for trial in chosen:
         journal = Journal(folder.journal("search", trial_label(trial.number)))

@@ -155,8 +155,8 @@ class Fork:
 
 def _check_top(value: object) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not is_count and value != "front":
-        raise ValueError(f"must be `front` or a whole number of at least 1, got {describe(value)}")
+    if not is_count and value not in ("front", "all"):
+        raise ValueError(f"must be `front`, `all` or a whole number of at least 1, got {describe(value)}")
     return value
 
 
@@ -165,7 +165,8 @@ class RetrainSection(RetrainOptions):
     """Which cells are trained from scratch, and how (`RetrainOptions`).
 
     Attributes:
-        top: `front` for the Pareto front of the study, or the number of best trials by the first objective.
+        top: `front` for the Pareto front of the study, `all` for the cell of every complete trial, or the number of
+            best trials by the first objective.
         seeds: trainings of each cell, with consecutive seeds.
         workers: processes that share every batch of one training, each with the `resources` of a trial and, if those
             ask for any GPU, with one whole GPU; `batch_size` must divide by it.
@@ -173,7 +174,7 @@ class RetrainSection(RetrainOptions):
         genotype: genotype file or name of a published cell to retrain, for studies that search nothing.
     """
 
-    top: Annotated[Literal["front"] | int, pydantic.BeforeValidator(_check_top)] = "front"
+    top: Annotated[Literal["front", "all"] | int, pydantic.BeforeValidator(_check_top)] = "front"
     seeds: int = 1
     workers: int = 1
     register_as: str | None = None

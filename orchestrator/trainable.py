@@ -15,9 +15,11 @@ import torch
 from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
+from search_core.cell import NetworkOptions
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
+from search_core.ground_truth import GroundTruth, GroundTruthOptions
 from search_core.ranks import ALONE
 from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import Retrain, RetrainOptions
@@ -36,7 +38,7 @@ class EpochTrainable(tune.Trainable):
     Ray starts it anew after any fault, with the same configuration.
     """
 
-    work: Search | Retrain
+    work: Search | Retrain | GroundTruth
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -82,7 +84,7 @@ class EpochTrainable(tune.Trainable):
         """Where the checkpoints are written and read."""
         return CheckpointFolder(path)
 
-    def build(self, job: dict[str, Any]) -> Search | Retrain:
+    def build(self, job: dict[str, Any]) -> Search | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
         raise NotImplementedError
 
@@ -141,7 +143,8 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search. Job: `options` as plain data; perhaps `until`, the number of epochs after which it ends.
+    """One search. Job: `options` as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
+    `scores`, to have the last record say what the strategy thinks of every genotype.
 
     Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
     long as it has no checkpoint of its own.
@@ -160,8 +163,29 @@ class SearchTrainable(EpochTrainable):
 
     def build(self, job: dict[str, Any]) -> Search:
         """The search at its beginning."""
+        self._wants_scores = job.get("scores", False)
         options = from_plain(SearchOptions, job["options"])
         return Search(options, _cached_data(options.dataset, self.device), self.device)
+
+    def result(self) -> dict[str, Any]:
+        """Run one epoch and return its record."""
+        record = super().result()
+        if self._wants_scores and self.work.epoch >= self.work.options.epochs:
+            record["scores"] = self.work.scores()
+        return record
+
+
+class TruthTrainable(EpochTrainable):
+    """A share of the ground truth, a training an epoch. Job: `codes`, `network`, `options`, `dataset`, `seed`."""
+
+    work: GroundTruth
+
+    def build(self, job: dict[str, Any]) -> GroundTruth:
+        """The share at its beginning."""
+        data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
+        codes = [tuple(code) for code in job["codes"]]
+        network, options = from_plain(NetworkOptions, job["network"]), from_plain(GroundTruthOptions, job["options"])
+        return GroundTruth(codes, network, options, data, self.device, seed=job["seed"])
 
 
 class RetrainTrainable(EpochTrainable):

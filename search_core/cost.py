@@ -172,17 +172,20 @@ def auxiliary_params(channels: int, classes: int) -> int:
     return channels * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * classes + classes
 
 
+def _cell_cost(cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: bool) -> Cost:
+    parts = [_cell_inputs_cost(cell, affine)]
+    for edge in edges:
+        size, stride = cell.edge_geometry(edge.source)
+        is_affine = affine and (pool_norm or edge.primitive not in POOLS)
+        parts.append(primitive_cost(edge.primitive, cell.channels, size, stride, affine=is_affine))
+    return total(parts)
+
+
 def _stack_cost(
     plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], classes: int, *, affine: bool, pool_norm: bool = True
 ) -> NetworkCost:
-    parts = [_stem_cost(plan)]
-    for cell in plan.cells:
-        parts.append(_cell_inputs_cost(cell, affine))
-        for edge in edges[cell.cell_type]:
-            size, stride = cell.edge_geometry(edge.source)
-            is_affine = affine and (pool_norm or edge.primitive not in POOLS)
-            parts.append(primitive_cost(edge.primitive, cell.channels, size, stride, affine=is_affine))
-    parts.append(_linear(plan.out_channels, classes))
+    cells = [_cell_cost(cell, edges[cell.cell_type], affine, pool_norm) for cell in plan.cells]
+    parts = (_stem_cost(plan), *cells, _linear(plan.out_channels, classes))
     return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, classes))
 
 
@@ -195,6 +198,7 @@ def child_cost(
     num_classes: int,
     stem: Stem = "cifar",
     pool_norm: bool | None = None,
+    cell_channels: Sequence[int] | None = None,
 ) -> NetworkCost:
     """Exact counts of the child network of a genotype as it is trained from scratch (affine batch norms).
 
@@ -206,11 +210,35 @@ def child_cost(
         num_classes: number of logits.
         stem: `cifar` or `imagenet`.
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
-    plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+    plan = plan_child(
+        genotype,
+        cells=cells,
+        init_channels=init_channels,
+        stem=stem,
+        input_shape=input_shape,
+        cell_channels=cell_channels,
+    )
     edges = {cell_type: genotype.edges(cell_type) for cell_type in CELL_TYPES}
     pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
     return _stack_cost(plan, edges, num_classes, affine=True, pool_norm=pool_norm)
+
+
+def bit_operations(plan: StackPlan, genotype: Genotype, num_classes: int, bits: Sequence[int]) -> int:
+    """Multiply-adds of a child times the bits of their weights times the bits of what these are multiplied with.
+
+    (SPOS section 4, "BitOps".) Stem and classifier have 32 bits both ways.
+
+    Args:
+        plan: of the child.
+        genotype: of the child.
+        num_classes: number of logits.
+        bits: width of both factors in every cell.
+    """
+    ends = _stem_cost(plan).madds + _linear(plan.out_channels, num_classes).madds
+    cells = [_cell_cost(cell, genotype.edges(cell.cell_type), affine=True, pool_norm=True).madds for cell in plan.cells]
+    return ends * 32**2 + sum(madds * width**2 for madds, width in zip(cells, bits, strict=True))
 
 
 def supernet_cost(options: NetworkOptions, input_shape: tuple[int, int, int], num_classes: int) -> NetworkCost:

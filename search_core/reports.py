@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from search_core.genotype import CellType, Genotype
@@ -61,6 +61,7 @@ class EpochReport:
         genotype: the derived architecture.
         cells: the distribution over each cell type.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        choices: what the child has chosen beside the genotype, see `Strategy.choices`.
     """
 
     epoch: int
@@ -94,6 +95,7 @@ class EpochReport:
     genotype: Genotype
     cells: dict[CellType, CellReport]
     child_latency_ms: float | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """All numbers of the report by name, without `epoch`; optional ones if there are any."""
@@ -101,18 +103,21 @@ class EpochReport:
         return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `metrics`, `genotype` and `cells`."""
-        return {
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`, and `choices` if there are any."""
+        record = {
             "epoch": self.epoch,
             "metrics": self.metrics(),
             "genotype": self.genotype.to_dict(),
             "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
         }
+        return {**record, "choices": self.choices} if self.choices else record
 
 
 #: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
 OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
 #: Names of the numbers that every epoch of every search reports.
 METRICS: tuple[str, ...] = tuple(
-    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells", *OPTIONAL_METRICS)
+    entry.name
+    for entry in fields(EpochReport)
+    if entry.name not in ("epoch", "genotype", "cells", "choices", *OPTIONAL_METRICS)
 )

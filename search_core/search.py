@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from search_core.cell import NetworkOptions
-from search_core.child import inherit_child
 from search_core.constraints import ChildLimits, Constraints
 from search_core.cost import COST_KINDS, CostTable
 from search_core.data import DatasetOptions, ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType
+from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.latency import LatencyOptions, LatencyTable, table_for
 from search_core.latency_measure import latency_of_children
@@ -177,6 +177,17 @@ class Search:
         self.epoch += 1
         return report
 
+    def scores(self) -> list[float]:
+        """What the strategy thinks of every genotype of the search space, in the order of `GenotypeSpace.all`.
+
+        Raises:
+            StateError: before the last epoch; asking would change the randomness of the next one.
+        """
+        if self.epoch < self.options.epochs:
+            raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
+        codes = list(GenotypeSpace(self.options.network).all())
+        return self.strategy.scores(codes, self._generators["validation"])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
@@ -265,11 +276,11 @@ class Search:
         )
         if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
-        child = inherit_child(strategy.supernet, genotype)
+        child = strategy.child()
         inherited = evaluate(child, validation)
         self._context.images.recalibrate(child, self._generators["validation"])
         recalibrated = evaluate(child, validation)
-        cost = self._context.limits.cost(genotype)
+        cost = strategy.child_cost(self._context.limits)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
         expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
@@ -303,6 +314,7 @@ class Search:
             genotype=genotype,
             cells=cells,
             child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
+            choices=strategy.choices(),
         )
 
 

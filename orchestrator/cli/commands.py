@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import cluster, dashboard, latency, profile, retrain, search, study, trial, ui
+from orchestrator.cli import cluster, dashboard, latency, profile, retrain, search, strategies, study, trial, ui
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -16,5 +16,6 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(latency.app, name="latency")
     app.command()(retrain.retrain)
     app.command()(profile.profile)
+    app.command()(strategies.strategies)
     app.command()(dashboard.dashboard)
     app.command()(ui.ui)
