@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from orchestrator.callback import PhaseCallback
+from orchestrator.callback import PhaseCallback, is_child
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.cluster import cluster, nodes
 from orchestrator.distributed import retrain_trainable
+from orchestrator.driver_children import DriverChildren
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
+from orchestrator.ground_truth import read_truth, truth_job, write_table
+from orchestrator.ground_truth import units as truth_units
 from orchestrator.journal import Journal
 from orchestrator.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
 from orchestrator.packing import Share, find_share, grown, retrain_share
@@ -25,7 +28,7 @@ from orchestrator.samplers import patiently
 from orchestrator.searcher import StudySearcher
 from orchestrator.study_log import StudyLog
 from orchestrator.tracking import Tracker
-from orchestrator.trainable import SearchTrainable, last_epoch
+from orchestrator.trainable import SearchTrainable, TruthTrainable, last_epoch
 from search_core.data import ImageData
 from search_core.search import SearchOptions
 
@@ -52,6 +55,7 @@ class Driver:
     def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
         self._study, self._spec, self._folder = study, study.spec, study.folder
         self._view = view
+        self._data = data
         self._journals: dict[tuple[Phase, str], Journal] = {}
         self._shares: dict[Phase, Share] = {}
         self._log = StudyLog(study, tracker, view, parent, data, self._journal)
@@ -71,16 +75,44 @@ class Driver:
         try:
             self._log.begin()
             num_open = self._study.num_open_trials()
-            if num_open or any(record.state == "running" for record in self._study.retrains()):
+            is_open = num_open or any(record.state == "running" for record in self._study.retrains())
+            if is_open or self._open_truth_jobs():
                 with cluster(address):
                     share = find_share(self._spec)
-                    self._shares = {"trunk": share, "search": share, "retrain": retrain_share(self._spec)}
+                    self._shares = dict.fromkeys(("trunk", "truth", "search"), share)
+                    self._shares["retrain"] = retrain_share(self._spec)
                     self._tell_shares()
+                    self._find_truth()
                     self._search()
                     self._retrain()
             self._finish()
         finally:
             self._log.stop()
+
+    def _find_truth(self) -> None:
+        """Train every genotype of the search space that is not trained yet."""
+        if self._spec.ground_truth is None:
+            return
+        if num_open := len(self._open_truth_jobs()):
+            total = len(list(truth_units(self._spec)))
+            self._view.phase("ground truth", total - num_open, total)
+            self._launch_until_done("truth", lambda: not self._open_truth_jobs())
+        table = read_truth(self._spec, self._folder)
+        if table is None:
+            failed = [
+                journal for label, _ in truth_units(self._spec) if (journal := self._journal("truth", label)).reason
+            ]
+            raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {failed[0].reason}")
+        write_table(table, self._folder.path / "ground_truth.json")
+
+    def _open_truth_jobs(self) -> list[dict[str, Any]]:
+        if self._spec.ground_truth is None:
+            return []
+        return [
+            truth_job(self._spec, self._folder, label, codes)
+            for label, codes in truth_units(self._spec)
+            if self._journal("truth", label).end is None
+        ]
 
     def _search(self) -> None:
         total = self._spec.num_trials
@@ -144,7 +176,7 @@ class Driver:
     def _launch(self, phase: Phase) -> int:
         """Run one Tune experiment over all that is open; returns how much is new in the journals."""
         fault = OwnFault()
-        searcher = self._searcher(fault) if phase == "search" else None
+        searcher = self._searcher(fault, lambda: callback.most_at_once) if phase == "search" else None
 
         def track(job: dict[str, Any], journal: Journal) -> None:
             self._track(phase, job, journal, callback.most_at_once)
@@ -155,11 +187,11 @@ class Driver:
             track=track,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
-            failed=lambda label: searcher.tell_failed(int(label)) if searcher else None,
+            failed=lambda label: searcher.tell_failed(label) if searcher else None,
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
         )
-        jobs = self._trunk_jobs() if phase == "trunk" else self._open_retrain_jobs() if phase == "retrain" else []
+        jobs = self._jobs(phase)
         try:
             run_phase(
                 self._spec,
@@ -176,13 +208,32 @@ class Driver:
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
         return callback.num_steps
 
-    def _searcher(self, fault: OwnFault) -> StudySearcher:
+    def _jobs(self, phase: Phase) -> list[dict[str, Any]]:
+        """A fixed list of what is open; the searcher gives the jobs of phase search."""
+        if phase == "trunk":
+            return self._trunk_jobs()
+        if phase == "retrain":
+            return self._open_retrain_jobs()
+        jobs = self._open_truth_jobs() if phase == "truth" else []
+        return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
+
+    def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
+        children = DriverChildren(
+            self._spec,
+            self._folder,
+            self._data,
+            open_journal=partial(self._journal, "search"),
+            make_job=self._search_job,
+            track=lambda job, journal: self._track("search", job, journal, at_once()),
+            view=self._view,
+        )
         return StudySearcher(
             self._study.optuna_study,
             self._spec,
             lambda number: self._journal("search", trial_label(number)),
-            self._search_job,
+            lambda number, options: self._search_job(trial_label(number), options),
             fault,
+            children,
         )
 
     def _open_retrains(self) -> list[RetrainJob]:
@@ -201,7 +252,7 @@ class Driver:
 
     def _trainable(self, phase: Phase) -> type[tune.Trainable]:
         if phase != "retrain":
-            return SearchTrainable
+            return TruthTrainable if phase == "truth" else SearchTrainable
         assert self._spec.retrain is not None
         return retrain_trainable(self._spec.retrain.workers)
 
@@ -223,15 +274,16 @@ class Driver:
             for job in self._open_retrains()
         ]
 
-    def _search_job(self, number: int, options: SearchOptions) -> dict[str, Any]:
-        """What a worker is given to run a trial."""
-        label = trial_label(number)
+    def _search_job(self, label: str, options: SearchOptions) -> dict[str, Any]:
+        """What a worker is given to run a trial, or but for the child itself a child."""
         job: dict[str, Any] = {
             "label": label,
             "options": asdict(options),
             "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
             "share": self._plain_share("search", label),
         }
+        if self._spec.ground_truth is not None:
+            job["scores"] = True
         if self._spec.fork is not None:
             job["fork"] = self._forked(job)
         return job
@@ -274,7 +326,9 @@ class Driver:
         return asdict(share or self._shares[phase])
 
     def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
-        if phase == "trunk":  # its epochs are logged as those of the trials that grow from it
+        if phase == "trunk" or phase == "truth":  # logged with the trials that grow from it, and with the study
+            return
+        if is_child(job):  # its search is tracked
             return
         self._log.track(phase, job)
         if journal.end is not None:

@@ -33,6 +33,7 @@ from orchestrator.node_check import (
 from orchestrator.runs import Runs
 from orchestrator.secrets import masked
 from search_core.data import DatasetOptions
+from search_core.latency import load_table
 
 #: How long the nodes may take together; a data set on a cold network disk is slow.
 PATIENCE_S = 600.0
@@ -44,7 +45,7 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: `versions`, `storage`, `data`, `optuna` or `tracking`.
+        name: `versions`, `storage`, `data`, `latency table`, `optuna` or `tracking`.
         node: where, as messages call the node; None for what the driver alone uses.
         ok: whether a study may be launched.
         detail: what was found, or the reason why not and what to do.
@@ -68,6 +69,7 @@ class Needs:
         optuna_url: Optuna storage.
         dataset: images; None to leave the data out.
         digest: digest of the images on the driver's machine.
+        latency_table: file of the searches; None if they use none.
     """
 
     storage: Path
@@ -75,6 +77,7 @@ class Needs:
     optuna_url: str
     dataset: DatasetOptions | None = None
     digest: str | None = None
+    latency_table: str | None = None
 
     @classmethod
     def of(cls, spec: StudySpec, runs: Runs, digest: str) -> Needs:
@@ -85,6 +88,7 @@ class Needs:
             optuna_url=runs.optuna_url(spec.storage.url),
             dataset=spec.search.dataset,
             digest=digest,
+            latency_table=spec.search.latency.table,
         )
 
 
@@ -151,7 +155,11 @@ def _task(node: Node, needs: Needs, marker: Path | None, content: str) -> NodeTa
     if not node.resources.get("CPU"):  # a head that runs no trials needs neither folder nor data
         return NodeTask(node=node.id)
     return NodeTask(
-        node=node.id, marker=None if marker is None else str(marker), content=content, dataset=needs.dataset
+        node=node.id,
+        marker=None if marker is None else str(marker),
+        content=content,
+        dataset=needs.dataset,
+        latency_table=needs.latency_table,
     )
 
 
@@ -191,6 +199,8 @@ def _judged(finding: Finding, node: Node, task: NodeTask, needs: Needs) -> Check
         ok, detail = _judge_versions(detail)
     elif ok and finding.name == "data":
         ok, detail = _judge_data(detail, needs)
+    elif ok and finding.name == "latency table":
+        ok, detail = _judge_table(detail, needs)
     return Check(name=finding.name, node=node.label, ok=ok, detail=detail, seconds=finding.seconds)
 
 
@@ -216,6 +226,14 @@ def _judge_data(digest: str, needs: Needs) -> tuple[bool, str]:
     if needs.digest in (None, digest):
         return True, f"digest {digest[:12]}"
     return False, f"it must have the driver's images (digest {needs.digest[:12]}), got others (digest {digest[:12]})"
+
+
+def _judge_table(digest: str, needs: Needs) -> tuple[bool, str]:
+    assert needs.latency_table is not None
+    ours = load_table(needs.latency_table).digest
+    if digest == ours:
+        return True, f"digest {digest[:12]}"
+    return False, f"it must have the driver's latency table (digest {ours[:12]}), got another (digest {digest[:12]})"
 
 
 def _of_driver(finding: Finding) -> Check:

@@ -4,7 +4,12 @@ runs/mlflow.db, runs/mlartifacts/     MLflow's embedded store
 runs/optuna.db                        Optuna's storage
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
+runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each for itself
+runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and told
 runs/<study>/retrains/0003-seed0.jsonl
+runs/<study>/ground_truth/00000.jsonl  journal of a share of the ground truth
+runs/<study>/ground_truth.json        its table, when it is whole
+runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 """
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNS = Path("runs")
 
-#: The epochs that forked trials share, the trials, the retrainings.
-Phase = Literal["trunk", "search", "retrain"]
+#: The epochs that forked trials share, the ground truth, the trials, the retrainings.
+Phase = Literal["trunk", "truth", "search", "retrain"]
 #: What forked trials grow from: the label of their shared epochs.
 TRUNK = "trunk"
 
@@ -34,9 +39,20 @@ def trial_label(number: int) -> str:
     return f"{number:04d}"
 
 
+def child_label(number: int, child: int) -> str:
+    """Name of the Tune trial of a child of a search over trials."""
+    return f"{trial_label(number)}-{trial_label(child)}"
+
+
+def split_child_label(label: str) -> tuple[int, int] | None:
+    """Search and child of a label, or None if it names a whole search."""
+    number, dash, child = label.partition("-")
+    return (int(number), int(child)) if dash else None
+
+
 def unit_label(phase: Phase, label: str) -> str:
     """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
-    return label if phase == "trunk" else f"{'trial' if phase == 'search' else 'retrain'}-{label}"
+    return label if phase == "trunk" else f"{'trial' if phase == 'search' else phase}-{label}"
 
 
 @dataclass(frozen=True)
@@ -88,9 +104,15 @@ class StudyFolder:
         return self.path / ".lock"
 
     def journal(self, phase: Phase, label: str) -> Path:
-        """Journal of one trial (`phase` search), one retraining (`phase` retrain) or the trunk."""
-        folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "trunk": "."}
+        """Journal of one trial or child (`phase` search), retraining, share of the ground truth, or the trunk."""
+        if phase == "search":
+            label = label.replace("-", "/")
+        folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "truth": "ground_truth", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
+
+    def order_log(self, number: int) -> Path:
+        """In which order the children of a search over trials were proposed and told."""
+        return self.path / "trials" / trial_label(number) / "order.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:
         """Folder of the study's checkpoints, shared by all nodes."""
@@ -98,5 +120,6 @@ class StudyFolder:
         return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
     def checkpoints(self, spec: StudySpec, phase: Phase, label: str) -> Path:
-        """Folder of the checkpoints of one trial or retraining."""
-        return self.storage(spec) / unit_label(phase, label)
+        """Folder of the checkpoints of one trial, child or retraining."""
+        name, _, child = label.partition("-") if phase == "search" else (label, "", "")
+        return self.storage(spec) / unit_label(phase, name) / child

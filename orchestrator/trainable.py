@@ -1,4 +1,4 @@
-"""Ray Tune trainables: one search, or one retraining, an epoch a step. Workers write checkpoints and nothing else."""
+"""Ray Tune trainables: a search, child or retraining, an epoch a step. Workers write checkpoints and nothing else."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import torch
 from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
+from search_core.cell import NetworkOptions
+from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import NonFiniteLossError, StateError
+from search_core.errors import LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
+from search_core.ground_truth import GroundTruth, GroundTruthOptions
 from search_core.ranks import ALONE
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
 
@@ -36,7 +39,7 @@ class EpochTrainable(tune.Trainable):
     Ray starts it anew after any fault, with the same configuration.
     """
 
-    work: Search | Retrain
+    work: Search | ChildTraining | Retrain | GroundTruth
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -57,6 +60,7 @@ class EpochTrainable(tune.Trainable):
 
         Raises:
             StateError: if the checkpoint is that of another search, or of another version.
+            LatencyError: if the latency table cannot be used here.
             torch.OutOfMemoryError: if it does not fit.
         """
         if self._job is None:
@@ -81,7 +85,7 @@ class EpochTrainable(tune.Trainable):
         """Where the checkpoints are written and read."""
         return CheckpointFolder(path)
 
-    def build(self, job: dict[str, Any]) -> Search | Retrain:
+    def build(self, job: dict[str, Any]) -> Search | ChildTraining | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
         raise NotImplementedError
 
@@ -92,8 +96,9 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite, a GPU that is too small and a checkpoint of something else end the trial with the
-        reason. A checkpoint that cannot be written does not: a full disk costs the way back, not the search.
+        A loss that is not finite, a GPU that is too small, a checkpoint of something else and a latency table that
+        cannot be used end the trial with the reason. A checkpoint that cannot be written does not: a full disk costs
+        the way back, not the search.
         """
         try:
             self.begin()
@@ -105,7 +110,7 @@ class EpochTrainable(tune.Trainable):
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
-        except StateError as error:
+        except (StateError, LatencyError) as error:
             return self._end_result(refused=str(error))
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
@@ -115,12 +120,12 @@ class EpochTrainable(tune.Trainable):
         return self._epoch_result(record)
 
     def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        is_last = self.work.epoch >= self._last_epoch
+        is_last = self.work.epoch >= self._last_epoch or "stopped" in record
         return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
 
     def _end_result(self, **what: str) -> dict[str, Any]:
         """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **what, "done": True}
+        return {**dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan), "epochs": math.nan, **what, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
@@ -139,16 +144,23 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search. Job: `options` as plain data; perhaps `until`, the number of epochs after which it ends.
+    """One search, or with `child` in the job one child of a search over trials.
+
+    Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
+    `scores`, to have the last record say what the strategy thinks of every genotype.
 
     Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
     long as it has no checkpoint of its own.
+
+    For a child, `child` is a `ChildOrder` as plain data; `parent` the folder of the checkpoints of the child with whose
+    weights it begins, if it does.
     """
 
-    work: Search
+    work: Search | ChildTraining
 
     def _fork(self, job: dict[str, Any]) -> None:
         if "fork" in job and self.work.epoch == 0:
+            assert isinstance(self.work, Search)
             folder, epochs = Path(job["fork"]["checkpoints"]), job["fork"]["epochs"]
             trunk = CheckpointFolder(folder).newest_whole()
             if trunk is None or trunk.epoch != epochs:  # an older one would let its own values begin too early
@@ -156,10 +168,40 @@ class SearchTrainable(EpochTrainable):
                 raise StateError(f"{folder} must have a whole checkpoint of {epochs} shared epochs, got {got}")
             self.work.fork_from(dict(trunk.state))
 
-    def build(self, job: dict[str, Any]) -> Search:
-        """The search at its beginning."""
+    def build(self, job: dict[str, Any]) -> Search | ChildTraining:
+        """The search or child at its beginning."""
+        self._wants_scores = job.get("scores", False)
         options = from_plain(SearchOptions, job["options"])
-        return Search(options, _cached_data(options.dataset, self.device), self.device)
+        data = _cached_data(options.dataset, self.device)
+        if "child" not in job:
+            return Search(options, data, self.device)
+        order = from_plain(ChildOrder, job["child"])
+        return ChildTraining(options, data, order, self.device, parent=_trained_weights(job))
+
+    def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        # Ray and its schedulers want every metric of a search in every result; a child has others.
+        unknown = dict.fromkeys(METRICS, math.nan) if isinstance(self.work, ChildTraining) else {}
+        return {**unknown, **super()._epoch_result(record)}
+
+    def result(self) -> dict[str, Any]:
+        """Run one epoch and return its record."""
+        record = super().result()
+        if self._wants_scores and isinstance(self.work, Search) and self.work.epoch >= self.work.options.epochs:
+            record["scores"] = self.work.scores()
+        return record
+
+
+class TruthTrainable(EpochTrainable):
+    """A share of the ground truth, a training an epoch. Job: `codes`, `network`, `options`, `dataset`, `seed`."""
+
+    work: GroundTruth
+
+    def build(self, job: dict[str, Any]) -> GroundTruth:
+        """The share at its beginning."""
+        data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
+        codes = [tuple(code) for code in job["codes"]]
+        network, options = from_plain(NetworkOptions, job["network"]), from_plain(GroundTruthOptions, job["options"])
+        return GroundTruth(codes, network, options, data, self.device, seed=job["seed"])
 
 
 class RetrainTrainable(EpochTrainable):
@@ -181,6 +223,22 @@ class RetrainTrainable(EpochTrainable):
         if self.work.epoch >= self.work.options.epochs:
             record["metrics"] |= self.work.final_metrics()
         return record
+
+
+def _trained_weights(job: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
+    """Network of the child that is named as parent; None if none is.
+
+    Raises:
+        StateError: if it has no checkpoint.
+    """
+    if "parent" not in job:
+        return None
+    folder = Path(job["parent"])
+    trained = CheckpointFolder(folder).newest_whole()
+    if trained is None:
+        raise StateError(f"{folder} must have a whole checkpoint of the parent, got none")
+    weights: Mapping[str, torch.Tensor] = trained.state["training"]["child"]
+    return weights
 
 
 def last_epoch(job: Mapping[str, Any]) -> int:

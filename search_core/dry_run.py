@@ -98,6 +98,11 @@ class _Beginning(Split):
         self.indices: npt.NDArray[np.int64] = split.indices
         self.device = split.device
 
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """As `Split.labels`."""
+        return self._split.labels
+
     def part(self, positions: npt.NDArray[np.int64]) -> _Beginning:
         """As `Split.part`."""
         return _Beginning(self._split.part(positions), self._num_batches)

@@ -60,6 +60,7 @@ class RlNasOptions(OverTrialsOptions):
     batch: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(("batch", self.batch >= 1, f"must be at least 1, got {self.batch}"))
 
     def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> PolicyProposer:
