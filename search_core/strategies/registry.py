@@ -15,6 +15,7 @@ from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
 from search_core.strategies.rl_nas import RlNasOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 
@@ -26,6 +27,7 @@ WeightSharing = (
     | EnasOptions
     | OneShotOptions
     | SposOptions
+    | SmashOptions
     | RandomSamplingOptions
 )  # fmt: skip
 #: Strategies over trials, whose children are trained each for itself.
