@@ -113,7 +113,7 @@ class EpochReport:
         return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`, and `choices` and `children` if there are any."""
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`; `choices` and `children` if there are any."""
         record = {
             "epoch": self.epoch,
             "metrics": self.metrics(),

@@ -296,7 +296,7 @@ class Search:
         cost = strategy.child_cost(self._context.limits)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        expected: dict[str, Any] = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
         return EpochReport(
             epoch=self.epoch,
             supernet_val_accuracy=supernet.accuracy,

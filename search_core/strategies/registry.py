@@ -8,10 +8,14 @@ from typing import get_args
 
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.enas import EnasOptions
+from search_core.strategies.nasnet import NasnetOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.rl_nas import RlNasOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 
@@ -20,14 +24,18 @@ WeightSharing = (
     SnasOptions
     | DsnasOptions
     | DartsOptions
+    | EnasOptions
     | OneShotOptions
     | SposOptions
+    | SmashOptions
     | RandomSamplingOptions
 )  # fmt: skip
 #: Strategies over trials, whose children are trained each for itself.
 OverTrials = (
     RandomSearchOptions
     | RegularisedEvolutionOptions
+    | RlNasOptions
+    | NasnetOptions
 )  # fmt: skip
 StrategyOptions = WeightSharing | OverTrials
 
