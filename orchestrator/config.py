@@ -38,6 +38,7 @@ from search_core.collapse import StopOptions
 from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
 from search_core.search import FORK_SECTIONS, SearchOptions
+from search_core.strategies.registry import OVER_TRIALS
 
 __all__ = [
     "REPORT_METRICS",
@@ -167,6 +168,7 @@ class StudySpec(pydantic.BaseModel):
         yield from self._trial_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
+        yield from self._over_trials_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
@@ -222,6 +224,23 @@ class StudySpec(pydantic.BaseModel):
                 key.split(".")[0] in FORK_SECTIONS,
                 f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
             )
+
+    def _over_trials_rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
+        kinds = [kind for kind in self.strategy_kinds if kind in OVER_TRIALS]
+        trained = f"with strategy {' and '.join(kinds)}, which trains every child for itself"
+        yield (
+            "scheduler.kind",
+            not kinds or self.scheduler.kind == "none",
+            f"must be none {trained}, got {self.scheduler.kind}; `strategy.estimate.stop` stops poor children",
+        )
+        yield "fork", not kinds or self.fork is None, f"must be left out {trained}"
+
+    @property
+    def strategy_kinds(self) -> tuple[str, ...]:
+        """Strategies that the study's searches may have."""
+        swept = self.sweep.get("strategy.kind")
+        return (self.search.strategy.kind,) if swept is None else tuple(map(str, swept.values))
 
     @property
     def num_trials(self) -> int:

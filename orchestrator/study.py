@@ -40,13 +40,16 @@ from orchestrator.records import (
 from orchestrator.runs import TRUNK, Runs, StudyFolder
 from orchestrator.samplers import create_optuna_study, load_optuna_study, open_storage
 from orchestrator.searcher import StudySearcher
+from orchestrator.sweep_check import strategy_corners
 from orchestrator.tracking import Tracker
 from orchestrator.units import flatten, run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
+from search_core.child_search import check_estimate
 from search_core.data import ImageData, check_batch_size, load_data
 from search_core.genotype import load_genotype
 from search_core.retrain import check_recipe
+from search_core.strategies.over_trials import OverTrialsOptions
 
 _STORAGE_ERRORS = (
     SQLAlchemyError,
@@ -187,6 +190,9 @@ class Study:
         """Build what the trials will build, small and unused, so that a misfit shows before anything begins."""
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
+            for options in strategy_corners(self.spec.search, self.spec.sweep):
+                if isinstance(options.strategy, OverTrialsOptions):
+                    check_estimate(options, data)
         if self.spec.retrain is not None:
             check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -43,6 +44,20 @@ def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
         OptionsError: if the settings are invalid together.
     """
     return parse(SearchFile, {"search": _with_values(_settings(search), values)}).search
+
+
+def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
+    """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
+    waiting = [key for key in sweep if key.startswith("strategy.")]
+    needed: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    for values in corner_points({key: entry for key, entry in sweep.items() if key in needed}):
+        with suppress(OptionsError):
+            yield apply_values(search, values)
 
 
 def sweep_faults(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from search_core.strategies.bayesian import BayesianOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
@@ -14,7 +15,7 @@ from search_core.strategies.snas import SnasOptions
 #: Strategies inside one search, whose children share their weights.
 WeightSharing = SnasOptions | RandomSamplingOptions
 #: Strategies over trials, whose children are trained each for itself.
-OverTrials = RandomSearchOptions | RegularisedEvolutionOptions
+OverTrials = RandomSearchOptions | RegularisedEvolutionOptions | BayesianOptions
 StrategyOptions = WeightSharing | OverTrials
 
 #: Options class of every strategy by kind, and those of each family.
