@@ -8,7 +8,6 @@ in the same order, and strategies are deterministic.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from orchestrator.errors import OrchestratorError
 from orchestrator.hours import hours_of
 from orchestrator.journal import Journal
+from orchestrator.json_lines import JsonLines
 from search_core.child_training import ChildOrder
 from search_core.errors import NonFiniteLossError
 from search_core.proposed_children import ChildOutcome, ProposedChildren
@@ -34,36 +34,24 @@ class OrderLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._file = path, JsonLines(path)
         self.entries: list[dict[str, Any]] = []
-        self._torn_after: int | None = None
-        if path.exists():
-            self._read()
+        self._read()
 
     def asked(self, order: ChildOrder) -> None:
         """Record a proposal."""
-        self._write({"asked": order.number, **_plain_order(order)})
+        self._append({"asked": order.number, **_plain_order(order)})
 
     def told(self, number: int) -> None:
         """Record that the strategy heard of a child."""
-        self._write({"told": number})
+        self._append({"told": number})
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self._torn_after is not None:
-            os.truncate(self.path, self._torn_after)
-            self._torn_after = None
-        with self.path.open("ab") as file:
-            file.write(json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._file.append(entry)
         self.entries.append(entry)
 
     def _read(self) -> None:
-        text = self.path.read_bytes()
-        whole = text.rfind(b"\n") + 1
-        self._torn_after = whole if whole < len(text) else None
-        for number, line in enumerate(text[:whole].splitlines(), start=1):
+        for number, line in enumerate(self._file.read(), start=1):
             try:
                 entry = json.loads(line)
                 is_entry = isinstance(entry, dict) and ("asked" in entry) != ("told" in entry)
@@ -118,7 +106,7 @@ class OpenSearch:
     @property
     def is_waiting(self) -> bool:
         """Whether a child runs whose end may bring new ones."""
-        return not self.is_over and bool(self._running)
+        return not self.is_over and self.children.has_more and bool(self._running)
 
     def journal_of(self, child: int) -> Journal:
         """Journal of a child."""

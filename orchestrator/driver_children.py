@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.bayesian import build_proposer
 from orchestrator.child_trials import OpenSearch, OrderLog
 from orchestrator.config import StudySpec
 from orchestrator.journal import Journal
@@ -60,8 +61,8 @@ class DriverChildren:
         self._view.started(trial_label(number), options.epochs)
         return OpenSearch(
             number,
-            ProposedChildren(options, data.input_shape, data.num_classes),
-            OrderLog(self._folder.order_log(number)),
+            ProposedChildren(options, data.input_shape, data.num_classes, build_proposer),
+            OrderLog(self._folder.order_log(trial_label(number))),
             self._open_journal(trial_label(number)),
             lambda child: self._open_journal(child_label(number, child)),
         )

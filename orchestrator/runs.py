@@ -110,9 +110,9 @@ class StudyFolder:
         folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "truth": "ground_truth", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
 
-    def order_log(self, number: int) -> Path:
+    def order_log(self, label: str) -> Path:
         """In which order the children of a search over trials were proposed and told."""
-        return self.path / "trials" / trial_label(number) / "order.jsonl"
+        return self.path / "trials" / label / "order.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:
         """Folder of the study's checkpoints, shared by all nodes."""

@@ -82,7 +82,7 @@ class StudySearcher(Searcher):
         self._children = children
         self._searches: dict[int, OpenSearch] = {}  # over trials
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
-        self._gave_all = False
+        self._asked_all = self._gave_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -199,7 +199,8 @@ class StudySearcher(Searcher):
                 # A driver killed while it drew the values left a part of them: the rest is drawn now.
                 return trial.number, self._drawn(self._begun(trial))
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
-        if not self._has_new:
+        if self._asked_all or not self._has_new:
+            self._asked_all = True  # Tune asks ten times a second while a search over trials waits
             return None
         self._study.sampler = make_sampler(self._spec, self._num_asked())
         new = patiently(self._study.ask)

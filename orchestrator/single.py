@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dashboards.draw import render_cells_svg
+from orchestrator.bayesian import build_proposer
 from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
 from orchestrator.delivery import sync_now
 from orchestrator.errors import OrchestratorError
@@ -62,7 +63,7 @@ def run_search(
     """
     device = default_device()
     data = load_data(options.dataset, device)
-    search = make_search(options, data, device)
+    search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
     (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")

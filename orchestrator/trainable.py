@@ -15,6 +15,7 @@ import torch
 from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.errors import OrchestratorError
 from search_core.cell import NetworkOptions
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import DatasetOptions, ImageData, load_data
@@ -27,6 +28,10 @@ from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
 
 Options = TypeVar("Options")
+
+
+class MissingParentError(OrchestratorError):
+    """A child is to begin with weights that are not there; another child may be trained all the same."""
 
 
 class EpochTrainable(tune.Trainable):
@@ -106,7 +111,7 @@ class EpochTrainable(tune.Trainable):
                 record, self._unsent = self._unsent, None
                 return self._epoch_result(record)
             record = self.result()
-        except NonFiniteLossError as error:
+        except (NonFiniteLossError, MissingParentError) as error:
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
@@ -229,14 +234,14 @@ def _trained_weights(job: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | Non
     """Network of the child that is named as parent; None if none is.
 
     Raises:
-        StateError: if it has no checkpoint.
+        MissingParentError: if it has no checkpoint.
     """
     if "parent" not in job:
         return None
     folder = Path(job["parent"])
     trained = CheckpointFolder(folder).newest_whole()
     if trained is None:
-        raise StateError(f"{folder} must have a whole checkpoint of the parent, got none")
+        raise MissingParentError(f"{folder} must have a whole checkpoint of the child's parent, got none")
     weights: Mapping[str, torch.Tensor] = trained.state["training"]["child"]
     return weights
 

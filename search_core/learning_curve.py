@@ -12,7 +12,7 @@ import numpy as np
 from search_core.errors import literal_rules, require
 
 #: Exponents of the power law among which the best fit is taken: from curves that are still steep to flat ones.
-_EXPONENTS = np.geomspace(0.1, 4.0, 24)
+_EXPONENTS = [float(exponent) for exponent in np.geomspace(0.1, 4.0, 100)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,9 +114,9 @@ class ProposedChildren:
         return self.options.epochs * self.strategy.children
 
     @property
-    def open(self) -> list[int]:
-        """Children that were asked for and not told yet."""
-        return [number for number in range(len(self.codes)) if number not in self._told]
+    def has_more(self) -> bool:
+        """Whether children are still to be asked for."""
+        return len(self.codes) < self.num_children
 
     def is_told(self, number: int) -> bool:
         """Whether it is known what became of a child."""
@@ -138,9 +138,7 @@ class ProposedChildren:
 
     def ask(self) -> ChildOrder | None:
         """The next child; None if all were asked for, or an open one must be told first."""
-        if len(self.codes) >= self.num_children:
-            return None
-        proposal = self.proposer.ask()
+        proposal = self.proposer.ask() if self.has_more else None
         if proposal is None:
             return None
         assert proposal.number == len(self.codes), "proposals are numbered in their order"

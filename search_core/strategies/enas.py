@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from search_core.child import discretised_forward, inherit_child
 from search_core.controller import ControllerOptions, Rollout, SequenceController
 from search_core.errors import require
 from search_core.genotype import CELL_TYPES, CellType
@@ -110,7 +109,7 @@ class Enas(SinglePathStrategy):
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
         code = self.sample(generator)
-        result = self._descend(discretised_forward(self.supernet, self.space.decode(code), images), labels)
+        result = self._descend(self._logits(code, images), labels)
         return replace(result, penalty=self._penalty(code))
 
     def end_epoch(self, generator: torch.Generator) -> None:
@@ -133,11 +132,11 @@ class Enas(SinglePathStrategy):
             code: the child.
             batch: images (N, C, H, W) and labels (N,).
         """
-        genotype, penalty = self.space.decode(code), self._penalty(code).item()
-        if not self._context.limits.admits(genotype):
+        penalty = self._penalty(code).item()
+        if not self._context.limits.admits(self.space.decode(code)):
             return -penalty
         images, labels = batch
-        child = inherit_child(self.supernet, genotype).train()
+        child = self._child_of(code).train()
         with torch.no_grad():
             correct = int((child(images).argmax(1) == labels).sum())
         return correct / len(labels) - penalty

@@ -11,6 +11,7 @@ from search_core.errors import require
 from search_core.estimate import EstimateOptions
 from search_core.genotype_space import GenotypeSpace
 from search_core.policy_gradient import Ppo
+from search_core.retrain import RetrainOptions
 from search_core.strategies.over_trials import OverTrialsOptions
 from search_core.strategies.policy_proposer import PolicyProposer
 
@@ -28,14 +29,23 @@ class NasnetController(ControllerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NasnetEstimate(EstimateOptions):
+    """How a child of NASNet is trained.
+
+    Attributes:
+        drop_path: final probability of ScheduledDropPath (appendix A.7); by default that of a retraining here.
+    """
+
+    drop_path: float = RetrainOptions.drop_path
+
+
+@dataclass(frozen=True, kw_only=True)
 class NasnetOptions(OverTrialsOptions):
     """Children emitted by an LSTM controller that learns by proximal policy optimisation.
 
-    ScheduledDropPath, which belongs to NASNet too, is a setting of how children are trained: its `estimate.drop_path`
-    is 0.2 unless the estimate is given.
-
     Attributes:
         kind: names this strategy.
+        estimate: how a child is trained for its score: by default with ScheduledDropPath.
         controller: the LSTM and how it learns.
         batch: children an update, at least 1 (20 in the paper, appendix A.1).
         clip: epsilon of the clipped objective, in (0, 1) (Schulman et al., 2017: 0.2).
@@ -49,7 +59,7 @@ class NasnetOptions(OverTrialsOptions):
     paper: ClassVar = "Zoph et al., CVPR 2018"
 
     kind: Literal["nasnet"] = "nasnet"
-    estimate: EstimateOptions = field(default_factory=lambda: EstimateOptions(drop_path=0.2))
+    estimate: NasnetEstimate = field(default_factory=NasnetEstimate)
     controller: NasnetController = field(default_factory=NasnetController)
     batch: int = 20
     clip: float = 0.2

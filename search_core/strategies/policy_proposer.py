@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from search_core.constraints import ChildLimits
-from search_core.genotype import CELL_TYPES, CellType, Genotype
+from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.policy_gradient import Experience, Learner
-from search_core.strategies.over_trials import Proposal, Proposer
+from search_core.strategies.scored import ScoredProposer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class _Drawn:
     reward: float = 0.0
 
 
-class PolicyProposer(Proposer):
+class PolicyProposer(ScoredProposer):
     """Draws children from a controller, which learns from every `batch` scores that have come in.
 
     It never waits: a child is drawn from the controller as it is when asked, so scores may come in any order and late.
@@ -49,41 +49,30 @@ class PolicyProposer(Proposer):
     """
 
     def __init__(self, space: GenotypeSpace, limits: ChildLimits, learner: Learner, *, batch: int, seed: int) -> None:
-        self.space, self._limits, self._learner, self._batch = space, limits, learner, batch
-        self._generator = torch.Generator().manual_seed(seed)
-        self._num_proposals, self._num_told = 0, 0
+        super().__init__(space, limits, seed)
+        self._learner, self._batch = learner, batch
         self._open: dict[int, _Drawn] = {}
         self._finished: list[_Drawn] = []  # since the last update
-        # Before any proposal, and to find out now whether the limits can be kept.
-        self._best, self._best_score = limits.sample(space, torch.Generator().manual_seed(seed)), -math.inf
 
-    def ask(self) -> Proposal:
+    def propose(self) -> tuple[Code, None]:
         """A child drawn from the controller, within the limits."""
         drawn: list[_Drawn] = []
 
         def draw() -> Code:
-            rollout = self._learner.controller.sample(1, self._generator)
+            rollout = self._learner.controller.sample(1, self.generator)
             drawn.append(_Drawn(code=tuple(rollout.codes[0].tolist()), log_probs=rollout.log_probs[0]))
             return drawn[-1].code
 
-        code = self._limits.draw(self.space, draw)
-        *beyond, kept = drawn
+        code = self.limits.draw(self.space, draw)
+        *beyond, self._open[len(self.codes)] = drawn
         self._finished += beyond
-        number = self._num_proposals
-        if number == 0:
-            self._best = code
-        self._open[number] = kept
-        self._num_proposals += 1
-        return Proposal(number=number, code=code)
+        return code, None
 
-    def tell(self, number: int, score: float) -> None:
-        """Hear a score; the controller learns when `batch` new ones are there."""
+    def heard(self, number: int, score: float) -> None:
+        """The controller learns when `batch` new scores are there."""
         drawn = self._open.pop(number)
-        if score > self._best_score:  # never NaN
-            self._best, self._best_score = drawn.code, score
-        self._finished.append(drawn if math.isnan(score) else replace(drawn, reward=score))
-        self._num_told += 1
-        if self._num_told % self._batch == 0:
+        self._finished.append(replace(drawn, reward=score) if math.isfinite(score) else drawn)
+        if len(self.scores) % self._batch == 0:
             self._learner.update(
                 Experience(
                     codes=torch.tensor([each.code for each in self._finished]),
@@ -93,33 +82,23 @@ class PolicyProposer(Proposer):
             )
             self._finished = []
 
-    def best(self) -> Genotype:
-        """The child of the highest score; before the first score, the first proposal."""
-        return self.space.decode(self._best)
-
     def probabilities(self) -> dict[CellType, Tensor]:
         """Marginals (E, O) of the controller per cell type."""
         marginals = self._learner.controller.marginals()
         return dict(zip(CELL_TYPES, marginals.split(len(self.space.edges)), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Controller, its optimiser and baseline, the draws and all that is open or not yet learnt from."""
+        """Controller, its optimiser and baseline, and all that is open or not yet learnt from."""
         return {
+            **super().state_dict(),
             "learner": copy.deepcopy(self._learner.state_dict()),  # learning goes on in place
-            "generator": self._generator.get_state(),
-            "num_proposals": self._num_proposals,
-            "num_told": self._num_told,
             "open": {number: asdict(drawn) for number, drawn in self._open.items()},
             "finished": [asdict(drawn) for drawn in self._finished],
-            "best": list(self._best),
-            "best_score": self._best_score,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of an equal strategy; proposals that are open stay open."""
+        """As `Proposer.load_state_dict`."""
+        super().load_state_dict(state)
         self._learner.load_state_dict(copy.deepcopy(state["learner"]))
-        self._generator.set_state(state["generator"])
-        self._num_proposals, self._num_told = state["num_proposals"], state["num_told"]
         self._open = {number: _Drawn(**drawn) for number, drawn in state["open"].items()}
         self._finished = [_Drawn(**drawn) for drawn in state["finished"]]
-        self._best, self._best_score = tuple(state["best"]), state["best_score"]

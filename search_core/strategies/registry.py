@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from search_core.strategies.bayesian import BayesianOptions
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
 from search_core.strategies.enas import EnasOptions
@@ -34,6 +35,7 @@ WeightSharing = (
 OverTrials = (
     RandomSearchOptions
     | RegularisedEvolutionOptions
+    | BayesianOptions
     | RlNasOptions
     | NasnetOptions
 )  # fmt: skip

@@ -78,12 +78,12 @@ class ScoredProposer(Proposer):
         """As `Proposer.state_dict`."""
         return {
             "codes": [list(code) for code in self.codes],
-            "scores": [[number, score] for number, score in self.scores.items()],
+            "scores": [[number, None if math.isnan(score) else score] for number, score in self.scores.items()],
             "generator": self.generator.get_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Proposer.load_state_dict`."""
         self.codes = [tuple(code) for code in state["codes"]]
-        self.scores = dict(state["scores"])
+        self.scores = {number: math.nan if score is None else score for number, score in state["scores"]}
         self.generator.set_state(state["generator"].cpu())

@@ -186,8 +186,9 @@ class StudyProcess:
         return found
 
     def _worker(self, trial: int) -> psutil.Process:
-        """The process in which a trial runs: Tune has each work in a folder with the trial's label."""
-        found = [worker for worker in self.workers() if Path(worker.cwd()).name == f"{trial:04d}"]
+        """The process in which a trial runs: Tune has each work in its own folder, `STUDY/working_dirs/TRIAL`."""
+        place = (self.name, "working_dirs", f"{trial:04d}")
+        found = [worker for worker in self.workers() if Path(worker.cwd()).parts[-3:] == place]
         return max(found, key=psutil.Process.create_time)  # others may be left of a study before
 
     def _all_journals(self) -> list[Journal]:

@@ -16,6 +16,7 @@ from search_core.genotype_space import Code, GenotypeSpace
 from search_core.strategies.nasnet import NasnetOptions
 from search_core.strategies.over_trials import OverTrialsOptions, Proposal, Proposer
 from search_core.strategies.registry import OVER_TRIALS
+from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
 from search_core.strategies.rl_nas import RlNasOptions
 from tests.search_core.tiny import TINY_NETWORK, differences, seeded, through_file
 
@@ -24,6 +25,7 @@ CASES: dict[str, OverTrialsOptions] = {
     **{kind: options() for kind, options in OVER_TRIALS.items()},
     "rl_nas": RlNasOptions(batch=3),
     "nasnet": NasnetOptions(batch=3, passes=2),
+    "regularised_evolution": RegularisedEvolutionOptions(population=4, sample=2),
 }
 SPACE = GenotypeSpace(TINY_NETWORK)
 CHILDREN = 20
@@ -41,8 +43,9 @@ def build(name: str, seed: int = 0, limits: ChildLimits | None = None) -> Propos
 
 
 def fitness(code: Code) -> float:
-    """In [0, 1); different for most codes."""
-    return sum((index + 1) * choice for index, choice in enumerate(code)) / (3 * 55 + 1)
+    """In [0, 1) and different for all codes: their digits after the point, in base 4."""
+    assert len(SPACE.primitives) == 4
+    return sum(choice / 4**place for place, choice in enumerate(code, 1))
 
 
 def run(proposer: Proposer, number: int, score: Callable[[Code], float] = fitness) -> list[Proposal]:

@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
         "strategy": DsnasOptions(stop_at=0.9),
         "penalty": PenaltyOptions(estimator="score_function"),
     },
+    "enas": {"strategy": EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)},
     "one_shot": {"strategy": OneShotOptions(held_out=0.5, samples=2)},
     "one_shot-kl": {"strategy": OneShotOptions(held_out=0.5, samples=2, rank_by="kl")},
     "smash": {"strategy": SmashOptions(held_out=0.5, samples=2, features=8)},
@@ -55,7 +56,6 @@ CASES: dict[str, dict[str, Any]] = {
             held_out=0.5, preview=1, population=4, generations=2, top_k=2, channels=(0.5, 1.0), bits=(4, 32)
         )
     },
-    "enas": {"strategy": EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)},
 }
 # In the middle of a search, where everything that grows with it is there.
 SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05, progress=0.5)
