@@ -77,7 +77,9 @@ class ChildCell(nn.Module):
         return torch.cat([nodes[node] for node in self.concat], dim=1)
 
     def _zeros(self, like: Tensor) -> Tensor:
-        return like.new_zeros((like.shape[0], self.plan.channels, *self.plan.size_out))
+        """A node without inputs; in the layout of the others, or all that follows would lose it and run slower."""
+        size = (like.shape[0], self.plan.channels, *self.plan.size_out)
+        return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last).zero_()
 
 
 def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, pool_norm: bool) -> nn.Module:

@@ -136,6 +136,7 @@ class LatencyTable:
         dtype: type of weights and images, such as `float32`.
         batch_size: images of one inference.
         parts: by key (`latency_parts`).
+        cpu_time: whether the time of the process was counted instead of the wall's.
         comparison: how well it predicts; not part of the digest.
     """
 
@@ -143,6 +144,7 @@ class LatencyTable:
     dtype: str
     batch_size: int
     parts: Mapping[str, Timing]
+    cpu_time: bool = False
     comparison: Comparison | None = field(default=None, compare=False)
 
     def part_ms(self, key: str) -> float:
@@ -243,6 +245,7 @@ class LatencyTable:
                 place=Place(**data["place"]),
                 dtype=str(data["dtype"]),
                 batch_size=int(data["batch_size"]),
+                cpu_time=bool(data["cpu_time"]),
                 parts={key: Timing(**{name: float(ms) for name, ms in row.items()})
                        for key, row in data["parts"].items()},
                 comparison=comparison and Comparison(**{name: tuple(ms) for name, ms in comparison.items()}),

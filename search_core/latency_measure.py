@@ -46,6 +46,7 @@ class TimingOptions:
         dtype: type of weights and images.
         warmup: runs before the time is taken, 0 or above: libraries set themselves up and choose kernels in them.
         repeats: runs of which median and quartiles are taken, at least 1.
+        cpu_time: count the time of this process instead of the wall's: on a CPU that others use too, with one thread.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -55,6 +56,7 @@ class TimingOptions:
     dtype: Dtype = "float32"
     warmup: int = 5
     repeats: int = 30
+    cpu_time: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -71,7 +73,7 @@ def measure_table(
     num_classes: int,
     options: TimingOptions,
     device: torch.device | str = "cpu",
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> LatencyTable:
     """Measure every distinct part of a search space, in inference mode, with fresh weights and random inputs.
 
@@ -81,12 +83,16 @@ def measure_table(
         num_classes: number of logits.
         options: how.
         device: where.
-        clock: seconds.
+        clock: seconds; default: that of `options`.
 
     Raises:
         torch.OutOfMemoryError: if the parts do not fit on the device together.
+        OptionsError: if `cpu_time` is asked for on a GPU or with several threads.
     """
     device = torch.device(device)
+    place = Place.of(device)
+    is_alone = place.threads == 1
+    require(("cpu_time", is_alone or not options.cpu_time, f"must be false unless on a CPU with one thread: {place}"))
     runs: dict[str, Callable[[], object]] = {}
     inputs: dict[Shape, Tensor] = {}
     for part in network_parts(network, input_shape, num_classes):
@@ -99,9 +105,10 @@ def measure_table(
         runs[part.key] = _run(module, [inputs[shape] for shape in part.inputs], options, device)
     calls = _CALLS_ON_GPU if device.type == "cuda" else 1
     return LatencyTable(
-        place=Place.of(device),
+        place=place,
         dtype=options.dtype,
         batch_size=options.batch_size,
+        cpu_time=options.cpu_time,
         parts=time_rounds(runs, options, device, calls=calls, clock=clock),
     )
 
@@ -113,7 +120,7 @@ def measure_child(
     num_classes: int,
     options: TimingOptions,
     device: torch.device | str = "cpu",
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> Timing:
     """Measure a whole child, in inference mode, with fresh weights and random images.
 
@@ -168,7 +175,7 @@ def compare(
     *,
     children: int = 20,
     seed: int = 0,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> LatencyTable:
     """The table with what it predicts for random children beside what these take when they are measured whole.
 
@@ -181,7 +188,7 @@ def compare(
         device: see there.
         children: how many, drawn uniformly from the search space.
         seed: of the draws.
-        clock: seconds.
+        clock: seconds; default: that of `options`.
     """
     device = torch.device(device)
     space, generator = GenotypeSpace(network), torch.Generator().manual_seed(seed)
@@ -204,7 +211,7 @@ def time_rounds(
     device: torch.device,
     *,
     calls: int = 1,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
 ) -> dict[str, Timing]:
     """Time functions, each once in every round.
 
@@ -213,8 +220,10 @@ def time_rounds(
         options: rounds before and while the time is taken.
         device: where they run.
         calls: of a function between two looks at the clock; their mean counts.
-        clock: seconds.
+        clock: seconds; default: that of `options`.
     """
+    if clock is None:
+        clock = time.process_time if options.cpu_time else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
         for number in range(options.warmup + options.repeats):

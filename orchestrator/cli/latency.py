@@ -48,6 +48,9 @@ def measure(
     dtype: Annotated[Dtype, typer.Option(help="Type of weights and images.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Threads on a CPU. [torch's choice; on a cluster all]")] = None,
     repeats: Annotated[int, typer.Option(help="Runs of which the median counts, after 5 that do not.")] = 30,
+    cpu_time: Annotated[
+        bool, typer.Option("--cpu-time", help="Time of the process, not the wall's: on a busy CPU, with --threads 1.")
+    ] = False,
     children: Annotated[int, typer.Option(help="Random children that are measured whole for comparison.")] = 20,
     output: Annotated[
         Path | None,
@@ -70,7 +73,7 @@ def measure(
         raise typer.BadParameter(f"must be at least 1, got {threads}", param_hint="--threads")
     here = _device(device, address)
     search = load_search(config, settings)
-    timing = TimingOptions(batch_size=batch, dtype=dtype, repeats=repeats)
+    timing = TimingOptions(batch_size=batch, dtype=dtype, repeats=repeats, cpu_time=cpu_time)
     data = load_data(search.dataset, torch.device("cpu"))
     request = LatencyRequest(
         network=search.network,
@@ -177,7 +180,8 @@ def _compared(table: LatencyTable) -> Comparison:
 def _print(file: Path, table: LatencyTable) -> None:
     columns = ("part", "median (ms)", "lower quartile", "upper quartile")
     rows = [(key, *(f"{value:.4f}" for value in asdict(timing).values())) for key, timing in table.parts.items()]
-    title = f"{table.place}; batch {table.batch_size}, {table.dtype}"
+    clock = ", time of the process" if table.cpu_time else ""
+    title = f"{table.place}; batch {table.batch_size}, {table.dtype}{clock}"
     stdout.print(filled_table(title, columns, rows, left=("part",)))
     comparison = _compared(table)
     shown = make_table(f"{len(comparison.ratios)} random children: predicted against measured")
