@@ -151,7 +151,8 @@ def compare(study: Study) -> Comparison:
 
 def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
     kind = str(trial.values.get("strategy.kind", study.spec.search.strategy.kind))
-    others = {key: value for key, value in trial.values.items() if key not in ("strategy.kind", "seed")}
+    varied = {key for key, entry in study.spec.sweep.items() if len(entry.values) > 1} - {"strategy.kind", "seed"}
+    others = {key: value for key, value in trial.values.items() if key in varied}
     return kind, ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in others.items()
     )
