@@ -80,7 +80,8 @@ class PhaseCallback(Callback):
         """Show that a trial runs, and watch it."""
         self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
         self.most_at_once = max(self.most_at_once, len(self._watched))
-        self._view.started(job_label(trial), self._epochs(trial.config["job"]))
+        if not is_child(trial.config["job"]):
+            self._view.started(job_label(trial), self._epochs(trial.config["job"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -109,6 +110,8 @@ class PhaseCallback(Callback):
             self._view.warn(f"{label}: {result['checkpoint_fault']}")
         if len(journal.epochs) >= epochs:
             journal.finish("complete")
+        elif journal.epochs and "stopped" in journal.epochs[-1]:
+            journal.finish("stopped", journal.epochs[-1]["stopped"])
         elif "collapse" in result:
             journal.finish("collapsed", result["collapse"])
         elif result.get("done") and "out_of_memory" not in result:
@@ -184,12 +187,19 @@ class PhaseCallback(Callback):
             journal.finish("failed", f"out of memory with all that a node has: {reason}")
 
     def _tell(self, job: dict[str, Any], journal: Journal, *, is_over: bool) -> None:
-        if is_over:
+        if is_child(job):  # people are shown its search
+            self.num_steps += is_over
+        elif is_over:
             self.num_steps += 1
             self._view.ended(job["label"], journal)
         else:
             self._view.epoch(job["label"], journal)
         self._track(job, journal)
+
+
+def is_child(job: dict[str, Any]) -> bool:
+    """Whether a job trains a child of a search over trials, rather than being a whole search or retraining."""
+    return "child" in job
 
 
 def _last_error(trial: Trial) -> str:

@@ -42,6 +42,7 @@ from search_core.ground_truth import MOST_GENOTYPES, GroundTruthOptions
 from search_core.latency import absolute_table
 from search_core.reports import OPTIONAL_METRICS
 from search_core.search import FORK_SECTIONS, SearchOptions
+from search_core.strategies.registry import OVER_TRIALS
 
 __all__ = [
     "REPORT_METRICS",
@@ -179,6 +180,7 @@ class StudySpec(pydantic.BaseModel):
         yield from self._warm_start_rules()
         yield from self._fork_rules()
         yield from self._ground_truth_rules()
+        yield from self._over_trials_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
@@ -248,6 +250,23 @@ class StudySpec(pydantic.BaseModel):
         for key in self.sweep:
             own = key.split(".")[0] not in ("dataset", "network")
             yield f"sweep.{key}", own, "must be left out with `ground_truth`, which is that of one space and its images"
+
+    def _over_trials_rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
+        kinds = [kind for kind in self.strategy_kinds if kind in OVER_TRIALS]
+        trained = f"with strategy {' and '.join(kinds)}, which trains every child for itself"
+        yield (
+            "scheduler.kind",
+            not kinds or self.scheduler.kind == "none",
+            f"must be none {trained}, got {self.scheduler.kind}; `strategy.estimate.stop` stops poor children",
+        )
+        yield "fork", not kinds or self.fork is None, f"must be left out {trained}"
+
+    @property
+    def strategy_kinds(self) -> tuple[str, ...]:
+        """Strategies that the study's searches may have."""
+        swept = self.sweep.get("strategy.kind")
+        return (self.search.strategy.kind,) if swept is None else tuple(map(str, swept.values))
 
     @property
     def num_trials(self) -> int:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from orchestrator.callback import PhaseCallback
+from orchestrator.callback import PhaseCallback, is_child
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.cluster import cluster, nodes
 from orchestrator.distributed import retrain_trainable
+from orchestrator.driver_children import DriverChildren
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
 from orchestrator.ground_truth import read_truth, truth_job, write_table
 from orchestrator.ground_truth import units as truth_units
@@ -54,6 +55,7 @@ class Driver:
     def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
         self._study, self._spec, self._folder = study, study.spec, study.folder
         self._view = view
+        self._data = data
         self._journals: dict[tuple[Phase, str], Journal] = {}
         self._shares: dict[Phase, Share] = {}
         self._log = StudyLog(study, tracker, view, parent, data, self._journal)
@@ -174,7 +176,7 @@ class Driver:
     def _launch(self, phase: Phase) -> int:
         """Run one Tune experiment over all that is open; returns how much is new in the journals."""
         fault = OwnFault()
-        searcher = self._searcher(fault) if phase == "search" else None
+        searcher = self._searcher(fault, lambda: callback.most_at_once) if phase == "search" else None
 
         def track(job: dict[str, Any], journal: Journal) -> None:
             self._track(phase, job, journal, callback.most_at_once)
@@ -185,7 +187,7 @@ class Driver:
             track=track,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
-            failed=lambda label: searcher.tell_failed(int(label)) if searcher else None,
+            failed=lambda label: searcher.tell_failed(label) if searcher else None,
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
         )
@@ -215,13 +217,23 @@ class Driver:
         jobs = self._open_truth_jobs() if phase == "truth" else []
         return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
 
-    def _searcher(self, fault: OwnFault) -> StudySearcher:
+    def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
+        children = DriverChildren(
+            self._spec,
+            self._folder,
+            self._data,
+            open_journal=partial(self._journal, "search"),
+            make_job=self._search_job,
+            track=lambda job, journal: self._track("search", job, journal, at_once()),
+            view=self._view,
+        )
         return StudySearcher(
             self._study.optuna_study,
             self._spec,
             lambda number: self._journal("search", trial_label(number)),
-            self._search_job,
+            lambda number, options: self._search_job(trial_label(number), options),
             fault,
+            children,
         )
 
     def _open_retrains(self) -> list[RetrainJob]:
@@ -262,9 +274,8 @@ class Driver:
             for job in self._open_retrains()
         ]
 
-    def _search_job(self, number: int, options: SearchOptions) -> dict[str, Any]:
-        """What a worker is given to run a trial."""
-        label = trial_label(number)
+    def _search_job(self, label: str, options: SearchOptions) -> dict[str, Any]:
+        """What a worker is given to run a trial, or but for the child itself a child."""
         job: dict[str, Any] = {
             "label": label,
             "options": asdict(options),
@@ -316,6 +327,8 @@ class Driver:
 
     def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
         if phase == "trunk" or phase == "truth":  # logged with the trials that grow from it, and with the study
+            return
+        if is_child(job):  # its search is tracked
             return
         self._log.track(phase, job)
         if journal.end is not None:

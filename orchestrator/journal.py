@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.json_lines import JsonLines
 
 #: `stopped` by a scheduler; `collapsed`: stopped since the search has nothing left to decide.
 End = Literal["complete", "stopped", "collapsed", "failed"]
@@ -33,14 +33,12 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._file = path, JsonLines(path)
         self.epochs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.end: End | None = None
         self.reason = ""
-        self._torn_after: int | None = None
-        if path.exists():
-            self._read()
+        self._read()
 
     def append_epoch(self, record: Mapping[str, Any]) -> bool:
         """Record the report of the next epoch, with the time (unix seconds) at which it came in.
@@ -55,14 +53,14 @@ class Journal:
             return False
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
         entry = {"time": time.time(), **record}
-        self._write(entry)
+        self._file.append(entry)
         self.epochs.append(entry)
         return True
 
     def finish(self, end: End, reason: str = "") -> None:
         """Record how it ended; the first end stays."""
         if self.end is None:
-            self._write({"end": end, "reason": reason})
+            self._file.append({"end": end, "reason": reason})
             self.end, self.reason = end, reason
 
     def note(self, event: Event, reason: str, **facts: str | float) -> None:
@@ -74,7 +72,7 @@ class Journal:
             facts: what the next attempt needs.
         """
         entry = {"event": event, "reason": reason, "time": time.time(), **facts}
-        self._write(entry)
+        self._file.append(entry)
         self.events.append(entry)
 
     def count(self, event: Event) -> int:
@@ -85,28 +83,8 @@ class Journal:
         """Metric of the last epoch; NaN if there is none."""
         return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
 
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._torn_after is not None:
-            os.truncate(self._path, self._torn_after)  # drops what a killed driver or a full disk left half-written
-            self._torn_after = None
-        left = json.dumps(entry).encode() + b"\n"
-        with self._path.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                while left:
-                    left = left[file.write(left) :]
-                os.fsync(file.fileno())  # checkpoints are on disk as well, and must never be further than the journal
-            except OSError as error:
-                self._torn_after = size
-                error.filename = str(self._path)
-                raise
-
     def _read(self) -> None:
-        text = self._path.read_bytes()
-        whole = text.rfind(b"\n") + 1
-        self._torn_after = whole if whole < len(text) else None
-        for number, line in enumerate(text[:whole].splitlines(), start=1):
+        for number, line in enumerate(self._file.read(), start=1):
             try:
                 entry = json.loads(line)
                 if "event" in entry:

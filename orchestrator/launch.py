@@ -156,7 +156,7 @@ class CollapseStopper(Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial ends with this result."""
         record, job = result.get("record"), result["config"]["job"]
-        if record is None:
+        if record is None or "child" in job:  # a child has no distribution that could collapse
             return False
         before = self._open_journal(job["label"]).epochs[: record["epoch"]]  # without this one, if it is sent again
         reason = collapse_reason(

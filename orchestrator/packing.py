@@ -16,6 +16,7 @@ from orchestrator.sweep_check import apply_values
 from search_core.cost import supernet_cost
 from search_core.errors import OptionsError
 from search_core.search import SearchOptions
+from search_core.strategies.over_trials import OverTrialsOptions
 
 #: Share of a GPU that searches may fill; fragmentation takes some of the rest.
 _USABLE = 0.9
@@ -24,7 +25,15 @@ _HOST_MARGIN = 1.3
 #: Ray counts resources in steps of so much.
 _RAY_STEPS = 10_000
 #: Settings besides `network` that decide how much memory a search takes.
-_MEMORY_KEYS = ("batch_size", "precision", "cuda_graph", "dataset.name", "dataset.image_size", "dataset.images")
+_MEMORY_KEYS = (
+    "batch_size",
+    "precision",
+    "cuda_graph",
+    "dataset.name",
+    "dataset.image_size",
+    "dataset.images",
+    "strategy.kind",
+)
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,8 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
     """The settings among which is the one that takes most memory: the corners of the sweep, as far as they matter.
 
     Among corners that differ in size alone, the one that moves most elements in a step stands for all; corners that
-    differ in what is kept of a step (`recompute`, `precision`, `cuda_graph`) or in the images are measured each.
+    differ in what is kept of a step (`recompute`, `precision`, `cuda_graph`), in the strategy or in the images are
+    measured each.
     """
     largest: dict[object, tuple[int, SearchOptions]] = {}
     for values in corner_points(_memory_sweep(sweep)):
@@ -172,7 +182,7 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
             options = apply_values(search, values)
         except OptionsError:  # ends of ranges that do not go together; such a trial fails before it takes memory
             continue
-        kind = (options.network.recompute, options.precision, options.cuda_graph, options.dataset)
+        kind = (options.network.recompute, options.precision, options.cuda_graph, options.dataset, *_family(options))
         demand = _demand(options)
         if kind not in largest or demand > largest[kind][0]:
             largest[kind] = (demand, options)
@@ -181,7 +191,7 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
 
 def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
     """The swept keys that decide the memory, and those that their conditions name; ends stand for ranges."""
-    waiting = [key for key in sweep if key.startswith("network.") or key in _MEMORY_KEYS]
+    waiting = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
     needed: set[str] = set()
     while waiting:
         key = waiting.pop()
@@ -193,8 +203,18 @@ def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
 
 def _demand(options: SearchOptions) -> int:
     """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
-    shape = (3, 32, 32)
-    return options.batch_size * supernet_cost(options.network, shape, num_classes=10).memory_access
+    network, batch_size, shape = options.network, options.batch_size, (3, 32, 32)
+    if isinstance(options.strategy, OverTrialsOptions):
+        recipe = options.strategy.estimate.recipe(options)
+        network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
+        batch_size = recipe.batch_size
+    return batch_size * supernet_cost(network, shape, num_classes=10).memory_access
+
+
+def _family(options: SearchOptions) -> tuple[str, int | None]:
+    """Strategy inside one search; those over trials take the same memory, but for the size of the images."""
+    strategy = options.strategy
+    return ("child", strategy.estimate.resolution) if isinstance(strategy, OverTrialsOptions) else (strategy.kind, None)
 
 
 def _nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:

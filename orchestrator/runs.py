@@ -4,6 +4,8 @@ runs/mlflow.db, runs/mlartifacts/     MLflow's embedded store
 runs/optuna.db                        Optuna's storage
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
+runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each for itself
+runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and told
 runs/<study>/retrains/0003-seed0.jsonl
 runs/<study>/ground_truth/00000.jsonl  journal of a share of the ground truth
 runs/<study>/ground_truth.json        its table, when it is whole
@@ -35,6 +37,17 @@ TRUNK = "trunk"
 def trial_label(number: int) -> str:
     """Name of a trial's journal and folders."""
     return f"{number:04d}"
+
+
+def child_label(number: int, child: int) -> str:
+    """Name of the Tune trial of a child of a search over trials."""
+    return f"{trial_label(number)}-{trial_label(child)}"
+
+
+def split_child_label(label: str) -> tuple[int, int] | None:
+    """Search and child of a label, or None if it names a whole search."""
+    number, dash, child = label.partition("-")
+    return (int(number), int(child)) if dash else None
 
 
 def unit_label(phase: Phase, label: str) -> str:
@@ -91,9 +104,15 @@ class StudyFolder:
         return self.path / ".lock"
 
     def journal(self, phase: Phase, label: str) -> Path:
-        """Journal of one trial (`phase` search), one retraining, one share of the ground truth, or the trunk."""
+        """Journal of one trial or child (`phase` search), retraining, share of the ground truth, or the trunk."""
+        if phase == "search":
+            label = label.replace("-", "/")
         folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "truth": "ground_truth", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
+
+    def order_log(self, label: str) -> Path:
+        """In which order the children of a search over trials were proposed and told."""
+        return self.path / "trials" / label / "order.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:
         """Folder of the study's checkpoints, shared by all nodes."""
@@ -101,5 +120,6 @@ class StudyFolder:
         return Path(shared).expanduser().absolute() / spec.name if shared else self.path / "checkpoints"
 
     def checkpoints(self, spec: StudySpec, phase: Phase, label: str) -> Path:
-        """Folder of the checkpoints of one trial or retraining."""
-        return self.storage(spec) / unit_label(phase, label)
+        """Folder of the checkpoints of one trial, child or retraining."""
+        name, _, child = label.partition("-") if phase == "search" else (label, "", "")
+        return self.storage(spec) / unit_label(phase, name) / child

@@ -207,8 +207,9 @@ def _unknown_key(place: Place, model: type[Model], data: object) -> str:
     head, _, rest = key.partition(".")
     hint = f"; did you mean `{head}: {{{rest}: ...}}`?" if key in _all_keys(section) else did_you_mean(key, valid)
     if not hint:
-        elsewhere = [name for name in _all_keys(model) if name.split(".")[-1] == key]
-        hint = f"; did you mean `{elsewhere[0]}`?" if elsewhere else ""
+        elsewhere = [name for name in _all_keys(model) if name.split(".")[-1] == key and name != place_text(place)]
+        nearest = min(elsewhere, key=lambda name: name.count("."), default="")  # of equally deep ones the first
+        hint = f"; did you mean `{nearest}`?" if nearest else ""
     return f"unknown key `{key}`{hint or ';'} valid keys: {', '.join(valid)}"
 
 

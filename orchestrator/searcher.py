@@ -9,25 +9,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.child_trials import OpenSearch
 from orchestrator.config import StudySpec, search_options
 from orchestrator.feasibility import excesses, limits_of, store_excesses
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault
+from orchestrator.runs import split_child_label
 from orchestrator.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.space import Scalar, suggest
 from orchestrator.warm_start import enqueue_warm_start
-from search_core.errors import OptionsError
+from search_core.child_training import ChildOrder
+from search_core.errors import ConstraintsError, DataError, OptionsError
 from search_core.search import SearchOptions
+from search_core.strategies.over_trials import OverTrialsOptions
+
+
+class ChildWork(Protocol):
+    """What a searcher needs of the driver to run searches over trials."""
+
+    def open(self, number: int, options: SearchOptions) -> OpenSearch:
+        """A search, brought up to what its files say.
+
+        Raises:
+            ConstraintsError, DataError, OptionsError: if it cannot be run.
+        """
+
+    def job(self, search: OpenSearch, order: ChildOrder) -> dict[str, Any]:
+        """What a worker is given to train a child."""
+
+    def went_on(self, search: OpenSearch) -> None:
+        """Show and log what is new in the journal of a search, and drop checkpoints that are not needed any more."""
 
 
 class StudySearcher(Searcher):
     """Gives Ray Tune the unfinished trials of a study, then new ones until it has its number.
+
+    A trial whose strategy trains every child for itself becomes one Tune trial for each child.
 
     Args:
         study: the Optuna study.
@@ -35,6 +58,7 @@ class StudySearcher(Searcher):
         open_journal: the journal of a trial by number.
         make_job: what a worker is given to run a trial, by number and options.
         fault: keeps what goes wrong in here.
+        children: for searches over trials; None if the study has none.
     """
 
     def __init__(
@@ -44,6 +68,7 @@ class StudySearcher(Searcher):
         open_journal: Callable[[int], Journal],
         make_job: Callable[[int, SearchOptions], dict[str, Any]],
         fault: OwnFault,
+        children: ChildWork | None = None,
     ) -> None:
         super().__init__(metric=spec.objectives[0].metric, mode=spec.objectives[0].mode)
         self._study, self._spec = study, spec
@@ -54,7 +79,10 @@ class StudySearcher(Searcher):
         self._too_big = [trial for trial in running if self._ran_out_of_memory(trial)]
         self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]
         self._numbers: dict[str, int] = {}
-        self._gave_all = False
+        self._children = children
+        self._searches: dict[int, OpenSearch] = {}  # over trials
+        self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
+        self._asked_all = self._gave_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -71,21 +99,29 @@ class StudySearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Configuration of the next trial, or `FINISHED`."""
+        """Configuration of the next trial; None while an end of another is needed first; or `FINISHED`."""
         with self._fault.noted():
             return self._suggest(trial_id)
 
     def _suggest(self, trial_id: str) -> dict[str, Any] | None:
-        while (asked := self._ask()) is not None:
+        while (child := self._next_child(trial_id)) is None and (asked := self._ask()) is not None:
             number, values = asked
             try:
                 options = search_options(self._spec, values)
-            except OptionsError as error:  # ends of ranges were checked; a mixture of them may still not fit
+                if isinstance(options.strategy, OverTrialsOptions):
+                    self._open(number, options)
+                    continue
+            except (OptionsError, ConstraintsError, DataError) as error:
+                # Ends of ranges were checked; a mixture of them may still not fit.
                 self._open_journal(number).finish("failed", str(error))
                 _tell(self._study, number, state=TrialState.FAIL)
                 continue
             self._numbers[trial_id] = number
             return {"job": self._make_job(number, options)}
+        if child is not None:
+            return {"job": child}
+        if any(search.is_waiting for search in self._searches.values()):
+            return None
         self._gave_all = True
         return Searcher.FINISHED  # type: ignore[return-value]
 
@@ -94,15 +130,23 @@ class StudySearcher(Searcher):
 
         That of a failed trial has no end yet: the callback writes it, and calls `tell_failed`.
         """
+        if trial_id in self._child_of:
+            with self._fault.noted():
+                self._child_ended(*self._child_of.pop(trial_id))
+            return
         number = self._numbers.pop(trial_id)
         journal = self._open_journal(number)
         if journal.end is not None:  # else it failed, or ran out of memory and is tried again by the next launch
             with self._fault.noted():
                 tell(self._study, self._spec, number, journal)
 
-    def tell_failed(self, number: int) -> None:
-        """Tell Optuna that a trial failed; its journal says so already."""
-        _tell(self._study, number, state=TrialState.FAIL)
+    def tell_failed(self, label: str) -> None:
+        """Tell Optuna that a trial failed, or its strategy that a child did; the journal says so already."""
+        child = split_child_label(label)
+        if child is not None:
+            self._child_ended(*child)
+        else:
+            _tell(self._study, int(label), state=TrialState.FAIL)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage and the journals are the state."""
@@ -113,7 +157,39 @@ class StudySearcher(Searcher):
     @property
     def is_exhausted(self) -> bool:
         """Whether it gave all trials that it had, and all have ended: nobody interrupted the experiment."""
-        return self._gave_all and not self._numbers
+        return self._gave_all and not self._numbers and not self._child_of
+
+    def _open(self, number: int, options: SearchOptions) -> None:
+        assert self._children is not None, "the driver of such a study runs children"
+        search = self._searches[number] = self._children.open(number, options)
+        self._went_on(search)
+
+    def _next_child(self, trial_id: str) -> dict[str, Any] | None:
+        """The job of a child of an open search, the first search first."""
+        for search in self._searches.values():
+            order = search.next_order()
+            if order is not None:
+                assert self._children is not None
+                self._child_of[trial_id] = search.number, order.number
+                return self._children.job(search, order)
+        return None
+
+    def _child_ended(self, number: int, child: int) -> None:
+        search = self._searches.get(number)
+        if search is None:  # it could not go on without this one
+            return
+        search.set_aside(child)
+        # Else the child failed and `tell_failed` comes, or it ran out of memory and is tried again by the next launch.
+        if search.journal_of(child).end is not None:
+            search.tell(child)
+            self._went_on(search)
+
+    def _went_on(self, search: OpenSearch) -> None:
+        assert self._children is not None
+        self._children.went_on(search)
+        if search.is_over:
+            del self._searches[search.number]
+            tell(self._study, self._spec, search.number, search.journal)
 
     def _ask(self) -> tuple[int, Mapping[str, Scalar]] | None:
         """Unfinished trials, then new ones, then those that ran out of memory: by then others have ended."""
@@ -123,7 +199,8 @@ class StudySearcher(Searcher):
                 # A driver killed while it drew the values left a part of them: the rest is drawn now.
                 return trial.number, self._drawn(self._begun(trial))
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
-        if not self._has_new:
+        if self._asked_all or not self._has_new:
+            self._asked_all = True  # Tune asks ten times a second while a search over trials waits
             return None
         self._study.sampler = make_sampler(self._spec, self._num_asked())
         new = patiently(self._study.ask)

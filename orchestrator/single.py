@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dashboards.draw import render_cells_svg
+from orchestrator.bayesian import build_proposer
 from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
 from orchestrator.delivery import sync_now
 from orchestrator.errors import OrchestratorError
@@ -23,6 +24,7 @@ from orchestrator.runs import Runs
 from orchestrator.tracking import Tracker
 from orchestrator.units import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
 from orchestrator.yaml_file import dump_yaml
+from search_core.child_search import ChildSearch, make_search
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import Genotype
@@ -61,7 +63,7 @@ def run_search(
     """
     device = default_device()
     data = load_data(options.dataset, device)
-    search = Search(options, data, device)
+    search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
     (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
@@ -83,8 +85,8 @@ def run_search(
             save_state(search, folder / STATE_FILE)
             sync_now(tracker, unit, journal)
             on_epoch(report)
-    genotype = search.strategy.genotype()
-    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.strategy.probabilities().items()}
+    genotype = search.genotype()
+    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.probabilities().items()}
     picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
     (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
     (folder / "cells.svg").write_text(picture, encoding="utf-8")
@@ -203,7 +205,7 @@ def _whole(device: torch.device) -> dict[str, float]:
     return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
 
 
-def save_state(work: Search | Retrain, file: Path) -> None:
+def save_state(work: Search | ChildSearch | Retrain, file: Path) -> None:
     """Write a checkpoint so that a kill leaves the last whole one."""
     torch.save(work.state_dict(), file.with_suffix(".tmp"))
     os.replace(file.with_suffix(".tmp"), file)

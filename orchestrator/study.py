@@ -41,17 +41,18 @@ from orchestrator.records import (
 from orchestrator.runs import TRUNK, Runs, StudyFolder
 from orchestrator.samplers import create_optuna_study, load_optuna_study, open_storage
 from orchestrator.searcher import StudySearcher
-from orchestrator.sweep_check import apply_values
+from orchestrator.sweep_check import strategy_corners
 from orchestrator.tracking import Tracker
 from orchestrator.units import flatten, run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
+from search_core.child_search import check_estimate
 from search_core.data import ImageData, check_batch_size, load_data
-from search_core.errors import OptionsError
 from search_core.genotype import load_genotype
 from search_core.held_out import SearchImages
 from search_core.latency import table_for
 from search_core.retrain import check_recipe
+from search_core.strategies.over_trials import OverTrialsOptions
 
 _STORAGE_ERRORS = (
     SQLAlchemyError,
@@ -193,7 +194,6 @@ class Study:
         """Build what the trials will build, small and unused, so that a misfit shows before anything begins."""
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
-            self._check_held_out(data)
             search = self.spec.search
             table_for(
                 dataclasses.replace(search.latency, same_device=False),  # the trials may run elsewhere
@@ -202,20 +202,16 @@ class Study:
                 data.num_classes,
                 torch.device("cpu"),
             )
+            for options in strategy_corners(self.spec.search, self.spec.sweep):
+                if isinstance(options.strategy, OverTrialsOptions):
+                    check_estimate(options, data)
+                else:
+                    fraction = options.strategy.held_out_fraction
+                    SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
         if self.spec.retrain is not None:
             check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:
                 load_genotype(self.spec.retrain.genotype)
-
-    def _check_held_out(self, data: ImageData) -> None:
-        """What every strategy of the study holds out of the training images must leave whole batches."""
-        search, swept = self.spec.search, self.spec.sweep.get("strategy.kind")
-        kinds = [search.strategy.kind] if swept is None else swept.values
-        for kind in kinds:
-            with suppress(OptionsError):  # needs another swept value too: its trials will tell
-                options = apply_values(search, {"strategy.kind": kind})
-                fraction = options.strategy.held_out_fraction
-                SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
 
     def _check_images(self, tracker: Tracker, data: ImageData) -> None:
         """Refuse other images than those the study began with: its trials could not be compared."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -43,6 +44,20 @@ def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
         OptionsError: if the settings are invalid together.
     """
     return parse(SearchFile, {"search": _with_values(_settings(search), values)}).search
+
+
+def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
+    """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
+    waiting = [key for key in sweep if key.startswith("strategy.")]
+    needed: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    for values in corner_points({key: entry for key, entry in sweep.items() if key in needed}):
+        with suppress(OptionsError):
+            yield apply_values(search, values)
 
 
 def sweep_faults(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
@@ -99,11 +114,11 @@ def _without(sweep: Mapping[str, SweepEntry], faulty: set[str]) -> dict[str, Swe
 def _related(sweep: Mapping[str, SweepEntry]) -> list[dict[str, SweepEntry]]:
     """Groups of entries that may restrict each other: those of one section, and those linked by conditions.
 
-    Options know only their own section, so combinations across groups need not be tried.
+    Options know only their own section and those inside it, so combinations across groups need not be tried.
     """
     groups: list[tuple[set[str], dict[str, SweepEntry]]] = []
     for key, entry in sweep.items():
-        sections = {name.rpartition(".")[0] for name in (key, *entry.when)}
+        sections = {section for name in (key, *entry.when) for section in _sections_of(name)}
         members: dict[str, SweepEntry] = {}
         for other in [group for group in groups if group[0] & sections]:
             groups.remove(other)
@@ -111,6 +126,15 @@ def _related(sweep: Mapping[str, SweepEntry]) -> list[dict[str, SweepEntry]]:
             members |= other[1]
         groups.append((sections, {**members, key: entry}))
     return [members for _, members in groups]
+
+
+def _sections_of(key: str) -> Iterator[str]:
+    """`a.b.c` -> `a.b`, `a`; the outermost section itself for a key that is in no other."""
+    section = key.rpartition(".")[0]
+    yield section
+    while "." in section:
+        section = section.rpartition(".")[0]
+        yield section
 
 
 def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
@@ -127,8 +151,13 @@ def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> list[tup
     told: dict[str, list[str]] = {}
     for setting, cases in failed.items():
         causes = [key for key in group if _matters(key, [values for values, _ in cases], tried)]
-        if all(setting in values for values, _ in cases):
-            told.setdefault(setting, []).append(_swept_misfit(setting, cases, causes, group))
+        # A section may be the fault of each swept setting in it, where another kind does not have it.
+        swept = [key for key in group if key == setting or key.startswith(f"{setting}.")]
+        if all(any(key in values for key in swept) for values, _ in cases):
+            for key in swept:
+                own = [case for case in cases if key in case[0]]
+                if own:
+                    told.setdefault(key, []).append(_swept_misfit(key, own, causes, group))
         else:
             # Conditions may leave the setting itself, or what matters, inactive: blame a key that has a value.
             cause = next(key for key in (*causes, *group) if key in cases[0][0] and key != setting)

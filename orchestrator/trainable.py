@@ -1,4 +1,4 @@
-"""Ray Tune trainables: one search, or one retraining, an epoch a step. Workers write checkpoints and nothing else."""
+"""Ray Tune trainables: a search, child or retraining, an epoch a step. Workers write checkpoints and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.errors import OrchestratorError
 from search_core.cell import NetworkOptions
+from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
@@ -28,6 +30,10 @@ from search_core.search import Search, SearchOptions
 Options = TypeVar("Options")
 
 
+class MissingParentError(OrchestratorError):
+    """A child is to begin with weights that are not there; another child may be trained all the same."""
+
+
 class EpochTrainable(tune.Trainable):
     """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
 
@@ -38,7 +44,7 @@ class EpochTrainable(tune.Trainable):
     Ray starts it anew after any fault, with the same configuration.
     """
 
-    work: Search | Retrain | GroundTruth
+    work: Search | ChildTraining | Retrain | GroundTruth
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -84,7 +90,7 @@ class EpochTrainable(tune.Trainable):
         """Where the checkpoints are written and read."""
         return CheckpointFolder(path)
 
-    def build(self, job: dict[str, Any]) -> Search | Retrain | GroundTruth:
+    def build(self, job: dict[str, Any]) -> Search | ChildTraining | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
         raise NotImplementedError
 
@@ -105,7 +111,7 @@ class EpochTrainable(tune.Trainable):
                 record, self._unsent = self._unsent, None
                 return self._epoch_result(record)
             record = self.result()
-        except NonFiniteLossError as error:
+        except (NonFiniteLossError, MissingParentError) as error:
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
@@ -119,7 +125,7 @@ class EpochTrainable(tune.Trainable):
         return self._epoch_result(record)
 
     def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        is_last = self.work.epoch >= self._last_epoch
+        is_last = self.work.epoch >= self._last_epoch or "stopped" in record
         return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
 
     def _end_result(self, **what: str) -> dict[str, Any]:
@@ -143,17 +149,23 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search. Job: `options` as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
+    """One search, or with `child` in the job one child of a search over trials.
+
+    Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
     `scores`, to have the last record say what the strategy thinks of every genotype.
 
     Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
     long as it has no checkpoint of its own.
+
+    For a child, `child` is a `ChildOrder` as plain data; `parent` the folder of the checkpoints of the child with whose
+    weights it begins, if it does.
     """
 
-    work: Search
+    work: Search | ChildTraining
 
     def _fork(self, job: dict[str, Any]) -> None:
         if "fork" in job and self.work.epoch == 0:
+            assert isinstance(self.work, Search)
             folder, epochs = Path(job["fork"]["checkpoints"]), job["fork"]["epochs"]
             trunk = CheckpointFolder(folder).newest_whole()
             if trunk is None or trunk.epoch != epochs:  # an older one would let its own values begin too early
@@ -161,16 +173,25 @@ class SearchTrainable(EpochTrainable):
                 raise StateError(f"{folder} must have a whole checkpoint of {epochs} shared epochs, got {got}")
             self.work.fork_from(dict(trunk.state))
 
-    def build(self, job: dict[str, Any]) -> Search:
-        """The search at its beginning."""
+    def build(self, job: dict[str, Any]) -> Search | ChildTraining:
+        """The search or child at its beginning."""
         self._wants_scores = job.get("scores", False)
         options = from_plain(SearchOptions, job["options"])
-        return Search(options, _cached_data(options.dataset, self.device), self.device)
+        data = _cached_data(options.dataset, self.device)
+        if "child" not in job:
+            return Search(options, data, self.device)
+        order = from_plain(ChildOrder, job["child"])
+        return ChildTraining(options, data, order, self.device, parent=_trained_weights(job))
+
+    def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        # Ray and its schedulers want every metric of a search in every result; a child has others.
+        unknown = dict.fromkeys(METRICS, math.nan) if isinstance(self.work, ChildTraining) else {}
+        return {**unknown, **super()._epoch_result(record)}
 
     def result(self) -> dict[str, Any]:
         """Run one epoch and return its record."""
         record = super().result()
-        if self._wants_scores and self.work.epoch >= self.work.options.epochs:
+        if self._wants_scores and isinstance(self.work, Search) and self.work.epoch >= self.work.options.epochs:
             record["scores"] = self.work.scores()
         return record
 
@@ -207,6 +228,22 @@ class RetrainTrainable(EpochTrainable):
         if self.work.epoch >= self.work.options.epochs:
             record["metrics"] |= self.work.final_metrics()
         return record
+
+
+def _trained_weights(job: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
+    """Network of the child that is named as parent; None if none is.
+
+    Raises:
+        MissingParentError: if it has no checkpoint.
+    """
+    if "parent" not in job:
+        return None
+    folder = Path(job["parent"])
+    trained = CheckpointFolder(folder).newest_whole()
+    if trained is None:
+        raise MissingParentError(f"{folder} must have a whole checkpoint of the child's parent, got none")
+    weights: Mapping[str, torch.Tensor] = trained.state["training"]["child"]
+    return weights
 
 
 def last_epoch(job: Mapping[str, Any]) -> int:

@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from search_core.augment import Augmentation
-from search_core.data import load_data
+from search_core.child_training import ChildOrder, ChildTraining
+from search_core.cost import CostTable
+from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
+from search_core.genotype import CELL_TYPES
 from search_core.ranks import Ranks
 from search_core.search import Search, SearchOptions
 from search_core.splits import Split
+from search_core.strategies.over_trials import OverTrialsOptions
 
 #: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
 _STEPS, _STEPS_OF_GRAPH = 3, 6
@@ -59,11 +63,15 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
     data = load_data(options.dataset, device)
     steps = _STEPS_OF_GRAPH if options.cuda_graph else _STEPS
     short = replace(data, train=_Beginning(data.train, steps), validation=_Beginning(data.validation, steps))
-    search = Search(replace(options, epochs=max(options.epochs, _EPOCHS)), short, device)
+    work: Search | ChildTraining
+    if isinstance(options.strategy, OverTrialsOptions):  # a trial trains one child
+        work = _heaviest_child(options, short, device)
+    else:
+        work = Search(replace(options, epochs=max(options.epochs, _EPOCHS)), short, device)
     try:
         for _ in range(_EPOCHS):
-            search.run_epoch()
-            search.state_dict()
+            work.run_epoch()
+            work.state_dict()
     except NonFiniteLossError:  # the memory was taken all the same
         pass
     return SearchMemory(
@@ -71,6 +79,17 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
         gpu_bytes=_taken(device, free_bytes) if device.type == "cuda" else None,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
+
+
+def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.device) -> ChildTraining:
+    """A child that every edge gives the operation which moves most elements: about the largest that there is."""
+    assert isinstance(options.strategy, OverTrialsOptions)
+    estimate = replace(options.strategy.estimate, epochs=max(options.strategy.estimate.epochs, _EPOCHS))
+    costs = CostTable(options.network, data.input_shape)
+    moved_EO = [costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES]
+    order = ChildOrder(number=0, code=tuple(torch.cat(moved_EO).argmax(-1).tolist()))
+    strategy = replace(options.strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class
+    return ChildTraining(replace(options, strategy=strategy), data, order, device)
 
 
 def peak_resident_bytes() -> int:
@@ -97,6 +116,11 @@ class _Beginning(Split):
         self._split, self._num_batches = split, num_batches
         self.indices: npt.NDArray[np.int64] = split.indices
         self.device = split.device
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """As `Split.labels`."""
+        return self._split.labels
 
     def part(self, positions: npt.NDArray[np.int64]) -> _Beginning:
         """As `Split.part`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from search_core.genotype import CellType, Genotype
+from search_core.genotype_space import Code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,11 @@ class CellReport:
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
     """State of a search after one epoch. Accuracies and errors are fractions in [0, 1].
+
+    In a search over trials there is no supernet: an epoch trains a number of children, each for itself. The child is
+    the best of all so far by its accuracy on held-out training images; it stands for the supernet too, so that the gap
+    is 0; `train_*` are those of its last epoch; `seconds` is the sum over the epoch's children; and the distribution is
+    that of what is proposed now, with log probabilities as alpha.
 
     Attributes:
         epoch: 0-based.
@@ -61,6 +68,8 @@ class EpochReport:
         genotype: the derived architecture.
         cells: the distribution over each cell type.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        children: code and score of each child that was trained for itself in this epoch, NaN if its training failed;
+            empty for strategies whose children share their weights.
         choices: what the child has chosen beside the genotype, see `Strategy.choices`.
     """
 
@@ -96,6 +105,7 @@ class EpochReport:
     cells: dict[CellType, CellReport]
     child_latency_ms: float | None = None
     choices: dict[str, Any] = field(default_factory=dict)
+    children: tuple[tuple[Code, float], ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """All numbers of the report by name, without `epoch`; optional ones if there are any."""
@@ -103,14 +113,20 @@ class EpochReport:
         return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`, and `choices` if there are any."""
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`; `choices` and `children` if there are any."""
         record = {
             "epoch": self.epoch,
             "metrics": self.metrics(),
             "genotype": self.genotype.to_dict(),
             "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
         }
-        return {**record, "choices": self.choices} if self.choices else record
+        if self.choices:
+            record["choices"] = self.choices
+        if self.children:
+            record["children"] = [
+                {"code": list(code), "score": score if math.isfinite(score) else None} for code, score in self.children
+            ]
+        return record
 
 
 #: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
@@ -119,5 +135,5 @@ OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
 METRICS: tuple[str, ...] = tuple(
     entry.name
     for entry in fields(EpochReport)
-    if entry.name not in ("epoch", "genotype", "cells", "choices", *OPTIONAL_METRICS)
+    if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS)
 )

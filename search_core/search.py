@@ -17,9 +17,9 @@ from search_core.cell import NetworkOptions
 from search_core.constraints import ChildLimits, Constraints
 from search_core.cost import COST_KINDS, CostTable
 from search_core.data import DatasetOptions, ImageData, check_batch_size
-from search_core.errors import NonFiniteLossError, StateError, literal_rules, require, require_equal
+from search_core.errors import NonFiniteLossError, OptionsError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import evaluate
-from search_core.genotype import CELL_TYPES, CellType
+from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.latency import LatencyOptions, LatencyTable, table_for
@@ -28,7 +28,7 @@ from search_core.network import make_generators
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
 from search_core.schedules import PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
-from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy, WeightSharingOptions
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
 from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.snas import SnasOptions
@@ -129,11 +129,16 @@ class Search:
     Raises:
         DataError: if the training split, or a part of it that the strategy holds out, has less than one batch.
         ConstraintsError: if no genotype keeps the hard limits.
-        OptionsError: if a CUDA graph or bfloat16 is asked for on another device.
         LatencyError: if the latency table cannot be used.
+        OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is one over trials,
+            which `child_search.ChildSearch` runs.
     """
 
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
+        strategy = options.strategy
+        if not isinstance(strategy, WeightSharingOptions):
+            message = f"must be one that shares weights, got {strategy.kind}: `make_search` takes those over trials too"
+            raise OptionsError((("strategy.kind", message),))
         check_batch_size(options.batch_size, data)
         self.options, self.data = options, data
         self.epoch = 0
@@ -146,7 +151,7 @@ class Search:
         self._table = table_for(options.latency, options.network, data.input_shape, data.num_classes, self._device)
         self._costs = CostTable(options.network, data.input_shape, self._device, latency=self._table)
         self._context = build_context(options, data, self._costs, self._device, self._table)
-        self.strategy: Strategy = options.strategy.build(self._context)
+        self.strategy: Strategy = strategy.build(self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
     def __iter__(self) -> Iterator[EpochReport]:
@@ -187,6 +192,14 @@ class Search:
             raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
         codes = list(GenotypeSpace(self.options.network).all())
         return self.strategy.scores(codes, self._generators["validation"])
+
+    def genotype(self) -> Genotype:
+        """The architecture that the strategy would choose now."""
+        return self.strategy.genotype()
+
+    def probabilities(self) -> dict[CellType, Tensor]:
+        """Probability (E, O) per cell type of every operation, detached."""
+        return self.strategy.probabilities()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
@@ -283,7 +296,7 @@ class Search:
         cost = strategy.child_cost(self._context.limits)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        expected: dict[str, Any] = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
         return EpochReport(
             epoch=self.epoch,
             supernet_val_accuracy=supernet.accuracy,
@@ -325,7 +338,8 @@ def build_context(
     device: torch.device,
     table: LatencyTable | None = None,
 ) -> SearchContext:
-    """What the strategy that `options.strategy` names is built from, with fresh seeded weights."""
+    """What the weight-sharing strategy that `options.strategy` names is built from, with fresh seeded weights."""
+    assert isinstance(options.strategy, WeightSharingOptions)
     child_latency = latency_of_children(
         options.latency,
         table,

@@ -66,6 +66,11 @@ class Split(ABC):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    @abstractmethod
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Class of each image in the order of the split, shape (S,)."""
+
     def part(self, positions: npt.NDArray[np.int64]) -> Self:
         """The images at some positions of this split, in that order."""
         part = copy.copy(self)
@@ -158,6 +163,12 @@ class TensorSplit(Split):
         self._images_PCHW, self._labels_P = images_PCHW, labels_P
         self._indices_S = torch.as_tensor(indices, device=self.device)
 
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """As `Split.labels`."""
+        labels: npt.NDArray[np.int64] = self._labels_P[self._indices_S].cpu().numpy()
+        return labels
+
     def part(self, positions: npt.NDArray[np.int64]) -> Self:
         """As `Split.part`; the images are shared."""
         part = super().part(positions)
@@ -215,6 +226,11 @@ class FolderSplit(Split):
         super().__init__(indices, device, mean, std)
         self._paths, self._labels = paths, labels
         self._image_size, self._workers = image_size, workers
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """As `Split.labels`."""
+        return self._labels[self.indices]
 
     def _iterate(
         self,

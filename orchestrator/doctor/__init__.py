@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import NAME_PATTERN
 from orchestrator.doctor.case import Case, Recorded, lock_holder, read_recorded
+from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
 from orchestrator.doctor.report import Check, Finding, Notes, Report
@@ -62,6 +63,7 @@ def examine(name: str, runs: Runs) -> Report:
         check_trials(case, notes)
     check_trunk(case, notes)
     check_searches(case, notes)
+    check_children(case, notes)
     check_retrains(case, notes)
     if store is not None:
         _check_runs(case, store, notes)

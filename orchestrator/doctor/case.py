@@ -37,6 +37,7 @@ class Recorded:
         events: kinds of the faults that it survived.
         genotype: of the last epoch of a search.
         genotype_faults: epochs whose genotype is not valid, with the reason.
+        has_children: whether it is a search whose children are trials of their own.
     """
 
     phase: Phase
@@ -50,6 +51,7 @@ class Recorded:
     events: tuple[str, ...] = ()
     genotype: Genotype | None = None
     genotype_faults: tuple[str, ...] = ()
+    has_children: bool = False
 
     @property
     def unit(self) -> str:
@@ -145,6 +147,7 @@ def read_recorded(folder: StudyFolder, phase: Phase, label: str) -> Recorded:
         events=tuple(str(entry["event"]) for entry in journal.events),
         genotype=genotype,
         genotype_faults=faults,
+        has_children=phase == "search" and folder.order_log(label).is_file(),
     )
 
 

@@ -185,6 +185,8 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
         for file in torn:
             notes.add(CHECKPOINTS, recorded.unit, "warning", f"{file} is damaged; {falls_back}", f"delete {file}")
         shared = fork.epoch if fork is not None and recorded.phase == "search" else 0  # these need no checkpoint
+        if recorded.has_children:  # they have the checkpoints
+            continue
         if recorded.end is None and len(recorded.metrics) > shared and not whole:
             message = f"it must have a whole checkpoint of its {len(recorded.metrics)} epochs, got none in {storage}"
             remedy = "restore one from a backup, or resume: it then repeats these epochs, none is recorded twice"

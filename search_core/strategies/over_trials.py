@@ -6,12 +6,14 @@ Where the weights of children are not shared, a strategy is no more than this: i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from search_core.constraints import ChildLimits
+from search_core.errors import require
+from search_core.estimate import EstimateOptions
 from search_core.genotype import CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
 
@@ -40,12 +42,23 @@ class OverTrialsOptions(ABC):
         paper: where it was published.
         uses: sections of the search that the strategy heeds; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
+        children: how many are trained in each epoch of the search, at least 1; after so many it gives a report.
+        estimate: how a child is trained for its score.
+
+    Raises:
+        OptionsError: if a value is out of range. Subclasses with rules of their own call `super().__post_init__`.
     """
 
     summary: ClassVar[str]
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]] = ("constraints",)
     on_gpu: ClassVar[tuple[str, ...]] = ()
+
+    children: int = 10
+    estimate: EstimateOptions = field(default_factory=EstimateOptions)
+
+    def __post_init__(self) -> None:
+        require(("children", self.children >= 1, f"must be at least 1, got {self.children}"))
 
     @abstractmethod
     def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> Proposer:
@@ -71,7 +84,7 @@ class Proposer(ABC):
     def ask(self) -> Proposal | None:
         """The next child to train; None while a score that is still open is needed first.
 
-        With nothing open it never gives None.
+        With nothing open it never gives None. None leaves its state as it was.
         """
 
     @abstractmethod
@@ -82,6 +95,10 @@ class Proposer(ABC):
             number: of the proposal; each once, in any order.
             score: validation accuracy, a fraction; NaN if the training failed.
         """
+
+    def may_be_parent(self, number: int) -> bool:
+        """Whether a later proposal may name this one as its parent, so that its weights must be kept."""
+        return False
 
     @abstractmethod
     def best(self) -> Genotype:

@@ -6,10 +6,17 @@ from __future__ import annotations
 
 from typing import get_args
 
+from search_core.strategies.bayesian import BayesianOptions
 from search_core.strategies.darts import DartsOptions
 from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.enas import EnasOptions
+from search_core.strategies.nasnet import NasnetOptions
 from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
+from search_core.strategies.random_search import RandomSearchOptions
+from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.rl_nas import RlNasOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
 from search_core.strategies.spos import SposOptions
 
@@ -18,13 +25,27 @@ WeightSharing = (
     SnasOptions
     | DsnasOptions
     | DartsOptions
+    | EnasOptions
     | OneShotOptions
     | SposOptions
+    | SmashOptions
     | RandomSamplingOptions
 )  # fmt: skip
-StrategyOptions = WeightSharing
+#: Strategies over trials, whose children are trained each for itself.
+OverTrials = (
+    RandomSearchOptions
+    | RegularisedEvolutionOptions
+    | BayesianOptions
+    | RlNasOptions
+    | NasnetOptions
+)  # fmt: skip
+StrategyOptions = WeightSharing | OverTrials
 
-#: Options class of every strategy by kind.
-STRATEGIES: dict[str, type[StrategyOptions]] = {
-    options.__dataclass_fields__["kind"].default: options for options in get_args(StrategyOptions)
+#: Options class of every strategy by kind, and those of each family.
+WEIGHT_SHARING: dict[str, type[WeightSharing]] = {
+    options.__dataclass_fields__["kind"].default: options for options in get_args(WeightSharing)
 }
+OVER_TRIALS: dict[str, type[OverTrials]] = {
+    options.__dataclass_fields__["kind"].default: options for options in get_args(OverTrials)
+}
+STRATEGIES: dict[str, type[StrategyOptions]] = {**WEIGHT_SHARING, **OVER_TRIALS}

@@ -129,7 +129,8 @@ class SinglePathStrategy(Strategy):
         loss = functional.cross_entropy(logits, labels)
         self._theta_optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.supernet.parameters(), self._context.theta.grad_clip, foreach=True)
+        trained = [weight for group in self._theta_optimiser.param_groups for weight in group["params"]]
+        nn.utils.clip_grad_norm_(trained, self._context.theta.grad_clip, foreach=True)
         self._theta_optimiser.step()
         correct = (logits.detach().argmax(1) == labels).sum()
         return StepResult(loss=loss.detach(), penalty=torch.zeros_like(loss.detach()), correct=correct)

@@ -29,6 +29,9 @@ _MOST_FEW_BITS = 16
 class SposOptions(WeightSharingOptions):
     """Single path one-shot search with uniform sampling (Guo et al., ECCV 2020, sections 3.2 to 3.4).
 
+    Channels and bits belong to the child of the search: its report counts and evaluates them and lists them under
+    `choices`. Retraining takes the genotype alone, at the size and precision of its own options.
+
     Attributes:
         kind: names this strategy.
         held_out: share of the training images on which children are judged, in (0, 1).

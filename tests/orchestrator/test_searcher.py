@@ -251,7 +251,7 @@ def test_trial_without_a_report_fails(driver: Callable[..., Driver]) -> None:
     first.searcher.on_trial_complete("ray-0", result=None, error=True)
     assert first.states == ["RUNNING"], "the journal has no reason yet: a driver that is killed now must run it again"
     first.journal(0).finish("failed", "the worker died")
-    first.searcher.tell_failed(0)
+    first.searcher.tell_failed("0000")
     assert first.states == ["FAIL"]
     assert StudySearcher.num_open(first.study, first.spec) == 0
 

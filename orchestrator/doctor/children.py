@@ -1,0 +1,88 @@
+"""Checks of searches over trials: the order of their children, the children's journals and the search's own agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from orchestrator.child_trials import OrderLog
+from orchestrator.config import search_options
+from orchestrator.doctor.case import Case, Recorded
+from orchestrator.doctor.report import Notes
+from orchestrator.errors import OrchestratorError
+from orchestrator.journal import Journal
+from orchestrator.runs import child_label, trial_label
+from search_core.errors import OptionsError
+from search_core.strategies.over_trials import OverTrialsOptions
+
+CHILDREN = "children"
+
+
+def check_children(case: Case, notes: Notes) -> None:
+    """Every child was proposed once and told once, each told one has a closed journal, and every so many a report."""
+    trials = {trial_label(trial.number): trial for trial in case.trials or ()}
+    for label, recorded in case.searches.items():
+        if not recorded.has_children or recorded.damage or label not in trials:
+            continue
+        try:
+            log = OrderLog(case.study.folder.order_log(label))
+            options = search_options(case.study.spec, trials[label].params)
+        except (OrchestratorError, OptionsError, OSError) as error:
+            notes.add(CHILDREN, recorded.unit, "error", str(error), "restore it from a backup")
+            continue
+        if isinstance(options.strategy, OverTrialsOptions):
+            asked = [entry["asked"] for entry in log.entries if "asked" in entry]
+            told = [entry["told"] for entry in log.entries if "told" in entry]
+            _check_order(recorded, asked, told, notes)
+            _check_reports(case, recorded, len(told), options.strategy.children, notes)
+            _check_journals(case, recorded, asked, told, notes)
+
+
+def _check_order(recorded: Recorded, asked: list[int], told: list[int], notes: Notes) -> None:
+    repeated = [child for child, count in Counter(told).items() if count > 1]
+    strangers = sorted(set(told) - set(asked))
+    if asked != list(range(len(asked))) or repeated or strangers:
+        wrong = f"told twice: {repeated}, told but not proposed: {strangers}, proposed: {asked}"
+        message = f"children must be proposed in order, and each told once at most; {wrong}"
+        notes.add(CHILDREN, recorded.unit, "error", message, "restore its order.jsonl from a backup")
+
+
+def _check_reports(case: Case, recorded: Recorded, num_told: int, per_epoch: int, notes: Notes) -> None:
+    expected = num_told // per_epoch
+    if recorded.end != "failed" and len(recorded.metrics) != expected:
+        message = f"after {num_told} children it must have {expected} reports, got {len(recorded.metrics)}"
+        remedy = f"{case.resume} appends what is missing" if recorded.end is None else "restore both from one backup"
+        notes.add(CHILDREN, recorded.unit, case.lag, message, remedy)
+
+
+def _check_journals(case: Case, recorded: Recorded, asked: list[int], told: list[int], notes: Notes) -> None:
+    journals = _read_journals(case, recorded, notes)
+    notes.look(CHILDREN, len(journals))
+    for child in told:
+        if child in journals and journals[child].end is None:
+            message = "its strategy was told of it, so its journal must be closed, got one that is open"
+            notes.add(CHILDREN, _place(recorded, child), "error", message, "restore the journal from a backup")
+    for child in sorted(set(told) - set(journals)):
+        message = "its strategy was told of it, so it must have a journal that can be read, got none"
+        notes.add(CHILDREN, _place(recorded, child), "error", message, "restore the journal from a backup")
+    for child in sorted(set(journals) - set(asked)):
+        message = "it has a journal, but was never proposed"
+        notes.add(CHILDREN, _place(recorded, child), case.lag, message, "restore order.jsonl, or move the file away")
+    for child, journal in journals.items():
+        if journal.end not in (None, "complete") and not journal.reason.strip():
+            message = f"it is {journal.end}, which must have a stated reason, got none"
+            notes.add(CHILDREN, _place(recorded, child), "error", message)
+
+
+def _read_journals(case: Case, recorded: Recorded, notes: Notes) -> Mapping[int, Journal]:
+    journals = {}
+    for file in sorted(case.study.folder.order_log(recorded.label).parent.glob("[0-9]*.jsonl")):
+        try:
+            journals[int(file.stem)] = Journal(file)
+        except (OrchestratorError, OSError, ValueError) as error:
+            notes.add(CHILDREN, f"{recorded.unit} {file.stem}", "error", str(error), f"restore {file} from a backup")
+    return journals
+
+
+def _place(recorded: Recorded, child: int) -> str:
+    return f"trial-{child_label(int(recorded.label), child)}"
