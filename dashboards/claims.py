@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from statistics import mean, median, stdev
 from typing import Literal
 
-import numpy as np
-
 from dashboards.analysis import rank_correlation
 from dashboards.history import History
 from dashboards.records import Trial
@@ -40,27 +38,68 @@ class Claim:
     evidence: str
 
 
-def claims(trials: Sequence[Trial], curves: Mapping[str, History], ours: str, other: str) -> list[Claim]:
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """A complete search, as far as the claims speak of it.
+
+    Attributes:
+        strategy: its kind, such as `snas`.
+        eta: penalty strength; None if it is not known.
+        num_epochs: epochs that it took.
+        metrics: of the last epoch; NaN or missing where not known.
+        accuracies: supernet validation accuracy of each epoch, NaN where an epoch has none; empty if not known.
+    """
+
+    strategy: str
+    eta: float | None
+    num_epochs: int
+    metrics: Mapping[str, float]
+    accuracies: Sequence[float] = ()
+
+
+def searches_of(trials: Sequence[Trial], curves: Mapping[str, History]) -> list[Searched]:
+    """The complete ones of some trials.
+
+    Args:
+        trials: of the studies that are compared.
+        curves: metrics per epoch by run id, as far as they are known.
+    """
+    found = []
+    for trial in trials:
+        history = curves.get(trial.run.run_id)
+        values = None if history is None else history.metrics.get("supernet_val_accuracy")
+        if trial.run.state == "complete":
+            found.append(
+                Searched(
+                    strategy=trial.strategy,
+                    eta=trial.eta,
+                    num_epochs=trial.run.num_epochs,
+                    metrics=trial.run.metrics,
+                    accuracies=() if values is None else values.tolist(),
+                )
+            )
+    return found
+
+
+def claims(searches: Sequence[Searched], ours: str, other: str) -> list[Claim]:
     """Hold two strategies against the claims.
 
     Args:
-        trials: of the studies that are compared; complete searches count.
-        curves: metrics per epoch by run id, as far as they are known.
+        searches: those that are compared.
         ours: strategy of which the claims speak, such as `snas`.
         other: strategy it is compared with.
     """
-    complete = [trial for trial in trials if trial.run.state == "complete"]
-    mine = [trial for trial in complete if trial.strategy == ours]
-    theirs = [trial for trial in complete if trial.strategy == other]
+    mine = [search for search in searches if search.strategy == ours]
+    theirs = [search for search in searches if search.strategy == other]
     return [
         _keeps_accuracy(mine, theirs, ours, other),
         _lower_entropy(mine, theirs, ours, other),
         _smaller_children(mine, ours),
-        _fewer_epochs(mine, theirs, curves, ours, other),
+        _fewer_epochs(mine, theirs, ours, other),
     ]
 
 
-def _keeps_accuracy(mine: Sequence[Trial], theirs: Sequence[Trial], ours: str, other: str) -> Claim:
+def _keeps_accuracy(mine: Sequence[Searched], theirs: Sequence[Searched], ours: str, other: str) -> Claim:
     text = f"the {ours} child keeps the supernet's accuracy without retraining, the {other} child does not"
     first, second = _metric(mine, "discretization_gap"), _metric(theirs, "discretization_gap")
     verdict: Verdict = "cannot be said"
@@ -73,34 +112,34 @@ def _keeps_accuracy(mine: Sequence[Trial], theirs: Sequence[Trial], ours: str, o
     return Claim(letter="a", text=text, verdict=verdict, evidence=evidence)
 
 
-def _lower_entropy(mine: Sequence[Trial], theirs: Sequence[Trial], ours: str, other: str) -> Claim:
+def _lower_entropy(mine: Sequence[Searched], theirs: Sequence[Searched], ours: str, other: str) -> Claim:
     text = f"after the same epochs the entropy of {ours}'s distribution is below {other}'s"
-    common = {trial.run.num_epochs for trial in mine} & {trial.run.num_epochs for trial in theirs}
+    common = {search.num_epochs for search in mine} & {search.num_epochs for search in theirs}
     verdict, evidence = _said_nothing(mine, theirs, ours, other)
     if mine and theirs and not common:
         evidence = "no two searches have the same number of epochs"
     elif common:
         epochs = max(common)
-        first = _entropies([trial for trial in mine if trial.run.num_epochs == epochs])
-        second = _entropies([trial for trial in theirs if trial.run.num_epochs == epochs])
+        first = _entropies([search for search in mine if search.num_epochs == epochs])
+        second = _entropies([search for search in theirs if search.num_epochs == epochs])
         if first and second:
             verdict = "holds" if mean(first) < mean(second) else "does not hold"
             evidence = f"after {epochs} epochs: {ours} {_spread(first)} nats, {other} {_spread(second)} nats"
     return Claim(letter="b", text=text, verdict=verdict, evidence=evidence)
 
 
-def _smaller_children(mine: Sequence[Trial], ours: str) -> Claim:
+def _smaller_children(mine: Sequence[Searched], ours: str) -> Claim:
     text = f"a growing penalty strength gives monotonically smaller {ours} children, with edges removed"
     known = [
-        trial
-        for trial in mine
-        if trial.eta is not None and math.isfinite(trial.run.metrics.get("child_madds", math.nan))
+        search
+        for search in mine
+        if search.eta is not None and math.isfinite(search.metrics.get("child_madds", math.nan))
     ]
-    etas = [trial.eta or 0.0 for trial in known]
-    costs = rank_correlation(etas, [trial.run.metrics["child_madds"] for trial in known])
+    etas = [search.eta or 0.0 for search in known]
+    costs = rank_correlation(etas, [search.metrics["child_madds"] for search in known])
     edges = rank_correlation(
         etas,
-        [trial.run.metrics.get("edges_normal", math.nan) + trial.run.metrics.get("edges_reduce", 0) for trial in known],
+        [search.metrics.get("edges_normal", math.nan) + search.metrics.get("edges_reduce", 0) for search in known],
     )
     verdict: Verdict = "cannot be said"
     searches = counted(len(known), "complete search", "complete searches")
@@ -117,12 +156,10 @@ def _smaller_children(mine: Sequence[Trial], ours: str) -> Claim:
     return Claim(letter="c", text=text, verdict=verdict, evidence=evidence)
 
 
-def _fewer_epochs(
-    mine: Sequence[Trial], theirs: Sequence[Trial], curves: Mapping[str, History], ours: str, other: str
-) -> Claim:
+def _fewer_epochs(mine: Sequence[Searched], theirs: Sequence[Searched], ours: str, other: str) -> Claim:
     text = f"{ours} needs fewer epochs than {other} for the same validation accuracy"
-    first = [values for trial in mine if (values := _accuracies(trial, curves))]
-    second = [values for trial in theirs if (values := _accuracies(trial, curves))]
+    first = [values for search in mine if (values := _accuracies(search))]
+    second = [values for search in theirs if (values := _accuracies(search))]
     verdict, evidence = _said_nothing(mine, theirs, ours, other)
     if first and second:
         # What both reach at their best: the lower of the two means of best accuracies.
@@ -157,24 +194,22 @@ def _reached(epochs: Sequence[float]) -> str:
     return f"{shown} ({sum(map(math.isfinite, epochs))} of {len(epochs)} reach it)"
 
 
-def _accuracies(trial: Trial, curves: Mapping[str, History]) -> list[float]:
+def _accuracies(search: Searched) -> list[float]:
     """Accuracy per epoch; none where no epoch has one, and below all others where one epoch has none."""
-    history = curves.get(trial.run.run_id)
-    values = history.metrics.get("supernet_val_accuracy") if history is not None else None
-    if values is None or not np.isfinite(values).any():
+    if not any(map(math.isfinite, search.accuracies)):
         return []
-    return [value if math.isfinite(value) else -math.inf for value in values.tolist()]
+    return [value if math.isfinite(value) else -math.inf for value in search.accuracies]
 
 
-def _entropies(trials: Sequence[Trial]) -> list[float]:
+def _entropies(searches: Sequence[Searched]) -> list[float]:
     """Nats of both cells together, of the searches that tell both."""
-    values = [trial.run.metrics for trial in trials]
+    values = [search.metrics for search in searches]
     sums = [of.get("entropy_normal", math.nan) + of.get("entropy_reduce", math.nan) for of in values]
     return [value for value in sums if math.isfinite(value)]
 
 
-def _metric(trials: Sequence[Trial], name: str) -> list[float]:
-    return [value for trial in trials if math.isfinite(value := trial.run.metrics.get(name, math.nan))]
+def _metric(searches: Sequence[Searched], name: str) -> list[float]:
+    return [value for search in searches if math.isfinite(value := search.metrics.get(name, math.nan))]
 
 
 def _points(values: Sequence[float]) -> str:

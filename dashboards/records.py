@@ -73,6 +73,10 @@ class Objective:
     mode: Literal["min", "max"]
 
 
+#: Hard limits that a search may have; each bounds the metric `child_` and its name.
+_LIMITED = ("madds", "params", "latency_ms")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One search of a study.
@@ -94,7 +98,24 @@ class Trial:
 
     @property
     def is_result(self) -> bool:
-        """Whether it counts for the front, for the best and for importance."""
+        """Whether it counts for the front, for the best and for importance; one that broke a limit does not."""
+        return not self.broken_limits and self._is_counted
+
+    @property
+    def broken_limits(self) -> str:
+        """Which hard limits its child is above, in words; empty if it keeps them or is not over."""
+        if not self._is_counted:
+            return ""
+        told = []
+        for name in _LIMITED:
+            most = _number(self.run.params.get(f"constraints.{name}.max"))
+            amount = self.run.metrics.get(f"child_{name}")
+            if most and amount is not None and amount > most:
+                told.append(f"child_{name} is {amount / most - 1:.1%} above `constraints.{name}`")
+        return f"no result: {' and '.join(told)}" if told else ""
+
+    @property
+    def _is_counted(self) -> bool:
         return self.run.state == "complete" or (self.counts_stopped and self.run.state == "stopped")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -135,8 +136,23 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _shut_down()
         _set_mode(before)
+
+
+def _shut_down() -> None:
+    """Leave the cluster without a thread that lets go of one of Ray's objects meanwhile: Ray ends the process then.
+
+    Tune leaves many in reference cycles, and Python collects them in whatever thread makes it due, such as MLflow's.
+    """
+    is_automatic = gc.isenabled()
+    gc.disable()
+    try:
+        gc.collect()
+        ray.shutdown()
+    finally:
+        if is_automatic:
+            gc.enable()
 
 
 def nodes() -> list[Node]:

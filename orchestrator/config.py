@@ -37,6 +37,10 @@ from orchestrator.yaml_file import YamlFile, read_yaml
 from search_core.collapse import StopOptions
 from search_core.data import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
+from search_core.genotype_space import GenotypeSpace
+from search_core.ground_truth import MOST_GENOTYPES, GroundTruthOptions
+from search_core.latency import absolute_table
+from search_core.reports import OPTIONAL_METRICS
 from search_core.search import FORK_SECTIONS, SearchOptions
 from search_core.strategies.registry import OVER_TRIALS
 
@@ -91,6 +95,7 @@ class StudySpec(pydantic.BaseModel):
         fork: first epochs that all trials share; default: none.
         resources: what one trial takes.
         failure: what happens to a trial whose worker dies or is silent.
+        ground_truth: train every genotype of the search space first, to judge the strategies by; default: no.
         retrain: what is trained from scratch after the search; default: nothing.
         tracking: where MLflow keeps the study.
         storage: where the study's state is kept.
@@ -115,6 +120,7 @@ class StudySpec(pydantic.BaseModel):
     fork: Fork | None = None
     resources: Resources = Resources()
     failure: Failure = Failure()
+    ground_truth: GroundTruthOptions | None = None
     retrain: RetrainSection | None = None
     tracking: Tracking = Tracking()
     storage: Storage = Storage()
@@ -127,7 +133,8 @@ class StudySpec(pydantic.BaseModel):
             raise OptionsError(tuple(faults))
         # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another; and
         # trials have other working directories.
-        search = dataclasses.replace(self.search, seed=self.seed, dataset=absolute_root(self.search.dataset))
+        dataset, latency = absolute_root(self.search.dataset), absolute_table(self.search.latency)
+        search = dataclasses.replace(self.search, seed=self.seed, dataset=dataset, latency=latency)
         object.__setattr__(self, "search", search)
         if self.retrain is not None and self.retrain.genotype is not None and Path(self.retrain.genotype).is_file():
             file = str(Path(self.retrain.genotype).absolute())
@@ -165,9 +172,14 @@ class StudySpec(pydantic.BaseModel):
             self.search.precision == "float32" or self.resources.uses_gpu,
             f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
         )
+        followed: list[tuple[str, str | None]] = [("objectives", metric) for metric in metrics]
+        for place, name in (*followed, ("scheduler.metric", self.scheduler.metric)):
+            is_reported = name not in OPTIONAL_METRICS or self.search.latency.table is not None
+            yield place, is_reported, f"must not follow {name} without `search.latency.table`, which predicts it"
         yield from self._trial_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
+        yield from self._ground_truth_rules()
         yield from self._over_trials_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
@@ -224,6 +236,20 @@ class StudySpec(pydantic.BaseModel):
                 key.split(".")[0] in FORK_SECTIONS,
                 f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
             )
+
+    def _ground_truth_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.ground_truth is None:
+            return
+        size = GenotypeSpace(self.search.network).size
+        yield (
+            "ground_truth",
+            size <= MOST_GENOTYPES,
+            f"must be left out for a search space of more than {MOST_GENOTYPES:,} genotypes, got one of {size:,}: use "
+            "fewer `search.network.nodes` or `primitives`",
+        )
+        for key in self.sweep:
+            own = key.split(".")[0] not in ("dataset", "network")
+            yield f"sweep.{key}", own, "must be left out with `ground_truth`, which is that of one space and its images"
 
     def _over_trials_rules(self) -> Iterator[tuple[str, bool, str]]:
         """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""

@@ -32,7 +32,7 @@ from orchestrator.cluster import nodes
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 
 #: Longer than Ray Train needs to notice that its workers have returned, and that they were killed.
 _END_TIMEOUT_S = 30.0
@@ -217,7 +217,8 @@ def _end(error: Exception) -> dict[str, Any]:
     if full:
         reason = f"{full[0]}: killed by Ray's memory monitor, as its node was full"
         told = {"out_of_memory": reason, "out_of_memory_kind": "host", "done": True}
-        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **told}  # as of a trial on one device
+        metrics = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)  # as of a trial on one device
+        return {**metrics, "epochs": math.nan, **told}
     # When one dies, the others fail at the next sum over the ranks: that is not the reason.
     dead = [place for place, cause in causes.items() if isinstance(cause, RayActorError)]
     return {"died": "; ".join(f"{place}: {last_line(causes[place])}" for place in dead or causes)}

@@ -16,6 +16,8 @@ from orchestrator.cluster import cluster, nodes
 from orchestrator.distributed import retrain_trainable
 from orchestrator.driver_children import DriverChildren
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
+from orchestrator.ground_truth import read_truth, truth_job, write_table
+from orchestrator.ground_truth import units as truth_units
 from orchestrator.journal import Journal
 from orchestrator.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
 from orchestrator.packing import Share, find_share, grown, retrain_share
@@ -26,7 +28,7 @@ from orchestrator.samplers import patiently
 from orchestrator.searcher import StudySearcher
 from orchestrator.study_log import StudyLog
 from orchestrator.tracking import Tracker
-from orchestrator.trainable import SearchTrainable, last_epoch
+from orchestrator.trainable import SearchTrainable, TruthTrainable, last_epoch
 from search_core.data import ImageData
 from search_core.search import SearchOptions
 
@@ -73,16 +75,44 @@ class Driver:
         try:
             self._log.begin()
             num_open = self._study.num_open_trials()
-            if num_open or any(record.state == "running" for record in self._study.retrains()):
+            is_open = num_open or any(record.state == "running" for record in self._study.retrains())
+            if is_open or self._open_truth_jobs():
                 with cluster(address):
                     share = find_share(self._spec)
-                    self._shares = {"trunk": share, "search": share, "retrain": retrain_share(self._spec)}
+                    self._shares = dict.fromkeys(("trunk", "truth", "search"), share)
+                    self._shares["retrain"] = retrain_share(self._spec)
                     self._tell_shares()
+                    self._find_truth()
                     self._search()
                     self._retrain()
             self._finish()
         finally:
             self._log.stop()
+
+    def _find_truth(self) -> None:
+        """Train every genotype of the search space that is not trained yet."""
+        if self._spec.ground_truth is None:
+            return
+        if num_open := len(self._open_truth_jobs()):
+            total = len(list(truth_units(self._spec)))
+            self._view.phase("ground truth", total - num_open, total)
+            self._launch_until_done("truth", lambda: not self._open_truth_jobs())
+        table = read_truth(self._spec, self._folder)
+        if table is None:
+            failed = [
+                journal for label, _ in truth_units(self._spec) if (journal := self._journal("truth", label)).reason
+            ]
+            raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {failed[0].reason}")
+        write_table(table, self._folder.path / "ground_truth.json")
+
+    def _open_truth_jobs(self) -> list[dict[str, Any]]:
+        if self._spec.ground_truth is None:
+            return []
+        return [
+            truth_job(self._spec, self._folder, label, codes)
+            for label, codes in truth_units(self._spec)
+            if self._journal("truth", label).end is None
+        ]
 
     def _search(self) -> None:
         total = self._spec.num_trials
@@ -161,7 +191,7 @@ class Driver:
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
         )
-        jobs = self._trunk_jobs() if phase == "trunk" else self._open_retrain_jobs() if phase == "retrain" else []
+        jobs = self._jobs(phase)
         try:
             run_phase(
                 self._spec,
@@ -177,6 +207,15 @@ class Driver:
             callback.ray_gave_up(str(error))
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
         return callback.num_steps
+
+    def _jobs(self, phase: Phase) -> list[dict[str, Any]]:
+        """A fixed list of what is open; the searcher gives the jobs of phase search."""
+        if phase == "trunk":
+            return self._trunk_jobs()
+        if phase == "retrain":
+            return self._open_retrain_jobs()
+        jobs = self._open_truth_jobs() if phase == "truth" else []
+        return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
 
     def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
         children = DriverChildren(
@@ -213,7 +252,7 @@ class Driver:
 
     def _trainable(self, phase: Phase) -> type[tune.Trainable]:
         if phase != "retrain":
-            return SearchTrainable
+            return TruthTrainable if phase == "truth" else SearchTrainable
         assert self._spec.retrain is not None
         return retrain_trainable(self._spec.retrain.workers)
 
@@ -243,6 +282,8 @@ class Driver:
             "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
             "share": self._plain_share("search", label),
         }
+        if self._spec.ground_truth is not None:
+            job["scores"] = True
         if self._spec.fork is not None:
             job["fork"] = self._forked(job)
         return job
@@ -285,7 +326,7 @@ class Driver:
         return asdict(share or self._shares[phase])
 
     def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
-        if phase == "trunk":  # its epochs are logged as those of the trials that grow from it
+        if phase == "trunk" or phase == "truth":  # logged with the trials that grow from it, and with the study
             return
         if is_child(job):  # its search is tracked
             return

@@ -1,4 +1,4 @@
-"""What a pre-flight task does on a node: versions, the shared folder, the data."""
+"""What a pre-flight task does on a node: versions, the shared folder, the data, the latency table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from search_core.data import DatasetOptions, load_data
-from search_core.errors import DataError, OptionsError
+from search_core.errors import DataError, LatencyError, OptionsError
+from search_core.latency import load_table
 
 #: What must be the same on every node: a checkpoint or a pickled job crosses from one to the other.
 PACKAGES = ("ray", "torch", "numpy")
@@ -27,7 +28,7 @@ class Finding:
     """What one thing looked like on a node.
 
     Attributes:
-        name: what was looked at: `versions`, `storage` or `data`.
+        name: what was looked at: `versions`, `storage`, `data` or `latency table`.
         ok: whether it can be used.
         detail: what was found, or the reason why not.
         seconds: how long it took.
@@ -52,12 +53,14 @@ class NodeTask:
         marker: folder in the study's storage with the driver's file; None to leave the storage out.
         content: what the driver wrote.
         dataset: images to read; None to leave the data out.
+        latency_table: file to read; None if the study has none.
     """
 
     node: str
     marker: str | None = None
     content: str = ""
     dataset: DatasetOptions | None = None
+    latency_table: str | None = None
 
     def run(self) -> list[Finding]:
         """Look at everything; what fails does not keep the rest from being looked at."""
@@ -66,6 +69,8 @@ class NodeTask:
             found.append(timed("storage", self._answer_marker))
         if self.dataset is not None:
             found.append(timed("data", self._digest))
+        if (table := self.latency_table) is not None:
+            found.append(timed("latency table", lambda: load_table(table).digest))
         return found
 
     def _answer_marker(self) -> str:
@@ -90,7 +95,7 @@ def timed(name: str, look: Callable[[], str]) -> Finding:
     start = time.perf_counter()
     try:
         ok, detail = True, look()
-    except (OSError, DataError, OptionsError, UnusableError) as error:
+    except (OSError, DataError, LatencyError, OptionsError, UnusableError) as error:
         ok, detail = False, str(error)
     return Finding(name=name, ok=ok, detail=detail, seconds=time.perf_counter() - start)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import mlflow
 import ray
 from mlflow.exceptions import MlflowException
-from ray.exceptions import RayError
+from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,9 +34,14 @@ from orchestrator.node_check import (
 from orchestrator.runs import Runs
 from orchestrator.secrets import masked
 from search_core.data import DatasetOptions
+from search_core.latency import load_table
 
 #: How long the nodes may take together; a data set on a cold network disk is slow.
 PATIENCE_S = 600.0
+#: How long Ray may take to say that a node is gone, after a task there was lost.
+LOSS_PATIENCE_S = 10.0
+#: What Ray makes of a task whose node is gone, or whose worker died by itself.
+_LOST = (NodeDiedError, TaskUnschedulableError, WorkerCrashedError)
 _SHARE = "set `storage: {path: /a/shared/folder}` to a folder that every node has mounted"
 
 
@@ -44,7 +50,7 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: `versions`, `storage`, `data`, `optuna` or `tracking`.
+        name: `versions`, `storage`, `data`, `latency table`, `optuna` or `tracking`.
         node: where, as messages call the node; None for what the driver alone uses.
         ok: whether a study may be launched.
         detail: what was found, or the reason why not and what to do.
@@ -68,6 +74,7 @@ class Needs:
         optuna_url: Optuna storage.
         dataset: images; None to leave the data out.
         digest: digest of the images on the driver's machine.
+        latency_table: file of the searches; None if they use none.
     """
 
     storage: Path
@@ -75,6 +82,7 @@ class Needs:
     optuna_url: str
     dataset: DatasetOptions | None = None
     digest: str | None = None
+    latency_table: str | None = None
 
     @classmethod
     def of(cls, spec: StudySpec, runs: Runs, digest: str) -> Needs:
@@ -85,6 +93,7 @@ class Needs:
             optuna_url=runs.optuna_url(spec.storage.url),
             dataset=spec.search.dataset,
             digest=digest,
+            latency_table=spec.search.latency.table,
         )
 
 
@@ -109,15 +118,19 @@ def preflight(address: str, needs: Needs) -> list[Check]:
 
 
 def run_checks(needs: Needs) -> list[Check]:
-    """All checks of the connected cluster, whether they pass or not, node by node and then the stores."""
+    """All checks of the connected cluster, whether they pass or not, node by node and then the stores.
+
+    A node that is lost while it is being checked is no longer part of the cluster, and is left out.
+    """
     found = nodes()
     with _marked(needs.storage) as (storage, marker, content):
         tasks = [_task(node, needs, marker, content) for node in found]
         answers = _ask(found, tasks)
         checks = [] if storage.ok else [_of_driver(storage)]
         for node, task, answer in zip(found, tasks, answers, strict=True):
-            checks += [_judged(finding, node, task, needs) for finding in answer]
-    num_machines = len({node.ip for node in found})
+            if answer is not None:
+                checks += [_judged(finding, node, task, needs) for finding in answer]
+    num_machines = len({node.ip for node, answer in zip(found, answers, strict=True) if answer is not None})
     return [
         *checks,
         _of_driver(timed("optuna", lambda: _optuna(needs.optuna_url, num_machines))),
@@ -151,31 +164,50 @@ def _task(node: Node, needs: Needs, marker: Path | None, content: str) -> NodeTa
     if not node.resources.get("CPU"):  # a head that runs no trials needs neither folder nor data
         return NodeTask(node=node.id)
     return NodeTask(
-        node=node.id, marker=None if marker is None else str(marker), content=content, dataset=needs.dataset
+        node=node.id,
+        marker=None if marker is None else str(marker),
+        content=content,
+        dataset=needs.dataset,
+        latency_table=needs.latency_table,
     )
 
 
-def _ask(found: Sequence[Node], tasks: Sequence[NodeTask]) -> list[list[Finding]]:
-    """What each node answers; a node that cannot run the study's code, or is silent, is a finding too."""
+def _ask(found: Sequence[Node], tasks: Sequence[NodeTask]) -> list[list[Finding] | None]:
+    """What each node answers; that it cannot run the study's code, or is silent, is a finding too. None: it is gone."""
     remote = ray.remote(num_cpus=0, max_retries=0)(_on_node)
     pending = [
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(task)
         for node, task in zip(found, tasks, strict=True)
     ]
     ready, _ = ray.wait(pending, num_returns=len(pending), timeout=PATIENCE_S)
-    return [_answer(reference) if reference in ready else [_silent()] for reference in pending]
+    return [
+        _answer(reference, node) if reference in ready else [_silent()]
+        for reference, node in zip(pending, found, strict=True)
+    ]
 
 
 def _on_node(task: NodeTask) -> list[Finding]:
     return task.run()
 
 
-def _answer(reference: ray.ObjectRef[list[Finding]]) -> list[Finding]:
+def _answer(reference: ray.ObjectRef[list[Finding]], node: Node) -> list[Finding] | None:
     try:
         return ray.get(reference)
     except (RayError, ImportError, AttributeError) as error:
+        if isinstance(error, _LOST) and _is_gone(node):
+            return None
         detail = f"it cannot run the study's code: {last_line(error)}"
         return [Finding(name="versions", ok=False, detail=detail, seconds=0.0)]
+
+
+def _is_gone(node: Node) -> bool:
+    """Whether Ray says by now, or soon, that the node is not alive any more."""
+    end = time.monotonic() + LOSS_PATIENCE_S
+    while any(other.id == node.id for other in nodes()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _silent() -> Finding:
@@ -191,6 +223,8 @@ def _judged(finding: Finding, node: Node, task: NodeTask, needs: Needs) -> Check
         ok, detail = _judge_versions(detail)
     elif ok and finding.name == "data":
         ok, detail = _judge_data(detail, needs)
+    elif ok and finding.name == "latency table":
+        ok, detail = _judge_table(detail, needs)
     return Check(name=finding.name, node=node.label, ok=ok, detail=detail, seconds=finding.seconds)
 
 
@@ -216,6 +250,14 @@ def _judge_data(digest: str, needs: Needs) -> tuple[bool, str]:
     if needs.digest in (None, digest):
         return True, f"digest {digest[:12]}"
     return False, f"it must have the driver's images (digest {needs.digest[:12]}), got others (digest {digest[:12]})"
+
+
+def _judge_table(digest: str, needs: Needs) -> tuple[bool, str]:
+    assert needs.latency_table is not None
+    ours = load_table(needs.latency_table).digest
+    if digest == ours:
+        return True, f"digest {digest[:12]}"
+    return False, f"it must have the driver's latency table (digest {ours[:12]}), got another (digest {digest[:12]})"
 
 
 def _of_driver(finding: Finding) -> Check:

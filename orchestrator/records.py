@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -12,10 +12,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import StudySpec, search_options
+from orchestrator.feasibility import broken_limits, violations
 from orchestrator.journal import Journal
 from orchestrator.runs import TRUNK, StudyFolder, trial_label
 from orchestrator.space import Scalar
 from search_core.genotype import Genotype, load_genotype
+from search_core.reports import OPTIONAL_METRICS
 from search_core.schedules import TemperatureOptions
 
 #: Numbers of the front that come from the search itself.
@@ -44,10 +46,11 @@ class TrialRecord:
         epochs: number of recorded epochs.
         metrics: of the last epoch; empty before the first.
         genotype: of the last epoch, plain data.
-        reason: why it failed or was stopped.
+        reason: why it failed or was stopped, or which limits it broke.
         survived: how many faults of each kind (`journal.Event`) did not end it.
         on_front: whether it is on the Pareto front (with one objective: whether it is the best).
         seconds: of its epochs.
+        violations: limits that it broke: by how much, as a share of the limit. Such a trial is no result.
     """
 
     number: int
@@ -60,6 +63,7 @@ class TrialRecord:
     survived: Mapping[str, int]
     on_front: bool
     seconds: float
+    violations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,17 +135,21 @@ def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The Pareto front by number; with one objective the best trial; nothing before a trial is complete."""
+    """The Pareto front by number; with one objective the best trial; nothing before a trial is complete.
+
+    Trials that broke a limit are not on it.
+    """
     if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         return []
     return sorted(study.best_trials, key=lambda trial: trial.number)
 
 
 def ranked_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials from best to worst by the first objective, ties by number."""
+    """Complete trials within the limits from best to worst by the first objective, ties by number."""
     sign = 1 if study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+    results = [trial for trial in complete if not violations(trial)]
+    return sorted(results, key=lambda trial: (sign * trial.values[0], trial.number))
 
 
 def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> list[RetrainJob]:
@@ -155,7 +163,8 @@ def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
     seeds = range(spec.seed, spec.seed + section.seeds)
     if section.genotype is not None:
         return [RetrainJob(None, load_genotype(section.genotype), seed) for seed in seeds]
-    chosen = best_trials(study) if section.top == "front" else ranked_trials(study)[: section.top]
+    number = None if section.top == "all" else section.top
+    chosen = best_trials(study) if number == "front" else ranked_trials(study)[:number]
     by_genotype: dict[Genotype, int] = {}
     for trial in chosen:
         journal = Journal(folder.journal("search", trial_label(trial.number)))
@@ -202,7 +211,8 @@ def front_rows(
     """The front as plain rows, by the first objective: what was asked for, what was found, what retraining gave.
 
     Accuracies are fractions; `test_accuracy` is the mean over seeds and `test_accuracy_sd` its sample standard
-    deviation; both are None before retraining. Costs are those of the child at the size of the search.
+    deviation; both are None before retraining. Costs are those of the child at the size of the search;
+    `child_latency_ms` is there if the searches report it.
     """
     rows = []
     cells = {trial.number: trial.genotype for trial in trials}
@@ -221,6 +231,7 @@ def front_rows(
                 "eta": options.penalty.strength,
                 "temperature": described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
+                **{name: trial.metrics[name] for name in OPTIONAL_METRICS if name in trial.metrics},
                 "test_accuracy": mean(tests) if tests else None,
                 "test_accuracy_sd": stdev(tests) if len(tests) > 1 else None,
                 "genotype": trial.genotype,
@@ -244,6 +255,7 @@ def _first_objective(trial: TrialRecord, spec: StudySpec) -> float:
 def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> TrialRecord:
     journal = Journal(folder.journal("search", trial_label(trial.number)))
     last = journal.epochs[-1] if journal.epochs else None
+    broken = violations(trial)
     states: dict[TrialState, State] = {
         TrialState.COMPLETE: "complete",
         TrialState.PRUNED: "stopped",
@@ -256,10 +268,11 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
         epochs=len(journal.epochs),
         metrics=last["metrics"] if last else {},
         genotype=last["genotype"] if last else None,
-        reason=journal.reason,
+        reason=journal.reason or broken_limits(broken),
         survived=_survived(journal),
         on_front=on_front,
         seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
+        violations=broken,
     )
 
 

@@ -7,6 +7,9 @@ runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each for itself
 runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and told
 runs/<study>/retrains/0003-seed0.jsonl
+runs/<study>/ground_truth/00000.jsonl  journal of a share of the ground truth
+runs/<study>/ground_truth.json        its table, when it is whole
+runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 """
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RUNS = Path("runs")
 
-#: The epochs that forked trials share, the trials, the retrainings.
-Phase = Literal["trunk", "search", "retrain"]
+#: The epochs that forked trials share, the ground truth, the trials, the retrainings.
+Phase = Literal["trunk", "truth", "search", "retrain"]
 #: What forked trials grow from: the label of their shared epochs.
 TRUNK = "trunk"
 
@@ -49,7 +52,7 @@ def split_child_label(label: str) -> tuple[int, int] | None:
 
 def unit_label(phase: Phase, label: str) -> str:
     """Name of a trial's or retraining's MLflow run and of its checkpoint folder, unique in the study."""
-    return label if phase == "trunk" else f"{'trial' if phase == 'search' else 'retrain'}-{label}"
+    return label if phase == "trunk" else f"{'trial' if phase == 'search' else phase}-{label}"
 
 
 @dataclass(frozen=True)
@@ -101,10 +104,10 @@ class StudyFolder:
         return self.path / ".lock"
 
     def journal(self, phase: Phase, label: str) -> Path:
-        """Journal of one trial or child (`phase` search), one retraining (`phase` retrain) or the trunk."""
+        """Journal of one trial or child (`phase` search), retraining, share of the ground truth, or the trunk."""
         if phase == "search":
             label = label.replace("-", "/")
-        folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "trunk": "."}
+        folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "truth": "ground_truth", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
 
     def order_log(self, label: str) -> Path:

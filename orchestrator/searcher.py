@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.child_trials import OpenSearch
 from orchestrator.config import StudySpec, search_options
+from orchestrator.feasibility import excesses, limits_of, store_excesses
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault
 from orchestrator.runs import split_child_label
@@ -238,8 +239,10 @@ def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) ->
     """Record the end of a trial in Optuna: COMPLETE, PRUNED if it was stopped, or FAIL.
 
     Optuna knows no pruned trials with two objectives. There, one that a scheduler stopped counts with its last values;
-    one that collapsed fails, for an empty cell costs nothing and would be on the front.
+    one that collapsed fails, for an empty cell costs nothing and would be on the front. By how much it is above the
+    hard limits is told first.
     """
+    _tell_excesses(study, spec, number, journal)
     values = [journal.last_metric(objective.metric) for objective in spec.objectives]
     if journal.end == "failed" or not all(map(math.isfinite, values)):
         _tell(study, number, state=TrialState.FAIL)
@@ -249,6 +252,14 @@ def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) ->
         _tell(study, number, state=TrialState.FAIL)
     else:
         _tell(study, number, values)
+
+
+def _tell_excesses(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:
+    if journal.end == "failed" or not journal.epochs:
+        return
+    values = patiently(lambda: study.get_trials(deepcopy=False))[number].params
+    found = excesses(limits_of(spec, values), journal.epochs[-1]["metrics"])
+    patiently(lambda: store_excesses(study, number, found))
 
 
 def _tell(

@@ -13,13 +13,13 @@ from orchestrator.secrets import has_password, masked
 from orchestrator.yaml_file import describe
 from search_core.data import DatasetOptions
 from search_core.errors import require
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import RetrainOptions, shares_rule
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
 REPORT_METRICS: tuple[str, ...] = tuple(
     name
-    for name in METRICS
+    for name in (*METRICS, *OPTIONAL_METRICS)
     if name not in ("temperature", "eta", "seconds", "images_per_s", "train_accuracy", "train_penalty")
 )
 
@@ -155,8 +155,8 @@ class Fork:
 
 def _check_top(value: object) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if not is_count and value != "front":
-        raise ValueError(f"must be `front` or a whole number of at least 1, got {describe(value)}")
+    if not is_count and value not in ("front", "all"):
+        raise ValueError(f"must be `front`, `all` or a whole number of at least 1, got {describe(value)}")
     return value
 
 
@@ -165,7 +165,8 @@ class RetrainSection(RetrainOptions):
     """Which cells are trained from scratch, and how (`RetrainOptions`).
 
     Attributes:
-        top: `front` for the Pareto front of the study, or the number of best trials by the first objective.
+        top: `front` for the Pareto front of the study, `all` for the cell of every complete trial, or the number of
+            best trials by the first objective.
         seeds: trainings of each cell, with consecutive seeds.
         workers: processes that share every batch of one training, each with the `resources` of a trial and, if those
             ask for any GPU, with one whole GPU; `batch_size` must divide by it.
@@ -173,7 +174,7 @@ class RetrainSection(RetrainOptions):
         genotype: genotype file or name of a published cell to retrain, for studies that search nothing.
     """
 
-    top: Annotated[Literal["front"] | int, pydantic.BeforeValidator(_check_top)] = "front"
+    top: Annotated[Literal["front", "all"] | int, pydantic.BeforeValidator(_check_top)] = "front"
     seeds: int = 1
     workers: int = 1
     register_as: str | None = None

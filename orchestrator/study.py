@@ -5,6 +5,7 @@ What is done is read from Optuna's storage and the journals; there is no other s
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -48,6 +49,8 @@ from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import check_estimate
 from search_core.data import ImageData, check_batch_size, load_data
 from search_core.genotype import load_genotype
+from search_core.held_out import SearchImages
+from search_core.latency import table_for
 from search_core.retrain import check_recipe
 from search_core.strategies.over_trials import OverTrialsOptions
 
@@ -160,6 +163,7 @@ class Study:
         Raises:
             DataError: if the data set cannot be read.
             OptionsError: if the recipe does not fit the images.
+            LatencyError: if the latency table cannot be read or lacks a part of the search space.
             GenotypeError: if the cell that the study file names cannot be read.
             OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
                 began with, or if another driver runs the study.
@@ -190,9 +194,20 @@ class Study:
         """Build what the trials will build, small and unused, so that a misfit shows before anything begins."""
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
+            search = self.spec.search
+            table_for(
+                dataclasses.replace(search.latency, same_device=False),  # the trials may run elsewhere
+                search.network,
+                data.input_shape,
+                data.num_classes,
+                torch.device("cpu"),
+            )
             for options in strategy_corners(self.spec.search, self.spec.sweep):
                 if isinstance(options.strategy, OverTrialsOptions):
                     check_estimate(options, data)
+                else:
+                    fraction = options.strategy.held_out_fraction
+                    SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
         if self.spec.retrain is not None:
             check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:

@@ -24,7 +24,7 @@ from orchestrator.samplers import patiently
 from orchestrator.secrets import masked
 from orchestrator.space import Scalar
 from orchestrator.study_progress import StudyProgress
-from orchestrator.study_summary import log_published, log_summary
+from orchestrator.study_summary import log_comparison, log_published, log_summary
 from orchestrator.tally import Tally
 from orchestrator.tracking import Tracker
 from orchestrator.trainable import from_plain
@@ -153,6 +153,7 @@ class StudyLog:
             self.tally.num_retrainings = len(jobs)
         self._push("curves", lambda: self._complete_curves(trials))
         self._push("summary", self._log_summary)
+        self._push("comparison", lambda: log_comparison(self._tracker, self._parent, self._study))
         self._push("counts", self._count_anew)
         self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
         return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons

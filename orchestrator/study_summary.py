@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from dashboards.figures import figure_png
 from dashboards.summary import TrialPoint, render_study
+from orchestrator.comparison import compare
+from orchestrator.comparison_text import comparison_markdown
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import Journal
 from orchestrator.records import TrialRecord, front_rows
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.study import Study
 
 PUBLISHED_COSTS, SUMMARY = "published.json", "summary.png"
+COMPARISON = "comparison"
 #: The same picture for descriptions, which MLflow shows at its own size in about 800 pixels.
 NARROW = "summary-narrow.png"
 
@@ -49,6 +53,23 @@ def log_published(tracker: Tracker, run_id: str, spec: StudySpec, data: ImageDat
         for name, cost in costs.items()
     }
     tracker.client.log_dict(run_id, document, PUBLISHED_COSTS)
+
+
+def log_comparison(tracker: Tracker, run_id: str, study: Study) -> None:
+    """Keep how the strategies of a study compare, beside its journals and with its parent run.
+
+    Nothing is written of a study with one strategy and no ground truth.
+    """
+    comparison = compare(study)
+    if len({row.kind for row in comparison.rows}) < 2 and comparison.truth is None:
+        return
+    texts = {
+        f"{COMPARISON}.md": comparison_markdown(comparison),
+        f"{COMPARISON}.json": json.dumps(comparison.to_dict(), indent=1),
+    }
+    for name, text in texts.items():
+        (study.folder.path / name).write_text(text, encoding="utf-8")
+        tracker.client.log_text(run_id, text, name)
 
 
 def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:

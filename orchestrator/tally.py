@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import StudySpec
+from orchestrator.feasibility import broken_limits, excesses, plain_limits
 from orchestrator.hours import HOURS, hours_of
 from orchestrator.journal import End, Journal
 from orchestrator.records import described
@@ -30,8 +31,8 @@ class EndedTrial:
     Attributes:
         number: in the study.
         end: how it ended.
-        reason: why, unless it is complete.
-        values: of the objectives, if they count as a result; else empty.
+        reason: why, unless it is complete; which limits it broke.
+        values: of the objectives, if they count as a result and keep the limits; else empty.
         metrics: a few of the last epoch; empty without one.
         hours: name of the unit (`hours.HOURS`) and how many it reserved; None if not known.
         seconds: of its epochs.
@@ -103,12 +104,14 @@ class Tally:
         last = journal.epochs[-1] if journal.epochs else {"metrics": {}}
         values = tuple(journal.last_metric(objective.metric) for objective in self._spec.objectives)
         is_result = journal.end == "complete" or (journal.end == "stopped" and len(values) > 1)  # as Optuna is told
+        found = excesses(plain_limits(options), last["metrics"]) if is_result else {}
+        broken = {name: amount for name, amount in found.items() if amount > 0}
         temperature, penalty = options.get("temperature"), options.get("penalty")
         trial = EndedTrial(
             number=number,
             end=journal.end,
-            reason=journal.reason,
-            values=values if is_result and all(map(math.isfinite, values)) else (),
+            reason=journal.reason or broken_limits(broken),
+            values=values if is_result and not broken and all(map(math.isfinite, values)) else (),
             metrics={name: last["metrics"][name] for name in _SHOWN if name in last["metrics"]},
             hours=hours_of(last["metrics"]),
             seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),

@@ -1,4 +1,4 @@
-"""Ray Tune trainables: a search, a child or a retraining, an epoch a step. Workers write checkpoints, nothing else."""
+"""Ray Tune trainables: a search, child or retraining, an epoch a step. Workers write checkpoints and nothing else."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.errors import OrchestratorError
+from search_core.cell import NetworkOptions
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import NonFiniteLossError, StateError
+from search_core.errors import LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
+from search_core.ground_truth import GroundTruth, GroundTruthOptions
 from search_core.ranks import ALONE
-from search_core.reports import METRICS
+from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.retrain import Retrain, RetrainOptions
 from search_core.search import Search, SearchOptions
 
@@ -42,7 +44,7 @@ class EpochTrainable(tune.Trainable):
     Ray starts it anew after any fault, with the same configuration.
     """
 
-    work: Search | ChildTraining | Retrain
+    work: Search | ChildTraining | Retrain | GroundTruth
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -63,6 +65,7 @@ class EpochTrainable(tune.Trainable):
 
         Raises:
             StateError: if the checkpoint is that of another search, or of another version.
+            LatencyError: if the latency table cannot be used here.
             torch.OutOfMemoryError: if it does not fit.
         """
         if self._job is None:
@@ -87,7 +90,7 @@ class EpochTrainable(tune.Trainable):
         """Where the checkpoints are written and read."""
         return CheckpointFolder(path)
 
-    def build(self, job: dict[str, Any]) -> Search | ChildTraining | Retrain:
+    def build(self, job: dict[str, Any]) -> Search | ChildTraining | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
         raise NotImplementedError
 
@@ -98,8 +101,9 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite, a GPU that is too small and a checkpoint of something else end the trial with the
-        reason. A checkpoint that cannot be written does not: a full disk costs the way back, not the search.
+        A loss that is not finite, a GPU that is too small, a checkpoint of something else and a latency table that
+        cannot be used end the trial with the reason. A checkpoint that cannot be written does not: a full disk costs
+        the way back, not the search.
         """
         try:
             self.begin()
@@ -111,7 +115,7 @@ class EpochTrainable(tune.Trainable):
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
-        except StateError as error:
+        except (StateError, LatencyError) as error:
             return self._end_result(refused=str(error))
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
@@ -126,7 +130,7 @@ class EpochTrainable(tune.Trainable):
 
     def _end_result(self, **what: str) -> dict[str, Any]:
         """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**dict.fromkeys(METRICS, math.nan), "epochs": math.nan, **what, "done": True}
+        return {**dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan), "epochs": math.nan, **what, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
@@ -147,7 +151,8 @@ class EpochTrainable(tune.Trainable):
 class SearchTrainable(EpochTrainable):
     """One search, or with `child` in the job one child of a search over trials.
 
-    Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends.
+    Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
+    `scores`, to have the last record say what the strategy thinks of every genotype.
 
     Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
     long as it has no checkpoint of its own.
@@ -170,6 +175,7 @@ class SearchTrainable(EpochTrainable):
 
     def build(self, job: dict[str, Any]) -> Search | ChildTraining:
         """The search or child at its beginning."""
+        self._wants_scores = job.get("scores", False)
         options = from_plain(SearchOptions, job["options"])
         data = _cached_data(options.dataset, self.device)
         if "child" not in job:
@@ -181,6 +187,26 @@ class SearchTrainable(EpochTrainable):
         # Ray and its schedulers want every metric of a search in every result; a child has others.
         unknown = dict.fromkeys(METRICS, math.nan) if isinstance(self.work, ChildTraining) else {}
         return {**unknown, **super()._epoch_result(record)}
+
+    def result(self) -> dict[str, Any]:
+        """Run one epoch and return its record."""
+        record = super().result()
+        if self._wants_scores and isinstance(self.work, Search) and self.work.epoch >= self.work.options.epochs:
+            record["scores"] = self.work.scores()
+        return record
+
+
+class TruthTrainable(EpochTrainable):
+    """A share of the ground truth, a training an epoch. Job: `codes`, `network`, `options`, `dataset`, `seed`."""
+
+    work: GroundTruth
+
+    def build(self, job: dict[str, Any]) -> GroundTruth:
+        """The share at its beginning."""
+        data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
+        codes = [tuple(code) for code in job["codes"]]
+        network, options = from_plain(NetworkOptions, job["network"]), from_plain(GroundTruthOptions, job["options"])
+        return GroundTruth(codes, network, options, data, self.device, seed=job["seed"])
 
 
 class RetrainTrainable(EpochTrainable):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from orchestrator.hours import HOURS
 from search_core.data import ImageData
 from search_core.genotype import PRIMITIVES, Genotype
+from search_core.reports import OPTIONAL_METRICS
 
 UnitKind = Literal["search", "retrain"]
 
@@ -69,8 +70,8 @@ class Unit:
 
 
 def logged_metrics(*objectives: str) -> tuple[str, ...]:
-    """Names of a search's metrics that MLflow gets, those of the objectives among them."""
-    return tuple(dict.fromkeys((*SEARCH_METRICS, *HOURS, *objectives)))
+    """Names of a search's metrics that MLflow gets if it reports them, those of the objectives among them."""
+    return tuple(dict.fromkeys((*SEARCH_METRICS, *OPTIONAL_METRICS, *HOURS, *objectives)))
 
 
 def picture_epochs(every: int | None, epochs: int) -> list[int]:

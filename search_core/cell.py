@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -136,6 +137,7 @@ def plan_stack(
     stem: Stem,
     input_shape: tuple[int, int, int],
     num_concat: dict[CellType, int],
+    cell_channels: Sequence[int] | None = None,
 ) -> StackPlan:
     """Lay out a stack of cells (SNAS section 4.1, DARTS section 3.1 and appendix A).
 
@@ -145,6 +147,7 @@ def plan_stack(
         stem: `cifar`: a 3x3 conv to 3 C channels; `imagenet`: convs of stride 2 to C / 2, C and C channels.
         input_shape: channels, height, width.
         num_concat: number of nodes that each cell type concatenates.
+        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
     size = (input_shape[1], input_shape[2])
     if stem == "cifar":
@@ -160,11 +163,12 @@ def plan_stack(
     for index in range(cells):
         is_reduction = index in (cells // 3, 2 * cells // 3)
         channels = channels * 2 if is_reduction else channels
+        own_channels = channels if cell_channels is None else cell_channels[index]
         cell_type: CellType = "reduce" if is_reduction else "normal"
         plan = CellPlan(
             channels_prev_prev=channels_prev_prev,
             channels_prev=channels_prev,
-            channels=channels,
+            channels=own_channels,
             cell_type=cell_type,
             reduction_prev=reduction_prev,
             size_prev_prev=size_prev_prev,
@@ -172,7 +176,7 @@ def plan_stack(
             size_out=halved(size) if is_reduction else size,
         )
         plans.append(plan)
-        channels_prev_prev, channels_prev = channels_prev, num_concat[cell_type] * channels
+        channels_prev_prev, channels_prev = channels_prev, num_concat[cell_type] * own_channels
         size_prev_prev, size = size, plan.size_out
         reduction_prev = is_reduction
         if index == auxiliary_cell:
@@ -192,7 +196,13 @@ def plan_supernet(options: NetworkOptions, input_shape: tuple[int, int, int]) ->
 
 
 def plan_child(
-    genotype: Genotype, *, cells: int, init_channels: int, stem: Stem, input_shape: tuple[int, int, int]
+    genotype: Genotype,
+    *,
+    cells: int,
+    init_channels: int,
+    stem: Stem,
+    input_shape: tuple[int, int, int],
+    cell_channels: Sequence[int] | None = None,
 ) -> StackPlan:
     """Plan of the child network of a genotype; cells may concatenate different numbers of nodes."""
     return plan_stack(
@@ -201,4 +211,5 @@ def plan_child(
         stem=stem,
         input_shape=input_shape,
         num_concat={cell_type: len(genotype.concat(cell_type)) for cell_type in CELL_TYPES},
+        cell_channels=cell_channels,
     )

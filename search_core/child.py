@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.cell import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
+from search_core.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
 from search_core.errors import GenotypeError
-from search_core.genotype import CELL_TYPES, POOLS, Genotype, has_pool_norm
+from search_core.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
 from search_core.network import CellInputs, Classifier, build_stem, seeded_weights
 from search_core.primitives import build_primitive
+from search_core.quantisation import quantise_inputs
 from search_core.ranks import ALONE, Ranks
 from search_core.search_cell import SearchCell
 from search_core.supernet import Supernet
@@ -50,16 +53,22 @@ class ChildCell(nn.Module):
         drop_path_prob: float,
         generator: torch.Generator | None,
         ranks: Ranks = ALONE,
+        scales: Tensor | None = None,
     ) -> Tensor:
-        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out)."""
+        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out).
+
+        `scales` (one per kept edge) multiply the outputs of the operations.
+        """
         nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
         incoming = defaultdict(list)
-        for edge, operation in zip(self.kept, self.operations, strict=True):
-            incoming[edge.target].append((edge.source, operation))
+        factors = [None] * len(self.kept) if scales is None else scales.unbind()
+        for edge, operation, factor in zip(self.kept, self.operations, factors, strict=True):
+            incoming[edge.target].append((edge.source, operation, factor))
         for target in range(2, self.num_nodes + 2):
             terms = []
-            for source, operation in incoming[target]:
+            for source, operation, factor in incoming[target]:
                 term = operation(nodes[source])
+                term = term if factor is None else term * factor
                 if drop_path_prob > 0 and not isinstance(operation, nn.Identity):
                     assert generator is not None, "drop path needs a generator"
                     term = drop_path(term, drop_path_prob, generator, ranks)
@@ -68,7 +77,9 @@ class ChildCell(nn.Module):
         return torch.cat([nodes[node] for node in self.concat], dim=1)
 
     def _zeros(self, like: Tensor) -> Tensor:
-        return like.new_zeros((like.shape[0], self.plan.channels, *self.plan.size_out))
+        """A node without inputs; in the layout of the others, or all that follows would lose it and run slower."""
+        size = (like.shape[0], self.plan.channels, *self.plan.size_out)
+        return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last).zero_()
 
 
 def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, pool_norm: bool) -> nn.Module:
@@ -120,6 +131,7 @@ class Child(nn.Module):
         auxiliary: whether to build the auxiliary head.
         affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        cell_channels: channels of every cell's nodes, even numbers; default: doubled by reduction cells.
         seed: seed of the initial weights.
     """
 
@@ -135,11 +147,19 @@ class Child(nn.Module):
         auxiliary: bool = False,
         affine: bool = True,
         pool_norm: bool | None = None,
+        cell_channels: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.genotype = genotype
-        self.plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+        self.plan = plan_child(
+            genotype,
+            cells=cells,
+            init_channels=init_channels,
+            stem=stem,
+            input_shape=input_shape,
+            cell_channels=cell_channels,
+        )
         pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
         with seeded_weights(seed):
             self.stem = build_stem(self.plan)
@@ -149,9 +169,9 @@ class Child(nn.Module):
             self.classifier = Classifier(self.plan.out_channels, num_classes)
             self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W)."""
-        return self.forward_with_auxiliary(images)[0]
+    def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
+        return self.forward_with_auxiliary(images, scales=scales)[0]
 
     def forward_with_auxiliary(
         self,
@@ -159,6 +179,7 @@ class Child(nn.Module):
         drop_path_prob: float = 0.0,
         generator: torch.Generator | None = None,
         ranks: Ranks = ALONE,
+        scales: Mapping[CellType, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
@@ -167,34 +188,47 @@ class Child(nn.Module):
             drop_path_prob: in [0, 1); never applied to identity edges.
             generator: source of the drop path's randomness, on the images' device; needed for drop path.
             ranks: whose equal share of a batch the images are.
+            scales: factors of the kept edges' outputs per cell type, in the order of the genotype.
         """
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
         auxiliary_logits = None
-        for index, cell in enumerate(self.cells):
-            output = cell(before_previous, previous, drop_path_prob, generator, ranks)
+        for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
+            of_cell = None if scales is None else scales[plan.cell_type]
+            output = cell(before_previous, previous, drop_path_prob, generator, ranks, of_cell)
             before_previous, previous = previous, output
             if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
         return self.classifier(previous), auxiliary_logits
 
 
-def inherit_child(supernet: Supernet, genotype: Genotype) -> Child:
+def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices | None = None) -> Child:
     """Child network with a copy of the supernet's weights and batch norm statistics; nothing is trained.
 
     Args:
         supernet: the searchable network; it is not changed.
         genotype: an architecture of its search space, every node concatenated.
+        choices: channels and bits of every cell; default: all channels in full precision. Statistics fit neither fewer
+            channels nor fewer bits until they are recomputed.
 
     Raises:
         GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
             nodes.
     """
-    child = _child_of(supernet, genotype).to(next(supernet.parameters()).device)
-    child.load_state_dict({**child.state_dict(), **_slices(supernet, child)})
+    child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
+    state = _chosen(_slices(supernet, child), child, choices)
+    child.load_state_dict({**child.state_dict(), **state})
     return child.train(supernet.training)
 
 
-def discretised_forward(supernet: Supernet, genotype: Genotype, images: Tensor) -> Tensor:
+def discretised_forward(
+    supernet: Supernet,
+    genotype: Genotype,
+    images: Tensor,
+    choices: CellChoices | None = None,
+    *,
+    scales: Mapping[CellType, Tensor] | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.
 
     It equals `supernet(images, z)` with one-hot Z, but for rounding: the weights are the supernet's own, gradients
@@ -204,25 +238,40 @@ def discretised_forward(supernet: Supernet, genotype: Genotype, images: Tensor) 
         supernet: the searchable network.
         genotype: as for `inherit_child`.
         images: (N, C, H, W).
+        choices: as for `inherit_child`.
+        scales: factors of the kept edges' outputs per cell type, in the order of the genotype; 1 without.
+        replaced: weights in place of the supernet's, by their names in the child.
 
     Raises:
         GenotypeError: as `inherit_child`.
     """
     with torch.device("meta"):  # a frame without weights
-        child = _child_of(supernet, genotype)
+        child = _child_of(supernet, genotype, choices)
     counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
     device = next(supernet.parameters()).device
     own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
-    state = {**own, **_slices(supernet, child)}
+    slices = _slices(supernet, child)
+    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
     child.train(supernet.training)
-    return torch.func.functional_call(child, state, (images,))  # type: ignore[no-any-return]
+    logits: Tensor = torch.func.functional_call(child, state, (images, scales))
+    if choices is not None and supernet.training:
+        keep_statistics(slices, state)
+    return logits
 
 
-def _child_of(supernet: Supernet, genotype: Genotype) -> Child:
+def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None) -> dict[str, Tensor]:
+    """The supernet's weights as a child with choices has them: cut to its channels, quantised to its bits."""
+    if choices is None:
+        return slices
+    num_nodes = child.genotype.num_nodes("normal")
+    return with_bits(narrowed(slices, child, num_nodes), choices.bits)
+
+
+def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
     """A child of the supernet's size, with weights of its own."""
     options, plan = supernet.options, supernet.plan
     _check_genotype(genotype, options)
-    return Child(
+    child = Child(
         genotype,
         plan.input_shape,
         supernet.num_classes,
@@ -231,7 +280,11 @@ def _child_of(supernet: Supernet, genotype: Genotype) -> Child:
         stem=options.stem,
         affine=False,
         pool_norm=True,
+        cell_channels=None if choices is None else choices.channels,
     )
+    if choices is not None:
+        quantise_inputs(child.cells, choices.bits)
+    return child
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 
-from search_core.cell import NetworkOptions
-from search_core.cost import NetworkCost, child_cost
+from search_core.cell import NetworkOptions, plan_child
+from search_core.cost import NetworkCost, bit_operations, child_cost
 from search_core.errors import ConstraintsError, require
 from search_core.genotype import Genotype
 from search_core.genotype_space import Code, GenotypeSpace
@@ -77,12 +77,12 @@ class ChildLimits:
         num_classes: int,
         latency: Callable[[Genotype], float] | None = None,
     ) -> None:
-        self._maxima, self._network = constraints.maxima, network
+        self.maxima, self._network = constraints.maxima, network
         self._input_shape, self._num_classes = input_shape, num_classes
         self.latency = latency
 
-    def cost(self, genotype: Genotype) -> NetworkCost:
-        """Exact counts of the child at the size of the search."""
+    def cost(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> NetworkCost:
+        """Exact counts of the child at the size of the search, or with other channels of each cell."""
         return child_cost(
             genotype,
             cells=self._network.cells,
@@ -90,22 +90,43 @@ class ChildLimits:
             stem=self._network.stem,
             input_shape=self._input_shape,
             num_classes=self._num_classes,
+            cell_channels=cell_channels,
         )
 
-    def excesses(self, genotype: Genotype) -> dict[str, float]:
-        """By how much a child is above each limit, as a share of the limit; none that it keeps are listed."""
-        if not self._maxima:
+    def bit_operations(
+        self, genotype: Genotype, cell_channels: Sequence[int] | None = None, bits: Sequence[int] | None = None
+    ) -> int:
+        """Multiply-adds of the child times bits of both factors, see `cost.bit_operations`; default: 32 bits."""
+        network = self._network
+        plan = plan_child(
+            genotype,
+            cells=network.cells,
+            init_channels=network.init_channels,
+            stem=network.stem,
+            input_shape=self._input_shape,
+            cell_channels=cell_channels,
+        )
+        return bit_operations(plan, genotype, self._num_classes, (32,) * network.cells if bits is None else bits)
+
+    def excesses(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> dict[str, float]:
+        """By how much a child is above each limit, as a share of the limit; none that it keeps are listed.
+
+        Args:
+            genotype: of the child.
+            cell_channels: as for `cost`; latency is always that of all channels.
+        """
+        if not self.maxima:
             return {}
-        cost = self.cost(genotype)
+        cost = self.cost(genotype, cell_channels)
         amounts: dict[str, float] = {"madds": cost.madds, "params": cost.params}
-        if "latency_ms" in self._maxima:
+        if "latency_ms" in self.maxima:
             assert self.latency is not None, "a limit on latency needs a table"
             amounts["latency_ms"] = self.latency(genotype)
-        return {name: amounts[name] / most - 1 for name, most in self._maxima.items() if amounts[name] > most}
+        return {name: amounts[name] / most - 1 for name, most in self.maxima.items() if amounts[name] > most}
 
-    def admits(self, genotype: Genotype) -> bool:
-        """Whether a child keeps every limit."""
-        return not self.excesses(genotype)
+    def admits(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> bool:
+        """Whether a child keeps every limit; arguments as for `excesses`."""
+        return not self.excesses(genotype, cell_channels)
 
     def draw(self, space: GenotypeSpace, draw: Callable[[], Code]) -> Code:
         """The first of some draws that keeps the limits.
@@ -117,12 +138,7 @@ class ChildLimits:
         Raises:
             ConstraintsError: if none of 10,000 does.
         """
-        for _ in range(_MOST_DRAWS):
-            code = draw()
-            if self.admits(space.decode(code)):
-                return code
-        limits = ", ".join(f"{name} {most:g}" for name, most in self._maxima.items())
-        raise ConstraintsError(f"no genotype in {_MOST_DRAWS:,} draws keeps the constraints: at most {limits}")
+        return first_within(self.maxima, draw, lambda code: self.admits(space.decode(code)))
 
     def sample(self, space: GenotypeSpace, generator: torch.Generator) -> Code:
         """A code drawn uniformly among those that keep the limits.
@@ -131,3 +147,22 @@ class ChildLimits:
             ConstraintsError: as `draw`.
         """
         return self.draw(space, lambda: space.sample(generator))
+
+
+def first_within(maxima: Mapping[str, float], draw: Callable[[], Code], admits: Callable[[Code], bool]) -> Code:
+    """The first of some draws that keeps limits.
+
+    Args:
+        maxima: the limits by name, for the message.
+        draw: gives a code.
+        admits: whether a code keeps them.
+
+    Raises:
+        ConstraintsError: if none of 10,000 does.
+    """
+    for _ in range(_MOST_DRAWS):
+        code = draw()
+        if admits(code):
+            return code
+    limits = ", ".join(f"{name} {most:g}" for name, most in maxima.items())
+    raise ConstraintsError(f"no genotype in {_MOST_DRAWS:,} draws keeps the constraints: at most {limits}")

@@ -29,9 +29,13 @@ from search_core.cell import (
     plan_supernet,
 )
 from search_core.genotype import CELL_TYPES, POOLS, CellType, Edge, Genotype, has_pool_norm
+from search_core.latency import LatencyTable
 from search_core.schedules import PenaltyOptions
 
+#: What is counted exactly.
 COST_KINDS: tuple[str, ...] = ("params", "madds", "memory_access")
+#: Factor to the unit of a penalty without logarithm; counts are in millions.
+_UNIT = {"latency": 1.0}
 
 
 class Cost(NamedTuple):
@@ -168,17 +172,20 @@ def auxiliary_params(channels: int, classes: int) -> int:
     return channels * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * classes + classes
 
 
+def _cell_cost(cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: bool) -> Cost:
+    parts = [_cell_inputs_cost(cell, affine)]
+    for edge in edges:
+        size, stride = cell.edge_geometry(edge.source)
+        is_affine = affine and (pool_norm or edge.primitive not in POOLS)
+        parts.append(primitive_cost(edge.primitive, cell.channels, size, stride, affine=is_affine))
+    return total(parts)
+
+
 def _stack_cost(
     plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], classes: int, *, affine: bool, pool_norm: bool = True
 ) -> NetworkCost:
-    parts = [_stem_cost(plan)]
-    for cell in plan.cells:
-        parts.append(_cell_inputs_cost(cell, affine))
-        for edge in edges[cell.cell_type]:
-            size, stride = cell.edge_geometry(edge.source)
-            is_affine = affine and (pool_norm or edge.primitive not in POOLS)
-            parts.append(primitive_cost(edge.primitive, cell.channels, size, stride, affine=is_affine))
-    parts.append(_linear(plan.out_channels, classes))
+    cells = [_cell_cost(cell, edges[cell.cell_type], affine, pool_norm) for cell in plan.cells]
+    parts = (_stem_cost(plan), *cells, _linear(plan.out_channels, classes))
     return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, classes))
 
 
@@ -191,6 +198,7 @@ def child_cost(
     num_classes: int,
     stem: Stem = "cifar",
     pool_norm: bool | None = None,
+    cell_channels: Sequence[int] | None = None,
 ) -> NetworkCost:
     """Exact counts of the child network of a genotype as it is trained from scratch (affine batch norms).
 
@@ -202,11 +210,35 @@ def child_cost(
         num_classes: number of logits.
         stem: `cifar` or `imagenet`.
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
-    plan = plan_child(genotype, cells=cells, init_channels=init_channels, stem=stem, input_shape=input_shape)
+    plan = plan_child(
+        genotype,
+        cells=cells,
+        init_channels=init_channels,
+        stem=stem,
+        input_shape=input_shape,
+        cell_channels=cell_channels,
+    )
     edges = {cell_type: genotype.edges(cell_type) for cell_type in CELL_TYPES}
     pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
     return _stack_cost(plan, edges, num_classes, affine=True, pool_norm=pool_norm)
+
+
+def bit_operations(plan: StackPlan, genotype: Genotype, num_classes: int, bits: Sequence[int]) -> int:
+    """Multiply-adds of a child times the bits of their weights times the bits of what these are multiplied with.
+
+    (SPOS section 4, "BitOps".) Stem and classifier have 32 bits both ways.
+
+    Args:
+        plan: of the child.
+        genotype: of the child.
+        num_classes: number of logits.
+        bits: width of both factors in every cell.
+    """
+    ends = _stem_cost(plan).madds + _linear(plan.out_channels, num_classes).madds
+    cells = [_cell_cost(cell, genotype.edges(cell.cell_type), affine=True, pool_norm=True).madds for cell in plan.cells]
+    return ends * 32**2 + sum(madds * width**2 for madds, width in zip(cells, bits, strict=True))
 
 
 def supernet_cost(options: NetworkOptions, input_shape: tuple[int, int, int], num_classes: int) -> NetworkCost:
@@ -228,6 +260,11 @@ class CostTable:
         input_shape: channels, height, width.
         device: where the table and the architecture samples live.
         dtype: of the table.
+        latency: measured times, for a fourth kind of cost `latency`: milliseconds of an operation and of the addition
+            to its node.
+
+    Raises:
+        LatencyError: if the measured times lack an operation.
     """
 
     def __init__(
@@ -236,6 +273,7 @@ class CostTable:
         input_shape: tuple[int, int, int],
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        latency: LatencyTable | None = None,
     ) -> None:
         plan = plan_supernet(options, input_shape)
         self._table: dict[tuple[str, CellType], Tensor] = {}
@@ -252,9 +290,20 @@ class CostTable:
             table = torch.tensor(costs_LEO3, dtype=dtype, device=device).reshape(shape)
             for position, kind in enumerate(COST_KINDS):
                 self._table[kind, cell_type] = table[..., position].contiguous()
+            if latency is not None:
+                times_LEO = [
+                    [
+                        [latency.edge_ms(name, cell, source) for name in options.primitives]
+                        for source, _ in cell_edges(options.nodes)
+                    ]
+                    for cell in plan.cells
+                    if cell.cell_type == cell_type
+                ]
+                times = torch.tensor(times_LEO, dtype=dtype, device=device)
+                self._table["latency", cell_type] = times.reshape(shape[:-1])
 
     def table(self, kind: str, cell_type: CellType) -> Tensor:
-        """Counts of one kind, shape (L, E, O)."""
+        """Counts of one kind, or milliseconds, shape (L, E, O)."""
         return self._table[kind, cell_type]
 
     def expected(self, kind: str, probabilities: Mapping[CellType, Tensor]) -> Tensor:
@@ -266,8 +315,8 @@ class CostTable:
     def edge_costs(self, options: PenaltyOptions, z: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
         """Each edge's own share of C(Z), in the unit of the penalty.
 
-        The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of
-        parameters, multiply-adds or elements, or log(1 + count) with `options.log`.
+        The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of parameters, multiply-adds
+        or elements, or milliseconds; or log(1 + count or milliseconds) with `options.log`.
 
         Args:
             options: kind of cost, `log`, `mix`, `reduction_ratio`.
@@ -296,7 +345,7 @@ class CostTable:
     def _penalty(self, counts: Mapping[str, Tensor], cell_type: CellType, options: PenaltyOptions) -> Tensor:
         """Turn counts by kind, shape (L, ...), into penalties of the same shape."""
         scaled = [
-            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * 1e-6)
+            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * _UNIT.get(kind, 1e-6))
             for kind, weight in _weights(options).items()
         ]
         penalty = torch.stack(scaled).sum(0)

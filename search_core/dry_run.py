@@ -88,7 +88,8 @@ def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.devic
     costs = CostTable(options.network, data.input_shape)
     moved_EO = [costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES]
     order = ChildOrder(number=0, code=tuple(torch.cat(moved_EO).argmax(-1).tolist()))
-    return ChildTraining(replace(options, strategy=replace(options.strategy, estimate=estimate)), data, order, device)
+    strategy = replace(options.strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class
+    return ChildTraining(replace(options, strategy=strategy), data, order, device)
 
 
 def peak_resident_bytes() -> int:

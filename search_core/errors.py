@@ -35,6 +35,10 @@ class ConstraintsError(ValueError):
     """No genotype was found that keeps the hard limits; they are too tight for the search space."""
 
 
+class LatencyError(ValueError):
+    """A latency table cannot be read, lacks a part of the search space, or belongs to another device."""
+
+
 class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -31,6 +31,27 @@ def make_generators(seed: int, streams: Sequence[str], device: torch.device) -> 
         name: torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, position]).generate_state(1)[0]))
         for position, name in enumerate(streams)
     }
+
+
+class FrozenNorms(AbstractContextManager[None]):
+    """Leave the running statistics of a module's batch norms alone inside, also in training. Can be entered again.
+
+    Args:
+        module: has `torch.nn.BatchNorm2d` inside.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+        self._before: list[tuple[float | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class CifarStem(nn.Module):

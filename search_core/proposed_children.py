@@ -216,7 +216,9 @@ class ProposedChildren:
         probabilities, cost = self.probabilities(), self._limits.cost(genotype)
         cells = {cell_type: _cell_report(probabilities[cell_type]) for cell_type in CELL_TYPES}
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected = {f"expected_cost_{kind}": self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        expected: dict[str, Any] = {
+            f"expected_cost_{kind}": self._costs.expected(kind, probabilities).item() for kind in COST_KINDS
+        }
         seconds = math.fsum(outcome.seconds for outcome in self._epoch_outcomes)
         images = math.fsum(outcome.images for outcome in self._epoch_outcomes)
         return EpochReport(
@@ -248,6 +250,7 @@ class ProposedChildren:
             images_per_s=images / seconds if seconds else 0.0,
             genotype=genotype,
             cells=cells,
+            children=tuple((self.codes[outcome.number], outcome.score) for outcome in self._epoch_outcomes),
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from search_core.genotype import CellType, Genotype
+from search_core.genotype_space import Code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,10 @@ class EpochReport:
         images_per_s: training images per second of training time.
         genotype: the derived architecture.
         cells: the distribution over each cell type.
+        child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        children: code and score of each child that was trained for itself in this epoch, NaN if its training failed;
+            empty for strategies whose children share their weights.
+        choices: what the child has chosen beside the genotype, see `Strategy.choices`.
     """
 
     epoch: int
@@ -97,22 +103,37 @@ class EpochReport:
     images_per_s: float
     genotype: Genotype
     cells: dict[CellType, CellReport]
+    child_latency_ms: float | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+    children: tuple[tuple[Code, float], ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """All numbers of the report by name, without `epoch`."""
-        return {name: float(getattr(self, name)) for name in METRICS}
+        """All numbers of the report by name, without `epoch`; optional ones if there are any."""
+        values = {name: getattr(self, name) for name in (*METRICS, *OPTIONAL_METRICS)}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `metrics`, `genotype` and `cells`."""
-        return {
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`; `choices` and `children` if there are any."""
+        record = {
             "epoch": self.epoch,
             "metrics": self.metrics(),
             "genotype": self.genotype.to_dict(),
             "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
         }
+        if self.choices:
+            record["choices"] = self.choices
+        if self.children:
+            record["children"] = [
+                {"code": list(code), "score": score if math.isfinite(score) else None} for code, score in self.children
+            ]
+        return record
 
 
-#: Names of the numbers that every epoch reports.
+#: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
+OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
+#: Names of the numbers that every epoch of every search reports.
 METRICS: tuple[str, ...] = tuple(
-    entry.name for entry in fields(EpochReport) if entry.name not in ("epoch", "genotype", "cells")
+    entry.name
+    for entry in fields(EpochReport)
+    if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS)
 )

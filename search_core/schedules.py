@@ -100,10 +100,12 @@ class PenaltyOptions:
 
     Attributes:
         strength: eta, 0 or above.
-        cost: what C counts. `mix` weighs all three by `mix`.
+        cost: what C counts. `mix` weighs the first three by `mix`; `latency` is the time of operations by
+            `latency.table`; `child_latency` is that of the sampled child as a whole, by the table or else measured.
         estimator: `reparam` (through the concrete sample), `expected` (exact, under softmax(alpha)) or
             `score_function` (log q(z) times detached cost, with a moving-average baseline).
-        log: C sums log(1 + cost) of each edge of each cell; without it, cost in millions.
+        log: C sums log(1 + cost) of each edge of each cell (`child_latency`: of the child); without it, cost in
+            millions, latency in milliseconds. In the logarithm latency is in milliseconds too.
         mix: weights for `cost: mix`, required there and only there.
         reduction_ratio: if given, normal and reduction cells are averaged separately and
             `C = mean over normal cells + reduction_ratio * mean over reduction cells`; otherwise all cells are summed.
@@ -118,7 +120,7 @@ class PenaltyOptions:
     """
 
     strength: float = 1.0e-3
-    cost: Literal["params", "madds", "memory_access", "mix"] = "madds"
+    cost: Literal["params", "madds", "memory_access", "mix", "latency", "child_latency"] = "madds"
     estimator: Literal["reparam", "expected", "score_function"] = "reparam"
     log: bool = True
     mix: CostMix | None = None
@@ -130,6 +132,7 @@ class PenaltyOptions:
 
     def __post_init__(self) -> None:
         ratio, warmup, schedule = self.reduction_ratio, self.warmup_epochs, self.schedule
+        is_whole = self.cost == "child_latency"
         on, off = self.on_epoch, self.off_epoch
         require(
             *literal_rules(self),
@@ -139,7 +142,17 @@ class PenaltyOptions:
                 f"must be a finite number of at least 0, got {self.strength}",
             ),
             ("mix", (self.mix is not None) == (self.cost == "mix"), "must be given for cost mix, and only there"),
+            (
+                "estimator",
+                not is_whole or self.estimator == "score_function",
+                f"must be score_function for cost child_latency, which has no gradient, got {self.estimator}",
+            ),
             ("reduction_ratio", ratio is None or ratio >= 0, f"must be at least 0, got {ratio}"),
+            (
+                "reduction_ratio",
+                ratio is None or not is_whole,
+                f"must be left out for cost child_latency, which is not a sum over cells, got {ratio}",
+            ),
             (
                 "warmup_epochs",
                 (warmup is not None) == (schedule == "warmup"),

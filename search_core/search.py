@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from search_core.cell import NetworkOptions
-from search_core.child import inherit_child
 from search_core.constraints import ChildLimits, Constraints
 from search_core.cost import COST_KINDS, CostTable
 from search_core.data import DatasetOptions, ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, OptionsError, StateError, literal_rules, require, require_equal
 from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType, Genotype
+from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
+from search_core.latency import LatencyOptions, LatencyTable, table_for
+from search_core.latency_measure import latency_of_children
 from search_core.network import make_generators
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
@@ -50,6 +52,7 @@ class SearchOptions:
         theta: optimiser of the operation weights.
         alpha: optimiser of the architecture parameters.
         constraints: hard limits on the child.
+        latency: where the latency of children comes from.
         epochs: passes over the training images, at least 1.
         batch_size: images a step, at least 2.
         recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
@@ -71,6 +74,7 @@ class SearchOptions:
     theta: ThetaOptions = field(default_factory=ThetaOptions)
     alpha: AlphaOptions = field(default_factory=AlphaOptions)
     constraints: Constraints = field(default_factory=Constraints)
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
     epochs: int = 150
     batch_size: int = 64
     recalibration_batches: int = 16
@@ -88,6 +92,7 @@ class SearchOptions:
                 self.precision == "float32" or self.precision in on_gpu,
                 f"must be float32 with strategy {kind}, got {self.precision}",
             ),
+            *self._latency_rules(),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
             ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
             (
@@ -97,6 +102,20 @@ class SearchOptions:
             ),
             ("seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"),
         )
+
+    def _latency_rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Rules over several sections: what needs the table, and what a penalty on whole children excludes."""
+        is_whole = self.penalty.cost == "child_latency"
+        needed = {"penalty.cost latency": self.penalty.cost == "latency"}
+        needed["constraints.latency_ms"] = self.constraints.latency_ms is not None
+        for what, is_asked in needed.items():
+            rule = f"must be given for `{what}`: the file that `snas latency measure` writes"
+            yield "latency.table", not is_asked or self.latency.table is not None, rule
+        one_sample = isinstance(self.strategy, SnasOptions) and self.strategy.sample_per == "batch"
+        rule = "must be snas with `sample_per` batch for `penalty.cost` child_latency, which looks at the sampled child"
+        yield "strategy.kind", not is_whole or one_sample, f"{rule}, got {self.strategy.kind}"
+        rule = "must be false with `penalty.cost` child_latency, which asks for the child between kernels"
+        yield "cuda_graph", not (is_whole and self.cuda_graph), rule
 
 
 class Search:
@@ -110,6 +129,7 @@ class Search:
     Raises:
         DataError: if the training split, or a part of it that the strategy holds out, has less than one batch.
         ConstraintsError: if no genotype keeps the hard limits.
+        LatencyError: if the latency table cannot be used.
         OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is one over trials,
             which `child_search.ChildSearch` runs.
     """
@@ -128,8 +148,9 @@ class Search:
             ("cuda_graph", on_gpu or not options.cuda_graph, f"needs a CUDA device, got true on {self._device}"),
             ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
         )
-        self._costs = CostTable(options.network, data.input_shape, self._device)
-        self._context = build_context(options, data, self._costs, self._device)
+        self._table = table_for(options.latency, options.network, data.input_shape, data.num_classes, self._device)
+        self._costs = CostTable(options.network, data.input_shape, self._device, latency=self._table)
+        self._context = build_context(options, data, self._costs, self._device, self._table)
         self.strategy: Strategy = strategy.build(self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
@@ -160,6 +181,17 @@ class Search:
         report = self._report(settings, totals, num_images, start, train_seconds)
         self.epoch += 1
         return report
+
+    def scores(self) -> list[float]:
+        """What the strategy thinks of every genotype of the search space, in the order of `GenotypeSpace.all`.
+
+        Raises:
+            StateError: before the last epoch; asking would change the randomness of the next one.
+        """
+        if self.epoch < self.options.epochs:
+            raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
+        codes = list(GenotypeSpace(self.options.network).all())
+        return self.strategy.scores(codes, self._generators["validation"])
 
     def genotype(self) -> Genotype:
         """The architecture that the strategy would choose now."""
@@ -212,6 +244,7 @@ class Search:
         del plain["network"]["recompute"], plain["cuda_graph"]
         for name in ("root", "workers"):
             del plain["dataset"][name]
+        plain["latency"]["table"] = None if self._table is None else self._table.digest
         return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
 
     def _settings(self) -> EpochSettings:
@@ -256,14 +289,14 @@ class Search:
         )
         if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
             raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
-        child = inherit_child(strategy.supernet, genotype)
+        child = strategy.child()
         inherited = evaluate(child, validation)
         self._context.images.recalibrate(child, self._generators["validation"])
         recalibrated = evaluate(child, validation)
-        cost = self._context.limits.cost(genotype)
+        cost = strategy.child_cost(self._context.limits)
         cells = _cell_reports(strategy)
         entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        expected: dict[str, Any] = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
         return EpochReport(
             epoch=self.epoch,
             supernet_val_accuracy=supernet.accuracy,
@@ -293,12 +326,29 @@ class Search:
             images_per_s=num_images / train_seconds,
             genotype=genotype,
             cells=cells,
+            child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
+            choices=strategy.choices(),
         )
 
 
-def build_context(options: SearchOptions, data: ImageData, costs: CostTable, device: torch.device) -> SearchContext:
+def build_context(
+    options: SearchOptions,
+    data: ImageData,
+    costs: CostTable,
+    device: torch.device,
+    table: LatencyTable | None = None,
+) -> SearchContext:
     """What the weight-sharing strategy that `options.strategy` names is built from, with fresh seeded weights."""
     assert isinstance(options.strategy, WeightSharingOptions)
+    child_latency = latency_of_children(
+        options.latency,
+        table,
+        options.network,
+        data.input_shape,
+        data.num_classes,
+        device,
+        is_measured=options.penalty.cost == "child_latency",
+    )
     supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
     return SearchContext(
         supernet=supernet,
@@ -310,12 +360,19 @@ def build_context(options: SearchOptions, data: ImageData, costs: CostTable, dev
         ),
         penalty=options.penalty,
         costs=costs,
-        limits=ChildLimits(options.constraints, options.network, data.input_shape, data.num_classes),
+        limits=ChildLimits(
+            options.constraints,
+            options.network,
+            data.input_shape,
+            data.num_classes,
+            latency=None if table is None else child_latency,
+        ),
         theta=options.theta,
         alpha=options.alpha,
         seed=options.seed,
         cuda_graph=options.cuda_graph,
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
+        child_latency=child_latency,
     )
 
 

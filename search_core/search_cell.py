@@ -25,7 +25,7 @@ from search_core.genotype import POOLS
 from search_core.kernels.depthwise import relu_depthwise
 from search_core.kernels.pools import normalised_pools
 from search_core.kernels.product import Statistics, normalised_sum
-from search_core.network import CellInputs
+from search_core.network import CellInputs, FrozenNorms
 from search_core.primitives import build_primitive
 
 _MOMENTUM = 0.1  # of running statistics, as in `torch.nn.BatchNorm2d`
@@ -401,23 +401,22 @@ class SearchCell(nn.Module):
 
 
 class _FrozenStatistics(AbstractContextManager[None]):
-    """See `SearchCell.frozen_statistics`; can be entered again, for one forward pass may be recomputed twice."""
+    """See `SearchCell.frozen_statistics`; can be entered again, for one forward pass may be recomputed twice.
+
+    It nests: a cell may be recomputed while the whole network is frozen.
+    """
 
     def __init__(self, cell: SearchCell) -> None:
-        self._cell = cell
-        self._norms = [module for module in cell.inputs.modules() if isinstance(module, nn.BatchNorm2d)]
-        self._before: list[tuple[float | None, Tensor | None]] = []
+        self._cell, self._inputs = cell, FrozenNorms(cell.inputs)
+        self._followed = True
 
     def __enter__(self) -> None:
-        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
-        self._cell.follows_statistics = False
-        for norm in self._norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+        self._followed, self._cell.follows_statistics = self._cell.follows_statistics, False
+        self._inputs.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        self._cell.follows_statistics = True
-        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+        self._inputs.__exit__()
+        self._cell.follows_statistics = self._followed
 
 
 def _pools(

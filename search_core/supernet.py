@@ -5,8 +5,8 @@ Shape suffixes: E edges, O operations, L cells of one type, N images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from search_core.cell import NetworkOptions, cell_edges, plan_supernet
 from search_core.genotype import CellType
-from search_core.network import Classifier, build_stem, seeded_weights
+from search_core.network import Classifier, FrozenNorms, build_stem, seeded_weights
 from search_core.search_cell import DropPath, SearchCell
 
 
@@ -77,6 +77,16 @@ class Supernet(nn.Module):
             output = self._recomputed(cell, *inputs) if self._recomputes() else cell(*inputs)
             before_previous, previous = previous, output
         return self.classifier(previous)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def frozen_statistics(self) -> Iterator[None]:
+        """Leave all running statistics alone inside, bit for bit; in training batches still have their own."""
+        with ExitStack() as frozen:
+            frozen.enter_context(FrozenNorms(self.stem))
+            for cell in self.cells:
+                assert isinstance(cell, SearchCell)
+                frozen.enter_context(cell.frozen_statistics())
+            yield
 
     def _draw(self, num_images: int, probability: float, generator: torch.Generator) -> DropPath:
         shape = (len(cell_edges(self.options.nodes)), len(self.options.primitives), num_images)

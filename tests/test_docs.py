@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from orchestrator.config import StudySpec, load_study
 from orchestrator.schema import fields_of
+from search_core.strategies.registry import OVER_TRIALS, STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,9 +60,28 @@ def test_page_of_the_study_file_has_every_key_with_its_default() -> None:
         for key, default, meaning in re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.*?) \|$", section, re.MULTILINE):
             assert meaning.strip(), key
             documented[f"{prefix}{key}"] = default if default == "required" else yaml.safe_load(default.strip("`"))
-    assert documented == {key: default for key, default in _defaults(StudySpec, "") if key != "search.seed"}, (
-        "seed is the study's"
-    )
+    known = {key: default for key, default in _defaults(StudySpec, "") if not key.startswith("search.strategy.")}
+    known["search.strategy.kind"] = "snas"
+    del known["search.seed"]  # it is the study's
+    assert documented == known
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_page_of_strategies_has_every_key_with_its_default(kind: str) -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    heading = f"#### `{kind}`\n"
+    assert heading in page
+    parts = [page.split(heading)[1].split("\n#### ")[0].split("\n### ")[0]]
+    if kind in OVER_TRIALS:
+        parts.append(page.split("\n### Over trials\n")[1].split("\n#### ")[0])
+    rows = [row for part in parts for row in re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| (.*?) \|$", part, re.MULTILINE)]
+    documented = {key: yaml.safe_load(default) for key, default, _ in rows}
+    known = {key: default for key, default in _defaults(STRATEGIES[kind], "") if key != "kind"}
+    if kind == "nasnet":
+        assert known["estimate.drop_path"] == 0.2, "told in its text"
+        known["estimate.drop_path"] = 0.0
+    assert documented == known
+    assert all(meaning.strip() for _, _, meaning in rows)
 
 
 def _defaults(schema: Any, prefix: str) -> Iterator[tuple[str, Any]]:

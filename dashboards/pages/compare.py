@@ -10,7 +10,7 @@ from dash import dcc, html
 from dashboards.analysis import differing_params, edit_distance
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves
-from dashboards.claims import claims
+from dashboards.claims import claims, searches_of
 from dashboards.errors import NotFoundError
 from dashboards.history import History
 from dashboards.pages.asked import asked
@@ -189,7 +189,7 @@ def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Reque
         curves |= {runs[number]: history for number, history in found.items()}
     rows = [
         [f"({claim.letter}) {claim.text}", html.Strong(claim.verdict), claim.evidence]
-        for claim in claims(trials, curves, ours, other)
+        for claim in claims(searches_of(trials, curves), ours, other)
     ]
     return [
         html.Section(

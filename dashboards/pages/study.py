@@ -137,7 +137,7 @@ def _trials_table(study: StudyRecord) -> Chart:
         rows=[
             (trial.number, trial.run.state, trial.on_front, trial.run.num_epochs, trial.run.run_id,
              *(trial.values.get(key) for key in values), *(trial.run.metrics.get(name) for name in metrics),
-             trial.run.reason)
+             trial.run.reason or trial.broken_limits)
             for trial in study.trials
         ],
     )  # fmt: skip
@@ -224,7 +224,7 @@ def _grid_row(study: StudyRecord, trial: Trial, values: list[str]) -> dict[str, 
         "state": trial.run.state,
         "front": "on front" if trial.on_front else "",
         "epochs": trial.run.num_epochs,
-        "reason": trial.run.reason,
+        "reason": trial.run.reason or trial.broken_limits,
     }
     row |= {f"p{place}": _rounded(trial.values.get(key)) for place, key in enumerate(values)}
     row |= {name: _rounded(metrics[name] * metric_factor(name)) for name in _GRID_METRICS if name in metrics}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.cli import cluster, dashboard, profile, retrain, search, study, trial, ui
+from orchestrator.cli import cluster, dashboard, latency, profile, retrain, search, strategies, study, trial, ui
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -13,7 +13,9 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(study.app, name="study")
     app.add_typer(trial.app, name="trial")
     app.add_typer(cluster.app, name="cluster")
+    app.add_typer(latency.app, name="latency")
     app.command()(retrain.retrain)
     app.command()(profile.profile)
+    app.command()(strategies.strategies)
     app.command()(dashboard.dashboard)
     app.command()(ui.ui)

@@ -14,8 +14,10 @@ from rich.console import Console
 from dashboards.wording import duration
 from orchestrator.cli.cells import drawn_cells
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
+from orchestrator.cli.comparison import print_comparison
 from orchestrator.cli.doctor import print_report
 from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
+from orchestrator.comparison import compare
 from orchestrator.config import load_study
 from orchestrator.doctor import examine
 from orchestrator.errors import OrchestratorError
@@ -129,6 +131,19 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
         metric = study.spec.objectives[0].metric
         stdout.print(f"\nthe cell of trial {best.number}, the best by {metric}:", highlight=False, soft_wrap=True)
         stdout.print(drawn_cells(best.genotype), soft_wrap=True)
+
+
+@app.command()
+def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> None:
+    """Compare the strategies of a study: cost, accuracy before and after retraining, ground truth, claims.
+
+    Example: `snas study report compare-strategies`
+    """
+    comparison = compare(Study.load(name, Runs(runs)))
+    if as_json:
+        print(json.dumps(comparison.to_dict()))
+    else:
+        print_comparison(comparison)
 
 
 @app.command()

@@ -45,7 +45,9 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
     if not front:
         stdout.print("no trial is complete yet")
         return
-    columns = ("trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds")
+    has_latency = any("child_latency_ms" in row for row in front)
+    columns = ["trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds"]
+    columns += ["latency (ms)"] if has_latency else []
     rows = []
     for row in front:
         spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
@@ -59,6 +61,7 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
                 percent(row["test_accuracy"]) + spread,
                 compact(row["child_params"]),
                 compact(row["child_madds"]),
+                *([f"{row['child_latency_ms']:.3g}" if "child_latency_ms" in row else "-"] if has_latency else []),
             )
         )
     title = "front: the best trade-offs between the objectives"

@@ -6,16 +6,19 @@ Shape suffixes: E edges, O operations.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_core.cell import cell_edges
+from search_core.child import inherit_child
 from search_core.constraints import ChildLimits
-from search_core.cost import CostTable
+from search_core.cost import CostTable, NetworkCost
 from search_core.genotype import CELL_TYPES, CellType, Genotype
+from search_core.genotype_space import Code
 from search_core.held_out import SearchImages
 from search_core.schedules import PenaltyOptions
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
@@ -71,6 +74,7 @@ class SearchContext:
         seed: seed of the initial architecture parameters.
         cuda_graph: whether to replay steps from a CUDA graph.
         autocast: type in which convolutions and products run, None for that of the weights.
+        child_latency: milliseconds of a whole child; None without a table, unless the penalty is of that kind.
     """
 
     supernet: Supernet
@@ -83,6 +87,7 @@ class SearchContext:
     seed: int
     cuda_graph: bool = False
     autocast: torch.dtype | None = None
+    child_latency: Callable[[Genotype], float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +169,38 @@ class Strategy(ABC):
         num_edges = len(cell_edges(self.supernet.options.nodes))
         return {cell_type: torch.zeros(num_edges, device=weight.device) for cell_type in CELL_TYPES}
 
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """How much the strategy thinks of some genotypes: their log probability under its distribution.
+
+        Only the order means anything, and only within one search.
+
+        Args:
+            codes: genotypes of the search space, see `GenotypeSpace`.
+            generator: source of randomness where children are tried out, on the strategy's device.
+        """
+        log_p = torch.cat([self.probabilities()[cell_type].log() for cell_type in CELL_TYPES]).cpu()
+        chosen = torch.tensor(codes).reshape(len(codes), len(log_p))
+        return log_p.expand(len(codes), -1, -1).gather(2, chosen.unsqueeze(2)).sum((1, 2)).tolist()
+
     @abstractmethod
     def genotype(self) -> Genotype:
         """The discrete architecture that the strategy would choose now."""
+
+    def child(self) -> nn.Module:
+        """The network of that architecture with a copy of the supernet's weights and statistics; nothing is trained."""
+        return inherit_child(self.supernet, self.genotype())
+
+    def child_cost(self, limits: ChildLimits) -> NetworkCost:
+        """Exact counts of that network.
+
+        Args:
+            limits: counts children of the search.
+        """
+        return limits.cost(self.genotype())
+
+    def choices(self) -> dict[str, Any]:
+        """What that network has chosen beside its genotype, as plain data for JSON; empty for most strategies."""
+        return {}
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

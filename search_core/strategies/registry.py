@@ -7,15 +7,38 @@ from __future__ import annotations
 from typing import get_args
 
 from search_core.strategies.bayesian import BayesianOptions
+from search_core.strategies.darts import DartsOptions
+from search_core.strategies.dsnas import DsnasOptions
+from search_core.strategies.enas import EnasOptions
+from search_core.strategies.nasnet import NasnetOptions
+from search_core.strategies.one_shot import OneShotOptions
 from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.rl_nas import RlNasOptions
+from search_core.strategies.smash import SmashOptions
 from search_core.strategies.snas import SnasOptions
+from search_core.strategies.spos import SposOptions
 
 #: Strategies inside one search, whose children share their weights.
-WeightSharing = SnasOptions | RandomSamplingOptions
+WeightSharing = (
+    SnasOptions
+    | DsnasOptions
+    | DartsOptions
+    | EnasOptions
+    | OneShotOptions
+    | SposOptions
+    | SmashOptions
+    | RandomSamplingOptions
+)  # fmt: skip
 #: Strategies over trials, whose children are trained each for itself.
-OverTrials = RandomSearchOptions | RegularisedEvolutionOptions | BayesianOptions
+OverTrials = (
+    RandomSearchOptions
+    | RegularisedEvolutionOptions
+    | BayesianOptions
+    | RlNasOptions
+    | NasnetOptions
+)  # fmt: skip
 StrategyOptions = WeightSharing | OverTrials
 
 #: Options class of every strategy by kind, and those of each family.

@@ -42,7 +42,7 @@ class SinglePathStrategy(Strategy):
         )
         self._settings = EpochSettings(temperature=1.0, eta=context.penalty.strength, theta_lr=theta.lr)
         # Before anything is ranked the first draw stands for the search.
-        self._best: Code = context.limits.sample(self.space, torch.Generator().manual_seed(context.seed))
+        self._best: Code = self.sample_within_limits(torch.Generator().manual_seed(context.seed))
 
     def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
         """Take over this epoch's settings."""
@@ -54,16 +54,19 @@ class SinglePathStrategy(Strategy):
         """The child of a step: uniform over the search space."""
         return self.space.sample(generator)
 
+    def sample_within_limits(self, generator: torch.Generator) -> Code:
+        """A child drawn uniformly among those that keep the hard limits."""
+        return self._context.limits.sample(self.space, generator)
+
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
-        logits = discretised_forward(self.supernet, self.space.decode(self.sample(generator)), images)
-        return self._descend(logits, labels)
+        return self._descend(self._logits(self.sample(generator), images), labels)
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of one sampled child with the shared weights and statistics."""
         with torch.no_grad():
-            return discretised_forward(self.supernet, self.space.decode(self.sample(generator)), images)
+            return self._logits(self.sample(generator), images)
 
     def score(self, code: Code, generator: torch.Generator, *, num_batches: int | None = None) -> float:
         """Accuracy of a child on held-out images, with weights of the supernet and its own BN statistics.
@@ -76,13 +79,18 @@ class SinglePathStrategy(Strategy):
             generator: draws the images for the statistics.
             num_batches: judge by so many batches of held-out images only; default: all.
         """
-        child = inherit_child(self.supernet, self.space.decode(code))
+        child = self._child_of(code)
         self._context.images.recalibrate(child, generator)
         return self._accuracy(child, num_batches)
 
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """Accuracy of each child on held-out images, see `score`."""
+        return [self.score(code, generator) for code in codes]
+
     def alpha(self) -> dict[CellType, Tensor]:
-        """Log probabilities (E, O) per cell type."""
-        return {cell_type: p.log() for cell_type, p in self.probabilities().items()}
+        """Log probabilities (E, O) per cell type; those of the smallest float for 0, so that reports stay JSON."""
+        smallest = torch.finfo(torch.get_default_dtype()).tiny
+        return {cell_type: p.clamp_min(smallest).log() for cell_type, p in self.probabilities().items()}
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Uniform (E, O) per cell type, as children are sampled."""
@@ -108,12 +116,21 @@ class SinglePathStrategy(Strategy):
         self._theta_optimiser.load_state_dict(state["theta_optimiser"])
         self._best = tuple(state["best"])
 
+    def _logits(self, code: Code, images: Tensor) -> Tensor:
+        """Logits (N, classes) of a child, with the weights and statistics of the supernet themselves."""
+        return discretised_forward(self.supernet, self.space.decode(code), images)
+
+    def _child_of(self, code: Code) -> nn.Module:
+        """A child with a copy of them."""
+        return inherit_child(self.supernet, self.space.decode(code))
+
     def _descend(self, logits: Tensor, labels: Tensor) -> StepResult:
         """One step of theta from logits of a batch."""
         loss = functional.cross_entropy(logits, labels)
         self._theta_optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.supernet.parameters(), self._context.theta.grad_clip, foreach=True)
+        trained = [weight for group in self._theta_optimiser.param_groups for weight in group["params"]]
+        nn.utils.clip_grad_norm_(trained, self._context.theta.grad_clip, foreach=True)
         self._theta_optimiser.step()
         correct = (logits.detach().argmax(1) == labels).sum()
         return StepResult(loss=loss.detach(), penalty=torch.zeros_like(loss.detach()), correct=correct)

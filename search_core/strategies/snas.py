@@ -17,7 +17,7 @@ from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, WeightSharingOptions
-from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.differentiable import DifferentiableStrategy, derive_genotype
 
 _BASELINE_MOMENTUM = 0.9
 
@@ -145,14 +145,28 @@ class Snas(DifferentiableStrategy):
             probabilities = {cell_type: alpha.softmax(-1) for cell_type, alpha in self._alpha.items()}
             expected = self._costs.expected_penalty(self._penalty, probabilities)
             return expected, expected
-        shares = self._costs.edge_costs(self._penalty, z)
-        penalty = torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
+        if self._penalty.cost == "child_latency":
+            penalty = self._child_latency(z)
+            shares = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
+        else:
+            shares = self._costs.edge_costs(self._penalty, z)
+            penalty = torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
         if self._penalty.estimator == "reparam":
             return penalty, penalty
         return penalty, torch.stack([self._score(cell_type, shares, log_z) for cell_type in CELL_TYPES]).sum()
 
+    def _child_latency(self, z: dict[CellType, Tensor]) -> Tensor:
+        """C of the sampled child as a whole, a scalar: it does not decompose, so every edge is charged all of it.
+
+        The child has the largest entry of Z on each edge, which is where the sample goes as the temperature falls.
+        """
+        assert self._context.child_latency is not None, "the search gives it for this kind of cost"
+        milliseconds = self._context.child_latency(derive_genotype(z, self.supernet.options))
+        cost = torch.tensor(milliseconds, device=z["normal"].device)
+        return torch.log1p(cost) if self._penalty.log else cost
+
     def _score(self, cell_type: CellType, shares: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> Tensor:
-        """`log q(z) (C - baseline)` summed over edges: the cost decomposes, so each edge has its own reward."""
+        """`log q(z) (C - baseline)` summed over edges: where the cost decomposes, each edge has its own reward."""
         sample = log_z[cell_type].detach()
         cost = shares[cell_type].detach()
         cost = cost.sum(0) if sample.dim() == 2 else cost

@@ -2,12 +2,12 @@ import math
 
 import pytest
 
-from dashboards.claims import claims
+from dashboards.claims import claims, searches_of
 from tests.dashboards.written import curve, trial
 
 
 def _claim(letter, trials, curves=None):
-    found = {claim.letter: claim for claim in claims(trials, curves or {}, "snas", "darts")}
+    found = {claim.letter: claim for claim in claims(searches_of(trials, curves or {}), "snas", "darts")}
     assert list(found) == ["a", "b", "c", "d"]
     return found[letter]
 
@@ -201,6 +201,6 @@ def test_fewer_epochs_cannot_be_said_without_curves():
 
 
 def test_claims_name_the_strategies_they_are_about():
-    for claim in claims([], {}, "snas", "enas"):
+    for claim in claims([], "snas", "enas"):
         assert "snas" in claim.text
         assert "darts" not in claim.text + claim.evidence

@@ -19,7 +19,18 @@ from pathlib import Path
 HEAD_IP, SECOND_IP = "10.77.0.1", "10.77.0.2"
 RAY_ADDRESS = f"{HEAD_IP}:6379"
 _RAY = (Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats")
-_OBJECT_STORE, _START_S = 100_000_000, 90.0  # bytes, seconds
+_OBJECT_STORE, _START_S, _LOSS_S = 100_000_000, 90.0, 180.0  # bytes, seconds, seconds
+#: Returns when the alive nodes of the cluster are those with the given addresses, and each once.
+_WAIT_FOR_NODES = """
+import sys, time
+from ray._raylet import GcsClient
+client = GcsClient(address=sys.argv[1])
+while True:
+    found = [node.node_manager_address for node in client.get_all_node_info().values() if node.state == 0]
+    if sorted(found) == sorted(sys.argv[2:]):
+        break
+    time.sleep(0.2)
+"""
 #: Covers the folders before `--` with empty ones of this machine; mounts made under `ip netns exec` are its own.
 _WITH_OWN_FOLDERS = (
     'while [ "$1" != -- ]; do mount -t tmpfs -o size=1g snas "$1" || exit 1; shift; done; shift; exec "$@"'
@@ -89,6 +100,13 @@ class Machine:
         while "Ray runtime started" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
+
+    def wait_for_nodes(self, *machines: Machine) -> None:
+        """Wait until the cluster at `RAY_ADDRESS`, to which this machine has a way, has one node on each of these."""
+        command = self.command(
+            sys.executable, "-c", _WAIT_FOR_NODES, RAY_ADDRESS, *(machine.ip for machine in machines)
+        )
+        subprocess.run(command, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, check=True, timeout=_LOSS_S)
 
     def cut_off(self) -> None:
         """Cut the cable to the other machine: nothing arrives any more, and nobody is told."""

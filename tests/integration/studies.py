@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.orchestrator.tiny import Outcome, snas
 
 #: Times differ from run to run.
 CLOCKS = ("seconds", "images_per_s", "cpu_core_hours")
-EPOCHS = 8
+EPOCHS = 12
 #: Two searches of real images at a time. With a grid, the same values come in the same order whatever happens.
 STUDY: dict[str, Any] = {
     "name": "faulty",
@@ -39,6 +40,13 @@ STUDY: dict[str, Any] = {
     "resources": {"cpu": 0.5},
 }
 _PATIENCE_S = 300.0
+#: Ctrl-C ends it even where the tests run in the background of a shell, which has its children ignore the signal.
+_SNAS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from orchestrator.cli import main
+main()
+"""
 
 
 class StudyProcess:
@@ -74,7 +82,7 @@ class StudyProcess:
     def start(self, *words: str) -> None:
         """Begin to run the study, or with `resume` and its name to go on with it."""
         words = words or ("run", str(self._file))
-        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", *words]
+        command = [sys.executable, "-c", _SNAS, "study", *words]
         command += ["--runs", str(self.runs), *self._address]
         if self._machine is not None:
             command = self._machine.command(*command)
@@ -98,7 +106,8 @@ class StudyProcess:
 
     def finish(self, code: int = 0) -> None:
         """Wait for the end of the process."""
-        assert self.process.wait(_PATIENCE_S) == code, self.log
+        found = self.process.wait(_PATIENCE_S)
+        assert found == code, f"it ended with {found}: {self.log}"
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
@@ -114,6 +123,33 @@ class StudyProcess:
     def wait_for_epochs(self, number: int) -> None:
         """Wait until every trial has so many epochs in its journal."""
         self.wait_until(lambda: all(len(journal.epochs) >= number for journal in self._all_journals()))
+
+    @contextmanager
+    def held(self, number: int) -> Iterator[dict[int, psutil.Process]]:
+        """Stop each trial (SIGSTOP) when it has so many epochs, so that a fault cannot come after the end of any.
+
+        Yields:
+            Their workers. Those that still live go on afterwards, unless they were taken out.
+        """
+        stopped: dict[int, psutil.Process] = {}
+
+        def all_are() -> bool:
+            for trial in {0, 1} - stopped.keys():
+                if len(self.journal(trial).epochs) >= number:
+                    stopped[trial] = self._worker(trial)
+                    stopped[trial].suspend()
+            return len(stopped) == 2
+
+        try:
+            self.wait_until(all_are)
+            # One more report may be on its way: a worker begins no epoch before the driver has the one before.
+            found = [len(journal.epochs) for journal in self._all_journals()]
+            assert max(found) < EPOCHS - 1, f"a trial may end although it was stopped: {found} of {EPOCHS} epochs"
+            yield stopped
+        finally:
+            for worker in stopped.values():
+                with suppress(psutil.NoSuchProcess):
+                    worker.resume()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """Wait for something that the running study does."""
@@ -148,6 +184,12 @@ class StudyProcess:
                 for clock in CLOCKS:
                     del record["metrics"][clock]
         return found
+
+    def _worker(self, trial: int) -> psutil.Process:
+        """The process in which a trial runs: Tune has each work in its own folder, `STUDY/working_dirs/TRIAL`."""
+        place = (self.name, "working_dirs", f"{trial:04d}")
+        found = [worker for worker in self.workers() if Path(worker.cwd()).parts[-3:] == place]
+        return max(found, key=psutil.Process.create_time)  # others may be left of a study before
 
     def _all_journals(self) -> list[Journal]:
         return [self.journal(0), self.journal(1)]

@@ -21,6 +21,7 @@ from rich.console import Console
 from orchestrator.cluster import PACKAGES, cluster, nodes
 from orchestrator.config import parse_study
 from orchestrator.errors import OrchestratorError
+from orchestrator.preflight import Needs, run_checks
 from orchestrator.progress import ConsoleView
 from orchestrator.runs import Runs
 from orchestrator.study import Study
@@ -93,6 +94,23 @@ def test_cluster_check_shows_every_node(two_nodes: str, tmp_path: Path) -> None:
     assert [check["name"] for check in report["checks"]] == [*each, *each, "optuna", "tracking"]
     assert all(check["ok"] and check["seconds"] >= 0 for check in report["checks"])
     assert list(tmp_path.iterdir()) == [file], "nothing is left behind"
+
+
+def test_node_that_is_lost_while_it_is_checked_is_left_out(tmp_path: Path) -> None:
+    three = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+    kept, lost = (three.add_node(num_cpus=1, object_store_memory=SMALL) for _ in range(2))
+    needs = Needs(storage=tmp_path / "shared", tracking_uri="sqlite:///m.db", optuna_url="sqlite:///o.db")
+    try:
+        with cluster(three.address):
+            assert len(nodes()) == 3
+            lost.kill_raylet(check_alive=False)  # Ray lists the node as alive until it misses its heartbeats
+            checks = run_checks(needs)
+            assert lost.node_id not in {node.id for node in nodes()}
+    finally:
+        three.shutdown()
+    assert [check.name for check in checks] == [*["versions", "storage"] * 2, "optuna", "tracking"]
+    assert all(check.ok for check in checks)
+    assert kept.node_id[:6] in str(checks[2].node)
 
 
 def test_cluster_check_says_what_fails(two_nodes: str, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ The table in docs/reliability.md names these tests.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -76,8 +75,8 @@ def test_undisturbed_study_is_whole_and_survived_nothing(undisturbed: StudyProce
 def test_worker_killed(study: Start, undisturbed: StudyProcess) -> None:
     killed = study()
     killed.start()
-    killed.wait_for_epochs(2)
-    killed.workers()[0].kill()
+    with killed.held(2) as workers:
+        workers[0].kill()
     killed.finish()
     assert killed.events() == ["restart"]
     assert_as_if_nothing_had_happened(killed, undisturbed)
@@ -86,19 +85,19 @@ def test_worker_killed(study: Start, undisturbed: StudyProcess) -> None:
 def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
     on_nodes = study(address=three_nodes.address)
     on_nodes.start()
-    on_nodes.wait_for_epochs(2)
-    node = next(iter(three_nodes.worker_nodes))
-    node.kill_raylet(check_alive=False)
+    with on_nodes.held(2):
+        next(iter(three_nodes.worker_nodes)).kill_raylet(check_alive=False)
+        on_nodes.wait_until(lambda: on_nodes.events() == ["restart"])  # one of the two trials ran there
     on_nodes.finish()
-    assert on_nodes.events() == ["restart"], "one of the two trials ran there"
+    assert on_nodes.events() == ["restart"]
     assert_as_if_nothing_had_happened(on_nodes, undisturbed)
 
 
 def test_driver_killed_on_a_cluster_that_goes_on(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
     driven = study(address=three_nodes.address)
     driven.start()
-    driven.wait_for_epochs(2)
-    driven.kill()
+    with driven.held(2):
+        driven.kill()
     assert driven.doctor().code == 1, "it is not whole yet"
     driven.resume()
     driven.finish()
@@ -112,9 +111,9 @@ def test_memory_monitor_kills_a_trial(study: Start, undisturbed: StudyProcess) -
         environment={"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"}
     )
     starved.start()
-    starved.wait_for_epochs(1)
-    available = psutil.virtual_memory().available
-    hog = np.ones(int(available - (1 - threshold - 0.01) * memory.total), dtype=np.uint8)
+    with starved.held(1):
+        available = psutil.virtual_memory().available
+        hog = np.ones(int(available - (1 - threshold - 0.01) * memory.total), dtype=np.uint8)
     starved.wait_until(lambda: "out_of_memory" in starved.events())
     del hog
     starved.finish()
@@ -127,16 +126,16 @@ def test_tracking_server_and_database_restarted(
     storage, tracking = {"url": postgres.create_database("optuna")}, {"uri": mlflow_on_postgres.uri}
     served = study({**STUDY, "storage": storage, "tracking": tracking})
     served.start()
-    served.wait_for_epochs(1)
-    mlflow_on_postgres.kill()
-    served.wait_for_epochs(3)
-    postgres.kill()
-    served.wait_for_epochs(4)
-    postgres.start()
-    served.wait_for_epochs(5)
-    mlflow_on_postgres.start()
+    with served.held(1):
+        mlflow_on_postgres.kill()
+    with served.held(3):
+        served.wait_until(lambda: "MLflow is behind and will be brought up later" in served.log)
+        postgres.kill()
+    with served.held(4):
+        postgres.start()
+    with served.held(5):
+        mlflow_on_postgres.start()
     served.finish()
-    assert "MLflow is behind and will be brought up later" in served.log
     assert_as_if_nothing_had_happened(served, undisturbed)
 
 
@@ -168,8 +167,8 @@ def test_disk_full_while_checkpointing(
     size = max(file.stat().st_size for file in undisturbed.checkpoints(0).glob("*.pt"))
     full = study({**STUDY, "storage": {"path": str(small_disk(3 * size + 16384))}})
     full.start()
-    full.wait_for_epochs(3)
-    full.workers()[0].kill()  # there is a way back, although not from the last epoch
+    with full.held(3) as workers:
+        workers[0].kill()  # there is a way back, although not from the last epoch
     full.finish()
     assert set(full.events()) == {"checkpoint", "restart"}
     assert "No space left on device" in full.log
@@ -184,9 +183,8 @@ def test_disk_full_under_the_journals(
     storage = {"path": str(tmp_path / "checkpoints")}
     full = study({**STUDY, "storage": storage}, runs=disk / "runs")
     full.start()
-    full.wait_for_epochs(2)
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
+    with full.held(2), filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
     full.finish(code=2)
@@ -201,9 +199,9 @@ def test_disk_full_under_the_journals(
 def test_interrupted_by_the_user(study: Start, undisturbed: StudyProcess) -> None:
     stopped = study()
     stopped.start()
-    stopped.wait_for_epochs(2)
-    stopped.process.send_signal(signal.SIGINT)
-    stopped.finish(code=130)
+    with stopped.held(2):
+        stopped.process.send_signal(signal.SIGINT)
+        stopped.finish(code=130)
     assert "goes on where it stopped" in stopped.log
     stopped.resume()
     stopped.finish()
@@ -214,8 +212,10 @@ def test_interrupted_by_the_user(study: Start, undisturbed: StudyProcess) -> Non
 def test_checkpoint_damaged(study: Start, undisturbed: StudyProcess, damage: str) -> None:
     damaged = study()
     damaged.start()
-    damaged.wait_for_epochs(3)
-    damaged.kill()
+    with damaged.held(3) as workers:
+        damaged.kill()
+        for worker in workers.values():  # else it may write one more checkpoint before it sees that it is alone
+            worker.kill()
     for number in (0, 1):
         newest = max(damaged.checkpoints(number).glob("epoch-*.pt"))
         content = bytearray(newest.read_bytes())
@@ -241,9 +241,8 @@ def test_loss_that_is_not_finite_fails_its_trial_alone(study: Start) -> None:
 def test_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
     silent = study({**STUDY, "failure": {"timeout_s": 40}})
     silent.start()
-    silent.wait_for_epochs(2)
-    worker = silent.workers()[0]
-    os.kill(worker.pid, signal.SIGSTOP)
+    with silent.held(2) as workers:
+        worker = workers.pop(0)
     silent.finish()
     assert silent.events() == ["hang"]
     assert "no report for 40 s" in silent.log

@@ -60,7 +60,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Study:
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     commands = (
         (_snas("study", "run", str(file), "--runs", str(runs)), 3),
-        (_snas("study", "resume", "killed", "--runs", str(runs)), 12),
+        (_snas("study", "resume", "killed", "--runs", str(runs)), 8),
     )
     for command, epochs in commands:
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

@@ -149,8 +149,8 @@ def test_no_password_is_left_behind(
 def _run_through_faults(study: StudyProcess, postgres: PostgresServer, server: MlflowServer) -> None:
     """Run a study to its end with all servers killed meanwhile, so that it says all that it can say of them."""
     study.start()
-    study.wait_for_epochs(1)
-    server.kill()
+    with study.held(1):
+        server.kill()
     study.wait_until(lambda: "MLflow is behind and will be brought up later" in study.log)
     study.kill()
     study.resume()

@@ -171,7 +171,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("no trials", replaced("trials: 8", "trials: 0"), [("trials", "must be at least 1 (or 0 with `retrain.genotype`), got 0")]),
     ("trials of a transfer", TRANSFER.replace("trials: 0", "trials: 4\nsweep: {seed: {int: [0, 3]}}"), [("trials", "must be 0 with `genotype` SNAS_mild"), ("sweep", "must be empty with `genotype`")]),
     ("top of a transfer", TRANSFER.replace("{genotype", "{top: 3, genotype"), [("retrain.top", "must be left out with `genotype`")]),
-    ("top", replaced("top: front", "top: 0"), [("retrain.top", "must be `front` or a whole number of at least 1, got 0")]),
+    ("top", replaced("top: front", "top: 0"), [("retrain.top", "must be `front`, `all` or a whole number of at least 1, got 0")]),
     ("workers", replaced("top: front", "workers: 0"), [("retrain.workers", "must be at least 1, got 0")]),
     ("workers that cannot share", replaced("top: front", "workers: 5"), [("retrain.batch_size", "must divide by 5 workers, at least 2 images for each, got ")]),
     ("registered name", replaced("top: front", "register_as: a/b"), [("retrain.register_as", "without / and :, got `a/b`")]),

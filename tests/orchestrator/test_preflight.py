@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from ray.exceptions import NodeDiedError, TaskUnschedulableError, WorkerCrashedError
 
 from orchestrator import node_check, preflight
 from orchestrator.cluster import Node, check_resources, cluster
@@ -111,6 +112,23 @@ def test_storage_that_the_driver_cannot_write_is_said_once(tmp_path: Path) -> No
     assert check.detail.startswith("the driver must be able to write there: ")
 
 
+@pytest.mark.parametrize("error", [TaskUnschedulableError("it is gone"), NodeDiedError("it is gone")])
+def test_node_that_is_lost_while_it_is_checked_is_left_out(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([[NODE], [NODE], []])  # Ray takes a while to say so
+    monkeypatch.setattr(preflight, "nodes", lambda: next(said))
+    monkeypatch.setattr(preflight.ray, "get", _raising(error))
+    assert preflight._answer(None, NODE) is None
+
+
+def test_node_that_loses_a_task_and_stays_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "LOSS_PATIENCE_S", 0.0)
+    monkeypatch.setattr(preflight, "nodes", lambda: [NODE])
+    monkeypatch.setattr(preflight.ray, "get", _raising(WorkerCrashedError()))
+    (finding,) = preflight._answer(None, NODE)
+    assert (finding.name, finding.ok) == ("versions", False)
+    assert finding.detail.startswith("it cannot run the study's code: ")
+
+
 def test_versions_that_differ_are_named() -> None:
     ours = versions()
     assert set(ours) == {"python", "ray", "torch", "numpy"}
@@ -186,17 +204,18 @@ def test_trial_must_fit_on_one_node_with_its_memory(monkeypatch: pytest.MonkeyPa
         check_resources(1, 1, 25)
 
 
+def _raising(error: Exception) -> Callable[[object], None]:
+    def fail(argument: object) -> None:
+        raise error
+
+    return fail
+
+
 def test_errors_without_a_message_are_named_by_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(error: Exception) -> Callable[[str], None]:
-        def fail(address: str) -> None:
-            raise error
-
-        return fail
-
-    monkeypatch.setattr(preflight.mlflow, "MlflowClient", failing(MlflowException("")))
+    monkeypatch.setattr(preflight.mlflow, "MlflowClient", _raising(MlflowException("")))
     with pytest.raises(node_check.UnusableError, match="must answer, got: MlflowException"):
         preflight._tracking("http://127.0.0.1:9", 2)
-    monkeypatch.setattr(preflight, "create_engine", failing(ImportError()))
+    monkeypatch.setattr(preflight, "create_engine", _raising(ImportError()))
     with pytest.raises(node_check.UnusableError, match="must be reachable, got: ImportError"):
         preflight._connect("postgresql://host/name")
 

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from mlflow import MlflowClient
-from mlflow.entities import Run
 
 from dashboards.history import read_curves, read_history
 from orchestrator.checkpoint import CheckpointFolder
-from orchestrator.journal import Journal
 from orchestrator.units import SEARCH_METRICS
 from search_core.genotype import Genotype
+from tests.orchestrator.studies import Done, run_study
 from tests.orchestrator.tiny import (
     RETRAIN,
     SEARCH,
     TWO_OBJECTIVES,
-    Outcome,
     artifact_paths,
     image_steps,
-    runs_of,
     snas,
     steps_of,
     study_data,
@@ -55,68 +47,6 @@ STOPPED: dict[str, Any] = study_data(
     objectives=[{"metric": "expected_cost_madds", "mode": "min"}],
     scheduler={"kind": "asha", "grace_period": 1, "reduction_factor": 2},
 )
-
-
-@dataclass(frozen=True)
-class Done:
-    """A study that was run to its end."""
-
-    name: str
-    file: Path
-    runs: Path
-    outcome: Outcome
-
-    @property
-    def client(self) -> MlflowClient:
-        return MlflowClient(f"sqlite:///{self.runs}/mlflow.db")
-
-    @property
-    def mlflow_runs(self) -> dict[str, Run]:
-        return {run.info.run_name: run for run in runs_of(self.client, self.name)}
-
-    def journal(self, number: int) -> Journal:
-        return Journal(self.runs / self.name / "trials" / f"{number:04d}.jsonl")
-
-    def shown(self) -> dict[str, Any]:
-        outcome = snas("study", "show", self.name, "--json", "--runs", self.runs)
-        assert outcome.code == 0, outcome.said
-        document: dict[str, Any] = json.loads(outcome.out)
-        return document
-
-    def counts(self) -> dict[str, object]:
-        """What a resumed study must not add to."""
-        versions = self.client.search_model_versions()
-        runs = self.mlflow_runs
-        assert len(runs) == len(runs_of(self.client, self.name)), "two runs of one name"
-        return {
-            "models": len(versions),
-            "journals": {str(file): file.read_bytes() for file in self.runs.glob(f"{self.name}/*/*.jsonl")},
-            "launches": sorted(str(path) for path in self.runs.glob(f"{self.name}/ray/*")),
-            "runs": {name: (run.info.run_id, run.info.status) for name, run in runs.items()},
-            "points": {
-                (name, metric): steps_of(self.client, run.info.run_id, metric)
-                for name, run in runs.items()
-                for metric in run.data.metrics
-            },
-            "images": {name: image_steps(self.client, run.info.run_id) for name, run in runs.items()},
-        }
-
-
-def run_study(folder: Path, data: dict[str, Any]) -> Done:
-    file, runs = folder / "study.yaml", folder / "runs"
-    file.write_text(yaml.safe_dump(data), encoding="utf-8")
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
-    }
-    done = subprocess.run(
-        # Not the script `snas`, which may belong to another checkout than these tests.
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", file, "--runs", runs],
-        capture_output=True,
-        text=True,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
-    return Done(data["name"], file, runs, Outcome(done.returncode, done.stdout, done.stderr))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,181 @@
+"""Every genotype of a small search space trained from scratch: what strategies are judged by.
+
+As NAS-Bench-101 (Ying et al., ICML 2019) and NAS-Bench-201 (Dong and Yang, ICLR 2020) do for larger spaces.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from search_core.cell import NetworkOptions
+from search_core.data import ImageData
+from search_core.errors import StateError, require, require_equal
+from search_core.genotype_space import Code, GenotypeSpace
+from search_core.retrain import Retrain, RetrainOptions
+
+STATE_FORMAT = 1
+#: A space with more genotypes is not small: a table of them would take longer than any search.
+MOST_GENOTYPES = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruthOptions:
+    """How every genotype of the search space is trained, at the size of the search and without auxiliary head.
+
+    Attributes:
+        seeds: trainings of each genotype, with consecutive seeds, at least 1.
+        epochs: passes over the training images, at least 1.
+        batch_size: images a step, at least 2.
+        lr: learning rate of the first epoch, above 0; cosine to 0.
+        weight_decay: 0 or above.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    seeds: int = 3
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 0.1
+    weight_decay: float = 3.0e-4
+
+    def __post_init__(self) -> None:
+        require(
+            ("seeds", self.seeds >= 1, f"must be at least 1, got {self.seeds}"),
+            ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
+            ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
+            ("lr", self.lr > 0, f"must be above 0, got {self.lr}"),
+            ("weight_decay", self.weight_decay >= 0, f"must be at least 0, got {self.weight_decay}"),
+        )
+
+    def recipe(self, network: NetworkOptions) -> RetrainOptions:
+        """The training of one genotype."""
+        return RetrainOptions(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            cells=network.cells,
+            init_channels=network.init_channels,
+            stem=network.stem,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            auxiliary_weight=0.0,
+            drop_path=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class TruthReport:
+    """One genotype trained once.
+
+    Attributes:
+        epoch: 0-based position in the share of the work.
+        code: the genotype, see `GenotypeSpace`.
+        seed: of the training.
+        val_accuracy: on the validation split after the last epoch, a fraction.
+        params: of the child.
+        madds: multiply-adds of the child, one image.
+        seconds: wall time.
+    """
+
+    epoch: int
+    code: Code
+    seed: int
+    val_accuracy: float
+    params: int
+    madds: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: `epoch`, `code`, `seed` and `metrics`."""
+        metrics = {name: float(getattr(self, name)) for name in ("val_accuracy", "params", "madds", "seconds")}
+        return {"epoch": self.epoch, "code": list(self.code), "seed": self.seed, "metrics": metrics}
+
+
+class GroundTruth:
+    """A share of the table: genotypes trained one after the other, each from its own seed.
+
+    Args:
+        codes: the genotypes of this share.
+        network: the search space and the size of the children.
+        options: how they are trained.
+        data: the images, on `device`; the test split is not looked at.
+        device: where the trainings run.
+        seed: of the first training of each genotype.
+
+    Raises:
+        DataError: if the training split has less than one batch.
+    """
+
+    def __init__(
+        self,
+        codes: Sequence[Code],
+        network: NetworkOptions,
+        options: GroundTruthOptions,
+        data: ImageData,
+        device: torch.device | str = "cpu",
+        *,
+        seed: int = 0,
+    ) -> None:
+        self._pairs = [(code, seed + offset) for code in codes for offset in range(options.seeds)]
+        self._space, self._network, self._options = GenotypeSpace(network), network, options
+        self._data, self._device = data, torch.device(device)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def run_epoch(self) -> TruthReport:
+        """Train the next genotype.
+
+        Raises:
+            NonFiniteLossError: if its loss is not finite.
+        """
+        start = time.perf_counter()
+        code, seed = self._pairs[self.epoch]
+        recipe = self._options.recipe(self._network)
+        retrain = Retrain(self._space.decode(code), recipe, self._data, self._device, seed=seed)
+        *_, last = retrain
+        cost = retrain.cost()
+        report = TruthReport(
+            epoch=self.epoch,
+            code=code,
+            seed=seed,
+            val_accuracy=last.val_accuracy,
+            params=cost.params,
+            madds=cost.madds,
+            seconds=time.perf_counter() - start,
+        )
+        self.epoch += 1
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the share is; trainings are whole between reports."""
+        return {"format": STATE_FORMAT, "options": self._fingerprint(), "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the share that gave `state` stopped.
+
+        Raises:
+            StateError: if the state has another format or comes from other genotypes, options or images.
+        """
+        if state.get("format") != STATE_FORMAT:
+            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
+        require_equal(self._fingerprint(), state["options"])
+        self.epoch = state["epoch"]
+
+    def _fingerprint(self) -> str:
+        return json.dumps(
+            {
+                "options": asdict(self._options),
+                "network": asdict(self._network),
+                "pairs": self._pairs,
+                "data": [self._data.digest, self._data.split_digest],
+            },
+            sort_keys=True,
+        )

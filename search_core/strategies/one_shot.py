@@ -1,0 +1,244 @@
+"""One-shot search: a supernet trained with path dropout, then random children (Bender et al., ICML 2018).
+
+Shape suffixes: E edges, O operations, N images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_core.cell import cell_edges
+from search_core.child import inherit_child
+from search_core.errors import literal_rules, require
+from search_core.genotype import CELL_TYPES, CellType
+from search_core.genotype_space import Code
+from search_core.held_out import Batch
+from search_core.search_cell import SearchCell
+from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
+from search_core.strategies.single_path import SinglePathStrategy
+from search_core.supernet import Supernet
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotOptions(WeightSharingOptions):
+    """One-shot architecture search (Bender et al., ICML 2018).
+
+    Attributes:
+        kind: names this strategy.
+        rate: r in (0, 1): at the end of the search an operation is dropped with probability r^(1/k), where k edges lead
+            to its node. It grows linearly from 0, from epoch to epoch.
+        ghost_batches: parts of a batch that drop operations independently and have batch statistics of their own, at
+            least 1; each must have two images or more.
+        rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
+            predictions from the whole network's on the same images, which needs no labels.
+        held_out: share of the training images on which children are ranked, in (0, 1).
+        samples: children that are drawn and ranked after each epoch, at least 1; the best so far stays in the race.
+        batches: held-out batches by which a child is judged; default: all whole ones.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
+    paper: ClassVar = "Bender et al., ICML 2018"
+    uses: ClassVar = ("constraints",)
+
+    kind: Literal["one_shot"] = "one_shot"
+    rate: float = 0.1
+    ghost_batches: int = 2
+    rank_by: Literal["accuracy", "kl"] = "accuracy"
+    held_out: float = 0.2
+    samples: int = 16
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            *literal_rules(self),
+            ("rate", 0 < self.rate < 1, f"must be in (0, 1), got {self.rate}"),
+            ("ghost_batches", self.ghost_batches >= 1, f"must be at least 1, got {self.ghost_batches}"),
+            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
+            ("samples", self.samples >= 1, f"must be at least 1, got {self.samples}"),
+            ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
+        )
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the training images that is kept for the ranking."""
+        return self.held_out
+
+    def build(self, context: SearchContext) -> OneShot:
+        """The strategy at the beginning of a search.
+
+        Raises:
+            OptionsError: if a ghost batch would have less than two images.
+        """
+        return OneShot(self, context)
+
+
+class OneShot(SinglePathStrategy):
+    """Trains all operations at once, some of them dropped; a batch is normalised by its own statistics throughout.
+
+    Args:
+        options: path dropout and how children are ranked.
+        context: what the strategy is built from.
+
+    Raises:
+        OptionsError: if a ghost batch would have less than two images.
+        ConstraintsError: if no genotype keeps the hard limits.
+    """
+
+    def __init__(self, options: OneShotOptions, context: SearchContext) -> None:
+        most = context.images.batch_size // 2
+        require(
+            (
+                "ghost_batches",
+                options.ghost_batches <= most,
+                f"must be at most {most}, half of `batch_size`, got {options.ghost_batches}",
+            )
+        )
+        super().__init__(context)
+        self._options = options
+        self._rates_E = drop_rates(options.rate, context.supernet.options.nodes).to(self._device)
+        for group in self._theta_optimiser.param_groups:
+            group["weight_decay"] = 0.0  # added by hand, to what was used
+
+    def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
+        """Train what is not dropped on a batch; arguments as in `Strategy.step`."""
+        self.supernet.train()
+        self._theta_optimiser.zero_grad()
+        masks: list[dict[CellType, Tensor]] = []
+        losses, corrects = [], []
+        parts = self._options.ghost_batches
+        for ghost, targets in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            masks.append(self.drop(generator))
+            logits = self.supernet(ghost, masks[-1])
+            loss = functional.cross_entropy(logits, targets) * (len(ghost) / len(images))
+            loss.backward()
+            losses.append(loss.detach())
+            corrects.append((logits.detach().argmax(1) == targets).sum())
+        used = {name: torch.stack([mask[name] for mask in masks]).amax(0) > 0 for name in CELL_TYPES}
+        self._update(used)
+        total = torch.stack(losses).sum()
+        return StepResult(loss=total, penalty=torch.zeros_like(total), correct=torch.stack(corrects).sum())
+
+    def drop(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Path dropout of one ghost batch, (E, O) per cell type: 0 with the rate of the epoch, else 1.
+
+        Each operation of each edge is dropped by itself, the same in all cells of a type.
+        """
+        rates_E1 = (self._settings.progress * self._rates_E).unsqueeze(1)
+        shape = (len(self.space.edges), len(self.space.primitives))
+        dtype = rates_E1.dtype
+        return {
+            name: (torch.rand(shape, generator=generator, device=self._device, dtype=dtype) >= rates_E1).to(dtype)
+            for name in CELL_TYPES
+        }
+
+    def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Logits (N, classes) of the whole network, nothing dropped, normalised by the statistics of the batch.
+
+        One image has no such statistics: it is normalised by the running ones.
+        """
+        with torch.no_grad(), _batch_statistics(self.supernet, enabled=len(images) > 1):
+            logits: Tensor = self.supernet(images, self._whole())
+        return logits
+
+    def end_epoch(self, generator: torch.Generator) -> None:
+        """Rank fresh draws and the best so far, whose weights have moved on."""
+        drawn = [self._context.limits.sample(self.space, generator) for _ in range(self._options.samples)]
+        batches = list(self._judging_batches())
+        whole = [self.predict(images, generator) for images, _ in batches] if self._options.rank_by == "kl" else None
+        scores = [self._judge(code, batches, whole) for code in (self._best, *drawn)]
+        self._best = (self._best, *drawn)[scores.index(max(scores))]
+
+    def _judge(self, code: Code, batches: Sequence[Batch], whole: Sequence[Tensor] | None) -> float:
+        """Mean over batches of accuracy, or of the negative divergence from the whole network's logits."""
+        child = inherit_child(self.supernet, self.space.decode(code)).train()  # a copy: its statistics may move
+        with torch.no_grad():
+            logits = [child(images) for images, _ in batches]
+        if whole is not None:
+            return -torch.stack([symmetrised_kl(*pair) for pair in zip(whole, logits, strict=True)]).mean().item()
+        correct = [(own.argmax(1) == labels).sum() for own, (_, labels) in zip(logits, batches, strict=True)]
+        return torch.stack(correct).sum().item() / sum(len(labels) for _, labels in batches)
+
+    def _judging_batches(self) -> Iterator[Batch]:
+        """Whole held-out batches in fixed order, of the size of training, as statistics are those of a batch."""
+        images = self._context.images
+        return islice(images.held_out_split.batches(images.batch_size, drop_last=True), self._options.batches)
+
+    def _whole(self) -> dict[CellType, Tensor]:
+        shape = (len(self.space.edges), len(self.space.primitives))
+        return {name: torch.ones(shape, dtype=self._rates_E.dtype, device=self._device) for name in CELL_TYPES}
+
+    def _update(self, used: Mapping[CellType, Tensor]) -> None:
+        """One step of SGD on what some ghost batch used: the rest neither decays nor follows its momentum."""
+        parameters = list(self.supernet.parameters())
+        nn.utils.clip_grad_norm_(parameters, self._context.theta.grad_clip, foreach=True)
+        with torch.no_grad():
+            for weight in parameters:
+                if weight.grad is not None:
+                    weight.grad.add_(weight, alpha=self._context.theta.weight_decay)
+            resting = list(_unused(self.supernet, used))
+            before = [[tensor.clone() for tensor in self._moved_by_momentum(weight)] for weight, _ in resting]
+            for weight, rows in resting:
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(rows, 0)
+            self._theta_optimiser.step()
+            for (weight, rows), tensors in zip(resting, before, strict=True):
+                for tensor, old in zip(self._moved_by_momentum(weight), tensors, strict=False):
+                    tensor.copy_(torch.where(rows, old, tensor))
+
+    def _moved_by_momentum(self, weight: Tensor) -> list[Tensor]:
+        """The weight and, after the first step, its momentum; the first momentum is the gradient, 0 where unused."""
+        momentum = self._theta_optimiser.state.get(weight, {}).get("momentum_buffer")
+        return [weight] if momentum is None else [weight, momentum]
+
+
+def drop_rates(rate: float, nodes: int) -> Tensor:
+    """Final drop rate `r^(1/k)` (E,) of the operations of every edge, where k edges lead to its node (Bender et al.).
+
+    Were there one operation an edge, a node would lose all its inputs with probability r, however many it has.
+
+    Args:
+        rate: r in (0, 1).
+        nodes: intermediate nodes of the cell.
+    """
+    return torch.tensor([rate ** (1 / target) for _, target in cell_edges(nodes)])  # sources 0, ..., target - 1
+
+
+def symmetrised_kl(first_NK: Tensor, second_NK: Tensor) -> Tensor:
+    """`D(p || q) + D(q || p)` in nats, mean over images, of the predictions of two logits (Bender et al.)."""
+    log_p, log_q = functional.log_softmax(first_NK, -1), functional.log_softmax(second_NK, -1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean()
+
+
+def _unused(supernet: Supernet, used: Mapping[CellType, Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Every weight of an operation and which of its edges were not used, of a shape that broadcasts."""
+    for cell in supernet.cells:
+        assert isinstance(cell, SearchCell)
+        used_EO = used[cell.plan.cell_type][cell.order_E]
+        for name, operation in cell.operations.items():
+            rows_E = ~used_EO[:, cell.primitives.index(name)]
+            for weight in operation.parameters():
+                # The skips of a reduction cell have weights on edges from the first two nodes alone, which come first.
+                yield weight, rows_E[: len(weight)].view(-1, *[1] * (weight.dim() - 1))
+
+
+@contextmanager
+def _batch_statistics(supernet: Supernet, *, enabled: bool) -> Iterator[None]:
+    """Normalise by the statistics of each batch inside and leave running ones alone."""
+    was_training = supernet.training
+    supernet.train(enabled)
+    try:
+        with supernet.frozen_statistics():
+            yield
+    finally:
+        supernet.train(was_training)
