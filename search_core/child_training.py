@@ -16,11 +16,10 @@ from torch import Tensor
 
 from search_core.child import Child, ChildCell
 from search_core.data import ImageData
-from search_core.errors import NonFiniteLossError, require_equal
+from search_core.errors import require_equal
 from search_core.evaluation import Evaluation, evaluate, recalibrate
 from search_core.genotype import Genotype
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.network import make_generators
 from search_core.retrain import Retrain
 from search_core.search import SearchOptions
 from search_core.strategies.over_trials import OverTrialsOptions
@@ -53,7 +52,8 @@ class ChildReport:
         epoch: 0-based.
         train_loss: mean cross entropy of the epoch, nats.
         train_accuracy: over the epoch's augmented batches.
-        held_out_loss: on the images held out of the training split, nats.
+        held_out_loss: on the images held out of the training split, nats; with `estimate.recalibrate` under batch norm
+            statistics recomputed on training images.
         held_out_accuracy: likewise; that of the last epoch is the child's score.
         lr: learning rate of the epoch.
         drop_path: drop path probability of the epoch.
@@ -125,10 +125,7 @@ class ChildTraining:
         self._validation = self._estimate.resized(data).validation
         recipe = self._estimate.recipe(options)
         self._training = Retrain(space.decode(order.code), recipe, images, device, seed=seed)
-        # The training has taken the streams before it.
-        self._generator = make_generators(seed, ("data", "drop_path", "recalibration"), torch.device(device))[
-            "recalibration"
-        ]
+        self._seed, self._device = seed, torch.device(device)
         self._accuracies: list[float] = []
         self._is_stopped = False
         if parent is not None:
@@ -143,7 +140,7 @@ class ChildTraining:
     @property
     def is_over(self) -> bool:
         """Whether it has had its epochs, or was stopped."""
-        return self._is_stopped or self.epoch >= self._estimate.epochs
+        return self._is_stopped or self._is_last
 
     @property
     def child(self) -> Child:
@@ -170,25 +167,29 @@ class ChildTraining:
         """
         start = time.perf_counter()
         trained = self._training.run_epoch()
-        self._accuracies.append(trained.val_accuracy)
+        other = self._recalibrated() if self._estimate.recalibrate or self._is_last else None
+        held_out = Evaluation(trained.val_loss, trained.val_accuracy)
+        if other is not None and self._estimate.recalibrate:
+            held_out = evaluate(other, self._training.data.validation)
+        self._accuracies.append(held_out.accuracy)
         stopped = ""
         if self._estimate.stop.is_hopeless(self._accuracies, self._estimate.epochs, self.order.best):
             self._is_stopped = True
             stopped = f"its curve would stay below the best score {self.order.best:.4f}"
-        validation = self._validate() if self.is_over else None
+        validation = self._validate(other or self._recalibrated()) if self.is_over else {}
         batch_size = self._training.options.batch_size
         num_images = batch_size * self._training.data.train.num_batches(batch_size, drop_last=True)
         return ChildReport(
             epoch=trained.epoch,
             train_loss=trained.train_loss,
             train_accuracy=trained.train_accuracy,
-            held_out_loss=trained.val_loss,
-            held_out_accuracy=trained.val_accuracy,
+            held_out_loss=held_out.loss,
+            held_out_accuracy=held_out.accuracy,
             lr=trained.lr,
             drop_path=trained.drop_path,
             images_per_s=num_images / trained.seconds,
             seconds=time.perf_counter() - start,
-            **validation or {},
+            **validation,
             stopped=stopped,
         )
 
@@ -212,25 +213,31 @@ class ChildTraining:
         self._training.load_state_dict(state["training"])
         self._accuracies, self._is_stopped = list(state["accuracies"]), state["is_stopped"]
 
-    def _validate(self) -> dict[str, float]:
-        options, images = self._training.options, self._training.data.train
+    @property
+    def _is_last(self) -> bool:
+        return self.epoch >= self._estimate.epochs
+
+    def _validate(self, recalibrated: Child) -> dict[str, float]:
         inherited = evaluate(self.child, self._validation)
-        if math.isnan(inherited.loss):
-            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
-        other = copy.deepcopy(self.child)
-        recalibrate(
-            other,
-            images,
-            batch_size=options.batch_size,
-            num_batches=self.options.recalibration_batches,
-            generator=self._generator,
-        )
-        recalibrated: Evaluation = evaluate(other, self._validation)
         return {
             "val_loss": inherited.loss,
             "val_accuracy": inherited.accuracy,
-            "val_accuracy_recalibrated": recalibrated.accuracy,
+            "val_accuracy_recalibrated": evaluate(recalibrated, self._validation).accuracy,
         }
+
+    def _recalibrated(self) -> Child:
+        """A copy with batch norm statistics of the images that it is trained on."""
+        # Streams 0 and 1 are those of the training; one more for each epoch needs no state.
+        seed = int(np.random.SeedSequence([self._seed, 2, self.epoch]).generate_state(1)[0])
+        child = copy.deepcopy(self.child)
+        recalibrate(
+            child,
+            self._training.data.train,
+            batch_size=self._training.options.batch_size,
+            num_batches=self.options.recalibration_batches,
+            generator=torch.Generator(self._device).manual_seed(seed),
+        )
+        return child
 
     def _fingerprint(self) -> str:
         plain = asdict(self.order)

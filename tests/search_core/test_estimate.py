@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from search_core.child_training import ChildOrder, ChildReport, ChildTraining, i
 from search_core.data import DatasetOptions, ImageData, load_data
 from search_core.errors import OptionsError, StateError
 from search_core.estimate import EstimateOptions
+from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.learning_curve import CurveStop, predicted_accuracy
@@ -96,6 +98,19 @@ def test_validation_split_is_looked_at_once_after_the_last_epoch() -> None:
     assert [r.held_out_accuracy for r in reports] == [r.held_out_accuracy for r in other_reports]
     assert [r.train_loss for r in reports] == [r.train_loss for r in other_reports]
     assert reports[-1].val_loss != other_reports[-1].val_loss
+
+
+def test_held_out_accuracy_is_measured_with_statistics_of_the_training_images() -> None:
+    """An oracle: a copy whose statistics are plain averages over all training images in a batch of their own."""
+    plain, recalibrated = training_of(recalibrate=False), training_of()
+    reports = list(zip(plain, recalibrated, strict=True))
+    assert [one.train_loss for one, _ in reports] == [other.train_loss for _, other in reports], "training is the same"
+    assert [one.held_out_loss for one, _ in reports] != [other.held_out_loss for _, other in reports]
+    data = recalibrated._training.data
+    child = copy.deepcopy(recalibrated.child)
+    recalibrate(child, data.train, batch_size=16, num_batches=2, generator=seeded())
+    assert evaluate(child, data.validation).loss == pytest.approx(reports[-1][1].held_out_loss, rel=0.02)
+    assert evaluate(plain.child.eval(), data.validation).loss == reports[-1][0].held_out_loss
 
 
 def test_children_have_seeds_of_their_own() -> None:
