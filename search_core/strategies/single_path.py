@@ -64,9 +64,14 @@ class SinglePathStrategy(Strategy):
         return self._descend(self._logits(self.sample(generator), images), labels)
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits (N, classes) of one sampled child with the shared weights and statistics."""
+        """Logits (N, classes) of one sampled child, normalised by the batch's own statistics as in training.
+
+        The supernet's running statistics are of all children and fit none of them. One image has no statistics.
+        """
+        child = self._child_of(self.sample(generator)).train(len(images) > 1)
         with torch.no_grad():
-            return self._logits(self.sample(generator), images)
+            logits: Tensor = child(images)
+        return logits
 
     def score(self, code: Code, generator: torch.Generator, *, num_batches: int | None = None) -> float:
         """Accuracy of a child on held-out images, with weights of the supernet and its own BN statistics.

@@ -174,11 +174,6 @@ class Smash(SinglePathStrategy):
         self.supernet.train()
         return self._descend(self._child_logits(images, self.sample(generator)), labels)
 
-    def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits (N, classes) of one sampled child with generated weights and the shared statistics."""
-        with torch.no_grad():
-            return self._child_logits(images, self.sample(generator))
-
     def end_epoch(self, generator: torch.Generator) -> None:
         """Rank fresh draws and the best so far by their generated weights; the supernet gets those of the best."""
         drawn = [self._context.limits.sample(self.space, generator) for _ in range(self._options.samples)]
@@ -186,13 +181,12 @@ class Smash(SinglePathStrategy):
         self._best = (self._best, *drawn)[scores.index(max(scores))]
         self._write(self._best)
 
-    def score(self, code: Code, generator: torch.Generator, *, num_batches: int | None = None) -> float:
-        """Accuracy of a child with generated weights on held-out images; arguments as in `SinglePathStrategy.score`."""
+    def _child_of(self, code: Code) -> nn.Module:
+        """A child with generated weights and a copy of all others."""
         child = inherit_child(self.supernet, self.space.decode(code))
         with torch.no_grad():
             child.load_state_dict(self.hypernetwork(code), strict=False)
-        self._context.images.recalibrate(child, generator)
-        return self._accuracy(child, num_batches)
+        return child
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, the hypernetwork, their optimiser and the best child."""
