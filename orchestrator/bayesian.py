@@ -92,9 +92,14 @@ class Bayesian(ScoredProposer):
         weight = len(good) / (len(good) + 1)
         return {name: weight * shares[name] + (1 - weight) * uniform[name] for name in CELL_TYPES}
 
+    def state_dict(self) -> dict[str, Any]:
+        """As `Proposer.state_dict`: seeds of later samplers follow from the first."""
+        return {**super().state_dict(), "seed": self._seed}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As `Proposer.load_state_dict`; Optuna's study is made anew."""
         super().load_state_dict(state)
+        self._seed = state["seed"]
         self._study, self._trials = _new_study(), []
         for number, code in enumerate(self.codes):
             score = self.scores.get(number)

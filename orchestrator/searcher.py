@@ -25,7 +25,7 @@ from orchestrator.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.space import Scalar, suggest
 from orchestrator.warm_start import enqueue_warm_start
 from search_core.child_training import ChildOrder
-from search_core.errors import ConstraintsError, DataError, OptionsError
+from search_core.errors import ConstraintsError, DataError, LatencyError, OptionsError
 from search_core.search import SearchOptions
 from search_core.strategies.over_trials import OverTrialsOptions
 
@@ -37,7 +37,7 @@ class ChildWork(Protocol):
         """A search, brought up to what its files say.
 
         Raises:
-            ConstraintsError, DataError, OptionsError: if it cannot be run.
+            ConstraintsError, DataError, LatencyError, OptionsError: if it cannot be run.
         """
 
     def job(self, search: OpenSearch, order: ChildOrder) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class StudySearcher(Searcher):
                 if isinstance(options.strategy, OverTrialsOptions):
                     self._open(number, options)
                     continue
-            except (OptionsError, ConstraintsError, DataError) as error:
+            except (OptionsError, ConstraintsError, DataError, LatencyError) as error:
                 # Ends of ranges were checked; a mixture of them may still not fit.
                 self._open_journal(number).finish("failed", str(error))
                 _tell(self._study, number, state=TrialState.FAIL)

@@ -29,6 +29,9 @@ from search_core.search import Search, SearchOptions
 
 Options = TypeVar("Options")
 
+#: Every metric of a search.
+_UNKNOWN = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)
+
 
 class MissingParentError(OrchestratorError):
     """A child is to begin with weights that are not there; another child may be trained all the same."""
@@ -130,7 +133,7 @@ class EpochTrainable(tune.Trainable):
 
     def _end_result(self, **what: str) -> dict[str, Any]:
         """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan), "epochs": math.nan, **what, "done": True}
+        return {**_UNKNOWN, "epochs": math.nan, **what, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
@@ -185,7 +188,7 @@ class SearchTrainable(EpochTrainable):
 
     def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
         # Ray and its schedulers want every metric of a search in every result; a child has others.
-        unknown = dict.fromkeys(METRICS, math.nan) if isinstance(self.work, ChildTraining) else {}
+        unknown = _UNKNOWN if isinstance(self.work, ChildTraining) else {}
         return {**unknown, **super()._epoch_result(record)}
 
     def result(self) -> dict[str, Any]:

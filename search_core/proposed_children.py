@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from search_core.cost import COST_KINDS, CostTable
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
+from search_core.latency import table_for
+from search_core.latency_measure import latency_of_children
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
 from search_core.schedules import penalty_strength_at, temperature_at
@@ -87,6 +89,7 @@ class ProposedChildren:
 
     Raises:
         ConstraintsError: if no genotype keeps the hard limits.
+        LatencyError: if the latency table cannot be read or lacks a part of the search space.
     """
 
     def __init__(
@@ -99,7 +102,12 @@ class ProposedChildren:
         assert isinstance(options.strategy, OverTrialsOptions)
         self.options, self.strategy = options, options.strategy
         self.space = GenotypeSpace(options.network)
-        self._limits = ChildLimits(options.constraints, options.network, input_shape, num_classes)
+        # Who asks need not be where children are trained, so the table's device is not compared with this one.
+        anywhere, cpu = replace(options.latency, same_device=False), torch.device("cpu")
+        size = (options.network, input_shape, num_classes)
+        table = table_for(anywhere, *size, cpu)
+        self._latency = latency_of_children(anywhere, table, *size, cpu, is_measured=False)
+        self._limits = ChildLimits(options.constraints, *size, latency=self._latency)
         self._costs = CostTable(options.network, input_shape, torch.device("cpu"))
         self.proposer = build(self.strategy, self.space, self._limits, self.num_children, options.seed)
         self.codes: list[Code] = []
@@ -250,6 +258,7 @@ class ProposedChildren:
             images_per_s=images / seconds if seconds else 0.0,
             genotype=genotype,
             cells=cells,
+            child_latency_ms=None if self._latency is None else self._latency(genotype),
             children=tuple((self.codes[outcome.number], outcome.score) for outcome in self._epoch_outcomes),
         )
 

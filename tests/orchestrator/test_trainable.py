@@ -15,11 +15,15 @@ import torch
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import REPORT_METRICS
 from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, _freeze_imports, from_plain
+from search_core.child_training import ChildOrder, ChildTraining
 from search_core.errors import StateError
+from search_core.estimate import EstimateOptions
+from search_core.learning_curve import CurveStop
 from search_core.retrain import RetrainOptions
 from search_core.schedules import PenaltyOptions
 from search_core.search import SearchOptions
 from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.random_search import RandomSearchOptions
 from tests.orchestrator.tiny import cell_of, search_job
 from tests.search_core.tiny import TINY_DATASET, differences, tiny_options
 
@@ -321,3 +325,50 @@ def test_options_survive_the_way_through_plain_data() -> None:
     options = tiny_options(seed=3)
     assert from_plain(SearchOptions, asdict(options)) == options
     assert from_plain(RetrainOptions, asdict(RetrainOptions(epochs=7))) == RetrainOptions(epochs=7)
+
+
+def child(order: ChildOrder, label: str, parent: str | None = None, **estimate: Any) -> SearchTrainable:
+    """A worker that has the job of a child."""
+    given = EstimateOptions(**{"epochs": 2, "held_out": 0.5, "batch_size": 16, "inherit": True, **estimate})
+    job = search_job(label, strategy=RandomSearchOptions(estimate=given))
+    job |= {"child": asdict(order), "until": given.epochs} | ({} if parent is None else {"parent": parent})
+    return SearchTrainable(config={"job": job})
+
+
+ORDER = ChildOrder(number=0, code=(3,) * 10)
+GROWN = ChildOrder(number=1, code=(3,) * 9 + (2,), parent=0, parent_code=(3,) * 10)
+
+
+def test_child_ends_after_its_own_epochs_with_every_metric_that_tune_wants() -> None:
+    results = list(steps(child(ORDER, "0000-0000")))
+    assert [result["done"] for result in results] == [False, True]
+    assert set(REPORT_METRICS) < set(results[0])
+    assert results[1]["record"]["metrics"]["val_accuracy"] >= 0
+
+
+def test_stopped_child_sends_its_end_again_after_a_fault() -> None:
+    order, stop = replace(ORDER, best=2.0), CurveStop(kind="curve", margin=0.0)
+    last = list(steps(child(order, "0000-0000", epochs=9, stop=stop)))[-1]
+    assert last["epochs"] == 3
+    assert last["record"]["stopped"].startswith("its curve would stay below")
+    again = child(order, "0000-0000", epochs=9, stop=stop).step()
+    assert again["done"]
+    assert again["record"] == last["record"]
+
+
+def test_child_begins_with_the_weights_of_its_parent() -> None:
+    parent = child(ORDER, "0000-0000")
+    list(steps(parent))
+    grown = child(GROWN, "0000-0001", parent="0000-0000")
+    grown.begin()
+    assert isinstance(grown.work, ChildTraining)
+    assert isinstance(parent.work, ChildTraining)
+    name = "classifier.linear.weight"
+    assert torch.equal(grown.work.child.state_dict()[name], parent.work.child.state_dict()[name])
+
+
+def test_child_whose_parent_has_no_checkpoint_fails_with_the_reason() -> None:
+    """A study goes on without it: its owner could not bring the checkpoint back."""
+    result = child(GROWN, "0000-0001", parent="0000-0000").step()
+    assert result["done"]
+    assert result["failure"] == "0000-0000 must have a whole checkpoint of the child's parent, got none"

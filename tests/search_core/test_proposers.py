@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.bayesian import build_proposer
 from search_core.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError
 from search_core.genotype import CELL_TYPES
 from search_core.genotype_space import Code, GenotypeSpace
+from search_core.strategies.bayesian import BayesianOptions
 from search_core.strategies.nasnet import NasnetOptions
 from search_core.strategies.over_trials import OverTrialsOptions, Proposal, Proposer
 from search_core.strategies.registry import OVER_TRIALS
@@ -25,6 +27,7 @@ CASES: dict[str, OverTrialsOptions] = {
     **{kind: options() for kind, options in OVER_TRIALS.items()},
     "rl_nas": RlNasOptions(batch=3),
     "nasnet": NasnetOptions(batch=3, passes=2),
+    "bayesian": BayesianOptions(startup=4),
     "regularised_evolution": RegularisedEvolutionOptions(population=4, sample=2),
 }
 SPACE = GenotypeSpace(TINY_NETWORK)
@@ -39,7 +42,8 @@ def limits_of(**maxima: float) -> ChildLimits:
 
 
 def build(name: str, seed: int = 0, limits: ChildLimits | None = None) -> Proposer:
-    return CASES[name].build(SPACE, limits or limits_of(), children=CHILDREN, seed=seed)
+    # The orchestrator has those too that need Optuna.
+    return build_proposer(CASES[name], SPACE, limits or limits_of(), CHILDREN, seed)
 
 
 def fitness(code: Code) -> float:
