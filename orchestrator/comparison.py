@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
-
-from scipy.stats import kendalltau
 
 from dashboards.claims import Claim, Searched, claims
 from orchestrator.config import search_options
-from orchestrator.ground_truth import TruthTable, read_truth
+from orchestrator.ground_truth import read_truth
 from orchestrator.hours import hours_of
 from orchestrator.journal import Journal
 from orchestrator.records import RetrainRecord, TrialRecord
+from orchestrator.regret import Judge, TruthFacts, truth_facts
 from orchestrator.runs import trial_label
-from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
-from search_core.genotype_space import Code, GenotypeSpace
 
 if TYPE_CHECKING:
     from orchestrator.study import Study
@@ -29,8 +26,6 @@ _OURS = "snas"
 _OTHERS = {"a": "darts", "b": "darts", "c": "darts", "d": "enas"}
 #: Strategies that choose at random: without one of them no other figure means much.
 CONTROLS = ("random_sampling", "random")
-#: Fewer scored genotypes than this have no rank correlation worth telling.
-_FEWEST_SCORES = 5
 
 Values = tuple[float, ...]
 
@@ -85,25 +80,6 @@ class StrategyRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruthFacts:
-    """The ground truth in a few numbers; accuracies are fractions, means over seeds.
-
-    Attributes:
-        genotypes: in the space.
-        seeds: trainings of each.
-        best: accuracy of the best genotype.
-        mean: accuracy over all genotypes; `best - mean` is the regret to expect of one drawn at random.
-        noise: mean over the genotypes of the standard deviation between seeds; NaN with one seed.
-    """
-
-    genotypes: int
-    seeds: int
-    best: float
-    mean: float
-    noise: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What a study says of its strategies.
 
@@ -138,13 +114,13 @@ def compare(study: Study) -> Comparison:
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in trials:
         groups.setdefault(_group(study, trial), []).append(trial)
-    judge = _Judge(study, truth) if truth is not None else None
+    judge = Judge(study, truth) if truth is not None else None
     tests = _tests(trials, retrains)
     rows = [_row(kind, settings, members, tests, judge) for (kind, settings), members in groups.items()]
     return Comparison(
         study=study.spec.name,
         rows=tuple(rows),
-        truth=_facts(truth) if truth is not None else None,
+        truth=truth_facts(truth) if truth is not None else None,
         claims=tuple(_judged(study, groups)),
         has_control=any(row.kind in CONTROLS and row.num_searches for row in rows),
     )
@@ -164,7 +140,7 @@ def _row(
     settings: str,
     trials: Sequence[TrialRecord],
     tests: Mapping[Genotype, Sequence[float]],
-    judge: _Judge | None,
+    judge: Judge | None,
 ) -> StrategyRow:
     complete = _results(trials)
     hours = [found for trial in complete if (found := hours_of(trial.metrics)) is not None]
@@ -204,56 +180,6 @@ def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> 
         if cell is not None and "test_accuracy" in record.metrics:
             found.setdefault(Genotype.from_dict(cell), []).append(record.metrics["test_accuracy"])
     return found
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    regret: float
-    kendall_tau: float
-    num_scored: int
-
-
-class _Judge:
-    """Holds searches against the ground truth."""
-
-    def __init__(self, study: Study, truth: TruthTable) -> None:
-        self._study, self._means = study, truth.means
-        self._space = GenotypeSpace(study.spec.search.network)
-        self._best = max(self._means.values())
-
-    def __call__(self, trial: TrialRecord) -> _Verdict:
-        journal = Journal(self._study.folder.journal("search", trial_label(trial.number)))
-        scores = scored(journal, self._space)
-        pairs = [(score, self._means[code]) for code, score in scores.items() if math.isfinite(score)]
-        tau = kendalltau(*zip(*pairs, strict=True)).statistic if len(pairs) >= _FEWEST_SCORES else math.nan
-        assert trial.genotype is not None
-        try:
-            reached = self._means[self._space.encode(Genotype.from_dict(trial.genotype))]
-        except GenotypeError:  # of a strategy that leaves the space, such as one that varies channels
-            reached = math.nan
-        return _Verdict(self._best - reached, float(tau), len(pairs))
-
-
-def scored(journal: Journal, space: GenotypeSpace) -> dict[Code, float]:
-    """What a search thinks of genotypes: all of them, or those whose children it trained; empty if it did not tell."""
-    if not journal.epochs:
-        return {}
-    if "scores" in journal.epochs[-1]:
-        return dict(zip(space.all(), journal.epochs[-1]["scores"], strict=True))
-    children = [child for record in journal.epochs for child in record.get("children", ())]
-    return {tuple(child["code"]): child["score"] for child in children if child["score"] is not None}
-
-
-def _facts(truth: TruthTable) -> TruthFacts:
-    means, trainings = truth.means.values(), list(truth.accuracies.values())
-    seeds = len(trainings[0])
-    return TruthFacts(
-        genotypes=len(trainings),
-        seeds=seeds,
-        best=max(means),
-        mean=mean(means),
-        noise=mean(map(stdev, trainings)) if seeds > 1 else math.nan,
-    )
 
 
 def _judged(study: Study, groups: Mapping[tuple[str, str], Sequence[TrialRecord]]) -> Iterator[Claim]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 
-from orchestrator.comparison import CONTROLS, Comparison, StrategyRow, TruthFacts
+from orchestrator.comparison import CONTROLS, Comparison, StrategyRow
+from orchestrator.regret import TruthFacts
 
 #: Heading of each column, and its text in a row.
 Columns = Mapping[str, Callable[[StrategyRow], str]]
