@@ -72,6 +72,7 @@ class Judge:
         self._best = max(self._means.values())
 
     def __call__(self, trial: TrialRecord) -> Judgement:
+        """What a search that is over comes to."""
         journal = Journal(self._study.folder.journal("search", trial_label(trial.number)))
         scores = scored(journal, self._space)
         pairs = [(score, self._means[code]) for code, score in scores.items() if math.isfinite(score)]
@@ -95,6 +96,7 @@ def scored(journal: Journal, space: GenotypeSpace) -> dict[Code, float]:
 
 
 def truth_facts(truth: TruthTable) -> TruthFacts:
+    """A whole table in a few numbers."""
     means, trainings = truth.means.values(), list(truth.accuracies.values())
     seeds = len(trainings[0])
     return TruthFacts(
