@@ -266,7 +266,10 @@ def test_study_whose_table_lacks_a_part_is_refused_before_it_begins(table_file: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_trial_reports_the_latency_of_its_child_and_ends_with_every_metric(table_file: Path, tmp_path: Path) -> None:
+def test_trial_reports_the_latency_of_its_child_and_ends_with_every_metric(
+    table_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.trainable.ray.get_gpu_ids", list)  # outside a cluster it would start one
     options = load_search(written(tmp_path / "search.yaml", with_table(table_file)))
     job = search_job(latency=options.latency, checkpoints=str(tmp_path / "checkpoints"))
     trial = SearchTrainable({"job": job})
