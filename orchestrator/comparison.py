@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import mean, stdev
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
 from typing import TYPE_CHECKING, Any
-
-from scipy.stats import kendalltau
 
 from dashboards.claims import Claim, Searched, claims
 from orchestrator.config import search_options
-from orchestrator.ground_truth import TruthTable, read_truth
+from orchestrator.ground_truth import read_truth
 from orchestrator.hours import hours_of
 from orchestrator.journal import Journal
 from orchestrator.records import RetrainRecord, TrialRecord
+from orchestrator.regret import Judge, TruthFacts, truth_facts
 from orchestrator.runs import trial_label
-from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
-from search_core.genotype_space import Code, GenotypeSpace
 
 if TYPE_CHECKING:
     from orchestrator.study import Study
@@ -29,8 +26,6 @@ _OURS = "snas"
 _OTHERS = {"a": "darts", "b": "darts", "c": "darts", "d": "enas"}
 #: Strategies that choose at random: without one of them no other figure means much.
 CONTROLS = ("random_sampling", "random")
-#: Fewer scored genotypes than this have no rank correlation worth telling.
-_FEWEST_SCORES = 5
 
 Values = tuple[float, ...]
 
@@ -43,7 +38,7 @@ class StrategyRow:
         kind: of the strategy.
         settings: what else was swept, such as `penalty.strength 0.01`; empty if nothing was.
         num_searches: complete ones, of which all other numbers speak.
-        failed: searches that are not among the others because they failed, collapsed or were stopped.
+        failed: searches that are not among them because they failed, collapsed, were stopped or broke a hard limit.
         epochs: of a search.
         hours: reserved by each search: GPU hours, or CPU core hours.
         hours_kind: `gpu_hours` or `cpu_core_hours`; empty if not known.
@@ -54,7 +49,8 @@ class StrategyRow:
         entropy: of both cells, nats.
         child_params: of each child at the size of the search.
         child_madds: multiply-adds likewise.
-        regret: best accuracy of the ground truth minus that of each chosen genotype; empty without ground truth.
+        regret: best accuracy of the ground truth minus that of each chosen genotype, but for genotypes outside the
+            space; empty without ground truth.
         kendall_tau: rank correlation of each search's scores with the ground truth; likewise.
         num_scored: genotypes that each search scored.
     """
@@ -80,26 +76,7 @@ class StrategyRow:
     @property
     def name(self) -> str:
         """The strategy and what sets this row apart."""
-        return f"{self.kind} ({self.settings})" if self.settings else self.kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruthFacts:
-    """The ground truth in a few numbers; accuracies are fractions, means over seeds.
-
-    Attributes:
-        genotypes: in the space.
-        seeds: trainings of each.
-        best: accuracy of the best genotype.
-        mean: accuracy over all genotypes; `best - mean` is the regret to expect of one drawn at random.
-        noise: mean over the genotypes of the standard deviation between seeds; NaN with one seed.
-    """
-
-    genotypes: int
-    seeds: int
-    best: float
-    mean: float
-    noise: float
+        return _row_name(self.kind, self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +87,7 @@ class Comparison:
         study: its name.
         rows: strategies in the order of their first search.
         truth: the ground truth; None without.
-        claims: (a) to (d) of the SNAS paper with their evidence.
+        claims: (a) to (d) of the SNAS paper with their evidence, one for each pair of rows that are compared.
         has_control: whether a strategy that chooses at random is among the rows.
     """
 
@@ -137,14 +114,14 @@ def compare(study: Study) -> Comparison:
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
     for trial in trials:
         groups.setdefault(_group(study, trial), []).append(trial)
-    judge = _Judge(study, truth) if truth is not None else None
+    judge = Judge(study, truth) if truth is not None else None
     tests = _tests(trials, retrains)
     rows = [_row(kind, settings, members, tests, judge) for (kind, settings), members in groups.items()]
     return Comparison(
         study=study.spec.name,
         rows=tuple(rows),
-        truth=_facts(truth) if truth is not None else None,
-        claims=tuple(_judged(study, trials)),
+        truth=truth_facts(truth) if truth is not None else None,
+        claims=tuple(_judged(study, groups)),
         has_control=any(row.kind in CONTROLS and row.num_searches for row in rows),
     )
 
@@ -152,7 +129,7 @@ def compare(study: Study) -> Comparison:
 def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
     kind = str(trial.values.get("strategy.kind", study.spec.search.strategy.kind))
     varied = {key for key, entry in study.spec.sweep.items() if len(entry.values) > 1} - {"strategy.kind", "seed"}
-    others = {key: value for key, value in trial.values.items() if key in varied}
+    others = {key.removeprefix("strategy."): value for key, value in trial.values.items() if key in varied}
     return kind, ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in others.items()
     )
@@ -163,9 +140,9 @@ def _row(
     settings: str,
     trials: Sequence[TrialRecord],
     tests: Mapping[Genotype, Sequence[float]],
-    judge: _Judge | None,
+    judge: Judge | None,
 ) -> StrategyRow:
-    complete = [trial for trial in trials if trial.state == "complete"]
+    complete = _results(trials)
     hours = [found for trial in complete if (found := hours_of(trial.metrics)) is not None]
     trained = [tests.get(Genotype.from_dict(trial.genotype), ()) for trial in complete if trial.genotype is not None]
     judged = [judge(trial) for trial in complete] if judge is not None else []
@@ -177,7 +154,7 @@ def _row(
         kind=kind,
         settings=settings,
         num_searches=len(complete),
-        failed=sum(trial.state not in ("complete", "running") for trial in trials),
+        failed=sum(trial.state != "running" for trial in trials) - len(complete),
         epochs=max((trial.epochs for trial in complete), default=0),
         hours=tuple(value for _, value in hours),
         hours_kind=hours[0][0] if hours else "",
@@ -205,78 +182,56 @@ def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> 
     return found
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    regret: float
-    kendall_tau: float
-    num_scored: int
-
-
-class _Judge:
-    """Holds searches against the ground truth."""
-
-    def __init__(self, study: Study, truth: TruthTable) -> None:
-        self._study, self._means = study, truth.means
-        self._space = GenotypeSpace(study.spec.search.network)
-        self._best = max(self._means.values())
-
-    def __call__(self, trial: TrialRecord) -> _Verdict:
-        journal = Journal(self._study.folder.journal("search", trial_label(trial.number)))
-        scores = scored(journal, self._space)
-        pairs = [(score, self._means[code]) for code, score in scores.items() if math.isfinite(score)]
-        tau = kendalltau(*zip(*pairs, strict=True)).statistic if len(pairs) >= _FEWEST_SCORES else math.nan
-        assert trial.genotype is not None
-        try:
-            reached = self._means[self._space.encode(Genotype.from_dict(trial.genotype))]
-        except GenotypeError:  # of a strategy that leaves the space, such as one that varies channels
-            reached = math.nan
-        return _Verdict(self._best - reached, float(tau), len(pairs))
-
-
-def scored(journal: Journal, space: GenotypeSpace) -> dict[Code, float]:
-    """What a search thinks of genotypes: all of them, or those whose children it trained; empty if it did not tell."""
-    if not journal.epochs:
-        return {}
-    if "scores" in journal.epochs[-1]:
-        return dict(zip(space.all(), journal.epochs[-1]["scores"], strict=True))
-    children = [child for record in journal.epochs for child in record.get("children", ())]
-    return {tuple(child["code"]): child["score"] for child in children if child["score"] is not None}
-
-
-def _facts(truth: TruthTable) -> TruthFacts:
-    means, trainings = truth.means.values(), list(truth.accuracies.values())
-    seeds = len(trainings[0])
-    return TruthFacts(
-        genotypes=len(trainings),
-        seeds=seeds,
-        best=max(means),
-        mean=mean(means),
-        noise=mean(map(stdev, trainings)) if seeds > 1 else math.nan,
-    )
-
-
-def _judged(study: Study, trials: Sequence[TrialRecord]) -> list[Claim]:
-    """Each claim about SNAS; only (c) is about other penalties than the study file's own."""
-    searches = [_searched(study, trial) for trial in trials if trial.state == "complete"]
-    own = study.spec.search.penalty.strength
-    same = [search for search in searches if search.strategy != _OURS or search.eta == own]
-    found = []
+def _judged(study: Study, groups: Mapping[tuple[str, str], Sequence[TrialRecord]]) -> Iterator[Claim]:
+    """Each claim about SNAS: (c) over all its penalties, the others with the study file's own, row against row."""
+    searches = {group: [_searched(study, group, trial) for trial in _results(of)] for group, of in groups.items()}
     for letter, other in _OTHERS.items():
-        of = searches if letter == "c" else same
-        found += [claim for claim in claims(of, _OURS, other) if claim.letter == letter]
-    return found
+        if letter == "c":
+            every = [replace(one, strategy=_OURS) for (kind, _), of in searches.items() if kind == _OURS for one in of]
+            yield _claim(letter, every, _OURS, other)
+            continue
+        for ours, mine in _own(study, searches, _OURS).items():
+            for name, theirs in _own(study, searches, other).items():
+                yield _claim(letter, [*mine, *theirs], ours, name)
 
 
-def _searched(study: Study, trial: TrialRecord) -> Searched:
-    options = search_options(study.spec, trial.values)
+def _own(
+    study: Study, searches: Mapping[tuple[str, str], Sequence[Searched]], kind: str
+) -> dict[str, Sequence[Searched]]:
+    """Searches of a strategy by the name of their row: those with the study file's own penalty, where there are any.
+
+    Rows that differ in other penalties only are what claim (c) is about. Without the file's own penalty among them, as
+    with a continuous sweep, all are taken together.
+    """
+    rows = {_row_name(*group): of for group, of in searches.items() if group[0] == kind}
+    own = study.spec.search.penalty.strength
+    same = {name: of for name, of in rows.items() if any(search.eta == own for search in of)}
+    together = [replace(search, strategy=kind) for of in rows.values() for search in of]
+    return dict(same) or {kind: together}
+
+
+def _claim(letter: str, searches: Sequence[Searched], ours: str, other: str) -> Claim:
+    return next(claim for claim in claims(searches, ours, other) if claim.letter == letter)
+
+
+def _searched(study: Study, group: tuple[str, str], trial: TrialRecord) -> Searched:
     journal = Journal(study.folder.journal("search", trial_label(trial.number)))
     return Searched(
-        strategy=options.strategy.kind,
-        eta=options.penalty.strength,
+        strategy=_row_name(*group),
+        eta=search_options(study.spec, trial.values).penalty.strength,
         num_epochs=trial.epochs,
         metrics=trial.metrics,
         accuracies=[record["metrics"]["supernet_val_accuracy"] for record in journal.epochs],
     )
+
+
+def _row_name(kind: str, settings: str) -> str:
+    return f"{kind} ({settings})" if settings else kind
+
+
+def _results(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that count: complete, and within the hard limits."""
+    return [trial for trial in trials if trial.state == "complete" and not trial.violations]
 
 
 def _without_nan(value: Any) -> Any:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 
-from orchestrator.comparison import CONTROLS, Comparison, StrategyRow, TruthFacts
+from orchestrator.comparison import CONTROLS, Comparison, StrategyRow
+from orchestrator.regret import TruthFacts
 
 #: Heading of each column, and its text in a row.
 Columns = Mapping[str, Callable[[StrategyRow], str]]
@@ -20,7 +21,7 @@ ACCURACY_COLUMNS: Columns = {
 }
 COST_COLUMNS: Columns = {
     "strategy": lambda row: row.name,
-    "searches": lambda row: f"{row.num_searches}" + (f" ({row.failed} not complete)" if row.failed else ""),
+    "searches": lambda row: f"{row.num_searches}" + (f" ({row.failed} no results)" if row.failed else ""),
     "epochs": lambda row: str(row.epochs),
     "cost of a search": lambda row: _cost(row),
     "params": lambda row: _spread(row.child_params, "{:,.0f}"),
@@ -28,7 +29,7 @@ COST_COLUMNS: Columns = {
 }
 TRUTH_COLUMNS: Columns = {
     "strategy": lambda row: row.name,
-    "regret, points": lambda row: _percent(row.regret, ""),
+    "regret, points": lambda row: _percent(row.regret, _outside(row)),
     "Kendall tau": lambda row: _spread(row.kendall_tau, "{:+.2f}"),
     "scored genotypes": lambda row: _spread(row.num_scored, "{:.0f}"),
 }
@@ -41,6 +42,11 @@ def _cost(row: StrategyRow) -> str:
     most = max(row.hours, default=0.0) * _HOUR_S
     unit, seconds = next((pair for pair in (("h", _HOUR_S), ("min", 60)) if most > 2 * pair[1]), ("s", 1))
     return _spread([value * _HOUR_S / seconds for value in row.hours], "{:.1f}", f" {device} {unit}")
+
+
+def _outside(row: StrategyRow) -> str:
+    """How many of the chosen genotypes are in the space, if not all: others have no regret."""
+    return "" if len(row.regret) == row.num_searches else f" ({len(row.regret)} of {row.num_searches} in the space)"
 
 
 def _percent(values: Sequence[float], unit: str = "%") -> str:

@@ -134,7 +134,8 @@ class TestStudy:
 
     def test_claims_say_what_is_missing(self, micro: Done) -> None:
         found = {claim.letter: claim for claim in compare(study_of(micro)).claims}
-        assert list(found) == ["a", "b", "c", "d"]
+        assert [claim.letter for claim in compare(study_of(micro)).claims] == ["a", "b", "c", "d"]
+        assert "snas (penalty.strength 0)" in found["a"].text
         assert "darts not known" in found["a"].evidence
         assert "4 complete searches of snas with 2 different penalties" in found["c"].evidence
         assert "no complete search of enas" in found["d"].evidence
