@@ -248,13 +248,14 @@ class Search:
         return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
 
     def _settings(self) -> EpochSettings:
-        theta, progress = self.options.theta, self.epoch / self.options.epochs
+        theta, last = self.options.theta, self.options.epochs - 1
+        cosine = (1 + math.cos(math.pi * self.epoch / self.options.epochs)) / 2
         return EpochSettings(
             temperature=temperature_at(self.options.temperature, self.epoch, self.options.epochs),
             eta=penalty_strength_at(self.options.penalty, self.epoch),
-            theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * (1 + math.cos(math.pi * progress)) / 2,
-            progress=progress,
-            is_last=self.epoch == self.options.epochs - 1,
+            theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * cosine,
+            progress=self.epoch / last if last else 1.0,
+            is_last=self.epoch == last,
         )
 
     def _train(self) -> tuple[StepResult, int]:

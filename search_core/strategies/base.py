@@ -33,7 +33,7 @@ class EpochSettings:
         temperature: lambda of the concrete distribution.
         eta: penalty strength.
         theta_lr: learning rate of theta.
-        progress: share of the search that is over when the epoch begins, in [0, 1).
+        progress: 0 in the first epoch, then linear up to 1 in the last; 1 if there is only one.
         is_last: whether the search ends with this epoch.
     """
 
@@ -163,6 +163,11 @@ class Strategy(ABC):
     def probabilities(self) -> dict[CellType, Tensor]:
         """Probability (E, O) of every operation per cell type, detached; rows sum to 1."""
 
+    def log_probabilities(self) -> dict[CellType, Tensor]:
+        """Logarithm (E, O) of `probabilities` per cell type; that of the smallest float for 0, so that JSON has it."""
+        smallest = torch.finfo(torch.get_default_dtype()).tiny
+        return {cell_type: p.clamp_min(smallest).log() for cell_type, p in self.probabilities().items()}
+
     def credits(self) -> dict[CellType, Tensor]:
         """Mean credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
         weight = next(self.supernet.parameters())
@@ -178,7 +183,8 @@ class Strategy(ABC):
             codes: genotypes of the search space, see `GenotypeSpace`.
             generator: source of randomness where children are tried out, on the strategy's device.
         """
-        log_p = torch.cat([self.probabilities()[cell_type].log() for cell_type in CELL_TYPES]).cpu()
+        log_probabilities = self.log_probabilities()
+        log_p = torch.cat([log_probabilities[cell_type] for cell_type in CELL_TYPES]).cpu()
         chosen = torch.tensor(codes).reshape(len(codes), len(log_p))
         return log_p.expand(len(codes), -1, -1).gather(2, chosen.unsqueeze(2)).sum((1, 2)).tolist()
 

@@ -19,6 +19,7 @@ from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import GenotypeSpace
 from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
 from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.row_sgd import step_used
 
 _BASELINE_MOMENTUM = 0.9
 
@@ -97,7 +98,10 @@ class Dsnas(DifferentiableStrategy):
             if scale_E.grad is not None:  # None when the stack has no cell of this type
                 self._credit_sums[name] -= scale_E.grad
         self._clip_theta()
-        self._theta_optimiser.step()
+        used = {
+            name: functional.one_hot(chosen_E, len(self._space.primitives)) > 0 for name, chosen_E in choices.items()
+        }
+        step_used(self._theta_optimiser, self.supernet, used)
         self._step_alpha()
         self._num_steps += 1
         correct = (logits.detach().argmax(1) == labels).sum()

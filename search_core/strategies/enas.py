@@ -5,7 +5,7 @@ Shape suffixes: E edges, O operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -109,7 +109,7 @@ class Enas(SinglePathStrategy):
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
         code = self.sample(generator)
-        result = self._descend(self._logits(code, images), labels)
+        result = self._descend(code, self._logits(code, images), labels)
         return replace(result, penalty=self._penalty(code))
 
     def end_epoch(self, generator: torch.Generator) -> None:
@@ -140,6 +140,16 @@ class Enas(SinglePathStrategy):
         with torch.no_grad():
             correct = int((child(images).argmax(1) == labels).sum())
         return correct / len(labels) - penalty
+
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """Log probability (nats) of each genotype under the controller, which is what ENAS learns.
+
+        Accuracy with shared weights is only its reward.
+        """
+        codes_NT = torch.tensor(codes, dtype=torch.long).reshape(len(codes), self.space.num_choices)
+        with torch.no_grad():
+            log_prob_N: Tensor = self.controller.evaluate(codes_NT).log_prob
+        return log_prob_N.tolist()
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Marginals (E, O) of the controller per cell type."""

@@ -5,7 +5,7 @@ Shape suffixes: E edges, O operations, N images, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -17,30 +17,28 @@ from torch.nn import functional
 
 from search_core.cell import cell_edges
 from search_core.child import inherit_child
-from search_core.errors import literal_rules, require
+from search_core.errors import require
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import Code
 from search_core.held_out import Batch
-from search_core.search_cell import SearchCell
-from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
-from search_core.strategies.single_path import SinglePathStrategy
+from search_core.strategies.base import SearchContext, StepResult
+from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
+from search_core.strategies.row_sgd import step_used
 from search_core.supernet import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneShotOptions(WeightSharingOptions):
+class OneShotOptions(RankedDrawsOptions):
     """One-shot architecture search (Bender et al., ICML 2018).
 
     Attributes:
         kind: names this strategy.
-        rate: r in (0, 1): at the end of the search an operation is dropped with probability r^(1/k), where k edges lead
-            to its node. It grows linearly from 0, from epoch to epoch.
+        rate: r in (0, 1): in the last epoch an operation is dropped with probability r^(1/k), where k edges lead
+            to its node. It grows linearly from 0 in the first, from epoch to epoch.
         ghost_batches: parts of a batch that drop operations independently and have batch statistics of their own, at
             least 1; each must have two images or more.
         rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
             predictions from the whole network's on the same images, which needs no labels.
-        held_out: share of the training images on which children are ranked, in (0, 1).
-        samples: children that are drawn and ranked after each epoch, at least 1; the best so far stays in the race.
         batches: held-out batches by which a child is judged; default: all whole ones.
 
     Raises:
@@ -55,24 +53,14 @@ class OneShotOptions(WeightSharingOptions):
     rate: float = 0.1
     ghost_batches: int = 2
     rank_by: Literal["accuracy", "kl"] = "accuracy"
-    held_out: float = 0.2
-    samples: int = 16
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        require(
-            *literal_rules(self),
+    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """As in `RankedDrawsOptions`."""
+        return (
+            *super().rules(),
             ("rate", 0 < self.rate < 1, f"must be in (0, 1), got {self.rate}"),
             ("ghost_batches", self.ghost_batches >= 1, f"must be at least 1, got {self.ghost_batches}"),
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-            ("samples", self.samples >= 1, f"must be at least 1, got {self.samples}"),
-            ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
         )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the ranking."""
-        return self.held_out
 
     def build(self, context: SearchContext) -> OneShot:
         """The strategy at the beginning of a search.
@@ -83,7 +71,7 @@ class OneShotOptions(WeightSharingOptions):
         return OneShot(self, context)
 
 
-class OneShot(SinglePathStrategy):
+class OneShot(RankedDraws):
     """Trains all operations at once, some of them dropped; a batch is normalised by its own statistics throughout.
 
     Args:
@@ -104,11 +92,9 @@ class OneShot(SinglePathStrategy):
                 f"must be at most {most}, half of `batch_size`, got {options.ghost_batches}",
             )
         )
-        super().__init__(context)
+        super().__init__(options, context)
         self._options = options
         self._rates_E = drop_rates(options.rate, context.supernet.options.nodes).to(self._device)
-        for group in self._theta_optimiser.param_groups:
-            group["weight_decay"] = 0.0  # added by hand, to what was used
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train what is not dropped on a batch; arguments as in `Strategy.step`."""
@@ -125,7 +111,8 @@ class OneShot(SinglePathStrategy):
             losses.append(loss.detach())
             corrects.append((logits.detach().argmax(1) == targets).sum())
         used = {name: torch.stack([mask[name] for mask in masks]).amax(0) > 0 for name in CELL_TYPES}
-        self._update(used)
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self._context.theta.grad_clip, foreach=True)
+        step_used(self._theta_optimiser, self.supernet, used)
         total = torch.stack(losses).sum()
         return StepResult(loss=total, penalty=torch.zeros_like(total), correct=torch.stack(corrects).sum())
 
@@ -151,13 +138,11 @@ class OneShot(SinglePathStrategy):
             logits: Tensor = self.supernet(images, self._whole())
         return logits
 
-    def end_epoch(self, generator: torch.Generator) -> None:
-        """Rank fresh draws and the best so far, whose weights have moved on."""
-        drawn = [self._context.limits.sample(self.space, generator) for _ in range(self._options.samples)]
+    def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
+        """What children are ranked by, see `rank_by`: mean over held-out batches, with statistics of each batch."""
         batches = list(self._judging_batches())
         whole = [self.predict(images, generator) for images, _ in batches] if self._options.rank_by == "kl" else None
-        scores = [self._judge(code, batches, whole) for code in (self._best, *drawn)]
-        self._best = (self._best, *drawn)[scores.index(max(scores))]
+        return [self._judge(code, batches, whole) for code in codes]
 
     def _judge(self, code: Code, batches: Sequence[Batch], whole: Sequence[Tensor] | None) -> float:
         """Mean over batches of accuracy, or of the negative divergence from the whole network's logits."""
@@ -178,29 +163,6 @@ class OneShot(SinglePathStrategy):
         shape = (len(self.space.edges), len(self.space.primitives))
         return {name: torch.ones(shape, dtype=self._rates_E.dtype, device=self._device) for name in CELL_TYPES}
 
-    def _update(self, used: Mapping[CellType, Tensor]) -> None:
-        """One step of SGD on what some ghost batch used: the rest neither decays nor follows its momentum."""
-        parameters = list(self.supernet.parameters())
-        nn.utils.clip_grad_norm_(parameters, self._context.theta.grad_clip, foreach=True)
-        with torch.no_grad():
-            for weight in parameters:
-                if weight.grad is not None:
-                    weight.grad.add_(weight, alpha=self._context.theta.weight_decay)
-            resting = list(_unused(self.supernet, used))
-            before = [[tensor.clone() for tensor in self._moved_by_momentum(weight)] for weight, _ in resting]
-            for weight, rows in resting:
-                if weight.grad is not None:
-                    weight.grad.masked_fill_(rows, 0)
-            self._theta_optimiser.step()
-            for (weight, rows), tensors in zip(resting, before, strict=True):
-                for tensor, old in zip(self._moved_by_momentum(weight), tensors, strict=False):
-                    tensor.copy_(torch.where(rows, old, tensor))
-
-    def _moved_by_momentum(self, weight: Tensor) -> list[Tensor]:
-        """The weight and, after the first step, its momentum; the first momentum is the gradient, 0 where unused."""
-        momentum = self._theta_optimiser.state.get(weight, {}).get("momentum_buffer")
-        return [weight] if momentum is None else [weight, momentum]
-
 
 def drop_rates(rate: float, nodes: int) -> Tensor:
     """Final drop rate `r^(1/k)` (E,) of the operations of every edge, where k edges lead to its node (Bender et al.).
@@ -218,18 +180,6 @@ def symmetrised_kl(first_NK: Tensor, second_NK: Tensor) -> Tensor:
     """`D(p || q) + D(q || p)` in nats, mean over images, of the predictions of two logits (Bender et al.)."""
     log_p, log_q = functional.log_softmax(first_NK, -1), functional.log_softmax(second_NK, -1)
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1).mean()
-
-
-def _unused(supernet: Supernet, used: Mapping[CellType, Tensor]) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """Every weight of an operation and which of its edges were not used, of a shape that broadcasts."""
-    for cell in supernet.cells:
-        assert isinstance(cell, SearchCell)
-        used_EO = used[cell.plan.cell_type][cell.order_E]
-        for name, operation in cell.operations.items():
-            rows_E = ~used_EO[:, cell.primitives.index(name)]
-            for weight in operation.parameters():
-                # The skips of a reduction cell have weights on edges from the first two nodes alone, which come first.
-                yield weight, rows_E[: len(weight)].view(-1, *[1] * (weight.dim() - 1))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import deque
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -35,7 +36,7 @@ class PolicyProposer(ScoredProposer):
     It never waits: a child is drawn from the controller as it is when asked, so scores may come in any order and late.
     A child whose training failed is worth 0. So is, for the controller alone, one that was drawn on the way to a
     proposal and is beyond the limits: it costs no training, and without it the controller would not learn to stay
-    within them.
+    within them. Of these the last `batch` join an update, or they would drown the scores where limits are tight.
 
     Args:
         space: the genotypes.
@@ -52,11 +53,12 @@ class PolicyProposer(ScoredProposer):
         super().__init__(space, limits, seed)
         self._learner, self._batch = learner, batch
         self._open: dict[int, _Drawn] = {}
-        self._finished: list[_Drawn] = []  # since the last update
+        self._finished: list[_Drawn] = []  # since the last update, as those
+        self._beyond: deque[_Drawn] = deque(maxlen=batch)  # the limits
 
     def propose(self) -> tuple[Code, None]:
         """A child drawn from the controller, within the limits."""
-        drawn: list[_Drawn] = []
+        drawn: deque[_Drawn] = deque(maxlen=self._batch + 1)
 
         def draw() -> Code:
             rollout = self._learner.controller.sample(1, self.generator)
@@ -65,7 +67,7 @@ class PolicyProposer(ScoredProposer):
 
         code = self.limits.draw(self.space, draw)
         *beyond, self._open[len(self.codes)] = drawn
-        self._finished += beyond
+        self._beyond += beyond
         return code, None
 
     def heard(self, number: int, score: float) -> None:
@@ -73,14 +75,16 @@ class PolicyProposer(ScoredProposer):
         drawn = self._open.pop(number)
         self._finished.append(replace(drawn, reward=score) if math.isfinite(score) else drawn)
         if len(self.scores) % self._batch == 0:
+            learnt = [*self._beyond, *self._finished]
             self._learner.update(
                 Experience(
-                    codes=torch.tensor([each.code for each in self._finished]),
-                    log_probs=torch.stack([each.log_probs for each in self._finished]),
-                    rewards=torch.tensor([each.reward for each in self._finished]),
+                    codes=torch.tensor([each.code for each in learnt]),
+                    log_probs=torch.stack([each.log_probs for each in learnt]),
+                    rewards=torch.tensor([each.reward for each in learnt]),
                 )
             )
-            self._finished = []
+            self._finished.clear()
+            self._beyond.clear()
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Marginals (E, O) of the controller per cell type."""
@@ -94,6 +98,7 @@ class PolicyProposer(ScoredProposer):
             "learner": copy.deepcopy(self._learner.state_dict()),  # learning goes on in place
             "open": {number: asdict(drawn) for number, drawn in self._open.items()},
             "finished": [asdict(drawn) for drawn in self._finished],
+            "beyond": [asdict(drawn) for drawn in self._beyond],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -102,3 +107,4 @@ class PolicyProposer(ScoredProposer):
         self._learner.load_state_dict(copy.deepcopy(state["learner"]))
         self._open = {number: _Drawn(**drawn) for number, drawn in state["open"].items()}
         self._finished = [_Drawn(**drawn) for drawn in state["finished"]]
+        self._beyond = deque((_Drawn(**drawn) for drawn in state["beyond"]), maxlen=self._batch)

@@ -18,6 +18,7 @@ from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
+from search_core.strategies.row_sgd import step_used
 
 
 class SinglePathStrategy(Strategy):
@@ -61,7 +62,8 @@ class SinglePathStrategy(Strategy):
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
-        return self._descend(self._logits(self.sample(generator), images), labels)
+        code = self.sample(generator)
+        return self._descend(code, self._logits(code, images), labels)
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of one sampled child, normalised by the batch's own statistics as in training.
@@ -93,9 +95,8 @@ class SinglePathStrategy(Strategy):
         return [self.score(code, generator) for code in codes]
 
     def alpha(self) -> dict[CellType, Tensor]:
-        """Log probabilities (E, O) per cell type; those of the smallest float for 0, so that reports stay JSON."""
-        smallest = torch.finfo(torch.get_default_dtype()).tiny
-        return {cell_type: p.clamp_min(smallest).log() for cell_type, p in self.probabilities().items()}
+        """Log probabilities (E, O) per cell type."""
+        return self.log_probabilities()
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Uniform (E, O) per cell type, as children are sampled."""
@@ -129,14 +130,15 @@ class SinglePathStrategy(Strategy):
         """A child with a copy of them."""
         return inherit_child(self.supernet, self.space.decode(code))
 
-    def _descend(self, logits: Tensor, labels: Tensor) -> StepResult:
-        """One step of theta from logits of a batch."""
+    def _descend(self, code: Code, logits: Tensor, labels: Tensor) -> StepResult:
+        """One step of a child's weights, from its logits of a batch; all others rest. Choices of edges come first."""
         loss = functional.cross_entropy(logits, labels)
         self._theta_optimiser.zero_grad()
         loss.backward()
         trained = [weight for group in self._theta_optimiser.param_groups for weight in group["params"]]
         nn.utils.clip_grad_norm_(trained, self._context.theta.grad_clip, foreach=True)
-        self._theta_optimiser.step()
+        shares = frequencies([code[: self.space.num_choices]], self.space, self._device)  # of one child: one-hot
+        step_used(self._theta_optimiser, self.supernet, {name: share_EO > 0 for name, share_EO in shares.items()})
         correct = (logits.detach().argmax(1) == labels).sum()
         return StepResult(loss=loss.detach(), penalty=torch.zeros_like(loss.detach()), correct=correct)
 

@@ -16,25 +16,21 @@ from torch.nn import functional
 
 from search_core.cell import edges_by_source
 from search_core.child import discretised_forward, inherit_child
-from search_core.errors import require
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.network import seeded_weights
 from search_core.search_cell import SearchCell
-from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
-from search_core.strategies.single_path import SinglePathStrategy
+from search_core.strategies.base import SearchContext, StepResult
+from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
 from search_core.supernet import Supernet
 
 
 @dataclass(frozen=True, kw_only=True)
-class SmashOptions(WeightSharingOptions):
+class SmashOptions(RankedDrawsOptions):
     """One-shot model architecture search through hypernetworks (Brock et al., ICLR 2018).
 
     Attributes:
         kind: names this strategy.
         features: width of the hypernetwork, at least 1.
-        held_out: share of the training images on which children are ranked, in (0, 1).
-        samples: children that are drawn and ranked after each epoch, at least 1; the best so far stays in the race.
-        batches: held-out batches by which a child is judged; default: all.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -46,22 +42,13 @@ class SmashOptions(WeightSharingOptions):
 
     kind: Literal["smash"] = "smash"
     features: int = 32
-    held_out: float = 0.2
-    samples: int = 16
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        require(
+    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """As in `RankedDrawsOptions`."""
+        return (
+            *super().rules(),
             ("features", self.features >= 1, f"must be at least 1, got {self.features}"),
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-            ("samples", self.samples >= 1, f"must be at least 1, got {self.samples}"),
-            ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
         )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the ranking."""
-        return self.held_out
 
     def build(self, context: SearchContext) -> Smash:
         """The strategy at the beginning of a search."""
@@ -146,7 +133,7 @@ class HyperNetwork(nn.Module):
         return slots
 
 
-class Smash(SinglePathStrategy):
+class Smash(RankedDraws):
     """Trains the hypernetwork and all other weights on a child drawn uniformly in every step.
 
     Pointwise weights of the supernet are not trained: they hold what the hypernetwork made last of the best child, so
@@ -161,8 +148,7 @@ class Smash(SinglePathStrategy):
     """
 
     def __init__(self, options: SmashOptions, context: SearchContext) -> None:
-        super().__init__(context)
-        self._options = options
+        super().__init__(options, context)
         self.hypernetwork = HyperNetwork(self.supernet, options.features, seed=context.seed).to(self._device)
         for slot in _slots(self.supernet):
             _operation(self.supernet, slot).get_parameter(slot.name).requires_grad_(False)
@@ -172,13 +158,12 @@ class Smash(SinglePathStrategy):
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train what makes one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
-        return self._descend(self._child_logits(images, self.sample(generator)), labels)
+        code = self.sample(generator)
+        return self._descend(code, self._child_logits(images, code), labels)
 
     def end_epoch(self, generator: torch.Generator) -> None:
         """Rank fresh draws and the best so far by their generated weights; the supernet gets those of the best."""
-        drawn = [self._context.limits.sample(self.space, generator) for _ in range(self._options.samples)]
-        scores = [self.score(code, generator, num_batches=self._options.batches) for code in (self._best, *drawn)]
-        self._best = (self._best, *drawn)[scores.index(max(scores))]
+        super().end_epoch(generator)
         self._write(self._best)
 
     def _child_of(self, code: Code) -> nn.Module:

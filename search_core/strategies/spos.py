@@ -152,8 +152,8 @@ class Spos(SinglePathStrategy):
             self._best = max(scores, key=scores.__getitem__)
 
     def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
-        """Held-out accuracy of each genotype with all channels and the most bits."""
-        return super().scores([self.paths.widest(code) for code in codes], generator)
+        """Fitness of each genotype with all channels and the most bits, as the evolution judges."""
+        return [self._fitness(self.paths.widest(code), generator) for code in codes]
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Uniform (E, O) per cell type; after the evolution the frequencies in its last generation."""

@@ -12,7 +12,7 @@ from search_core.cell import NetworkOptions, cell_edges, edges_by_source
 from search_core.cost import CostTable
 from search_core.errors import OptionsError
 from search_core.genotype import CELL_TYPES, CellType
-from search_core.search import build_context
+from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.one_shot import OneShot, OneShotOptions, drop_rates, symmetrised_kl
 from search_core.strategies.optimisers import ThetaOptions
@@ -72,6 +72,22 @@ def test_drops_are_independent_of_each_other() -> None:
 
 def test_nothing_is_dropped_at_the_beginning_of_a_search() -> None:
     assert all((mask == 1).all() for mask in build(0.0, rate=0.99).drop(seeded()).values())
+
+
+@pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (3, [0.0, 0.5, 1.0])])
+def test_search_drops_at_the_final_rate_in_its_last_epoch(epochs: int, shares: list[float]) -> None:
+    """`rate^(1/k)` of so many draws, of 40 operations each, that a standard error is at most 0.008."""
+    search = Search(
+        tiny_options(strategy=OneShotOptions(held_out=0.5, samples=1, rate=0.25), epochs=epochs), images_of()
+    )
+    strategy, found = search.strategy, []
+    assert isinstance(strategy, OneShot)
+    for _ in range(epochs):
+        search.run_epoch()
+        masks = [torch.cat(list(strategy.drop(generator).values())) for generator in [seeded()] for _ in range(100)]
+        found.append(1 - torch.stack(masks).mean().item())
+    final = (2 * 0.25 ** (1 / 2) + 3 * 0.25 ** (1 / 3)) / 5
+    assert found == pytest.approx([share * final for share in shares], abs=0.03)
 
 
 def test_ghost_batches_drop_differently(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +244,7 @@ def test_best_of_the_draws_is_chosen(rank_by: Any) -> None:
     batches = list(one_shot._judging_batches())
     whole = [one_shot.predict(images, seeded()) for images, _ in batches] if rank_by == "kl" else None
     scores = [one_shot._judge(code, batches, whole) for code in codes]
+    assert one_shot.scores(codes, seeded()) == scores
     assert max(scores) > min(scores)
     one_shot.end_epoch(seeded(2))
     assert one_shot._best == codes[scores.index(max(scores))]

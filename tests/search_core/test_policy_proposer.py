@@ -130,6 +130,35 @@ def test_draws_beyond_the_limits_reach_the_learner_with_0(options: RlNasOptions 
 
 
 @both
+def test_no_more_draws_beyond_the_limits_than_scores_join_an_update(options: RlNasOptions | NasnetOptions) -> None:
+    """The last ones: limits that few children keep would drown the scores, and fill states."""
+    generator, free = seeded(7), limits_of()
+    costs = sorted(free.cost(SPACE.decode(SPACE.sample(generator))).madds for _ in range(200))
+    proposer = options.build(SPACE, limits_of(madds=costs[4]), children=50, seed=0)
+    controller, drawn, noted = proposer._learner.controller, list[list[int]](), note_updates(proposer)
+    sample = controller.sample
+
+    def note(num: int, generator: torch.Generator) -> Rollout:
+        rollout = sample(num, generator)
+        drawn.append(rollout.codes[0].tolist())
+        return rollout
+
+    controller.sample = note  # type: ignore[method-assign]
+    admitted = []
+    for _ in range(options.batch):
+        proposal = proposer.ask()
+        admitted.append(list(proposal.code))
+        state = proposer.state_dict()
+        assert len(state["finished"]) + len(state["beyond"]) + len(state["open"]) <= 2 * options.batch
+        proposer.tell(proposal.number, 0.5)
+    rejected = [code for code in drawn if code not in admitted]
+    assert len(rejected) > 2 * options.batch
+    (experience,) = noted
+    assert experience.codes.tolist() == rejected[-options.batch :] + admitted
+    assert experience.rewards.tolist() == [0.0] * options.batch + [0.5] * options.batch
+
+
+@both
 @pytest.mark.parametrize(
     ("nodes", "primitives"),
     [

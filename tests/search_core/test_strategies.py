@@ -110,6 +110,20 @@ def test_probabilities_are_distributions(name: str) -> None:
 
 
 @every_strategy
+def test_scores_of_genotypes_are_finite(name: str) -> None:
+    """Even where the distribution has given up operations."""
+    strategy = build(name)
+    if isinstance(strategy, DifferentiableStrategy):
+        with torch.no_grad():
+            for alpha in strategy._alpha.values():
+                alpha[:, 0] = 500.0
+    codes = _some_codes(GenotypeSpace(TINY_NETWORK))[:3]
+    scores = strategy.scores(codes, seeded())
+    assert len(scores) == len(codes)
+    assert all(math.isfinite(score) for score in scores)
+
+
+@every_strategy
 def test_step_returns_finite_detached_scalars(name: str) -> None:
     for result in train(build(name), 3, seeded()):
         for value in (result.loss, result.penalty, result.correct):
