@@ -53,7 +53,7 @@ class ChildReport:
         train_loss: mean cross entropy of the epoch, nats.
         train_accuracy: over the epoch's augmented batches.
         held_out_loss: on the images held out of the training split, nats; with `estimate.recalibrate` under batch norm
-            statistics recomputed on training images.
+            statistics recomputed on training images, in the last epoch and wherever the child may be stopped.
         held_out_accuracy: likewise; that of the last epoch is the child's score.
         lr: learning rate of the epoch.
         drop_path: drop path probability of the epoch.
@@ -167,7 +167,8 @@ class ChildTraining:
         """
         start = time.perf_counter()
         trained = self._training.run_epoch()
-        other = self._recalibrated() if self._estimate.recalibrate or self._is_last else None
+        is_judged = self._is_last or self._estimate.stop.kind != "none"  # else nobody asks how good it is yet
+        other = self._recalibrated() if self._is_last or (is_judged and self._estimate.recalibrate) else None
         held_out = Evaluation(trained.val_loss, trained.val_accuracy)
         if other is not None and self._estimate.recalibrate:
             held_out = evaluate(other, self._training.data.validation)
