@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 from orchestrator.comparison import compare
 from orchestrator.comparison_text import truth_text
 from orchestrator.config import StudySpec
+from orchestrator.doctor import examine
 from orchestrator.ground_truth import read_truth, units, write_table
 from orchestrator.runs import Runs
 from orchestrator.study import Study
+from orchestrator.yaml_file import dump_yaml
 from tests.orchestrator.tiny import SEARCH, opened_study, tiny_spec, written_journal
 
 SEEDS = 2
@@ -55,3 +59,81 @@ def test_diverged_trainings_are_in_the_table_and_counted(spec: StudySpec, tmp_pa
     assert facts is not None
     assert facts.diverged == 3
     assert truth_text(facts).endswith("3 trainings diverged and count with accuracy 0.")
+
+
+# --- the doctor
+
+
+@pytest.fixture
+def runs(spec: StudySpec, tmp_path: Path) -> Runs:
+    """A study with its table, whose search has not begun."""
+    runs = Runs(tmp_path)
+    opened_study(spec, runs.optuna_url())
+    write_truth(spec, runs)
+    runs.study(spec.name).spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
+    return runs
+
+
+def told(spec: StudySpec, runs: Runs) -> list[tuple[str, str, str]]:
+    """Place, severity and all words of each finding about the ground truth."""
+    found = [finding for finding in examine(spec.name, runs).findings if finding.check == "ground truth"]
+    return [(finding.place, finding.severity, f"{finding.message}; {finding.remedy}") for finding in found]
+
+
+def drop(file: Path) -> None:
+    file.unlink()
+
+
+def damage(file: Path) -> None:
+    file.write_text("{}\n" + file.read_text())
+
+
+def shorten(file: Path) -> None:
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:-2], lines[-1]]))
+
+
+def reopen(file: Path) -> None:
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:5]))
+
+
+def fail(file: Path) -> None:
+    reopen(file)
+    with file.open("a") as journal:
+        journal.write('{"end": "failed", "reason": "the worker died"}\n')
+
+
+def test_doctor_says_that_a_table_is_whole(spec: StudySpec, runs: Runs) -> None:
+    report = examine(spec.name, runs)
+    assert {check.name: check.looked_at for check in report.checks}["ground truth"] == 16 * SEEDS
+    assert told(spec, runs) == []
+
+
+@pytest.mark.parametrize(
+    ("hurt", "place", "words"),
+    [
+        (drop, "tiny", "must have a journal, got none of truth-00008"),
+        (damage, "truth-00008", "00008.jsonl:1: "),
+        (shorten, "truth-00008", "must have 16 trainings, got 15"),
+        (reopen, "truth-00008", "unfinished after 5 of 16 trainings"),
+        (fail, "truth-00008", "failed after 5 of 16 trainings: the worker died"),
+    ],
+)
+def test_doctor_finds_what_the_table_lacks(
+    spec: StudySpec, runs: Runs, hurt: Callable[[Path], None], place: str, words: str
+) -> None:
+    hurt(runs.study(spec.name).journal("truth", "00008"))
+    ((found, severity, said),) = told(spec, runs)
+    assert (found, severity) == (place, "error")
+    assert words in said
+    assert f"`snas study resume tiny --runs {runs.root}`" in said
+
+
+@pytest.mark.parametrize("hurt", [drop, reopen])
+def test_what_a_driver_at_work_has_still_to_train_is_no_error(
+    spec: StudySpec, runs: Runs, hurt: Callable[[Path], None]
+) -> None:
+    hurt(runs.study(spec.name).journal("truth", "00008"))
+    with runs.study(spec.name).lock_file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert [severity for _, severity, _ in told(spec, runs)] == ["info"]
