@@ -18,7 +18,7 @@ from orchestrator.hours import hours_of
 from orchestrator.journal import Journal
 from orchestrator.json_lines import JsonLines
 from search_core.child_training import ChildOrder
-from search_core.errors import NonFiniteLossError
+from search_core.errors import ConstraintsError, NonFiniteLossError
 from search_core.proposed_children import ChildOutcome, ProposedChildren
 from search_core.reports import EpochReport
 
@@ -113,12 +113,19 @@ class OpenSearch:
         return self._open_journal(child)
 
     def next_order(self) -> ChildOrder | None:
-        """The next child to run: one that a killed driver left, a new one, one that ran out of memory before."""
+        """The next child to run: one that a killed driver left, a new one, one that ran out of memory before.
+
+        A strategy that finds no child within the hard limits ends the search.
+        """
         if self.is_over:
             return None
         left = [child for child in self._orders if child not in self._given]
         sound = [child for child in left if self._open_journal(child).count("out_of_memory") == 0]
-        order = self._orders[sound[0]] if sound else self._ask()
+        try:
+            order = self._orders[sound[0]] if sound else self._ask()
+        except ConstraintsError as error:
+            self.journal.finish("failed", str(error))
+            return None
         if order is None and left:
             order = self._orders[left[0]]
         if order is not None:

@@ -83,10 +83,11 @@ def control_text(comparison: Comparison) -> str:
 def truth_text(truth: TruthFacts) -> str:
     """The ground truth, and what chance does on it, in words."""
     noise = "" if math.isnan(truth.noise) else f" (standard deviation between seeds {100 * truth.noise:.1f} points)"
+    diverged = f" {truth.diverged:,} trainings diverged and count with accuracy 0." if truth.diverged else ""
     return (
         f"All {truth.genotypes:,} genotypes, trained from scratch with {truth.seeds} seeds each{noise}: the best "
         f"reaches {100 * truth.best:.1f}% validation accuracy, the mean {100 * truth.mean:.1f}%. A genotype drawn at "
-        f"random has a regret of {100 * (truth.best - truth.mean):.1f} points on average."
+        f"random has a regret of {100 * (truth.best - truth.mean):.1f} points on average.{diverged}"
     )
 
 

@@ -99,10 +99,9 @@ class Driver:
             self._launch_until_done("truth", lambda: not self._open_truth_jobs())
         table = read_truth(self._spec, self._folder)
         if table is None:
-            failed = [
-                journal for label, _ in truth_units(self._spec) if (journal := self._journal("truth", label)).reason
-            ]
-            raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {failed[0].reason}")
+            reasons = [self._journal("truth", label).reason for label, _ in truth_units(self._spec)]
+            reason = next(filter(None, reasons), "a journal lacks trainings; `snas study doctor` names it")
+            raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
         write_table(table, self._folder.path / "ground_truth.json")
 
     def _open_truth_jobs(self) -> list[dict[str, Any]]:

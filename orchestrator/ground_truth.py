@@ -29,11 +29,13 @@ class TruthTable:
         accuracies: validation accuracy of each training, a fraction, by genotype in the order of `GenotypeSpace.all`.
         madds: multiply-adds of each child, likewise.
         params: parameters of each child, likewise.
+        diverged: trainings of each genotype that diverged, whose accuracy counts as 0; those without are left out.
     """
 
     accuracies: dict[Code, list[float]]
     madds: dict[Code, float]
     params: dict[Code, float]
+    diverged: dict[Code, int]
 
     @property
     def means(self) -> dict[Code, float]:
@@ -43,7 +45,13 @@ class TruthTable:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, a row per genotype."""
         rows = [
-            {"code": list(code), "val_accuracy": values, "madds": self.madds[code], "params": self.params[code]}
+            {
+                "code": list(code),
+                "val_accuracy": values,
+                "madds": self.madds[code],
+                "params": self.params[code],
+                "diverged": self.diverged.get(code, 0),
+            }
             for code, values in self.accuracies.items()
         ]
         return {"genotypes": rows}
@@ -75,7 +83,7 @@ def read_truth(spec: StudySpec, folder: StudyFolder) -> TruthTable | None:
     """The whole table; None without `ground_truth`, or as long as a training is missing."""
     if spec.ground_truth is None:
         return None
-    table = TruthTable({}, {}, {})
+    table = TruthTable({}, {}, {}, {})
     for label, codes in units(spec):
         journal = Journal(folder.journal("truth", label))
         if len(journal.epochs) < len(codes) * spec.ground_truth.seeds:
@@ -83,6 +91,8 @@ def read_truth(spec: StudySpec, folder: StudyFolder) -> TruthTable | None:
         for record in journal.epochs:
             code, metrics = tuple(record["code"]), record["metrics"]
             table.accuracies.setdefault(code, []).append(metrics["val_accuracy"])
+            if record.get("diverged"):
+                table.diverged[code] = table.diverged.get(code, 0) + 1
             table.madds[code], table.params[code] = metrics["madds"], metrics["params"]
     return table
 

@@ -34,6 +34,7 @@ class TruthFacts:
         best: accuracy of the best genotype.
         mean: accuracy over all genotypes; `best - mean` is the regret to expect of one drawn at random.
         noise: mean over the genotypes of the standard deviation between seeds; NaN with one seed.
+        diverged: trainings that diverged, whose accuracy counts as 0.
     """
 
     genotypes: int
@@ -41,6 +42,7 @@ class TruthFacts:
     best: float
     mean: float
     noise: float
+    diverged: int
 
 
 @dataclass(frozen=True)
@@ -105,4 +107,5 @@ def truth_facts(truth: TruthTable) -> TruthFacts:
         best=max(means),
         mean=mean(means),
         noise=mean(map(stdev, trainings)) if seeds > 1 else math.nan,
+        diverged=sum(truth.diverged.values()),
     )

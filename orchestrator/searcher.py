@@ -166,9 +166,11 @@ class StudySearcher(Searcher):
 
     def _next_child(self, trial_id: str) -> dict[str, Any] | None:
         """The job of a child of an open search, the first search first."""
-        for search in self._searches.values():
+        for search in list(self._searches.values()):
             order = search.next_order()
-            if order is not None:
+            if search.is_over:  # it found none
+                self._went_on(search)
+            elif order is not None:
                 assert self._children is not None
                 self._child_of[trial_id] = search.number, order.number
                 return self._children.job(search, order)

@@ -47,12 +47,17 @@ from orchestrator.units import flatten, run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import check_estimate
+from search_core.constraints import ChildLimits
 from search_core.data import ImageData, check_batch_size, load_data
 from search_core.genotype import load_genotype
+from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.latency import table_for
+from search_core.latency_measure import latency_of_children
 from search_core.retrain import check_recipe
+from search_core.search import SearchOptions
 from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.strategies.spos import SposOptions
 
 _STORAGE_ERRORS = (
     SQLAlchemyError,
@@ -164,6 +169,7 @@ class Study:
             DataError: if the data set cannot be read.
             OptionsError: if the recipe does not fit the images.
             LatencyError: if the latency table cannot be read or lacks a part of the search space.
+            ConstraintsError: if a strategy chooses genotypes and none keeps the hard limits.
             GenotypeError: if the cell that the study file names cannot be read.
             OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
                 began with, or if another driver runs the study.
@@ -195,14 +201,15 @@ class Study:
         if self.spec.num_trials:
             check_batch_size(self.spec.search.batch_size, data)
             search = self.spec.search
-            table_for(
-                dataclasses.replace(search.latency, same_device=False),  # the trials may run elsewhere
-                search.network,
-                data.input_shape,
-                data.num_classes,
-                torch.device("cpu"),
-            )
-            for options in strategy_corners(self.spec.search, self.spec.sweep):
+            anywhere = dataclasses.replace(search.latency, same_device=False)  # the trials may run elsewhere
+            size = (search.network, data.input_shape, data.num_classes)
+            table = table_for(anywhere, *size, torch.device("cpu"))
+            corners = list(strategy_corners(search, self.spec.sweep))
+            if not self._sweeps_limits and any(map(_keeps_limits, corners)):
+                latency = latency_of_children(anywhere, table, *size, torch.device("cpu"), is_measured=False)
+                limits = ChildLimits(search.constraints, *size, latency)
+                limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
+            for options in corners:
                 if isinstance(options.strategy, OverTrialsOptions):
                     check_estimate(options, data)
                 else:
@@ -212,6 +219,12 @@ class Study:
             check_recipe(self.spec.retrain, data, self.spec.retrain.workers)
             if self.spec.retrain.genotype is not None:
                 load_genotype(self.spec.retrain.genotype)
+
+    @property
+    def _sweeps_limits(self) -> bool:
+        """Whether trials differ in their hard limits or in what children cost: then each is for itself."""
+        sections = ("constraints.", "network.", "dataset.", "latency.")
+        return any(key.startswith(sections) for key in self.spec.sweep)
 
     def _check_images(self, tracker: Tracker, data: ImageData) -> None:
         """Refuse other images than those the study began with: its trials could not be compared."""
@@ -320,6 +333,13 @@ class Study:
             **sweep,
             **sizes,
         }
+
+
+def _keeps_limits(search: SearchOptions) -> bool:
+    """Whether a search cannot begin without a genotype of full size that keeps the hard limits."""
+    strategy = search.strategy
+    is_narrow = isinstance(strategy, SposOptions) and min(strategy.channels) < 1  # a child with fewer channels may do
+    return "constraints" in strategy.uses and not is_narrow
 
 
 def _take(lock: TextIO) -> bool:

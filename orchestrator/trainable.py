@@ -19,7 +19,7 @@ from orchestrator.errors import OrchestratorError
 from search_core.cell import NetworkOptions
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import LatencyError, NonFiniteLossError, StateError
+from search_core.errors import ConstraintsError, LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
 from search_core.ground_truth import GroundTruth, GroundTruthOptions
 from search_core.ranks import ALONE
@@ -104,9 +104,9 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite, a GPU that is too small, a checkpoint of something else and a latency table that
-        cannot be used end the trial with the reason. A checkpoint that cannot be written does not: a full disk costs
-        the way back, not the search.
+        A loss that is not finite, hard limits that no genotype keeps, a GPU that is too small, a checkpoint of
+        something else and a latency table that cannot be used end the trial with the reason. A checkpoint that cannot
+        be written does not: a full disk costs the way back, not the search.
         """
         try:
             self.begin()
@@ -114,7 +114,7 @@ class EpochTrainable(tune.Trainable):
                 record, self._unsent = self._unsent, None
                 return self._epoch_result(record)
             record = self.result()
-        except (NonFiniteLossError, MissingParentError) as error:
+        except (NonFiniteLossError, ConstraintsError, MissingParentError) as error:
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))

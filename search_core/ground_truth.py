@@ -15,7 +15,7 @@ import torch
 
 from search_core.cell import NetworkOptions
 from search_core.data import ImageData
-from search_core.errors import StateError, require, require_equal
+from search_core.errors import NonFiniteLossError, StateError, require, require_equal
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.retrain import Retrain, RetrainOptions
 
@@ -77,10 +77,11 @@ class TruthReport:
         epoch: 0-based position in the share of the work.
         code: the genotype, see `GenotypeSpace`.
         seed: of the training.
-        val_accuracy: on the validation split after the last epoch, a fraction.
+        val_accuracy: on the validation split after the last epoch, a fraction; 0 if the training diverged.
         params: of the child.
         madds: multiply-adds of the child, one image.
         seconds: wall time.
+        diverged: whether a loss became NaN or infinite, so that there is no trained network.
     """
 
     epoch: int
@@ -90,11 +91,13 @@ class TruthReport:
     params: int
     madds: int
     seconds: float
+    diverged: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `epoch`, `code`, `seed` and `metrics`."""
+        """Plain data for JSON: `epoch`, `code`, `seed` and `metrics`, and `diverged` if it did."""
         metrics = {name: float(getattr(self, name)) for name in ("val_accuracy", "params", "madds", "seconds")}
-        return {"epoch": self.epoch, "code": list(self.code), "seed": self.seed, "metrics": metrics}
+        diverged = {"diverged": True} if self.diverged else {}
+        return {"epoch": self.epoch, "code": list(self.code), "seed": self.seed, "metrics": metrics, **diverged}
 
 
 class GroundTruth:
@@ -131,25 +134,26 @@ class GroundTruth:
         return len(self._pairs)
 
     def run_epoch(self) -> TruthReport:
-        """Train the next genotype.
-
-        Raises:
-            NonFiniteLossError: if its loss is not finite.
-        """
+        """Train the next genotype; a training that diverges is reported as such, for the table to be whole."""
         start = time.perf_counter()
         code, seed = self._pairs[self.epoch]
         recipe = self._options.recipe(self._network)
         retrain = Retrain(self._space.decode(code), recipe, self._data, self._device, seed=seed)
-        *_, last = retrain
+        try:
+            *_, last = retrain
+            accuracy = last.val_accuracy
+        except NonFiniteLossError:
+            accuracy = None
         cost = retrain.cost()
         report = TruthReport(
             epoch=self.epoch,
             code=code,
             seed=seed,
-            val_accuracy=last.val_accuracy,
+            val_accuracy=0.0 if accuracy is None else accuracy,
             params=cost.params,
             madds=cost.madds,
             seconds=time.perf_counter() - start,
+            diverged=accuracy is None,
         )
         self.epoch += 1
         return report

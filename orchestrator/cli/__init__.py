@@ -12,7 +12,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
 from orchestrator.secrets import masked
-from search_core.errors import DataError, GenotypeError, LatencyError, NonFiniteLossError, OptionsError
+from search_core.errors import (
+    ConstraintsError,
+    DataError,
+    GenotypeError,
+    LatencyError,
+    NonFiniteLossError,
+    OptionsError,
+)
 
 #: Exit codes: bad input, a run that failed, a run that the user stopped.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -32,7 +39,7 @@ def main() -> None:
         _end("interrupted", INTERRUPTED)
     except (NonFiniteLossError, StudyFailed, TrackingAwayError) as error:
         _end(f"failed: {error}", FAILED)
-    except (OrchestratorError, DataError, GenotypeError, LatencyError, OptionsError) as error:
+    except (OrchestratorError, ConstraintsError, DataError, GenotypeError, LatencyError, OptionsError) as error:
         _end(f"error: {error}", BAD_INPUT)
     except MlflowException as error:  # a store that answered at the start and then went away
         _end(f"failed: MLflow: {first_line(error)}", FAILED)

@@ -16,6 +16,7 @@ from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
 from orchestrator.doctor.report import Check, Finding, Notes, Report
 from orchestrator.doctor.trunk import check_trunk
+from orchestrator.doctor.truth import check_truth
 from orchestrator.doctor.units import (
     RETRAINS,
     TRIALS,
@@ -26,6 +27,7 @@ from orchestrator.doctor.units import (
     tell_faults,
 )
 from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.ground_truth import units
 from orchestrator.records import RetrainJob
 from orchestrator.runs import TRUNK, Runs, trial_label
 from orchestrator.study import Study
@@ -61,6 +63,7 @@ def examine(name: str, runs: Runs) -> Report:
         notes.add(DRIVER, name, "info", f"{holder} runs the study: what is not there yet is a warning")
     if trials is not None:
         check_trials(case, notes)
+    check_truth(case, notes)
     check_trunk(case, notes)
     check_searches(case, notes)
     check_children(case, notes)
@@ -122,8 +125,15 @@ def _read_case(study: Study, is_running: bool, trials: tuple[FrozenTrial, ...] |
         searches=searches,
         retrains=_read_all(study, "retrain", [job.label for job in jobs or ()]),
         trunk=read_recorded(study.folder, "trunk", TRUNK) if study.spec.fork else None,
+        truth=_read_truth(study),
         jobs=jobs,
     )
+
+
+def _read_truth(study: Study) -> dict[str, Recorded]:
+    if study.spec.ground_truth is None:
+        return {}
+    return {label: read_recorded(study.folder, "truth", label) for label, _ in units(study.spec)}
 
 
 def _read_all(study: Study, phase: UnitKind, labels: list[str]) -> dict[str, Recorded]:

@@ -74,6 +74,7 @@ class Case:
         searches: recorded searches by label: those of `trials`, and journals without a trial.
         retrains: recorded retrainings by label, likewise.
         trunk: the epochs that forked trials share; None without `fork`.
+        truth: shares of the ground truth by label, all that there must be; empty without `ground_truth`.
         jobs: retrainings that the study asks for; None as long as that cannot be told.
     """
 
@@ -83,6 +84,7 @@ class Case:
     searches: Mapping[str, Recorded]
     retrains: Mapping[str, Recorded]
     trunk: Recorded | None
+    truth: Mapping[str, Recorded]
     jobs: tuple[RetrainJob, ...] | None
 
     @property
@@ -102,8 +104,8 @@ class Case:
 
     @property
     def journals(self) -> tuple[Recorded, ...]:
-        """All that have a journal and checkpoints: the shared epochs, searches and retrainings."""
-        return self.units if self.trunk is None else (self.trunk, *self.units)
+        """All that have a journal and checkpoints: ground truth, shared epochs, searches and retrainings."""
+        return (*self.truth.values(), *([] if self.trunk is None else [self.trunk]), *self.units)
 
     @property
     def has_open_trials(self) -> bool:
@@ -122,6 +124,8 @@ class Case:
     def is_done(self) -> bool:
         """Whether nothing is left to do."""
         if self.trials is None or self.jobs is None:
+            return False
+        if any(share.end is None for share in self.truth.values()):
             return False
         return not self.has_open_trials and all(self.retrains[job.label].end is not None for job in self.jobs)
 

@@ -24,7 +24,9 @@ from orchestrator.runs import Runs, split_child_label, trial_label
 from orchestrator.searcher import StudySearcher
 from search_core.child_training import ChildOrder
 from search_core.constraints import ChildLimits, Constraints
+from search_core.errors import ConstraintsError
 from search_core.genotype_space import GenotypeSpace
+from search_core.proposed_children import ProposedChildren
 from search_core.search import SearchOptions
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, opened_study, study_data
 from tests.search_core.tiny import TINY_NETWORK, images_of
@@ -327,6 +329,34 @@ def test_search_that_cannot_begin_fails_with_the_reason(start: Callable[..., Dri
     assert {label[:4] for label in driver.run()} == {"0001"}
     assert driver.states == ["FAIL", "COMPLETE"]
     assert "no genotype in 10,000 draws keeps the constraints" in driver.journal("0000").reason
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_search_that_finds_no_further_child_fails_alone(
+    start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """With tight limits 10,000 draws may be in vain although those before were not."""
+    ask = ProposedChildren.ask
+
+    def ask_in_vain(self: ProposedChildren) -> ChildOrder | None:
+        if self.options.constraints.maxima["params"] < 2e6 and len(self.codes) == 4:
+            raise ConstraintsError("no genotype in 10,000 draws keeps the constraints")
+        return ask(self)
+
+    monkeypatch.setattr(ProposedChildren, "ask", ask_in_vain)
+    changes = {"sweep": {"constraints.params.max": {"choice": [1e6, 2e6]}}, "sampler": "grid", "trials": 2}
+    driver = start(strategy=RANDOM, **changes)
+    expected = [*[f"0000-{child:04d}" for child in range(4)], *[f"0001-{child:04d}" for child in range(9)]]
+    labels = driver.run(most=4 if is_killed else 1000)
+    if is_killed:
+        driver = start(strategy=RANDOM, **changes)
+        labels += driver.run()
+    assert labels == expected
+    assert driver.states == ["FAIL", "COMPLETE"]
+    assert driver.journal("0000").reason == "no genotype in 10,000 draws keeps the constraints"
+    assert "0000 failed" in driver.view.heard
+    assert "0000: 1" in driver.tracked, "MLflow hears the end"
+    assert driver.searcher.is_exhausted
 
 
 def test_damaged_order_is_told_with_its_line(tmp_path: Path) -> None:

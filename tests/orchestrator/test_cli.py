@@ -437,6 +437,12 @@ def test_search_whose_loss_is_not_finite_fails_with_the_reason(found: Found) -> 
     assert Journal(found.runs / "searches" / "diverging" / "history.jsonl").end == "failed"
 
 
+def test_search_refuses_limits_that_no_genotype_keeps(found: Found) -> None:
+    limits = ["--set", "strategy.kind=one_shot", "--set", "constraints.params.max=1", "--set", "batch_size=8"]
+    outcome = snas("search", found.config, *limits, "--name", "tight", "--runs", found.runs)
+    refused(outcome, "error: no genotype in 10,000 draws keeps the constraints: at most params 1")
+
+
 def test_search_refuses_a_name_that_is_taken(found: Found) -> None:
     before = (found.folder / "history.jsonl").read_bytes()
     outcome = snas("search", found.config, "--name", "first", "--runs", found.runs)

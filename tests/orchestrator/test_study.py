@@ -20,6 +20,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.runs import Runs
 from orchestrator.samplers import open_storage
 from orchestrator.study import Study
+from search_core.errors import ConstraintsError
 from tests.orchestrator.tiny import SEARCH, tiny_spec
 
 
@@ -118,6 +119,25 @@ def test_interrupt_at_the_beginning_does_not_burn_the_name(tmp_path: Path, monke
             study.run()
     assert optuna_names(study) == []
     study.run()
+
+
+@pytest.mark.parametrize("kind", ["random", "one_shot"])
+def test_limits_that_no_genotype_keeps_are_refused_before_anything_begins(tmp_path: Path, kind: str) -> None:
+    """Unless trials have limits of their own: then some may begin."""
+    search = {**SEARCH, "batch_size": 8, "strategy": {"kind": kind}, "constraints": {"params": {"max": 1}}}
+    study = tiny(tmp_path, search=search, sweep={}, trials=1)
+    with pytest.raises(ConstraintsError, match="no genotype in 10,000 draws keeps the constraints: at most params 1"):
+        study.run()
+    assert not study.folder.path.exists()
+    tiny(tmp_path, search=search, sweep={"constraints.params.max": {"choice": [1.0, 1e6]}}, trials=1).run()
+
+
+def test_strategy_that_is_free_to_leave_the_limits_begins(tmp_path: Path, drivers: list[str]) -> None:
+    tiny(tmp_path, search={**SEARCH, "constraints": {"params": {"max": 1}}}).run()
+    narrow = {"kind": "spos", "channels": [0.5, 1.0]}
+    search = {**SEARCH, "batch_size": 8, "strategy": narrow, "constraints": {"params": {"max": 1}}}
+    tiny(tmp_path, name="narrow", search=search, sweep={}, trials=1).run()
+    assert drivers == ["tiny", "narrow"]
 
 
 def test_storage_that_fails_at_the_beginning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import REPORT_METRICS
 from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, _freeze_imports, from_plain
 from search_core.child_training import ChildOrder, ChildTraining
+from search_core.constraints import Constraints, Limit
 from search_core.errors import StateError
 from search_core.estimate import EstimateOptions
 from search_core.learning_curve import CurveStop
@@ -23,6 +24,7 @@ from search_core.retrain import RetrainOptions
 from search_core.schedules import PenaltyOptions
 from search_core.search import SearchOptions
 from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.random_sampling import RandomSamplingOptions
 from search_core.strategies.random_search import RandomSearchOptions
 from tests.orchestrator.tiny import cell_of, search_job
 from tests.search_core.tiny import TINY_DATASET, differences, tiny_options
@@ -114,6 +116,13 @@ def test_loss_that_is_not_finite_ends_the_trial_with_the_reason() -> None:
     assert set(REPORT_METRICS) | {"epochs"} <= set(last), "Ray gives up on a result without the metric it follows"
     assert "the training loss must stay finite, got loss nan" in last["failure"]
     assert "a lower theta.lr" in last["failure"]
+
+
+def test_limits_that_no_genotype_keeps_end_the_trial_with_the_reason() -> None:
+    limits = Constraints(params=Limit(max=1))
+    (only,) = steps(search(strategy=RandomSamplingOptions(), constraints=limits, batch_size=8))
+    assert only["done"] is True
+    assert only["failure"] == "no genotype in 10,000 draws keeps the constraints: at most params 1"
 
 
 def test_retrain_looks_at_the_test_split_after_the_last_epoch_only() -> None:

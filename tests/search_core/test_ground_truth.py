@@ -40,6 +40,17 @@ def test_every_genotype_is_trained_with_every_seed_as_a_retraining_is() -> None:
     assert (reports[3].params, reports[3].madds) == (alone.cost().params, alone.cost().madds)
 
 
+def test_training_that_diverges_is_reported_and_the_share_goes_on() -> None:
+    truth = make(dataclasses.replace(OPTIONS, lr=1e30))
+    reports = run(truth)
+    assert [report.code for report in reports] == [CODES[0], CODES[0], CODES[1], CODES[1]]
+    assert all(report.diverged and report.val_accuracy == 0.0 for report in reports)
+    record = json.loads(json.dumps(reports[0].to_dict()))
+    assert (record["diverged"], record["metrics"]["val_accuracy"]) == (True, 0.0)
+    assert record["metrics"]["params"] == run(make())[0].params
+    assert "diverged" not in make().run_epoch().to_dict()
+
+
 def test_share_resumes_bit_for_bit() -> None:
     whole, first, second = make(), make(), make()
     reports = run(whole)
