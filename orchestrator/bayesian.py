@@ -39,6 +39,9 @@ def build_proposer(
 class Bayesian(ScoredProposer):
     """Proposes by TPE, multivariate, with children that still train counted as bad ("constant liar").
 
+    There is a model once `startup` children have scores: Optuna does not count those that still train. Until then every
+    child is drawn uniformly, so with several at a time more than `startup` are.
+
     Optuna's study is in memory and follows from proposals and scores. Each proposal has a sampler of its own, seeded by
     its number, so that a suggestion depends on what was told and not on who asked before.
 

@@ -147,6 +147,8 @@ class OpenSearch:
 
     def needs_checkpoints(self, child: int) -> bool:
         """Whether a child or one that grows from it may still go on from its checkpoints; the best keeps them too."""
+        if self.is_over:  # of a search that failed, children may still run
+            return child in self._running or child == self.children.best_number
         is_parent = any(order.parent == child for order in self._orders.values())
         is_needed = child in self._orders or is_parent or self.children.needs_weights(child)
         return is_needed or child == self.children.best_number

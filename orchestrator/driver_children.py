@@ -86,11 +86,17 @@ class DriverChildren:
         if journal.end is not None or len(journal.epochs) > self._shown.get(search.number, 0):
             self._track(self._make_job(label, search.children.options), journal)
         self._shown[search.number] = len(journal.epochs)
-        self._tidy(search)
+        self._tidy(search.number, search.needs_checkpoints)
 
-    def _tidy(self, search: OpenSearch) -> None:
+    def was_over(self, number: int, journal: Journal) -> None:
+        """As `ChildWork.was_over`."""
+        best = journal.epochs[-1].get("child") if journal.epochs else None
+        if self._folder.order_log(trial_label(number)).is_file():
+            self._tidy(number, lambda child: child == best)
+
+    def _tidy(self, number: int, is_needed: Callable[[int], bool]) -> None:
         """Drop the checkpoints of children that nobody goes on from: there are as many as children."""
-        folder = self._folder.checkpoints(self._spec, "search", trial_label(search.number))
+        folder = self._folder.checkpoints(self._spec, "search", trial_label(number))
         for own in folder.glob("[0-9]*"):
-            if not search.needs_checkpoints(int(own.name)):
+            if not is_needed(int(own.name)):
                 shutil.rmtree(own, ignore_errors=True)  # what a full or slow disk keeps costs room, not the search

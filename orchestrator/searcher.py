@@ -46,6 +46,9 @@ class ChildWork(Protocol):
     def went_on(self, search: OpenSearch) -> None:
         """Show and log what is new in the journal of a search, and drop checkpoints that are not needed any more."""
 
+    def was_over(self, number: int, journal: Journal) -> None:
+        """Drop what a driver left that was killed at the end of a trial, which need not be over trials."""
+
 
 class StudySearcher(Searcher):
     """Gives Ray Tune the unfinished trials of a study, then new ones until it has its number.
@@ -200,6 +203,8 @@ class StudySearcher(Searcher):
             if journal.end is None:
                 # A driver killed while it drew the values left a part of them: the rest is drawn now.
                 return trial.number, self._drawn(self._begun(trial))
+            if self._children is not None:
+                self._children.was_over(trial.number, journal)
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
         if self._asked_all or not self._has_new:
             self._asked_all = True  # Tune asks ten times a second while a search over trials waits

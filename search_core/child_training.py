@@ -53,7 +53,7 @@ class ChildReport:
         train_loss: mean cross entropy of the epoch, nats.
         train_accuracy: over the epoch's augmented batches.
         held_out_loss: on the images held out of the training split, nats; with `estimate.recalibrate` under batch norm
-            statistics recomputed on training images, in the last epoch and wherever the child may be stopped.
+            statistics recomputed on training images, which without `estimate.stop` is done in the last epoch only.
         held_out_accuracy: likewise; that of the last epoch is the child's score.
         lr: learning rate of the epoch.
         drop_path: drop path probability of the epoch.
@@ -167,8 +167,8 @@ class ChildTraining:
         """
         start = time.perf_counter()
         trained = self._training.run_epoch()
-        is_judged = self._is_last or self._estimate.stop.kind != "none"  # else nobody asks how good it is yet
-        other = self._recalibrated() if self._is_last or (is_judged and self._estimate.recalibrate) else None
+        is_judged = self._estimate.recalibrate and self._estimate.stop.kind != "none"  # by its whole curve
+        other = self._recalibrated() if is_judged or self._is_last else None
         held_out = Evaluation(trained.val_loss, trained.val_accuracy)
         if other is not None and self._estimate.recalibrate:
             held_out = evaluate(other, self._training.data.validation)
@@ -241,8 +241,12 @@ class ChildTraining:
         return child
 
     def _fingerprint(self) -> str:
-        plain = asdict(self.order)
-        return json.dumps({**plain, "stop": asdict(self._estimate.stop)}, sort_keys=True)
+        scoring = {
+            "stop": asdict(self._estimate.stop),
+            "recalibrate": self._estimate.recalibrate,
+            "recalibration_batches": self.options.recalibration_batches,
+        }
+        return json.dumps({**asdict(self.order), **scoring}, sort_keys=True)
 
 
 def inherit_weights(child: Child, parent: Genotype, state: Mapping[str, Tensor]) -> int:

@@ -42,7 +42,7 @@ class EstimateOptions:
         lr: learning rate of the first epoch, above 0, with a cosine to 0; default: `theta.lr`.
         drop_path: probability that grows linearly from 0 (ScheduledDropPath, NASNet appendix A.7), in [0, 1).
         recalibrate: measure the accuracy on held-out images with batch norm statistics recomputed on training images:
-            in a short training the running ones lag behind the weights.
+            in a short training the running ones lag behind the weights; without `stop` in the last epoch only.
         stop: when a child is stopped early, which then has the score that it reached.
         inherit: begin with the weights of the parent's child where primitive and shape agree, and others fresh, as in
             searches by network morphism (Elsken et al., arXiv:1711.04528); for strategies that name a parent.

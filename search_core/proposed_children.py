@@ -142,7 +142,7 @@ class ProposedChildren:
 
     def needs_weights(self, number: int) -> bool:
         """Whether a later child may begin with the weights of this one."""
-        return self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
+        return self.has_more and self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
 
     def ask(self) -> ChildOrder | None:
         """The next child; None if all were asked for, or an open one must be told first."""

@@ -17,7 +17,7 @@ class BayesianOptions(OverTrialsOptions):
 
     Attributes:
         kind: names this strategy.
-        startup: children drawn uniformly before there is a model, at least 1.
+        startup: scores before there is a model, at least 1; children proposed until then are drawn uniformly.
         candidates: draws from the model of good children, of which the likeliest to improve is proposed, at least 1.
 
     Raises:

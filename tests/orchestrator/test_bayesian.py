@@ -45,6 +45,18 @@ def test_later_proposals_are_better_than_random_ones() -> None:
     assert sum(map(fitness, codes[-20:])) / 20 > 0.6
 
 
+def test_children_are_drawn_uniformly_until_startup_have_scores() -> None:
+    """Children that still train do not count, so that with several at a time more than `startup` are drawn."""
+    few, never = build(startup=3), build(startup=100)
+    drawn = [[proposer.ask() for _ in range(8)] for proposer in (few, never)]
+    assert drawn[0] == drawn[1], "eight are open, none has a score"
+    for number in range(3):
+        assert few.ask() == never.ask()
+        for proposer in (few, never):
+            proposer.tell(number, 0.1 * number)
+    assert [few.ask() for _ in range(8)] != [never.ask() for _ in range(8)], "the model proposes"
+
+
 def test_proposals_keep_the_limits_and_are_drawn_where_the_model_finds_none() -> None:
     free = build()
     assert isinstance(free, Bayesian)

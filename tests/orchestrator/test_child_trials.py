@@ -310,7 +310,10 @@ def test_child_that_ran_out_of_memory_is_tried_again_by_the_next_launch(start: C
     assert again.states == ["COMPLETE"]
 
 
-def test_checkpoints_are_kept_of_possible_parents_and_the_best_only(start: Callable[..., Driver]) -> None:
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_checkpoints_are_kept_of_possible_parents_and_in_the_end_of_the_best_only(
+    start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
     driver = start()
     folder = driver.folder.checkpoints(driver.spec, "search", "0000")
     while (given := driver.suggest())[1] != Searcher.FINISHED:
@@ -319,9 +322,21 @@ def test_checkpoints_are_kept_of_possible_parents_and_the_best_only(start: Calla
         own = driver.folder.checkpoints(driver.spec, "search", job["label"])
         assert own.parent == folder
         own.mkdir(parents=True)
+        if job["child"]["number"] == 8:
+            kept = {int(path.name) for path in folder.iterdir()} - {8}
+            assert kept == {5, 6, 7, driver.searcher._searches[0].children.best_number}, "the population and the best"
+            assert job["child"]["parent"] in kept, "it begins with the weights"
+            if is_killed:  # when the journal has its end
+                monkeypatch.setattr(driver.children, "went_on", lambda search: (_ for _ in ()).throw(KeyboardInterrupt))
+                with pytest.raises(KeyboardInterrupt):
+                    driver.train(trial_id, job)
+                assert len(list(folder.iterdir())) > 1
+                driver = start()
+                continue
         driver.train(trial_id, job)
     best = driver.records()[-1]["child"]
-    assert {int(path.name) for path in folder.iterdir()} == {6, 7, 8, best}, "the last population and the best"
+    assert {int(path.name) for path in folder.iterdir()} == {best}
+    assert driver.states == ["COMPLETE"]
 
 
 def test_search_that_cannot_begin_fails_with_the_reason(start: Callable[..., Driver]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from search_core import child_training
 from search_core.child import Child
 from search_core.child_training import ChildOrder, ChildReport, ChildTraining, inherit_weights
 from search_core.data import DatasetOptions, ImageData, load_data
@@ -105,7 +106,8 @@ def test_held_out_accuracy_is_measured_with_statistics_of_the_training_images() 
     plain, recalibrated = training_of(recalibrate=False), training_of()
     reports = list(zip(plain, recalibrated, strict=True))
     assert [one.train_loss for one, _ in reports] == [other.train_loss for _, other in reports], "training is the same"
-    assert [one.held_out_loss for one, _ in reports] != [other.held_out_loss for _, other in reports]
+    differing = [one.held_out_loss != other.held_out_loss for one, other in reports]
+    assert differing == [False, False, True], "only the last is the score"
     data = recalibrated._training.data
     child = copy.deepcopy(recalibrated.child)
     recalibrate(child, data.train, batch_size=16, num_batches=2, generator=seeded())
@@ -134,6 +136,31 @@ def test_state_of_another_child_is_refused() -> None:
     state = training_of(ChildOrder(number=0, code=CODE)).state_dict()
     with pytest.raises(StateError, match="they differ in number"):
         training_of(ChildOrder(number=1, code=CODE)).load_state_dict(state)
+
+
+def test_state_of_a_child_that_is_scored_otherwise_is_refused() -> None:
+    state = training_of().state_dict()
+    with pytest.raises(StateError, match=r"they differ in recalibrate$"):
+        training_of(recalibrate=False).load_state_dict(state)
+    options = replace(search_of(), recalibration_batches=5)
+    with pytest.raises(StateError, match=r"they differ in recalibration_batches$"):
+        ChildTraining(options, images_of(), ChildOrder(number=0, code=CODE)).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("stop", "times"), [(CurveStop(), 1), (CurveStop(kind="curve"), 3)])
+def test_statistics_are_recomputed_where_an_accuracy_is_judged(
+    stop: CurveStop, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the hours that a strategy is charged grow for nothing; the score is the same."""
+    calls = []
+    monkeypatch.setattr(
+        child_training, "recalibrate", lambda *given, **named: calls.append(recalibrate(*given, **named))
+    )
+    *_, last = training_of(stop=stop)
+    assert len(calls) == times
+    (*_, whole) = training_of(stop=CurveStop(kind="curve"))
+    assert last.held_out_accuracy == whole.held_out_accuracy
+    assert last.held_out_loss == whole.held_out_loss
 
 
 def test_prediction_is_that_of_the_law_that_made_the_curve() -> None:
