@@ -20,7 +20,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Every complete trial as a line over what was swept and what came out."""
     complete = [trial for trial in study.trials if trial.is_result]
     trials = _thinned(complete, study)
-    swept = [key for key in study.swept if any(key in trial.values for trial in trials)]
+    swept = _varied(study, trials)
     results = [objective.metric for objective in study.objectives]
     key, title = "parallel", "How the swept settings lead to the results"
     if not trials or not swept:
@@ -73,6 +73,12 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
         note=f"Stronger lines have a {better} {metric_name(results[0])}."
         + (f" Drawn: the best {_MOST_BEST}, and every so many of the rest." if len(trials) < len(complete) else ""),
     )
+
+
+def _varied(study: StudyRecord, trials: Sequence[Trial]) -> list[str]:
+    """Swept settings that differ between trials, or of a single trial all: what never changes leads nowhere."""
+    values = {key: {trial.values.get(key) for trial in trials} - {None} for key in study.swept}
+    return [key for key, of in values.items() if len(of) > 1] or [key for key, of in values.items() if of]
 
 
 def _thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:

@@ -1,4 +1,4 @@
-"""Trials as points: coloured by penalty strength or by schedule, never by colour alone."""
+"""Trials as points: coloured by penalty strength, schedule or strategy, never by colour alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
 from dashboards.records import Trial
 from dashboards.wording import metric_name, shown_metric
 
-ColourBy = Literal["eta", "schedule"]
+ColourBy = Literal["eta", "schedule", "strategy"]
 
 #: Costs of the child that the front can be drawn over, those first that every search reports.
 COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
@@ -40,7 +40,7 @@ def points(
     *,
     brief: bool = False,
 ) -> list[dict[str, Any]]:
-    """Traces of markers: one per schedule, or one with a colour scale over eta and another for eta = 0.
+    """Traces of markers: one per schedule or strategy, or one with a colour scale over eta and another for eta = 0.
 
     Trials on the front are large and carry their number, those that are not complete are hollow. Each standing is a
     trace of its own, since a browser draws markers that all look the same much faster.
@@ -50,7 +50,8 @@ def points(
     traces: list[dict[str, Any]] = []
     for place, (name, members) in enumerate(_groups(trials, colour_by)):
         marker: dict[str, Any] = {"color": theme.categories[place % len(theme.categories)]}
-        symbol = SYMBOLS[place % len(SYMBOLS)]
+        # Moved on by one when the colours begin again, so that no two series look alike.
+        symbol = SYMBOLS[(place + place // len(theme.categories)) % len(SYMBOLS)]
         if colour_by == "eta" and name == _UNPENALISED:
             marker = {"color": theme.muted}
         for standing, look in _LOOKS.items():
@@ -82,9 +83,9 @@ def points(
 
 def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, list[int]]]:
     """Names of the series, and which trials are in each."""
-    if colour_by == "schedule":
-        names = sorted({trial.schedule for trial in trials})
-        return [(name, [i for i, trial in enumerate(trials) if trial.schedule == name]) for name in names]
+    if colour_by != "eta":
+        of = [trial.schedule if colour_by == "schedule" else trial.strategy for trial in trials]
+        return [(name, [i for i, other in enumerate(of) if other == name]) for name in sorted(set(of))]
     return [
         ("η > 0", [i for i, trial in enumerate(trials) if trial.eta]),
         (_UNPENALISED, [i for i, trial in enumerate(trials) if not trial.eta]),
@@ -119,7 +120,7 @@ def _hover(trial: Trial) -> str:
     penalty = "" if trial.eta is None else f"η {trial.eta:.3g}, "
     lines = [
         f"<b>{escaped(trial.title)}</b> ({trial.run.state})",
-        f"{penalty}{escaped(trial.schedule)} schedule",
+        f"{escaped(trial.strategy)}, {penalty}{escaped(trial.schedule)} schedule",
         *(f"{metric_name(name)}: {shown_metric(name, metrics[name])}" for name in
           ("child_val_error", "supernet_val_accuracy", *COSTS) if name in metrics),
     ]  # fmt: skip

@@ -50,7 +50,7 @@ def front_chart(
         "data": data,
         "layout": layout(
             theme, x=metric_title(cost), y="child validation error (%)", height=430,
-            showlegend=colour_by == "schedule", hovermode="closest", shapes=references[0], annotations=references[1],
+            showlegend=colour_by != "eta", hovermode="closest", shapes=references[0], annotations=references[1],
             margin={"l": 64, "r": 20, "t": 20 + max((a["yshift"] for a in references[1]), default=-4), "b": 52},
             xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
         ),

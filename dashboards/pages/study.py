@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, get_args
+from typing import Any
 
 import dash_ag_grid
 from dash import html
@@ -55,7 +55,10 @@ def study_view(store: Store, request: Request) -> View:
     """The study named in the path."""
     study = store.study(request.path[1])
     costs = known_costs(study) or ["child_madds"]
-    cost, colour_by = request.option("cost", costs), request.option("colour", get_args(ColourBy))
+    colours: dict[ColourBy, str] = {"eta": "penalty strength", "schedule": "schedule"}
+    if len({trial.strategy for trial in study.trials}) > 1:
+        colours = {"strategy": "strategy", **colours}
+    cost, colour_by = request.option("cost", costs), request.option("colour", list(colours))
     said: list[Component] = []
     published = asked(lambda: store.published(study), "The published cells cannot be shown", said) or {}
     front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=published)  # type: ignore[arg-type]  # one of ColourBy
@@ -64,7 +67,7 @@ def study_view(store: Store, request: Request) -> View:
     trials = _trials_table(study)
     controls = [
         choices("cost", "Cost", {name: metric_name(name) for name in costs}, cost, request),
-        choices("colour", "Colour", {"eta": "penalty strength", "schedule": "schedule"}, colour_by, request),
+        choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),
     ]
     body = [
         *head(study, "Study"),

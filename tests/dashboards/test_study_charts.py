@@ -108,6 +108,14 @@ def test_front_by_schedule_has_a_named_trace_with_a_symbol_for_each():
     assert not _front(of).figure["layout"]["showlegend"]
 
 
+def test_front_by_strategy_draws_no_two_of_them_alike():
+    names = [f"strategy {n:02d}" for n in range(14)]
+    chart = _front(study([_scored(n, 1 + n, 30, strategy=name) for n, name in enumerate(names)]), colour_by="strategy")
+    looks = {trace["name"]: (trace["marker"]["color"], trace["marker"]["symbol"]) for trace in _markers(chart)}
+    assert list(looks) == names
+    assert len(set(looks.values())) == len(names)
+
+
 def test_front_axis_is_logarithmic_beyond_tenfold_unless_a_child_is_empty():
     axis = _front(study([_scored(0, 1, 30), _scored(1, 50, 10)])).figure["layout"]["xaxis"]
     assert axis["type"] == "log"
@@ -209,6 +217,14 @@ def test_importance_is_computed_anew_for_a_new_version():
     trials = [trial(n, values={"x": float(n)}, metrics={"child_val_error": float(n)}) for n in range(20)]
     assert importance_chart(study(trials[:3]), LIGHT).figure == {}
     assert importance_chart(study(trials), LIGHT).rows == [("child_val_error", "x", pytest.approx(1.0))]
+
+
+def test_parallel_leaves_out_what_never_changes():
+    trials = [_scored(n, 1 + n, 30, values={"eta": n, "batch": 4}) for n in range(3)]
+    columns = parallel_chart(study(trials, swept=["eta", "batch"]), LIGHT).columns
+    assert columns[:2] == ("trial", "param eta")
+    assert "param batch" not in columns
+    assert "param batch" in parallel_chart(study(trials[:1], swept=["eta", "batch"]), LIGHT).columns
 
 
 def test_parallel_has_a_line_per_complete_trial_over_all_that_was_swept():
