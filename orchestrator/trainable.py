@@ -165,6 +165,7 @@ class SearchTrainable(EpochTrainable):
     """
 
     work: Search | ChildTraining
+    _wants_scores = False
 
     def _fork(self, job: dict[str, Any]) -> None:
         if "fork" in job and self.work.epoch == 0:
