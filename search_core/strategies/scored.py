@@ -6,6 +6,7 @@ Shape suffixes: E edges, O operations.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -37,9 +38,9 @@ class ScoredProposer(Proposer):
         self.codes: list[Code] = []
         self.scores: dict[int, float] = {}
 
+    @abstractmethod
     def propose(self) -> tuple[Code, int | None] | None:
         """Code and parent of the next proposal, or None while a score is needed first."""
-        raise NotImplementedError
 
     def heard(self, number: int, score: float) -> None:
         """What a subclass does with a score."""
