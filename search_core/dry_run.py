@@ -7,20 +7,16 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from search_core.augment import Augmentation
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.cost import CostTable
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import CELL_TYPES
-from search_core.ranks import Ranks
 from search_core.search import Search, SearchOptions
-from search_core.splits import Split
+from search_core.splits import DerivedSplit, Split
 from search_core.strategies.over_trials import OverTrialsOptions
 
 #: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
@@ -109,29 +105,12 @@ def _taken(device: torch.device, free_bytes: int | None) -> int:
     return max(free_bytes - torch.cuda.mem_get_info(device)[0] + given_back, reserve)
 
 
-class _Beginning(Split):
+class _Beginning(DerivedSplit):
     """A split of which a pass ends after a few batches."""
 
     def __init__(self, split: Split, num_batches: int) -> None:
-        self._split, self._num_batches = split, num_batches
-        self.indices: npt.NDArray[np.int64] = split.indices
-        self.device = split.device
+        super().__init__(split)
+        self._num_batches = num_batches
 
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """As `Split.labels`."""
-        return self._split.labels
-
-    def part(self, positions: npt.NDArray[np.int64]) -> _Beginning:
-        """As `Split.part`."""
-        return _Beginning(self._split.part(positions), self._num_batches)
-
-    def _iterate(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None,
-        augment: Augmentation | None,
-        drop_last: bool,
-        ranks: Ranks,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        return islice(self._split._iterate(batch_size, generator, augment, drop_last, ranks), self._num_batches)
+    def _changed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        return islice(batches, self._num_batches)

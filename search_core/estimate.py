@@ -9,19 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.augment import Augmentation
 from search_core.data import ImageData
 from search_core.errors import require
 from search_core.held_out import SearchImages
 from search_core.learning_curve import CurveStop
-from search_core.ranks import Ranks
 from search_core.retrain import RetrainOptions
-from search_core.splits import Split, stratified_order
+from search_core.splits import DerivedSplit, Split, stratified_order
 
 if TYPE_CHECKING:
     from search_core.search import SearchOptions
@@ -157,7 +153,7 @@ class EstimateOptions:
         return round(height * side / shorter), round(width * side / shorter)
 
 
-class ResizedSplit(Split):
+class ResizedSplit(DerivedSplit):
     """A split whose images are made smaller by the mean over areas, after they were augmented and normalised.
 
     Args:
@@ -166,25 +162,9 @@ class ResizedSplit(Split):
     """
 
     def __init__(self, split: Split, size: tuple[int, int]) -> None:
-        self._split, self._size = split, size
-        self.indices, self.device = split.indices, split.device
+        super().__init__(split)
+        self._size = size
 
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """As `Split.labels`."""
-        return self._split.labels
-
-    def part(self, positions: npt.NDArray[np.int64]) -> ResizedSplit:
-        """As `Split.part`."""
-        return ResizedSplit(self._split.part(positions), self._size)
-
-    def _iterate(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None,
-        augment: Augmentation | None,
-        drop_last: bool,
-        ranks: Ranks,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._split._iterate(batch_size, generator, augment, drop_last, ranks):
+    def _changed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in batches:
             yield functional.interpolate(images, self._size, mode="area"), labels

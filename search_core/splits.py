@@ -194,6 +194,43 @@ class TensorSplit(Split):
             yield batch_NCHW, self._labels_P.index_select(0, chosen_N)
 
 
+class DerivedSplit(Split):
+    """Another split, of whose batches something is changed as they pass.
+
+    Args:
+        split: the images.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self.indices, self.device = split.indices, split.device
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """As `Split.labels`."""
+        return self._split.labels
+
+    def part(self, positions: npt.NDArray[np.int64]) -> Self:
+        """As `Split.part`."""
+        part = super().part(positions)
+        part._split = self._split.part(positions)
+        return part
+
+    @abstractmethod
+    def _changed(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What a pass yields, given what it would yield of the other split."""
+
+    def _iterate(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None,
+        augment: Augmentation | None,
+        drop_last: bool,
+        ranks: Ranks,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._changed(self._split._iterate(batch_size, generator, augment, drop_last, ranks))
+
+
 class FolderSplit(Split):
     """A split of image files, decoded by loader processes; flips, normalisation and cutout run on the device.
 

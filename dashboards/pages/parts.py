@@ -82,6 +82,7 @@ def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: 
                 className="below",
             ),
         ],
+        id=f"card-{chart.key}",
         className="card wide" if wide else "card",
     )
 

@@ -98,25 +98,32 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
     """Name, state and facts of a study, with its tabs."""
     overview = study.overview
     over = sum(overview.ended.values())
-    entries: list[tuple[str, Any]] = [("state", badge(overview.state))]
-    entries.append(("searches over", f"{over} of {overview.num_trials}"))
-    entries += [(f"best {metric_name(name)}", shown_metric(name, value)) for name, value in overview.best.items()]
-    if overview.hours is not None:
-        entries.append(("reserved", f"{overview.hours:.3g} {overview.hours_unit}"))
-    if overview.state == "running" and over < overview.num_trials:
-        entries.append(("time left for searches", duration(overview.time_left_s)))
-    if overview.retrained[1]:
-        entries.append(("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}"))
-    if overview.last_report_s is not None:
-        entries.append(("last report", moment(overview.last_report_s)))
+    is_running = overview.state == "running"
+    goals = study.objectives if overview.run is not None else ()  # single searches have no best
+    numbers = [
+        *(
+            (f"best {metric_name(goal.metric)}", shown_metric(goal.metric, overview.best.get(goal.metric)))
+            for goal in goals
+        ),
+        ("reserved", MISSING if overview.hours is None else f"{overview.hours:.3g} {overview.hours_unit}"),
+        ("time left for searches", duration(overview.time_left_s if over < overview.num_trials else None)),
+        ("retrained", f"{overview.retrained[0]} of {overview.retrained[1]}" if overview.retrained[1] else MISSING),
+        ("last report", moment(overview.last_report_s)),
+    ]
+    entries: list[tuple[str, Any]] = [
+        ("state", badge(overview.state)),
+        ("searches over", f"{over} of {overview.num_trials}"),
+        # While it runs, what is not known yet has its place: a number that comes moves nothing below it.
+        *((name, text) for name, text in numbers if is_running or text != MISSING),
+        ("as of", moment(study.as_of_s)),
+    ]
     silent_s = study.as_of_s - (overview.last_report_s or study.as_of_s)
-    is_silent = overview.state == "running" and silent_s > _SILENT_S
-    entries.append(("as of", moment(study.as_of_s)))
-    goals = " and ".join(f"{goal.mode} {metric_name(goal.metric)}" for goal in study.objectives)
+    is_silent = is_running and silent_s > _SILENT_S
+    aims = " and ".join(f"{goal.mode} {metric_name(goal.metric)}" for goal in study.objectives)
     return [
         trail(("Studies", "/"), (overview.name, "")),
         html.H1(overview.name),
-        html.P(f"Objectives: {goals}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
+        html.P(f"Objectives: {aims}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
         slot([*notices(study), *([_silent(overview.name, silent_s)] if is_silent else [])]),
         facts(entries),
