@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Complete trials from which on settings are rated: of fewer, the best quarter is one or two trials.
 MIN_RATED = 12
+#: Trials per number of a setting, on average, from which on the numbers are rated as names.
+_REPEATED = 4
 #: Results from which on a rank correlation is told.
 MIN_RELATED = 5
 
@@ -137,7 +139,8 @@ def _distribution(values: Sequence[float | str]) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     numbers = [value for value in values if isinstance(value, float) and math.isfinite(value)]
-    if len(numbers) < len(values):
+    # Between a few numbers that come again and again, the estimate of Optuna would divide by densities of nearly 0.
+    if len(numbers) < len(values) or _REPEATED * len(set(numbers)) <= len(numbers):
         return CategoricalDistribution(sorted({str(value) for value in values}))
     low, high = min(numbers), max(numbers)
     return FloatDistribution(low, high, log=low > 0 and high / low > 20)

@@ -33,11 +33,11 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
         ("discretization gap (percentage points)",
          [100 * trial.run.metrics.get("discretization_gap", math.nan) for trial in trials]),
     ]  # fmt: skip
-    results = [index for index, trial in enumerate(trials) if trial.is_result]
-    correlation = rank_correlation([etas[i] for i in results], [panels[1][1][i] for i in results])
-    said = f"rank correlation with {metric_name(cost)} {correlation:+.2f}" if correlation is not None else ""
-    if correlation is None or len(results) < MIN_RELATED:
-        said = "too few results to say"
+    results = [trial for trial in trials if trial.is_result]
+    if len(results) >= MIN_RELATED and len({trial.eta for trial in results}) == 1:
+        return Chart(key=key, title=title, empty=f"All searches have the same penalty strength, {results[0].eta:g}.")
+    correlations = _correlations(results, cost)
+    said = f"rank correlation with {metric_name(cost)} {correlations}" if correlations else "too few results to say"
     is_many = len(trials) > _MOST_POINTS
     return Chart(
         key=key,
@@ -52,6 +52,23 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
         ],
         note=f"Line: median of {len(trials)} searches; band: the middle 80% of them." if is_many else "",
     )  # fmt: skip
+
+
+def _correlations(results: Sequence[Trial], cost: str) -> str:
+    """Rank correlation of penalty and cost within each strategy that has several penalties; empty with too few."""
+    by_strategy: dict[str, list[tuple[float, float]]] = {}
+    for trial in results:
+        by_strategy.setdefault(trial.strategy, []).append((float(trial.eta or 0.0), trial.run.metrics[cost]))
+    found = {
+        strategy: rank_correlation(*zip(*pairs, strict=True))
+        for strategy, pairs in by_strategy.items()
+        if len(pairs) >= MIN_RELATED
+    }
+    return ", ".join(
+        f"{value:+.2f}" + (f" ({strategy})" if len(by_strategy) > 1 else "")
+        for strategy, value in found.items()
+        if value is not None
+    )
 
 
 def _figure(

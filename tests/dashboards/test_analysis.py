@@ -85,6 +85,17 @@ def test_importances_take_mixed_and_infinite_values_as_names():
     assert importances(_trials(rows), ERROR) == pytest.approx({"clip": 1.0})
 
 
+def test_importances_take_numbers_that_come_again_as_names():
+    """As in a comparison, where one strategy has four penalties and all others have one of them."""
+    draw = random.Random(0)
+    rows = [({"eta": eta, "kind": "a"}, draw.random()) for eta in (1e-4, 1e-3, 1e-2, 1e-1) for _ in range(3)]
+    rows += [({"eta": 1e-3, "kind": kind}, (kind > "g") + draw.random()) for kind in "bcdefghijklm" for _ in range(3)]
+    as_numbers = importances(_trials(rows), ERROR)
+    as_names = importances(_trials([(values | {"eta": f"{values['eta']}"}, error) for values, error in rows]), ERROR)
+    assert as_numbers == pytest.approx(as_names)
+    assert as_numbers["kind"] > 0.3
+
+
 def test_importances_say_nothing_about_a_metric_that_never_changes():
     assert importances(_trials([({"x": float(i), "y": float(-i)}, 0.5) for i in range(20)]), ERROR) == {}
 

@@ -171,6 +171,22 @@ def test_penalty_states_the_rank_correlation():
     assert _penalty(_penalised([1e-3, 1e-2], [3, 2])).title.endswith("too few results to say")
 
 
+def test_penalty_is_related_to_cost_within_each_strategy():
+    """Others at one penalty say nothing about it, whatever they cost."""
+    swept = _penalised([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [50, 40, 30, 20, 10])
+    others = [
+        trial(10 + n, eta=1e-3, strategy="enas", metrics={"child_madds": 1e6 * n, "edges_normal": 5, "edges_reduce": 2})
+        for n in range(20)
+    ]
+    assert _penalty([*swept, *others]).title.endswith(": rank correlation with multiply-adds -1.00 (snas)")
+
+
+def test_penalty_that_is_the_same_everywhere_is_said():
+    chart = _penalty(_penalised([0.0] * 5, [50, 40, 30, 20, 10]))
+    assert not chart.figure
+    assert chart.empty == "All searches have the same penalty strength, 0."
+
+
 @pytest.mark.parametrize(
     ("etas", "places", "ticks"),
     [
