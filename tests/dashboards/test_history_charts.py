@@ -62,6 +62,18 @@ def test_many_curves_group_by_penalty_and_mark_the_front(theme):
         assert len(trace["x"]) == len(trace["y"]) == len(trace["text"])
 
 
+def test_many_curves_of_several_strategies_are_told_by_colour_dash_and_legend():
+    kinds = [f"kind-{n:02d}" for n in range(13)]
+    trials = [trial(n, eta=1e-3, strategy=kinds[n % 13], on_front=n < 2) for n in range(26)]
+    chart = many_curves(trials, {n: curve(temperature=[1.0, 0.5]) for n in range(26)}, "temperature", LIGHT)
+    assert chart.figure["layout"]["showlegend"]
+    assert "strategy" in chart.note
+    data = chart.figure["data"]
+    assert sorted(trace["name"] for trace in data if trace["showlegend"]) == kinds
+    looks = {trace["name"]: (trace["line"]["color"], trace["line"]["dash"]) for trace in data}
+    assert len(set(looks.values())) == len(kinds), "no two strategies look alike"
+
+
 def test_many_curves_count_those_that_have_the_metric():
     trials = [trial(0), trial(1), replace(trial(2), number=None)]
     chart = many_curves(trials, {0: curve(loss=[1.0]), 1: curve(other=[1.0])}, "loss", LIGHT)
