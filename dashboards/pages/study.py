@@ -187,7 +187,7 @@ def _grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
             "rowSelection": {"mode": "multiRow", "enableClickSelection": False, "headerCheckbox": False},
             "theme": {"function": f"themeQuartz.withParams({json.dumps(_grid_colours(request.theme))})"},
             "selectionColumnDef": {"pinned": "left", "width": 52},
-            "ensureDomOrder": True, "animateRows": False, "enableCellTextSelection": True,
+            "ensureDomOrder": True, "animateRows": False, "rowBuffer": 3, "enableCellTextSelection": True,
         },
         style={"height": f"{min(620, 130 + 42 * len(rows))}px"},
     )  # fmt: skip

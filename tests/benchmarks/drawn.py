@@ -14,20 +14,20 @@ SIZE: ViewportSize = {"width": 1400, "height": 900}
 _QUIET_MS = 1500  # nothing changes and nothing is asked for so long: the page is settled
 _TIMEOUT_S = 180.0
 
-#: Before anything else of a page: notes the last change. A view of the dashboard says that it is drawn when nothing has
-#: changed for a moment; what is measured is that last change, not the moment after it.
+#: Before anything else of a page: notes the last change. A view of the dashboard says that it is drawn when nothing on it
+#: was added or taken away for a moment; what is measured is the last of these changes, not the end of that moment.
 _WATCH = """
 (() => {
   window.lastChange = performance.now();
-  const isMark = (change) => change.type === "attributes" && change.target.id === "main";  // that it is drawn
-  const note = (changes) => { if (!changes.every(isMark)) window.lastChange = performance.now(); };
+  const note = () => { window.lastChange = performance.now(); };
   new MutationObserver(note).observe(document, {subtree: true, childList: true, attributes: true});
   const isDrawn = () => {
     const main = document.getElementById("main");
     return main && main.dataset.drawn === "true" && main.dataset.address === location.pathname + location.search;
   };
   window.untilDrawn = (begin) => new Promise((resolve) => {
-    const look = () => isDrawn() ? resolve(window.lastChange - begin) : requestAnimationFrame(look);
+    const drawnAt = () => Number(document.getElementById("main").dataset.drawnAt);
+    const look = () => isDrawn() ? resolve(drawnAt() - begin) : requestAnimationFrame(look);
     look();
   });
   window.followed = (href) => {
