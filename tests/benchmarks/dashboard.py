@@ -9,8 +9,8 @@ in seconds; each repeat starts the dashboard anew. All is on this machine, the b
 - cold_first_view: the page of all studies in a browser with an empty cache, right after the start; `cold_study` is the
   study after it, the first that asks for its runs; `first_trial` the first trial, with its player.
 - warm_studies, warm_study, warm_trial, warm_retrain, warm_compare: views that were shown before, since the page was
-  loaded, by a click on a link (compare: by address). `reloaded_*`: the whole page again, from the browser's cache. `new_trial`: a click on a trial
-  that nobody looked at before.
+  loaded, by a click on a link (compare: by address). `reloaded_*`: the whole page again, from the browser's cache.
+  `new_trial`: a click on a trial that nobody looked at before.
 - first_curves, warm_curves: one metric of 100 trials over all epochs, by address.
 - mlflow_table, mlflow_charts_10, mlflow_charts_100: MLflow's own pages over 100 of the same trials, from the browser's
   cache, until their last change; `settled_study` and `settled_curves` are the dashboard's by the same measure, for the

@@ -14,8 +14,8 @@ SIZE: ViewportSize = {"width": 1400, "height": 900}
 _QUIET_MS = 1500  # nothing changes and nothing is asked for so long: the page is settled
 _TIMEOUT_S = 180.0
 
-#: Before anything else of a page: notes the last change. A view of the dashboard says that it is drawn when nothing on it
-#: was added or taken away for a moment; what is measured is the last of these changes, not the end of that moment.
+#: Before anything else of a page: notes the last change. A view of the dashboard says that it is drawn when nothing was
+#: added to it or taken away for a moment; what is measured is the last of these changes, not the end of that moment.
 _WATCH = """
 (() => {
   window.lastChange = performance.now();

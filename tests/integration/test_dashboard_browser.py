@@ -154,7 +154,7 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
     tracked.start()
     visit.page.get_by_role("link", name=NAME).click(timeout=120_000)  # it comes by itself
     visit.shows("study", VIEWS["study"])
-    visit.page.wait_for_selector("#trials .ag-row", timeout=60_000)
+    visit.page.wait_for_selector("#trials .ag-row", timeout=180_000)
     visit.page.get_by_label("state Filter Input").fill("e")
     visit.page.evaluate("window.scrollTo(0, 300)")
     place = "document.getElementById('card-front').getBoundingClientRect().top"  # facts come above it meanwhile
