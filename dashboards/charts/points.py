@@ -46,6 +46,7 @@ def points(
     trace of its own, since a browser draws markers that all look the same much faster.
     """
     on_front = set(front)
+    labels = _labels(trials, x, y, front)
     scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
     traces: list[dict[str, Any]] = []
     for place, (name, members) in enumerate(_groups(trials, colour_by)):
@@ -75,10 +76,20 @@ def points(
             )  # fmt: skip
             if standing == "front":
                 traces[-1] |= {
-                    "mode": "markers+text", "text": [escaped(trials[i].title.removeprefix("trial ")) for i in chosen],
+                    "mode": "markers+text", "text": [labels.get(i, "") for i in chosen],
                     "textposition": "bottom left", "textfont": {"color": theme.ink, "size": 12},
                 }  # fmt: skip
     return traces
+
+
+def _labels(trials: Sequence[Trial], x: Sequence[float], y: Sequence[float], front: Sequence[int]) -> dict[int, str]:
+    """Numbers at the points of the front; trials that found the same point share one label."""
+    at: dict[tuple[float, float], list[int]] = {}
+    for i in sorted(front):
+        at.setdefault((x[i], y[i]), []).append(i)
+    return {
+        places[0]: ", ".join(escaped(trials[i].title.removeprefix("trial ")) for i in places) for places in at.values()
+    }
 
 
 def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, list[int]]]:
