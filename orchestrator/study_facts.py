@@ -43,10 +43,7 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
         "hours": _hours(trials, trunk_hours),
         "time_left_s": _time_left_s(spec, trials, trunk_s) if is_running else None,
         "importance": {goal.metric: _importance(study, index) for index, goal in enumerate(spec.objectives)},
-        "relations": [
-            relation("eta", name, _etas(spec, results), [trial.metrics[metric] for trial in results])
-            for metric, name in (("child_madds", "multiply-adds"), ("discretization_gap", "discretization gap"))
-        ],
+        "relations": _relations(spec, results),
         "failures": [
             *({"trial": trial.number, "reason": trial.reason} for trial in trials if trial.state == "failed"),
             *({"retraining": record.label, "reason": record.reason} for record in retrains if record.state == "failed"),
@@ -85,8 +82,20 @@ def relation(first: str, second: str, x: Sequence[float], y: Sequence[float]) ->
     return {"of": first, "with": second, "n": len(pairs), "rho": rho, "words": words}
 
 
-def _etas(spec: StudySpec, trials: Sequence[TrialRecord]) -> list[float]:
-    return [search_options(spec, trial.values).penalty.strength for trial in trials]
+def _relations(spec: StudySpec, results: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+    """Eta against cost and gap, within each strategy that has several; of all trials together if none has."""
+    by_strategy: dict[str, list[tuple[float, TrialRecord]]] = {}
+    for trial in results:
+        options = search_options(spec, trial.values)
+        by_strategy.setdefault(options.strategy.kind, []).append((options.penalty.strength, trial))
+    swept = {kind: pairs for kind, pairs in by_strategy.items() if len({eta for eta, _ in pairs}) > 1}
+    groups = {"eta" if len(by_strategy) == 1 else f"eta of {kind}": pairs for kind, pairs in swept.items()}
+    together = [pair for pairs in by_strategy.values() for pair in pairs]
+    return [
+        relation(eta, name, [strength for strength, _ in pairs], [trial.metrics[metric] for _, trial in pairs])
+        for eta, pairs in (groups or {"eta": together}).items()
+        for metric, name in (("child_madds", "multiply-adds"), ("discretization_gap", "discretization gap"))
+    ]
 
 
 def _hours(trials: Sequence[TrialRecord], shared: float) -> dict[str, float]:

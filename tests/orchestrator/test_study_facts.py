@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dashboards.analysis import MIN_RATED
 from orchestrator.cli.cells import sparkline
@@ -21,8 +21,13 @@ from tests.orchestrator.tiny import TWO_OBJECTIVES, cell_of, made_up_record, ope
 METRICS = ("child_val_error", "child_madds", "discretization_gap", "seconds", "cpu_core_hours")
 
 
-def made_up_study(root: Path, num_trials: int, *, asked: int | None = None, **changes: Any) -> Study:
-    """Trials whose eta rises, whose cost falls with it, and whose error depends on nothing; each took 10 s."""
+def made_up_study(
+    root: Path, num_trials: int, *, asked: int | None = None, other: str | None = None, **changes: Any
+) -> Study:
+    """Trials whose eta rises, whose cost falls with it, and whose error depends on nothing; each took 10 s.
+
+    With `other`, the second half is of this strategy and has no eta of its own; the first half is of SNAS.
+    """
     spec: StudySpec = tiny_spec(objectives=TWO_OBJECTIVES, trials=asked or num_trials, **changes)
     study = Study(spec, Runs(root))
     optuna_study = opened_study(spec, study.runs.optuna_url())
@@ -31,13 +36,15 @@ def made_up_study(root: Path, num_trials: int, *, asked: int | None = None, **ch
         figures = dict(zip(METRICS, (error, madds, 0.1, 10.0, 0.5), strict=True))
         file = study.folder.journal("search", f"{number:04d}")
         written_journal(file, [made_up_record(0, cell_of("skip_connect"), **figures)], "complete")
-        optuna_study.add_trial(
-            optuna.trial.create_trial(
-                params={"penalty.strength": eta},
-                distributions={"penalty.strength": FloatDistribution(1e-5, 1e-1, log=True)},
-                values=[error, madds],
-            )
-        )
+        params: dict[str, Any] = {"penalty.strength": eta}
+        distributions: dict[str, BaseDistribution] = {"penalty.strength": FloatDistribution(1e-5, 1e-1, log=True)}
+        if other is not None:
+            is_other = number >= num_trials // 2
+            params = {"strategy.kind": other} if is_other else {**params, "strategy.kind": "snas"}
+            distributions["strategy.kind"] = CategoricalDistribution(["snas", other])
+        used = {key: distributions[key] for key in params}
+        made_up = optuna.trial.create_trial(params=params, distributions=used, values=[error, madds])
+        optuna_study.add_trial(made_up)
     return study
 
 
@@ -52,6 +59,17 @@ def test_facts_of_a_study(tmp_path: Path) -> None:
     assert cost["words"] == f"more eta goes with less multiply-adds (rank correlation -1.00, n = {MIN_RATED})"
     assert gap["words"].endswith(f"discretization gap is the same in all {MIN_RATED} complete trials")
     assert facts["best_trial"] == 10, "of equal error, the cheaper one is on the front"
+
+
+def test_eta_is_related_within_the_strategies_that_were_swept_over_it(tmp_path: Path) -> None:
+    """Searches of another strategy, all with one eta and cheaper, do not blur what eta does."""
+    kinds = {"strategy.kind": {"choice": ["snas", "enas"]}}
+    etas = {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1], "when": {"strategy.kind": "snas"}}}
+    study = made_up_study(tmp_path, MIN_RATED, sweep={**kinds, **etas}, other="enas")
+    cost, _ = study_facts(study, study.trials(), [])["relations"]
+    assert (
+        cost["words"] == f"more eta of snas goes with less multiply-adds (rank correlation -1.00, n = {MIN_RATED // 2})"
+    )
 
 
 def test_too_few_trials_are_said_to_be_too_few(tmp_path: Path) -> None:
