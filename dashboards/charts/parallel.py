@@ -14,6 +14,7 @@ from dashboards.wording import MISSING, counted, exact, metric_factor, metric_na
 
 _MAX_SHADES = 6
 _MOST_LINES, _MOST_BEST = 240, 80
+_BELOW = -0.12  # where searches without a setting cross it
 
 
 def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
@@ -26,7 +27,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     if not trials or not swept:
         reason = "No search is complete yet." if not trials else "This study sweeps nothing."
         return Chart(key=key, title=title, empty=reason)
-    dimensions = [_Dimension(name, [trial.values.get(name) for trial in trials]) for name in swept]
+    dimensions = [_Dimension(name, [trial.values.get(name) for trial in trials]).with_missing() for name in swept]
     dimensions += [_Dimension(name, [trial.run.metrics.get(name) for trial in trials]) for name in results]
     better = "lower" if study.objectives[0].mode == "min" else "higher"
     sign = 1 if study.objectives[0].mode == "min" else -1
@@ -53,7 +54,8 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
         "tickangle": 0,
         "range": [-0.35, len(dimensions) - 0.45], "showline": False, "gridcolor": theme.muted, "ticks": "",
     }  # fmt: skip
-    figure_layout["yaxis"] |= {"visible": False, "range": [-0.06, 1.08]}
+    lowest = min(height for dimension in dimensions for height, _ in dimension.ticks)
+    figure_layout["yaxis"] |= {"visible": False, "range": [lowest - 0.06, 1.08]}
     figure_layout["margin"] = {"l": 8, "r": 8, "t": 12, "b": 64}
     figure_layout["annotations"] = [
         {"x": place, "y": height, "text": text, "showarrow": False, "xanchor": "left", "xshift": 4,
@@ -71,6 +73,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
             for trial in complete
         ],
         note=f"Stronger lines have a {better} {metric_name(results[0])}."
+        + (f" {MISSING}: searches without this setting." if lowest == _BELOW else "")
         + (f" Drawn: the best {_MOST_BEST}, and every so many of the rest." if len(trials) < len(complete) else ""),
     )
 
@@ -135,3 +138,10 @@ class _Dimension:
             self.places = [None if value is None else heights[str(value)] for value in values]
             self.texts = [MISSING if value is None else str(value) for value in values]
             self.ticks = [(height, escaped(name)) for name, height in heights.items()]
+
+    def with_missing(self) -> _Dimension:
+        """Searches without a value cross below all others, as those of one strategy do for a setting of another."""
+        if None in self.places:
+            self.places = [_BELOW if place is None else place for place in self.places]
+            self.ticks = [(_BELOW, MISSING), *self.ticks]
+        return self

@@ -12,6 +12,7 @@ from dashboards.charts.study_charts import front_chart, importance_chart, known_
 from dashboards.charts.theme import THEMES
 from dashboards.front import front_mask
 from dashboards.records import Objective
+from dashboards.wording import MISSING
 from tests.dashboards.generated import generated_study
 from tests.dashboards.written import study, trial
 
@@ -258,6 +259,20 @@ def test_parallel_has_a_line_per_complete_trial_over_all_that_was_swept():
     assert lines["trial 0"] == pytest.approx([0, 0.75, 0, 0, None])  # names by alphabet: cosine below linear
     assert lines["trial 1"] == pytest.approx([1, 0.25, 1, 1, None])
     assert lines["trial 2"] == pytest.approx([0.5, 0.75, 0.5, None, None])  # eta on a logarithmic axis
+
+
+def test_parallel_leads_searches_without_a_setting_below_the_others_to_their_results():
+    """A setting that only one strategy has must not cut the lines of all others."""
+    trials = [
+        trial(0, values={"eta": 1.0, "order": "first"}, metrics={"child_val_error": 0.1, "child_madds": 1e6}),
+        trial(1, values={"eta": 2.0}, metrics={"child_val_error": 0.3, "child_madds": 3e6}),
+        trial(2, values={"eta": 3.0, "order": "second"}, metrics={"child_val_error": 0.2, "child_madds": 2e6}),
+    ]
+    figure = parallel_chart(study(trials, swept=["eta", "order"]), LIGHT).figure
+    lines = {trace["text"][0].split(":")[0]: trace["y"] for trace in figure["data"]}
+    assert lines["trial 1"] == pytest.approx([0.5, -0.12, 1, 1, None])
+    assert figure["layout"]["yaxis"]["range"][0] < -0.12
+    assert (MISSING, -0.12) in [(label["text"], label["y"]) for label in figure["layout"]["annotations"]]
 
 
 @pytest.mark.parametrize(("mode", "best"), [("min", "trial 0"), ("max", "trial 3")])
