@@ -1,8 +1,9 @@
 """A search over trials inside a study: each of its children is a Tune trial.
 
 What was proposed and told, and in which order, is one file of JSON lines beside the children's journals; what became of
-a child is in its journal. The state of the strategy is neither written nor read: a new driver asks and tells once more
-in the same order, and strategies are deterministic.
+a child is in its journal. Children are told in the order of their numbers, whichever ends first, so that proposals do
+not depend on the clock. The state of the strategy is neither written nor read: a new driver asks and tells once more in
+the same order, and strategies are deterministic.
 """
 
 from __future__ import annotations
@@ -94,9 +95,7 @@ class OpenSearch:
         self._running: set[int] = set()
         self._hours: dict[str, float] = {}  # what its children reserved, by unit
         self._replay()
-        for child in list(self._orders):  # the driver was killed before it could tell
-            if self._open_journal(child).end is not None:
-                self.tell(child)
+        self._advance()
 
     @property
     def is_over(self) -> bool:
@@ -113,37 +112,31 @@ class OpenSearch:
         return self._open_journal(child)
 
     def next_order(self) -> ChildOrder | None:
-        """The next child to run: one that a killed driver left, a new one, one that ran out of memory before.
-
-        A strategy that finds no child within the hard limits ends the search.
-        """
+        """The next child to run; one that ran out of memory before runs when no other of this search does."""
         if self.is_over:
             return None
-        left = [child for child in self._orders if child not in self._given]
-        sound = [child for child in left if self._open_journal(child).count("out_of_memory") == 0]
-        try:
-            order = self._orders[sound[0]] if sound else self._ask()
-        except ConstraintsError as error:
-            self.journal.finish("failed", str(error))
+        journals = {child: self._open_journal(child) for child in self._orders if child not in self._given}
+        left = [child for child, journal in journals.items() if journal.end is None]
+        sound = [child for child in left if journals[child].count("out_of_memory") == 0]
+        child = next(iter(sound if sound or self._running else left), None)
+        if child is None:
             return None
-        if order is None and left:
-            order = self._orders[left[0]]
-        if order is not None:
-            self._given.add(order.number)
-            self._running.add(order.number)
-        return order
+        self._given.add(child)
+        self._running.add(child)
+        return self._orders[child]
 
     def set_aside(self, child: int) -> None:
         """A child does not run any more: it ended, or is tried again by the next launch."""
         self._running.discard(child)
 
     def tell(self, child: int) -> None:
-        """Have the strategy hear of a child whose journal is closed, and append the report of an epoch that is over."""
+        """A child's journal is closed: have the strategy hear of it, if those before it are too, and of those after it.
+
+        Appends the reports of epochs that are over. A strategy that finds no child within the hard limits ends the
+        search.
+        """
         self._running.discard(child)
-        if self.is_over or self.children.is_told(child):
-            return
-        self._log.told(child)
-        self._hear(child)
+        self._advance()
 
     def needs_checkpoints(self, child: int) -> bool:
         """Whether a child or one that grows from it may still go on from its checkpoints; the best keeps them too."""
@@ -153,12 +146,20 @@ class OpenSearch:
         is_needed = child in self._orders or is_parent or self.children.needs_weights(child)
         return is_needed or child == self.children.best_number
 
-    def _ask(self) -> ChildOrder | None:
-        order = self.children.ask()
-        if order is not None:
-            self._log.asked(order)
-            self._orders[order.number] = order
-        return order
+    def _advance(self) -> None:
+        """Ask while there is something to ask for, tell the first open child, and so on until that one still runs."""
+        try:
+            while not self.is_over:
+                while (order := self.children.ask()) is not None:
+                    self._log.asked(order)
+                    self._orders[order.number] = order
+                first = min(self._orders)
+                if self._open_journal(first).end is None:
+                    return
+                self._log.told(first)
+                self._hear(first)
+        except ConstraintsError as error:
+            self.journal.finish("failed", str(error))
 
     def _hear(self, child: int) -> None:
         del self._orders[child]

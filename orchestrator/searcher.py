@@ -171,9 +171,7 @@ class StudySearcher(Searcher):
         """The job of a child of an open search, the first search first."""
         for search in list(self._searches.values()):
             order = search.next_order()
-            if search.is_over:  # it found none
-                self._went_on(search)
-            elif order is not None:
+            if order is not None:
                 assert self._children is not None
                 self._child_of[trial_id] = search.number, order.number
                 return self._children.job(search, order)

@@ -1,6 +1,7 @@
 """The children of one search over trials: who is to be trained, who is the best, and a report after every so many.
 
-Whoever trains the children, in this process or each as a trial of its own, asks and tells here.
+Whoever trains the children, in this process or each as a trial of its own, asks and tells here. Ask until there is
+None, tell the first open child, ask again: in this order a search proposes the same children wherever they are trained.
 """
 
 from __future__ import annotations
@@ -126,10 +127,6 @@ class ProposedChildren:
         """Whether children are still to be asked for."""
         return len(self.codes) < self.num_children
 
-    def is_told(self, number: int) -> bool:
-        """Whether it is known what became of a child."""
-        return number in self._told
-
     @property
     def is_over(self) -> bool:
         """Whether all children were told."""
@@ -145,8 +142,13 @@ class ProposedChildren:
         return self.has_more and self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
 
     def ask(self) -> ChildOrder | None:
-        """The next child; None if all were asked for, or an open one must be told first."""
-        proposal = self.proposer.ask() if self.has_more else None
+        """The next child; None if all were asked for, or an open one must be told first.
+
+        Raises:
+            ConstraintsError: if the strategy finds none within the hard limits.
+        """
+        num_open = len(self.codes) - len(self._told)
+        proposal = self.proposer.ask() if self.has_more and num_open < self.strategy.at_once else None
         if proposal is None:
             return None
         assert proposal.number == len(self.codes), "proposals are numbered in their order"

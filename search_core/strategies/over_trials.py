@@ -43,6 +43,9 @@ class OverTrialsOptions(ABC):
         uses: sections of the search that the strategy heeds; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
         children: how many are trained in each epoch of the search, at least 1; after so many it gives a report.
+        at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were told, in
+            the order of their numbers; so proposals depend neither on the clock nor on how many workers there are.
+            Few learn more from each score, many use more workers.
         estimate: how a child is trained for its score.
 
     Raises:
@@ -55,10 +58,14 @@ class OverTrialsOptions(ABC):
     on_gpu: ClassVar[tuple[str, ...]] = ()
 
     children: int = 10
+    at_once: int = 8
     estimate: EstimateOptions = field(default_factory=EstimateOptions)
 
     def __post_init__(self) -> None:
-        require(("children", self.children >= 1, f"must be at least 1, got {self.children}"))
+        require(
+            ("children", self.children >= 1, f"must be at least 1, got {self.children}"),
+            ("at_once", self.at_once >= 1, f"must be at least 1, got {self.at_once}"),
+        )
 
     @abstractmethod
     def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> Proposer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from tests.search_core.tiny import TINY_NETWORK, images_of
 EVOLUTION = {
     "kind": "regularised_evolution",
     "children": 3,
+    "at_once": 1,
     "population": 3,
     "sample": 2,
     "estimate": {"epochs": 1, "held_out": 0.5, "batch_size": 16, "inherit": True},
 }
-RANDOM = {"kind": "random", "children": 3, "estimate": {"epochs": 1, "held_out": 0.5, "batch_size": 16}}
+RANDOM = {"kind": "random", "children": 3, "at_once": 1, "estimate": {"epochs": 1, "held_out": 0.5, "batch_size": 16}}
 
 
 class View(SilentView):
@@ -241,6 +243,63 @@ def test_resumed_study_trains_each_child_once_and_finds_the_same(
     assert resumed.study.trials[0].values == undisturbed.study.trials[0].values
 
 
+KINDS = (
+    EVOLUTION,
+    RANDOM,
+    BAYESIAN,
+    {**RANDOM, "kind": "rl_nas", "batch": 2},
+    {**RANDOM, "kind": "nasnet", "batch": 2},
+)
+
+
+def run_unevenly(driver: Driver, luck: random.Random, workers: int, most: int = 1000) -> list[str]:
+    """Run so many at a time, each of which may end first; returns labels in the order of ends. The rest stays open."""
+    labels, running = list[str](), list[tuple[str, dict[str, Any]]]()
+    while len(labels) < most:
+        while len(running) < workers and isinstance((given := driver.suggest())[1], dict):
+            running.append((given[0], given[1]))
+        if not running:
+            break
+        trial_id, job = running.pop(luck.randrange(len(running)))
+        driver.train(trial_id, job)
+        labels.append(job["label"])
+    return labels
+
+
+@pytest.mark.parametrize("strategy", KINDS, ids=[each["kind"] for each in KINDS])
+@pytest.mark.parametrize("at_once", [2, 4])
+def test_search_finds_the_same_whichever_child_ends_first(
+    tmp_path: Path, strategy: Mapping[str, Any], at_once: int
+) -> None:
+    data = data_of({**strategy, "at_once": at_once})
+    alone = Driver(tmp_path / "alone", data)
+    alone.run()
+    log = alone.folder.order_log("0000").read_text()
+    told = [entry["told"] for entry in OrderLog(alone.folder.order_log("0000")).entries if "told" in entry]
+    assert told == list(range(9)), "in the order of their numbers"
+    for seed, workers in enumerate((2, 3, 9, 9)):
+        luck, ended = random.Random(seed), list[str]()
+        for most in (1, 3, 2, 1000):  # then its driver is killed
+            driver = Driver(tmp_path / f"{seed}", data)
+            ended += run_unevenly(driver, luck, workers, most)
+        assert sorted(ended) == [f"0000-{child:04d}" for child in range(9)], "each was trained to its end once"
+        assert driver.folder.order_log("0000").read_text() == log
+        assert driver.records() == alone.records()
+        assert driver.states == ["COMPLETE"]
+
+
+def test_no_more_children_are_open_than_at_once(start: Callable[..., Driver]) -> None:
+    driver = start(strategy={**RANDOM, "at_once": 2})
+    (first_id, first), (second_id, second), third = [driver.suggest() for _ in range(3)]
+    assert first is not None
+    assert second is not None
+    assert third[1] is None
+    driver.train(second_id, second)
+    assert driver.suggest()[1] is None, "the first child must be told before the second"
+    driver.train(first_id, first)
+    assert [driver.suggest()[1]["child"]["number"] for _ in range(2)] == [2, 3]  # type: ignore[index]
+
+
 def test_report_that_the_killed_driver_could_not_append_is_appended(tmp_path: Path) -> None:
     undisturbed, killed = Driver(tmp_path / "whole", data_of()), Driver(tmp_path / "killed", data_of())
     undisturbed.run()
@@ -281,7 +340,7 @@ def test_failed_child_counts_with_nan_and_the_search_goes_on(start: Callable[...
 
 
 def test_search_whose_children_all_fail_fails_with_the_reason(start: Callable[..., Driver]) -> None:
-    driver = start()
+    driver = start(strategy={**EVOLUTION, "at_once": 3})
     given = [driver.suggest() for _ in range(3)]
     for trial_id, job in given:
         assert job is not None
@@ -295,7 +354,8 @@ def test_search_whose_children_all_fail_fails_with_the_reason(start: Callable[..
 
 
 def test_child_that_ran_out_of_memory_is_tried_again_by_the_next_launch(start: Callable[..., Driver]) -> None:
-    driver = start()
+    changes = {"strategy": {**EVOLUTION, "at_once": 3}}
+    driver = start(**changes)
     (first_id, first), *others = [driver.suggest() for _ in range(3)]
     assert first is not None
     driver.journal(first["label"]).note("out_of_memory", "CUDA out of memory")
@@ -305,7 +365,7 @@ def test_child_that_ran_out_of_memory_is_tried_again_by_the_next_launch(start: C
         driver.train(trial_id, job)
     assert driver.suggest()[1] == Searcher.FINISHED, "the population lacks one, and nothing runs that could bring more"
     assert driver.states == ["RUNNING"]
-    again = start()
+    again = start(**changes)
     assert again.run() == ["0000-0000", *[f"0000-{child:04d}" for child in range(3, 9)]]
     assert again.states == ["COMPLETE"]
 
@@ -322,10 +382,13 @@ def test_checkpoints_are_kept_of_possible_parents_and_in_the_end_of_the_best_onl
         own = driver.folder.checkpoints(driver.spec, "search", job["label"])
         assert own.parent == folder
         own.mkdir(parents=True)
-        if job["child"]["number"] == 8:
-            kept = {int(path.name) for path in folder.iterdir()} - {8}
-            assert kept == {5, 6, 7, driver.searcher._searches[0].children.best_number}, "the population and the best"
+        kept = {int(path.name) for path in folder.iterdir()} - {job["child"]["number"]}
+        best = driver.searcher._searches[0].children.best_number
+        if job["child"]["number"] == 7:
+            assert kept == {4, 5, 6, best}, "the population and the best"
             assert job["child"]["parent"] in kept, "it begins with the weights"
+        if job["child"]["number"] == 8:
+            assert kept == {job["child"]["parent"], best}, "no child will be proposed any more"
             if is_killed:  # when the journal has its end
                 monkeypatch.setattr(driver.children, "went_on", lambda search: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
@@ -354,7 +417,7 @@ def test_search_that_finds_no_further_child_fails_alone(
     ask = ProposedChildren.ask
 
     def ask_in_vain(self: ProposedChildren) -> ChildOrder | None:
-        if self.options.constraints.maxima["params"] < 2e6 and len(self.codes) == 4:
+        if self.options.constraints.maxima["params"] < 2e6 and len(self._told) == 4:
             raise ConstraintsError("no genotype in 10,000 draws keeps the constraints")
         return ask(self)
 
@@ -363,14 +426,14 @@ def test_search_that_finds_no_further_child_fails_alone(
     driver = start(strategy=RANDOM, **changes)
     expected = [*[f"0000-{child:04d}" for child in range(4)], *[f"0001-{child:04d}" for child in range(9)]]
     labels = driver.run(most=4 if is_killed else 1000)
+    assert "0000 failed" in driver.view.heard
+    assert "0000: 1" in driver.tracked, "MLflow hears the end"
     if is_killed:
         driver = start(strategy=RANDOM, **changes)
         labels += driver.run()
     assert labels == expected
     assert driver.states == ["FAIL", "COMPLETE"]
     assert driver.journal("0000").reason == "no genotype in 10,000 draws keeps the constraints"
-    assert "0000 failed" in driver.view.heard
-    assert "0000: 1" in driver.tracked, "MLflow hears the end"
     assert driver.searcher.is_exhausted
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from orchestrator.config import parse_study, search_options
 from orchestrator.doctor import examine
 from orchestrator.doctor.children import CHILDREN
 from orchestrator.journal import Journal
 from orchestrator.runs import Runs
 from orchestrator.units import SEARCH_METRICS
+from search_core.child_search import make_search
+from search_core.data import load_data
 from tests.orchestrator.test_study_integration import Done, run_study
 from tests.orchestrator.tiny import RETRAIN, SEARCH, artifact_paths, snas, steps_of, study_data
 
@@ -70,6 +74,18 @@ def test_every_child_was_trained_once(done: Done) -> None:
         for journal in children_of(done, number)[:count]:
             assert (journal.end, len(journal.epochs)) == (("failed", 0) if number == 2 else ("complete", 1))
             assert journal.events == []
+
+
+def test_search_in_one_process_finds_the_same(done: Done) -> None:
+    """Two children at a time there, one after another here."""
+    spec = parse_study(STUDY)
+    for number in (0, 1):
+        options = search_options(spec, done.shown()["trial_records"][number]["values"])
+        search = make_search(options, load_data(options.dataset, torch.device("cpu")))
+        for report, record in zip(search, done.journal(number).epochs, strict=True):
+            found = json.loads(json.dumps(report.to_dict()))
+            assert [found[key] for key in ("children", "genotype")] == [record[key] for key in ("children", "genotype")]
+            assert report.child_val_accuracy == record["metrics"]["child_val_accuracy"]
 
 
 def test_mlflow_has_the_searches_like_all_others(done: Done) -> None:
