@@ -19,15 +19,60 @@
 
   applyTheme(preferred());
 
-  /* A view counts as drawn when its graphs and its grid are there and nothing has changed for a moment; `drawn-at` is
-     the last change, in ms since the page was opened. Tests and benchmarks wait for it. */
+  /* A graph far out of sight is drawn when it comes near, so that the page is there sooner; before printing, all are.
+     Dash draws by `Plotly.react`, and waits for its promise before it does anything else to the graph. */
+  const NEAR_PX = 300;
+  const deferred = new Map();
+  const nearness = new IntersectionObserver(
+    (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => drawNow(entry.target)),
+    { rootMargin: `${NEAR_PX}px 0px` },
+  );
+
+  function isNear(graph) {
+    const { top, bottom } = graph.getBoundingClientRect();
+    return top < window.innerHeight + NEAR_PX && bottom > -NEAR_PX;
+  }
+
+  function drawNow(graph) {
+    const draw = deferred.get(graph);
+    deferred.delete(graph);
+    nearness.unobserve(graph);
+    if (draw) draw();
+  }
+
+  function deferredGraphs(isMeant) {
+    return [...deferred.keys()].filter(isMeant);
+  }
+
+  function drawWithin(id) {
+    deferredGraphs((graph) => graph.closest("#" + CSS.escape(id))).forEach(drawNow);
+  }
+
+  function deferring(plotly) {
+    const react = (graph, ...figure) => {
+      if (graph.querySelector(".main-svg") || isNear(graph)) return plotly.react(graph, ...figure);
+      return new Promise((resolve) => {
+        deferred.set(graph, () => resolve(graph.isConnected ? plotly.react(graph, ...figure) : graph));
+        nearness.observe(graph);
+      });
+    };
+    return Object.create(plotly, { react: { value: react } });
+  }
+
+  let plotly;
+  Object.defineProperty(window, "Plotly", { get: () => plotly, set: (loaded) => { plotly = deferring(loaded); } });
+  window.addEventListener("beforeprint", () => deferredGraphs(() => true).forEach(drawNow));
+
+  /* A view counts as drawn when its grid and its graphs but those deferred are there and nothing has changed for a
+     moment; `drawn-at` is the last change, in ms since the page was opened. Tests and benchmarks wait for it. */
   const QUIET_MS = 120;
   let lastChange = 0;
   let waiting = 0;
 
   function hasAll(main) {
     const graphs = [...main.querySelectorAll(".dash-graph")];
-    if (!graphs.every((graph) => graph.querySelector(".js-plotly-plot .main-svg"))) return false;
+    const isDeferred = (graph) => deferredGraphs((one) => graph.contains(one)).length > 0;
+    if (!graphs.every((graph) => graph.querySelector(".main-svg") || isDeferred(graph))) return false;
     return !main.querySelector("#trials") || main.querySelector(".ag-row, .ag-overlay-no-rows-center") !== null;
   }
 
@@ -54,6 +99,7 @@
     function look() {
       if (turn !== waiting) return;
       if (hasAll(main) && performance.now() - lastChange > QUIET_MS) {
+        deferredGraphs((graph) => !graph.isConnected).forEach(drawNow);  // of the view before
         main.dataset.drawnAt = lastChange.toFixed(1);
         main.dataset.address = said.address;
         main.dataset.drawn = "true";
@@ -91,6 +137,8 @@
     for (const name of Object.keys(before.props)) {
       if (/^(aria-|data-(?!dash)|className)/.test(name) && !(name in after.props)) changed[name] = null;
     }
+    // A graph takes one figure after the other: what waits for its first would pile up.
+    if (changed.figure) drawWithin(before.props.id);
     const one = before.props.children, other = after.props.children;
     const place = path.concat("props", "children");
     if (isAlike(one, other)) amend(place, one, other);
@@ -160,6 +208,7 @@
   });
 
   async function savePicture(button) {
+    drawWithin(button.dataset.graph);
     const graph = document.querySelector("#" + CSS.escape(button.dataset.graph) + " .js-plotly-plot");
     if (!graph) return;
     const style = getComputedStyle(document.documentElement);

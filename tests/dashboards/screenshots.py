@@ -117,6 +117,7 @@ def take(folder: Path, names: Sequence[str] = ()) -> Iterator[Path]:
 def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
     page.goto(address)
     page.wait_for_selector("main[data-drawn=true]", timeout=_DRAWN_MS)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # graphs out of sight too
     for frame in page.query_selector_all("iframe"):
         content = frame.content_frame()
         if content is not None:

@@ -87,6 +87,11 @@ class Visit:
         main = self.page.locator(f'main[data-view="{view}"][data-drawn="true"]')
         expect(main, f"{view}: {self.watched.complaints}").to_have_count(1, timeout=_DRAWN_MS)
 
+    def draw_all(self) -> None:
+        """Have the graphs that are out of sight drawn too, as before printing."""
+        self.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        expect(self.page.locator(".dash-graph:not(:has(.main-svg))")).to_have_count(0)
+
     @property
     def path(self) -> str:
         """Path and options of the page now."""

@@ -213,7 +213,29 @@ def test_view_opens_by_its_address(visit: Visit, done: Tracked, view: str) -> No
     assert response.status == 200
     assert "SNAS" in visit.page.title()
     expect(visit.page.get_by_role("heading", level=1)).to_be_visible()
-    assert visit.page.locator(".js-plotly-plot .main-svg").count() > 0 or view == "studies"
+    graphs = visit.page.locator(".dash-graph").count()
+    assert graphs > 0 or view == "studies"
+    visit.page.pdf()
+    expect(visit.page.locator(".dash-graph:has(.main-svg)")).to_have_count(graphs)
+
+
+def test_graph_out_of_sight_is_drawn_when_it_comes_near(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["trial"], "trial")
+    last = visit.page.locator(".dash-graph").last
+    assert last.locator(".main-svg").count() == 0
+    place = visit.page.evaluate("document.documentElement.scrollHeight")
+    last.scroll_into_view_if_needed()
+    expect(last.locator(".main-svg").first).to_be_visible()
+    assert visit.page.evaluate("document.documentElement.scrollHeight") == place, "its place was kept"
+
+
+def test_picture_of_a_graph_out_of_sight_can_be_saved(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["trial"], "trial")
+    graph = visit.page.locator(".dash-graph").last
+    assert graph.locator(".main-svg").count() == 0
+    button = visit.page.locator(f"button[data-graph={graph.get_attribute('id')}][data-picture=svg]")
+    picture = saved(visit, lambda: button.dispatch_event("click"))
+    assert ElementTree.parse(picture.path()).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_links_lead_through_all_views_and_back(visit: Visit, done: Tracked) -> None:
@@ -507,12 +529,15 @@ def test_view_has_no_serious_fault_of_accessibility(
     visit = new_visit(color_scheme=theme)
     visit.open(VIEWS[view], view)
     assert serious_faults(visit.page) == []
+    visit.draw_all()
+    assert serious_faults(visit.page) == []
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_view_fits_a_narrow_window(new_visit: Callable[..., Visit], done: Tracked, view: str) -> None:
     visit = new_visit(width=420, height=800)
     visit.open(VIEWS[view], view)
+    visit.draw_all()
     wide = """() => [...document.querySelectorAll("main *")].filter((element) =>
         element.getBoundingClientRect().right > 421 && !element.closest(".table-frame, #trials, svg, .js-plotly-plot"))
         .map((element) => element.outerHTML.slice(0, 120))"""

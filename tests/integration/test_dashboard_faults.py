@@ -136,14 +136,18 @@ def test_markup_in_names_tags_and_params_is_text(visit: Visit) -> None:
     visit.shows("study", f"{path}?colour=schedule")
     expect(page.locator("#chart-front .legend")).to_contain_text("onerror")
     page.locator("#chart-front .points path").first.hover(force=True)
+    visit.draw_all()
     for view in ("curves", "retrain"):
         visit.open(f"{path}/{view}", view)
+        visit.draw_all()
     visit.open(f"{path}/trial/0", "trial")
+    visit.draw_all()
     page.get_by_text("Configuration").click()
     expect(page.get_by_role("table", name="Settings of this search")).to_contain_text(EVIL)
     expect(page.get_by_role("table", name="Data and versions")).to_contain_text(EVIL)
     query = path.removeprefix("/study/")
     visit.open(f"/compare?trial={query}:0&trial={query}:1", "compare")
+    visit.draw_all()
     visit.assert_quiet()
     assert page.locator("main img").count() == 0
 
@@ -153,6 +157,7 @@ def test_genotype_that_is_none_gives_a_message(visit: Visit) -> None:
     said = visit.page.get_by_role("alert")
     expect(said).to_contain_text("The genotype cannot be used")
     expect(said).to_contain_text("genotype.json")
+    visit.draw_all()
     expect(visit.page.locator(".js-plotly-plot").first).to_be_visible()
     visit.assert_quiet()
 
