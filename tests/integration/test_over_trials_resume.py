@@ -15,7 +15,7 @@ from tests.integration.studies import CLOCKS, StudyProcess
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
 CHILD_EPOCHS, NUM_CHILDREN = 3, 9
-#: One child at a time, so that nothing depends on the clock; later children inherit weights from their parents.
+#: Two children at a time, of which either may end first; later children inherit weights from their parents.
 STUDY: dict[str, Any] = {
     "name": "children",
     "seed": 3,
@@ -25,6 +25,7 @@ STUDY: dict[str, Any] = {
         "strategy": {
             "kind": "regularised_evolution",
             "children": 3,
+            "at_once": 2,
             "population": 3,
             "sample": 2,
             "estimate": {"epochs": CHILD_EPOCHS, "inherit": True, "drop_path": 0.1},
@@ -32,7 +33,7 @@ STUDY: dict[str, Any] = {
         "epochs": NUM_CHILDREN // 3,
     },
     "trials": 1,
-    "max_concurrent": 1,
+    "max_concurrent": 2,
     "resources": {"cpu": 0.5},
 }
 
