@@ -90,7 +90,6 @@ class OpenSearch:
     ) -> None:
         self.number, self.children = number, children
         self._log, self.journal, self._open_journal = log, journal, open_journal
-        self._orders: dict[int, ChildOrder] = {}  # of children that are open
         self._given: set[int] = set()  # in this launch
         self._running: set[int] = set()
         self._hours: dict[str, float] = {}  # what its children reserved, by unit
@@ -115,7 +114,7 @@ class OpenSearch:
         """The next child to run; one that ran out of memory before runs when no other of this search does."""
         if self.is_over:
             return None
-        journals = {child: self._open_journal(child) for child in self._orders if child not in self._given}
+        journals = {child: self._open_journal(child) for child in self.children.open if child not in self._given}
         left = [child for child, journal in journals.items() if journal.end is None]
         sound = [child for child in left if journals[child].count("out_of_memory") == 0]
         child = next(iter(sound if sound or self._running else left), None)
@@ -123,7 +122,7 @@ class OpenSearch:
             return None
         self._given.add(child)
         self._running.add(child)
-        return self._orders[child]
+        return self.children.open[child]
 
     def set_aside(self, child: int) -> None:
         """A child does not run any more: it ended, or is tried again by the next launch."""
@@ -142,8 +141,7 @@ class OpenSearch:
         """Whether a child or one that grows from it may still go on from its checkpoints; the best keeps them too."""
         if self.is_over:  # of a search that failed, children may still run
             return child in self._running or child == self.children.best_number
-        is_parent = any(order.parent == child for order in self._orders.values())
-        is_needed = child in self._orders or is_parent or self.children.needs_weights(child)
+        is_needed = child in self.children.open or self.children.needs_weights(child)
         return is_needed or child == self.children.best_number
 
     def _advance(self) -> None:
@@ -152,8 +150,7 @@ class OpenSearch:
             while not self.is_over:
                 while (order := self.children.ask()) is not None:
                     self._log.asked(order)
-                    self._orders[order.number] = order
-                first = min(self._orders)
+                first = min(self.children.open)
                 if self._open_journal(first).end is None:
                     return
                 self._log.told(first)
@@ -162,7 +159,6 @@ class OpenSearch:
             self.journal.finish("failed", str(error))
 
     def _hear(self, child: int) -> None:
-        del self._orders[child]
         journal = self._open_journal(child)
         hours = hours_of(journal.epochs[-1]["metrics"]) if journal.epochs else None
         if hours is not None:
@@ -194,7 +190,6 @@ class OpenSearch:
                     f"{self._log.path}: child {entry['asked']} must be proposed again as it was, {entry}, got {order}: "
                     "the study was begun with another version of its strategy; run it under another name"
                 )
-            self._orders[order.number] = order
 
 
 def outcome_of(child: int, journal: Journal) -> ChildOutcome:

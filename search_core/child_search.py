@@ -49,7 +49,6 @@ class ChildSearch:
         check_estimate(options, data)
         self.options, self.data, self._device = options, data, torch.device(device)
         self.children = ProposedChildren(options, data.input_shape, data.num_classes, build)
-        self._orders: dict[int, ChildOrder] = {}  # of open children, by number
         self._weights: dict[int, dict[str, Tensor]] = {}  # of trained children that may become parents, on the CPU
 
     @property
@@ -78,12 +77,11 @@ class ChildSearch:
         """
         report = None
         while report is None:
-            while (asked := self.children.ask()) is not None:
-                self._orders[asked.number] = asked
-            assert self._orders, "a strategy with nothing open proposes a child"
-            order = self._orders.pop(min(self._orders))
-            report = self.children.tell(self._train(order))
-            self._weights = {n: state for n, state in self._weights.items() if self._needs_weights(n)}
+            while self.children.ask() is not None:
+                pass
+            assert self.children.open, "a strategy with nothing open proposes a child"
+            report = self.children.tell(self._train(self.children.open[min(self.children.open)]))
+            self._weights = {n: state for n, state in self._weights.items() if self.children.needs_weights(n)}
         return report
 
     def genotype(self) -> Genotype:
@@ -101,7 +99,6 @@ class ChildSearch:
             "options": self._fingerprint(),
             "epoch": self.epoch,
             "children": self.children.state_dict(),
-            "orders": [asdict(order) for order in self._orders.values()],
             "weights": dict(self._weights),
         }
 
@@ -115,13 +112,7 @@ class ChildSearch:
             raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
         require_equal(self._fingerprint(), state["options"])
         self.children.load_state_dict(copy.deepcopy(state["children"]))
-        orders = [ChildOrder(**order) for order in state["orders"]]
-        self._orders = {order.number: order for order in orders}
         self._weights = dict(state["weights"])
-
-    def _needs_weights(self, number: int) -> bool:
-        is_parent = any(order.parent == number for order in self._orders.values())
-        return is_parent or self.children.needs_weights(number)
 
     def _train(self, order: ChildOrder) -> ChildOutcome:
         parent = None if order.parent is None else self._weights[order.parent]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -112,6 +112,7 @@ class ProposedChildren:
         self._costs = CostTable(options.network, input_shape, torch.device("cpu"))
         self.proposer = build(self.strategy, self.space, self._limits, self.num_children, options.seed)
         self.codes: list[Code] = []
+        self.open: dict[int, ChildOrder] = {}  # asked for and not told, by number
         self._told: dict[int, float] = {}  # number -> score, in the order in which they were told
         self._best: ChildOutcome | None = None
         self._epoch_outcomes: list[ChildOutcome] = []
@@ -138,7 +139,9 @@ class ProposedChildren:
         return None if self._best is None else self._best.number
 
     def needs_weights(self, number: int) -> bool:
-        """Whether a later child may begin with the weights of this one."""
+        """Whether an open or later child may begin with the weights of this one."""
+        if any(order.parent == number for order in self.open.values()):
+            return True
         return self.has_more and self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
 
     def ask(self) -> ChildOrder | None:
@@ -147,8 +150,7 @@ class ProposedChildren:
         Raises:
             ConstraintsError: if the strategy finds none within the hard limits.
         """
-        num_open = len(self.codes) - len(self._told)
-        proposal = self.proposer.ask() if self.has_more and num_open < self.strategy.at_once else None
+        proposal = self.proposer.ask() if self.has_more and len(self.open) < self.strategy.at_once else None
         if proposal is None:
             return None
         assert proposal.number == len(self.codes), "proposals are numbered in their order"
@@ -156,13 +158,14 @@ class ProposedChildren:
         parent = proposal.parent if self.strategy.estimate.inherit else None
         if parent is not None and not math.isfinite(self._told.get(parent, math.nan)):
             parent = None  # there are no trained weights
-        return ChildOrder(
+        order = self.open[proposal.number] = ChildOrder(
             number=proposal.number,
             code=proposal.code,
             parent=parent,
             parent_code=None if parent is None else self.codes[parent],
             best=None if self._best is None else self._best.score,
         )
+        return order
 
     def tell(self, outcome: ChildOutcome) -> EpochReport | None:
         """Hear what became of a child.
@@ -174,6 +177,7 @@ class ProposedChildren:
             NonFiniteLossError: if an epoch ends and no child of the search has been trained to its end: its settings
                 are to blame.
         """
+        del self.open[outcome.number]
         self.proposer.tell(outcome.number, outcome.score)
         self._told[outcome.number] = outcome.score
         if outcome.metrics is not None and (self._best is None or outcome.score > self._best.score):
@@ -204,6 +208,7 @@ class ProposedChildren:
         return {
             "proposer": self.proposer.state_dict(),
             "codes": [list(code) for code in self.codes],
+            "open": [asdict(order) for order in self.open.values()],
             "told": [[number, score] for number, score in self._told.items()],
             "best": None if self._best is None else _plain(self._best),
             "epoch_outcomes": [_plain(outcome) for outcome in self._epoch_outcomes],
@@ -214,6 +219,7 @@ class ProposedChildren:
         """Take over what `state_dict` gave for equal options; children that are open stay open."""
         self.proposer.load_state_dict(state["proposer"])
         self.codes = [tuple(code) for code in state["codes"]]
+        self.open = {order["number"]: ChildOrder(**order) for order in state["open"]}
         self._told = dict(state["told"])
         self._best = None if state["best"] is None else ChildOutcome(**state["best"])
         self._epoch_outcomes = [ChildOutcome(**outcome) for outcome in state["epoch_outcomes"]]
