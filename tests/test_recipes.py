@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,9 +27,12 @@ def test_every_recipe_is_told_of() -> None:
 def test_script_is_bash_and_may_be_run(script: Path) -> None:
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", script], capture_output=True, text=True).stderr == ""
-    if shutil.which("shellcheck"):
-        found = subprocess.run(["shellcheck", script], capture_output=True, text=True)
-        assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_script_passes_shellcheck(shellcheck: None, script: Path) -> None:
+    found = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_node_script_wants_a_role_and_a_token(tmp_path: Path) -> None:

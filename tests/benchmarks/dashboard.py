@@ -41,8 +41,9 @@ from typing import Any
 import psutil
 from playwright.sync_api import Browser
 
-from tests.benchmarks.drawn import chromium, fresh_page
+from tests.benchmarks.drawn import fresh_page
 from tests.benchmarks.filled_store import FilledStore, fill_store
+from tests.browser import headless_chromium
 from tests.integration.servers import MlflowServer, free_port
 
 _COMMAND = "from orchestrator.cli import main; main()"
@@ -168,7 +169,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     filled = fill_store(folder, trials=given.trials, epochs=given.epochs, files=min(_FILES, given.trials // 2))
     times: Times = {}
     load = machine()
-    with MlflowServer(folder, workers=4) as server, chromium() as browser:
+    with MlflowServer(folder, workers=4) as server, headless_chromium() as browser:
         memory = [
             measure_dashboard(browser, server.uri, filled, folder / "dashboard.log", times)
             for _ in range(given.repeats)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize
 
-CHROMIUM = "/usr/bin/chromium"
 SIZE: ViewportSize = {"width": 1400, "height": 900}
 _QUIET_MS = 1500  # nothing changes and nothing is asked for so long: the page is settled
 _TIMEOUT_S = 180.0
@@ -94,17 +93,6 @@ class Watched:
     def _is_own(self, request: Request) -> bool:
         """Whether a page may wait for it: the script of a worker never counts as finished."""
         return urlsplit(request.url).netloc == self._host and ".worker." not in request.url
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """A headless browser, closed at the end."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 @contextmanager

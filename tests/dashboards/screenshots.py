@@ -18,7 +18,7 @@ from PIL import Image
 
 from dashboards.app import serve
 from dashboards.records import RunRecord
-from tests.dashboards.conftest import chromium_path
+from tests.browser import headless_chromium
 from tests.dashboards.generated import generated_study
 from tests.dashboards.memory_store import MemoryStore
 
@@ -93,14 +93,11 @@ def served(store: MemoryStore) -> str:
 
 def take(folder: Path, names: Sequence[str] = ()) -> Iterator[Path]:
     """Write the pictures of all views, or of some, in both themes; gives each file when it is written."""
-    from playwright.sync_api import sync_playwright
-
     folder.mkdir(parents=True, exist_ok=True)
     store = pictured_store()
     front = next(trial.number for trial in store.study("penalty-sweep").trials if trial.on_front)
     address = served(store)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
+    with headless_chromium() as browser:
         for theme in THEMES:
             context = browser.new_context(
                 viewport={"width": WIDTH, "height": 900}, color_scheme=theme, reduced_motion="reduce"
@@ -111,7 +108,6 @@ def take(folder: Path, names: Sequence[str] = ()) -> Iterator[Path]:
                     yield _taken(
                         page, shot, address + shot.address.format(front=front), folder / f"{shot.name}-{theme}.png"
                     )
-        browser.close()
 
 
 def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:

@@ -13,7 +13,7 @@ from playwright import sync_api
 from dashboards.cell_layout import cell_edges
 from dashboards.player import render_player
 from search_core.genotype import CELL_TYPES, PRIMITIVES
-from tests.dashboards.conftest import serious_faults
+from tests.browser import serious_faults
 from tests.dashboards.searches import made_up_search
 
 pytestmark = pytest.mark.browser

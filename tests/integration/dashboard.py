@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Frame, Locator, Page, Response, expect
 
-from tests.dashboards.conftest import Watched
+from tests.browser import Watched
 
 ROOT = Path(__file__).parents[2]
 SNAS = [sys.executable, "-c", "from orchestrator.cli import main; main()"]  # the script may be of another checkout

@@ -23,8 +23,8 @@ from typing import Self
 
 import psutil
 
-#: Where Debian keeps the programs that it does not put on the path.
-_DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+from tests.tools import TOOLS, postgres_folder
+
 _START_S, _STOP_S = 90.0, 30.0
 
 
@@ -137,7 +137,10 @@ class PostgresServer(Server):
 
     def __init__(self, password: str | None = None, *, host: str = "127.0.0.1") -> None:
         super().__init__(host)
-        self._bin, self._password = postgres_programs(), password
+        programs = postgres_folder()
+        if programs is None:
+            raise RuntimeError(f"PostgreSQL must be installed: {TOOLS['postgres_programs'].remedy}")
+        self._bin, self._password = programs, password
         self._user = "postgres" if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="snas-postgres-"))
         self._log_file = self.folder / "postgres.log"
@@ -326,20 +329,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def postgres_programs() -> Path:
-    """Folder with `initdb` and `postgres`.
-
-    Raises:
-        RuntimeError: if PostgreSQL is not installed.
-    """
-    on_path = shutil.which("initdb")
-    folders = [Path(on_path).resolve().parent] if on_path else sorted(_DEBIAN_POSTGRES.glob("*/bin"), reverse=True)
-    for folder in folders:
-        if all((folder / program).exists() for program in ("initdb", "postgres", "psql", "pg_dump", "pg_isready")):
-            return folder
-    raise RuntimeError("PostgreSQL must be installed, as by `apt-get install postgresql`, got no initdb")
 
 
 def _children(pid: int) -> list[psutil.Process]:

@@ -25,7 +25,7 @@ from orchestrator.preflight import Needs, run_checks
 from orchestrator.progress import ConsoleView
 from orchestrator.runs import Runs
 from orchestrator.study import Study
-from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines, why_not
+from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines
 from tests.orchestrator.tiny import ETA, SEARCH, snas
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
@@ -189,10 +189,10 @@ def test_missing_and_wrong_tokens_are_said_within_seconds(guarded: str, monkeypa
 
 
 @pytest.fixture
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Machine, Machine]]:
+def machines(
+    network_namespaces: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Machine, Machine]]:
     """A folder, and two machines; Ray's head runs on the first, the second has its own `local` and `ray` there."""
-    if why_not():
-        pytest.skip(why_not())
     folder = tmp_path_factory.mktemp("m")
     for name in ("local", "ray"):
         (folder / name).mkdir()

@@ -17,14 +17,11 @@ from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
-
-pytest.importorskip("playwright", reason="Playwright is not installed")
-
 from playwright.sync_api import Browser, Download, expect
 
 from dashboards.wording import shown_metric
 from orchestrator.api import Runs, Study, front_rows
-from tests.dashboards.conftest import launched, open_page, serious_faults  # noqa: F401 - a fixture
+from tests.browser import serious_faults
 from tests.integration.dashboard import ROOT, DashboardProcess, Visit
 from tests.integration.servers import MlflowServer
 from tests.integration.studies import StudyProcess
@@ -101,12 +98,6 @@ class Tracked:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Closed with this module: its event loop would be in the way of tests that start their own."""
-    yield from launched()
-
-
-@pytest.fixture(scope="module")
 def tracked(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
     folder = tmp_path_factory.mktemp("tracked")
     with MlflowServer(folder / "mlflow") as server, DashboardProcess(server.uri, folder / "dashboard.log") as dashboard:
@@ -125,7 +116,7 @@ def done(tracked: Tracked) -> Tracked:
 
 
 @pytest.fixture
-def new_visit(open_page: Callable[..., Any], tracked: Tracked) -> Iterator[Callable[..., Visit]]:  # noqa: F811
+def new_visit(open_page: Callable[..., Any], tracked: Tracked) -> Iterator[Callable[..., Visit]]:
     """Function (options of a browser's context) that gives a fresh page; all must have been quiet at the end."""
     visits: list[Visit] = []
 

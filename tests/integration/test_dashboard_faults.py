@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-
-pytest.importorskip("playwright", reason="Playwright is not installed")
-
 from playwright.sync_api import Browser, expect
 
 from dashboards.history import history_table, parquet_bytes
-from tests.dashboards.conftest import launched, open_page  # noqa: F401 - a fixture
 from tests.dashboards.generated import generated_study
 from tests.integration.dashboard import DashboardProcess, Visit
 from tests.integration.servers import MlflowServer
@@ -42,12 +38,6 @@ document.getElementById("said").textContent = JSON.stringify(said);
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Closed with this module: its event loop would be in the way of tests that start their own."""
-    yield from launched()
-
-
-@pytest.fixture(scope="module")
 def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     with MlflowServer(tmp_path_factory.mktemp("evil") / "mlflow") as running:
         plant(MlflowClient(running.uri))
@@ -61,7 +51,7 @@ def address(server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture
-def visit(open_page: Callable[..., Any], address: str) -> Visit:  # noqa: F811
+def visit(open_page: Callable[..., Any], address: str) -> Visit:
     page, watched = open_page()
     return Visit(page, address, watched)
 
@@ -193,7 +183,7 @@ def test_player_that_was_replaced_cannot_touch_the_dashboard(visit: Visit) -> No
 
 
 def test_server_that_is_away_is_named_and_the_page_recovers(
-    open_page: Callable[..., Any],  # noqa: F811
+    open_page: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     server = MlflowServer(tmp_path / "mlflow")
@@ -214,7 +204,7 @@ def test_server_that_is_away_is_named_and_the_page_recovers(
 
 
 def test_database_that_is_missing_is_named_and_not_made(
-    open_page: Callable[..., Any],  # noqa: F811
+    open_page: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "mlflow.db"

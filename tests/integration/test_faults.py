@@ -152,7 +152,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            pytest.skip(f"mounting a small disk is not permitted here: {done.stderr.strip()}")
+            pytest.skip(f"needs small disks: the right to mount ({done.stderr.strip()})")
         mounted.append(disk)
         return disk
 

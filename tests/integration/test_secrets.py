@@ -53,7 +53,7 @@ def leaks(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def postgres_with_password(has_postgres: None) -> Iterator[PostgresServer]:
+def postgres_with_password(postgres_programs: None) -> Iterator[PostgresServer]:
     with PostgresServer(DATABASE_PASSWORD) as server:
         yield server
 

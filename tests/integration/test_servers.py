@@ -97,7 +97,7 @@ def test_postgres_keeps_its_data_over_a_restart(postgres: PostgresServer, leave:
 
 
 def test_postgres_with_a_password_takes_it_from_the_environment(
-    has_postgres: None, monkeypatch: pytest.MonkeyPatch
+    postgres_programs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PostgresServer(password=PASSWORD) as server:
         url = server.create_database("optuna")
@@ -131,7 +131,7 @@ def test_tracking_server_with_a_login_refuses_strangers(tmp_path: Path, monkeypa
         assert [found.name for found in MlflowClient(server.uri).search_experiments()] == ["Default"]
 
 
-def test_server_that_cannot_start_says_why(has_postgres: None) -> None:
+def test_server_that_cannot_start_says_why(postgres_programs: None) -> None:
     with closing(PostgresServer()) as server:
         shutil.rmtree(server.folder / "data")
         with pytest.raises(RuntimeError, match=r"PostgresServer ended with 2: .*could not access directory"):

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.namespaces import RAY_ADDRESS, Machine, joined_to_this, two_machines, why_not
+from tests.integration.namespaces import RAY_ADDRESS, Machine, joined_to_this, two_machines
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.integration.studies import STUDY, StudyProcess
 from tests.integration.test_faults import assert_as_if_nothing_had_happened
@@ -26,10 +26,8 @@ SPEC: dict[str, Any] = {**STUDY, "resources": {"cpu": 1}}
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
+def machines(network_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
     """Two machines; Ray's head runs on the first."""
-    if why_not():
-        pytest.skip(why_not())
     folder = tmp_path_factory.mktemp("m")  # short: sockets lie in it
     (folder / "ray").mkdir()
     with two_machines(folder / "ray") as (first, second):
@@ -46,7 +44,7 @@ def host(machines: tuple[Machine, Machine]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def servers(
-    has_postgres: None, host: str, tmp_path_factory: pytest.TempPathFactory
+    postgres_programs: None, host: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[PostgresServer, MlflowServer]]:
     with PostgresServer(host=host) as postgres:
         store = postgres.create_database("mlflow")

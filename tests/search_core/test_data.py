@@ -494,8 +494,7 @@ def test_fashion_mnist_reports_a_folder_in_place_of_a_file(tmp_path: Path) -> No
         load("fashion-mnist", root=str(tmp_path))
 
 
-@pytest.mark.skipif(not readers.DEBIAN_FASHION_MNIST.is_dir(), reason="dataset-fashion-mnist is not installed")
-def test_fashion_mnist_of_debian_is_complete() -> None:
+def test_fashion_mnist_of_debian_is_complete(fashion_mnist: None) -> None:
     fashion = load("fashion-mnist", root=str(readers.DEBIAN_FASHION_MNIST), validation_fraction=0.5)
     assert fashion.sizes == {"train": 30000, "validation": 30000, "test": 10000}
     for split, count in ((fashion.train, 3000), (fashion.validation, 3000), (fashion.test, 1000)):
@@ -795,7 +794,6 @@ def test_import_needs_neither_torchvision_nor_scikit_learn(module: object) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_batches_on_cuda_repeat_and_hold_the_same_splits() -> None:
     options = DatasetOptions(name="fake")
     on_cpu, on_cuda = load_data(options, CPU), load_data(options, torch.device("cuda"))

@@ -91,7 +91,6 @@ def test_loss_that_breaks_does_not_end_the_measurement() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_process_takes_its_data_its_tensors_and_its_context() -> None:
     free_bytes, _ = torch.cuda.mem_get_info()
     measured = measured_apart(32, "cuda", free_bytes)

@@ -612,8 +612,6 @@ def test_published_cells_of_other_nodes_are_refused_by_name() -> None:
 
 @pytest.mark.gpu
 def test_table_and_child_are_measured_on_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     table = measure_table(TINY_NETWORK, SHAPE, CLASSES, QUICK, "cuda")
     assert table.place.device == "cuda"
     compared = compare(table, TINY_NETWORK, SHAPE, CLASSES, QUICK, "cuda", children=2)

@@ -135,7 +135,6 @@ def test_the_reason_of_a_killed_process_names_its_signal() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_step_and_its_process() -> None:
     on_gpu = measure_apart(NETWORK, SHAPE, CLASSES, BATCH, torch.device("cuda"))
     assert on_gpu.weight_bytes == measured().weight_bytes

@@ -28,7 +28,6 @@ TINY = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, cutout=
 #: Sums over the images of a batch run in another order in two processes: float32 differs by some 1e-7 of the largest
 #: term, and a step of SGD and the next forward pass carry that on.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +305,6 @@ def run_on_gpu(ranks: Ranks, options: RetrainOptions) -> tuple[Any, Any]:
     return list(retrain), through_file(retrain.state_dict())
 
 
-@GPU
 @pytest.mark.gpu
 def test_two_ranks_on_a_gpu_equal_one_process(on_ranks: Processes) -> None:
     """SyncBatchNorm takes its statistics over the whole batch."""

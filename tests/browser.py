@@ -1,34 +1,30 @@
 """A real headless Chromium for the tests with the marker `browser`."""
 
-import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+from tests.tools import chromium_path
 
 
-def chromium_path():
-    """Chromium of this machine; None where there is none: then Playwright looks for its own."""
-    return next(filter(None, map(shutil.which, _NAMES)), None)
+@contextmanager
+def headless_chromium():
+    """Chromium of the system, closed at the end."""
+    from playwright.sync_api import sync_playwright  # not there on a machine with PyTorch alone
 
-
-def launched():
-    """Chromium of the system, else the one of Playwright; the test is skipped where there is neither."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with api.sync_playwright() as playwright:
-        path = chromium_path()
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
         try:
-            chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except api.Error as error:
-            pytest.skip(f"no Chromium starts here ({path or 'none found'}): {error.message.splitlines()[0]}")
-        yield chromium
-        chromium.close()
+            yield launched
+        finally:
+            launched.close()
 
 
-@pytest.fixture(scope="package")  # not the session: its event loop would be in the way of tests that start their own
-def browser():
-    yield from launched()
+@pytest.fixture(scope="module")  # not the session: its event loop would be in the way of tests that start their own
+def browser(chromium):
+    with headless_chromium() as launched:
+        yield launched
 
 
 @dataclass

@@ -1,0 +1,83 @@
+"""What holds for all tests: their tier, the tools of the system that they need, and no settings from outside.
+
+It runs on a machine with PyTorch alone, too, where only the tests of `search_core` can be collected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from tests.tools import TOOLS
+
+pytest_plugins = ["tests.browser"]
+
+_NEEDS = "needs "
+_GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Faults done to clusters are slow; what needs a tool of the system has the marker `tool`."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker("slow")
+        if TOOLS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker("tool")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests with the marker `gpu` are not run without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip(_GPU)
+
+
+def _fixture(name: str) -> Callable[..., None]:
+    @pytest.fixture(scope="session", name=name)
+    def needed() -> None:
+        tool = TOOLS[name]
+        why = tool.why_not()
+        if why and os.environ.get("CI") == "true":
+            pytest.fail(f"CI must have {tool.title} ({tool.remedy}), got: {why}")
+        if why:
+            pytest.skip(f"{_NEEDS}{tool.title}: {tool.remedy} ({why})")
+
+    return needed
+
+
+#: One fixture per tool: its name as an argument of a test or of a fixture says that it is needed.
+chromium, postgres_programs, network_namespaces, shellcheck, fashion_mnist = map(_fixture, TOOLS)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One block: what was not run, for want of what."""
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])]
+    missing = Counter(reason.removeprefix(_NEEDS) for reason in reasons if reason.startswith(_NEEDS))
+    others = Counter(reason for reason in reasons if not reason.startswith(_NEEDS))
+    for title, counts in (("not run for want of", missing), ("not run for other reasons", others)):
+        if counts:
+            terminalreporter.section(title)
+        for reason, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:5}  {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks of four channels are faster without a thread pool, and then independent of the number of cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_stores_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test decides itself where MLflow's store and the folder of runs are, and leaves no choice to the next one."""
+    names = ("TRACKING_URI", "REGISTRY_URI", "RUN_ID")
+    for name in (*(f"MLFLOW_{name}" for name in names), "OPTUNA_STORAGE", "PGPASSWORD", "SNAS_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
