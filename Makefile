@@ -4,19 +4,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY := digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
+# Tests side by side: PYTEST_WORKERS=0 has one process, for a debugger.
+PYTEST_WORKERS ?= logical
 PYTEST_ARGS ?=
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
-.PHONY: quickstart test test-cluster lint format clean
+.PHONY: quickstart test test-all test-rest lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/snas study run studies/quickstart.yaml --name $(STUDY)
 
+# Before a commit: minutes, on a machine with nothing but Python.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-# Kills, full disks, servers that are away: real clusters under real faults.
-test-cluster: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
+# Everything: real clusters under real faults, browsers, benchmarks.
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) $(PYTEST_ARGS)
+
+# What `make test` has left out, or could not run for want of a tool.
+test-rest: $(VENV)/.installed-dev
+	$(PYTEST) -m "slow or tool" $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -22,13 +22,19 @@ _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Faults done to clusters are slow; what needs a tool of the system has the marker `tool`."""
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Faults done to clusters are slow; what needs a tool of the system has the marker `tool`.
+
+    Tests that share what a module makes once, such as a study, run in one process.
+    """
     for item in items:
         if item.get_closest_marker("cluster"):
             item.add_marker("slow")
-        if TOOLS.keys() & set(getattr(item, "fixturenames", ())):
+        if TOOLS.keys() & set(item.fixturenames):
             item.add_marker("tool")
+        definitions = item._fixtureinfo.name2fixturedefs.values()
+        if any(found[-1].scope == "module" for found in definitions):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

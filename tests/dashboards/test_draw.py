@@ -270,6 +270,7 @@ def test_render_cells_frame_size_does_not_depend_on_title_or_probabilities():
     assert render_cells(DOUBLED, num_nodes=4).shape == plain
 
 
+@pytest.mark.slow
 def test_render_cells_same_from_threads():
     cells = [MILD, AGGRESSIVE, PUBLISHED["DARTS_V1"], PUBLISHED["DARTS_V2"]] * 3
     before = mpl.rcParams["svg.fonttype"], mpl.rcParams["svg.hashsalt"]
@@ -527,6 +528,7 @@ def test_trial_point_rejects_eta(eta):
         trial(0, eta=eta)
 
 
+@pytest.mark.slow
 def test_figure_bytes_are_deterministic():
     png, svg = zip(
         *[(figure_png(figure), figure_svg(figure)) for figure in (render_study(many_trials(9), title="t"),) * 2],

@@ -352,6 +352,7 @@ def test_player_says_the_epoch_once_it_stands_still(player):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "rest"), [(1400, ""), (420, "&compact"), (420, "")])
+@pytest.mark.slow
 def test_player_axe_finds_nothing_serious_and_nothing_overflows(open_page, address, theme, width, rest):
     page, watched = open_page(width=width)
     page.goto(f"{address}#theme={theme}{rest}")
@@ -365,6 +366,7 @@ def background(page):
     return page.evaluate("getComputedStyle(document.querySelector('.cell')).backgroundColor")
 
 
+@pytest.mark.slow
 def test_player_theme_follows_the_reader_unless_the_address_says_otherwise(open_page, address):
     light, dark = "rgb(255, 255, 255)", "rgb(23, 30, 38)"
     for preference, fragment, expected in [
@@ -417,17 +419,24 @@ def test_player_works_in_a_sandboxed_frame(open_page):
     assert [address for address in watched.requests if not re.match("about:|data:", address)] == []
 
 
-def test_player_draws_an_epoch_well_under_a_frame(open_page, page_file):
-    page, _ = open_page()
-    page.goto(page_file(made_up_search(150)))
-    per_epoch_ms = page.evaluate(
-        """() => {
-            const start = performance.now();
-            for (let time = 0; time < 150; time++) {
-                show(time);
-                document.body.getBoundingClientRect(); // styles and layout, too
-            }
-            return (performance.now() - start) / 150;
-        }"""
-    )
-    assert per_epoch_ms < 16
+@pytest.mark.slow
+def test_player_draws_an_epoch_of_a_long_search_as_fast_as_of_a_short_one(open_page, page_file):
+    def per_epoch(epochs):
+        page, _ = open_page()
+        page.goto(page_file(made_up_search(epochs)))
+        return min(
+            page.evaluate(
+                """(epochs) => {
+                const start = performance.now();
+                for (let time = 0; time < epochs; time++) {
+                    show(time);
+                    document.body.getBoundingClientRect(); // styles and layout, too
+                }
+                return (performance.now() - start) / epochs;
+            }""",
+                epochs,
+            )
+            for _ in range(5)
+        )  # another process may have been in the way
+
+    assert per_epoch(150) < 3 * per_epoch(EPOCHS)

@@ -16,7 +16,7 @@ from tests.dashboards.generated import generated_study
 from tests.integration.dashboard import DashboardProcess, Visit
 from tests.integration.servers import MlflowServer
 
-pytestmark = [pytest.mark.browser, pytest.mark.integration]
+pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
 
 EVIL = "<img src=x onerror=\"window.owned=1\"><script>window.owned=1;alert('owned')</script>"
 NAME = f"evil {EVIL}"

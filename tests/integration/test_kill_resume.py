@@ -20,7 +20,7 @@ from orchestrator.study import Study
 from search_core.data import load_data
 from search_core.search import Search
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = pytest.mark.integration
 
 STUDY = """
 name: killed

@@ -213,6 +213,7 @@ BAYESIAN = {**RANDOM, "kind": "bayesian", "startup": 3}
     [*((EVOLUTION, death) for death in DEATHS), (BAYESIAN, "child recorded")],
     ids=[*DEATHS, "bayesian"],
 )
+@pytest.mark.slow
 def test_resumed_study_trains_each_child_once_and_finds_the_same(
     tmp_path: Path, strategy: Mapping[str, Any], death: str
 ) -> None:
@@ -268,6 +269,7 @@ def run_unevenly(driver: Driver, luck: random.Random, workers: int, most: int = 
 
 @pytest.mark.parametrize("strategy", KINDS, ids=[each["kind"] for each in KINDS])
 @pytest.mark.parametrize("at_once", [2, 4])
+@pytest.mark.slow
 def test_search_finds_the_same_whichever_child_ends_first(
     tmp_path: Path, strategy: Mapping[str, Any], at_once: int
 ) -> None:

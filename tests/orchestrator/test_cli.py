@@ -125,6 +125,7 @@ def test_profile_counts_the_weights_of_a_supernet(expected: dict[str, int]) -> N
 SMALL_STEP = ["--supernet", "--init-channels", 4, "--cells", 3, "--input", "3x16x16", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_profile_adds_the_memory_of_a_step() -> None:
     outcome = snas("profile", *SMALL_STEP, "--batch-size", 4, "--recompute", "--json")
     assert outcome.code == 0, outcome.said
@@ -138,6 +139,7 @@ def test_profile_adds_the_memory_of_a_step() -> None:
     assert 0 < memory["saved_bytes"] < memory["peak_bytes"] - memory["weight_bytes"]
 
 
+@pytest.mark.slow
 def test_profile_prints_the_memory_and_nothing_of_the_profiler() -> None:
     outcome = snas("profile", *SMALL_STEP, "--batch-size", 4)
     assert outcome.code == 0, outcome.said
@@ -177,6 +179,7 @@ def test_profile_says_how_many_searches_share_a_gpu(monkeypatch: pytest.MonkeyPa
     refused(snas("profile", *SMALL_STEP[:-1], "cuda:2", "--batch-size", 4), "--device", "cuda:1", "cuda:2")
 
 
+@pytest.mark.slow
 def test_profile_says_in_one_line_why_a_step_failed() -> None:
     outcome = snas("profile", *SMALL_STEP, "--input", "3x2x2", "--batch-size", 1)
     assert outcome.code == 1
@@ -488,6 +491,7 @@ def test_retrain_trains_a_child_per_seed(found: Found) -> None:
     assert {version.run_id for version in versions} == {run.info.run_id for run in runs}
 
 
+@pytest.mark.slow
 def test_retrain_of_a_run_goes_below_that_run(found: Found) -> None:
     parent = next(run for run in runs_of(found.client, "searches") if run.info.run_name == "first")
     words = ["--config", found.recipe, "--set", "epochs=1", "--name", "below", "--runs", found.runs]
@@ -584,6 +588,7 @@ def test_runs_folder_that_is_a_file_is_named(tmp_path: Path, command: str, below
     assert file.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_optuna_storage_that_cannot_be_opened_is_named_before_anything_begins(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/no/such/folder/optuna.db"
     file = written(tmp_path / "study.yaml", study_data(storage={"url": url}))
@@ -592,6 +597,7 @@ def test_optuna_storage_that_cannot_be_opened_is_named_before_anything_begins(tm
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_script_ends_with_the_code_and_without_a_traceback(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("snas")
     environment = {**os.environ, "SNAS_RUNS": str(tmp_path / "runs")}

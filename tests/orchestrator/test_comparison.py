@@ -82,6 +82,7 @@ def plain_tau(pairs: list[tuple[float, float]]) -> float:
 @pytest.mark.integration
 @pytest.mark.slow
 class TestStudy:
+    @pytest.mark.slow
     def test_every_genotype_is_trained_with_every_seed(self, micro: Done) -> None:
         space = GenotypeSpace(study_of(micro).spec.search.network)
         truth = truth_of(micro)

@@ -181,6 +181,7 @@ def values_drawn(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
     return drawn
 
 
+@pytest.mark.slow
 def test_tpe_avoids_the_half_that_breaks_the_limit(known: Callable[..., Known]) -> None:
     above = []
     for name, search in (("free", SEARCH), ("limited", LIMITED)):
@@ -192,6 +193,7 @@ def test_tpe_avoids_the_half_that_breaks_the_limit(known: Callable[..., Known]) 
 
 
 @pytest.mark.parametrize(("sampler", "trials", "last"), [("gp", 15, 3), ("nsga2", 160, 60)])
+@pytest.mark.slow
 def test_other_samplers_heed_the_limit_too(tmp_path: Path, sampler: str, trials: int, last: int) -> None:
     """In memory, since a generation of NSGA-II is 50 trials; with one key it would change every value at random."""
     others = {f"theta.{name}": {"uniform": [0.1, 0.9]} for name in ("lr", "momentum", "weight_decay", "grad_clip")}

@@ -180,6 +180,7 @@ def test_one_table_for_each_type_of_device(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_node_of_a_real_cluster_measures_its_own_table(measured: Callable[..., Outcome]) -> None:
     from orchestrator.cluster import cluster
     from orchestrator.latency import measure_on_cluster

@@ -78,6 +78,7 @@ def example(number: int) -> Tensor:
     return images
 
 
+@pytest.mark.slow
 def test_child_is_registered_with_its_run(logged: Logged) -> None:
     (version,) = MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")
     assert version.run_id == logged.run_id

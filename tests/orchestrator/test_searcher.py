@@ -211,6 +211,7 @@ def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+@pytest.mark.slow
 def test_trial_that_was_drawn_in_part_gets_the_values_that_it_would_have_had(
     driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
@@ -322,6 +323,7 @@ def test_grid_gives_each_point_once_over_restarts(driver: Callable[..., Driver])
 
 #: TPE and GP draw at random before they have 10 results: more trials than that reach the sampler itself.
 @pytest.mark.parametrize(("sampler", "trials"), [("random", 5), ("nsga2", 5), ("tpe", 13), ("gp", 12)])
+@pytest.mark.slow
 def test_same_seed_suggests_the_same_whether_the_driver_restarts_or_not(
     tmp_path: Path, sampler: str, trials: int
 ) -> None:

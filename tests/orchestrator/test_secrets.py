@@ -111,6 +111,7 @@ def test_bare_token_of_a_server_moves_too() -> None:
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == SECRET
 
 
+@pytest.mark.slow
 def test_no_password_reaches_what_a_refused_run_says_or_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,6 +72,7 @@ def optuna_names(study: Study) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "digest"), [({"images": 110}, "digest"), ({"validation_images": 10}, "split_digest")]
 )
+@pytest.mark.slow
 def test_study_does_not_go_on_with_other_images(
     tmp_path: Path, drivers: list[str], change: dict[str, int], digest: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_interrupt_at_the_beginning_does_not_burn_the_name(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("kind", ["random", "one_shot"])
+@pytest.mark.slow
 def test_limits_that_no_genotype_keeps_are_refused_before_anything_begins(tmp_path: Path, kind: str) -> None:
     """Unless trials have limits of their own: then some may begin."""
     search = {**SEARCH, "batch_size": 8, "strategy": {"kind": kind}, "constraints": {"params": {"max": 1}}}

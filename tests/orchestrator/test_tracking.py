@@ -161,6 +161,7 @@ def test_restarted_driver_goes_on_without_repeats_and_holes(runs: Runs, experime
     assert image_steps(last.client, run.info.run_id) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_epochs_that_are_behind_go_in_one_request(runs: Runs, experiment: str, tmp_path: Path) -> None:
     records = [{**real_records(1)[0], "epoch": epoch} for epoch in range(23)]
     tracker = tracker_of(runs, experiment)
@@ -177,6 +178,7 @@ def test_epochs_that_are_behind_go_in_one_request(runs: Runs, experiment: str, t
     }
 
 
+@pytest.mark.slow
 def test_restarted_driver_asks_once_for_all_runs(runs: Runs, experiment: str, tmp_path: Path) -> None:
     labels = [f"trial-{number:04d}" for number in range(5)]
     files = {label: written_journal(tmp_path / f"{label}.jsonl", real_records(1), "complete") for label in labels}
@@ -550,6 +552,7 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_runs_are_the_same_on_a_tracking_server(
     server: str, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +626,7 @@ class _RelayedRequest(BaseHTTPRequestHandler):
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_run_whose_answer_was_lost_is_not_made_again(
     server: str, experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_loss_that_is_not_finite_ends_the_trial_with_the_reason() -> None:
     assert "a lower theta.lr" in last["failure"]
 
 
+@pytest.mark.slow
 def test_limits_that_no_genotype_keeps_end_the_trial_with_the_reason() -> None:
     limits = Constraints(params=Limit(max=1))
     (only,) = steps(search(strategy=RandomSamplingOptions(), constraints=limits, batch_size=8))
@@ -149,6 +150,7 @@ def test_search_continues_its_checkpoint_bit_by_bit() -> None:
     assert records(other) == whole, "the first report is sent again"
 
 
+@pytest.mark.slow
 def test_search_continues_the_newest_checkpoint() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     first = search(epochs=3)
@@ -159,6 +161,7 @@ def test_search_continues_the_newest_checkpoint() -> None:
     assert records(again) == whole[1:]
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_falls_back_to_the_one_before() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     first = search(epochs=3)
@@ -173,6 +176,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before() -> None:
     assert records(again) == whole
 
 
+@pytest.mark.slow
 def test_search_begins_anew_if_all_checkpoints_are_damaged() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     search(epochs=3).step()
@@ -200,6 +204,7 @@ def damage(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
+@pytest.mark.slow
 def test_job_with_an_end_runs_no_epoch_beyond_it() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     assert grown_trunk() == whole[:2]

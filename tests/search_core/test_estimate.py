@@ -122,6 +122,7 @@ def test_children_have_seeds_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("epochs_before", [1, 2, 3])
+@pytest.mark.slow
 def test_training_goes_on_bit_for_bit(epochs_before: int) -> None:
     whole, first, second = (training_of(drop_path=0.2, resolution=4) for _ in range(3))
     reports = [timeless(report) for report in whole]
@@ -148,6 +149,7 @@ def test_state_of_a_child_that_is_scored_otherwise_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("stop", "times"), [(CurveStop(), 1), (CurveStop(kind="curve"), 3)])
+@pytest.mark.slow
 def test_statistics_are_recomputed_where_an_accuracy_is_judged(
     stop: CurveStop, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def evolve(
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_evolution_finds_the_known_optimum_in_a_thousandth_of_the_space(seed: int) -> None:
     fitness = separable(WIDE, seed)
     evolved = evolve(WIDE, fitness, seed)

@@ -247,6 +247,7 @@ def test_kernel_sizes_without_a_kernel_are_refused() -> None:
 
 
 @with_numba_only
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     x, kernel = normal(1, 16, 32, 32, 16, dtype=torch.float32), normal(2, 16, 3, 3, dtype=torch.float32)
     matrix = normal(1, 2, 16, 16, dtype=torch.float32)

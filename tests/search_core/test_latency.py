@@ -557,6 +557,7 @@ def test_report_without_a_table_is_as_before() -> None:
     assert OPTIONAL_METRICS == ("child_latency_ms",)
 
 
+@pytest.mark.slow
 def test_limit_on_latency_holds_for_strategies_that_choose(table_file: Path) -> None:
     table = made_up_table()
     fixed = table.child_ms(without_edges(), TINY_NETWORK, SHAPE, CLASSES)

@@ -109,6 +109,7 @@ def test_the_peak_holds_all_that_is_saved_and_the_weights(recompute: bool) -> No
     assert step.process_bytes is None
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_prints_one_json_object() -> None:
     request = {
         "options": asdict(NETWORK),

@@ -53,6 +53,7 @@ def note_updates(proposer: PolicyProposer) -> list[Experience]:
 
 @both
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_controller_finds_children_that_random_search_does_not(
     options: RlNasOptions | NasnetOptions, seed: int
 ) -> None:

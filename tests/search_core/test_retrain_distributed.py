@@ -141,6 +141,7 @@ def run_without_norms(ranks: Ranks, options: RetrainOptions) -> tuple[Any, Any]:
     return reports, retrain.state_dict()
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_where_no_batch_norm_is_in_the_way(on_ranks: Processes) -> None:
     """Augmentation, drop path, label smoothing, auxiliary head, clipping and momentum, over four steps."""
     options = replace(TINY, label_smoothing=0.1, drop_path=0.4, grad_clip=0.1)
@@ -202,6 +203,7 @@ def test_epoch_of_two_ranks_is_that_of_both_shares_averaged_by_hand(first_epoch:
     assert report.val_accuracy == validation.accuracy
 
 
+@pytest.mark.slow
 def test_ranks_hold_the_same_reports_weights_and_figures(two: list[dict[str, Any]]) -> None:
     first, second = two
     assert first["reports"] == second["reports"]  # even the seconds
@@ -222,6 +224,7 @@ def test_state_has_the_layout_of_one_process(two: list[dict[str, Any]]) -> None:
 # Going on from a state
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_bit_for_bit_from_their_own_state(
     on_ranks: Processes, two: list[dict[str, Any]], first_epoch: dict[str, Any]
 ) -> None:
@@ -232,6 +235,7 @@ def test_two_ranks_go_on_bit_for_bit_from_their_own_state(
         assert replace(part["reports"][0], seconds=0.0) == replace(whole["reports"][1], seconds=0.0)
 
 
+@pytest.mark.slow
 def test_state_goes_from_two_ranks_to_one_and_back(on_ranks: Processes) -> None:
     options = replace(TINY, epochs=3)
     first = through_file(on_ranks(partial(run_from, options=options, state=None, epochs=1))[0]["state"])

@@ -459,6 +459,7 @@ def last_reports(strength: float) -> list[EpochReport]:
     return [list(make(replace(options, seed=seed)))[-1] for seed in (0, 1)]
 
 
+@pytest.mark.slow
 def test_growing_eta_gives_cheaper_children_until_nothing_is_left() -> None:
     # Two searches each, because one child is a noisy figure at this size; the strengths are far apart.
     free, charged, overwhelmed = (last_reports(strength) for strength in (0.0, 0.004, 1.0))

@@ -210,6 +210,7 @@ def scale_edge(snas: Snas, cell_type: CellType, edge: int, scale: float) -> None
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
 @per_batch_and_cell
+@pytest.mark.slow
 def test_credit_is_minus_the_derivative_of_the_loss_by_the_edges_scale(
     sample_per: SamplePer, cell_type: CellType
 ) -> None:
@@ -351,6 +352,7 @@ def expected_gradient(penalty: PenaltyOptions) -> Tensor:
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 @pytest.mark.parametrize("log", [True, False])
+@pytest.mark.slow
 def test_reparam_and_score_function_have_the_same_expectation(log: bool, temperature: float) -> None:
     penalty = PenaltyOptions(log=log)
     (first, first_error), (second, second_error) = (
@@ -366,6 +368,7 @@ def test_reparam_and_score_function_have_the_same_expectation(log: bool, tempera
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("surrogate", [reparam, score_function])
 @pytest.mark.parametrize("log", [True, False])
+@pytest.mark.slow
 def test_estimators_approach_the_expected_one_at_low_temperature(log: bool, surrogate: Surrogate) -> None:
     """The relaxed sample differs from a one-hot one only where the two best perturbed log probabilities are closer than
     about lambda (with `log`: lambda times log of the cost, 8.8 here, but a gap that small is rarer than that by more),

@@ -296,6 +296,7 @@ def test_limit_on_bit_operations_holds_for_all_that_is_judged() -> None:
     assert any(free._limits.bit_operations(free.sample(generator)) > amounts[30] for _ in range(20))
 
 
+@pytest.mark.slow
 def test_limit_on_bit_operations_that_no_path_keeps_is_named() -> None:
     with pytest.raises(ConstraintsError, match="at most bit operations 5"):
         build(replace(CHOOSING, max_bit_operations=5.0))

@@ -150,6 +150,7 @@ def test_steps_move_alpha_and_theta_and_keep_them_finite(name: str) -> None:
 
 
 @every_strategy
+@pytest.mark.slow
 def test_steps_lower_the_loss_on_a_batch_that_is_learnt_by_heart(name: str) -> None:
     strategy = build(name)
     strategy.begin_epoch(EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.1), seeded())

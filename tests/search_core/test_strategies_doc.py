@@ -43,6 +43,7 @@ def test_example_has_forty_lines() -> None:
     assert sum(bool(line.strip()) for line in (FILE + REGISTRATION).split("\n")) <= 40
 
 
+@pytest.mark.slow
 def test_example_is_listed(copy: Path) -> None:
     done = snas_of(copy, "strategies", "--json")
     assert done.returncode == 0, done.stderr
@@ -50,6 +51,7 @@ def test_example_is_listed(copy: Path) -> None:
     assert row["summary"] == "one edge of the best child changes at a time"
 
 
+@pytest.mark.slow
 def test_example_searches(copy: Path, tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
     file.write_text(

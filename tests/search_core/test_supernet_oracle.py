@@ -203,6 +203,7 @@ def test_logits_and_gradients_equal_those_of_the_plain_supernet(case: Case) -> N
 
 
 @pytest.mark.parametrize("name", LONGER_CASES)
+@pytest.mark.slow
 def test_equal_after_five_optimiser_steps_and_in_evaluation(name: str) -> None:
     fast, plain = twins(CASES[name])
     for twin in (fast, plain):
