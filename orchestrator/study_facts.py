@@ -136,15 +136,15 @@ def _importance(study: Study, objective: int) -> dict[str, float] | str:
 
 @contextmanager
 def _without_sklearn() -> Iterator[None]:
-    """Optuna's evaluators come in one package, and one that is not used here imports scikit-learn: two seconds.
+    """Inside, scikit-learn seems not to be installed, whose import takes two seconds.
 
-    Optuna takes it for a package that is not installed, which it says when that evaluator is used.
+    An evaluator of importance that is not used here asks for it; Optuna only says so when that one is used.
     """
     name = "sklearn"
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment] - how Python marks what cannot be imported
+    sys.modules[name] = None  # type: ignore[assignment]  # so Python knows what cannot be imported
     try:
         yield
     finally:

@@ -30,8 +30,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_line, member_line = REGISTRATION.rstrip().split("\n")
     registry = (strategies / "registry.py").read_text(encoding="utf-8")
     registry = registry.replace("\nfrom search_core", f"\n{import_line}\nfrom search_core", 1)
-    assert "\n)" in registry, "the union ends on a line of its own"
-    (strategies / "registry.py").write_text(registry.replace("\n)", f"\n{member_line}\n)", 1), encoding="utf-8")
+    end = "\n)  # fmt: skip"
+    assert end in registry, "the union ends on a line of its own"
+    (strategies / "registry.py").write_text(registry.replace(end, f"\n{member_line}{end}", 1), encoding="utf-8")
     return folder
 
 
