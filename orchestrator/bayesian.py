@@ -18,8 +18,8 @@ from torch import Tensor
 from search_core.constraints import ChildLimits
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.strategies.bayesian import BayesianOptions
-from search_core.strategies.over_trials import OverTrialsOptions, Proposer
+from search_core.strategies.over_trials import Proposer
+from search_core.strategies.over_trials_options import BayesianOptions, OverTrialsOptions
 from search_core.strategies.scored import ScoredProposer
 from search_core.strategies.single_path import frequencies
 

@@ -35,13 +35,13 @@ from orchestrator.space import Scalar, SweepEntry, grid_points
 from orchestrator.sweep_check import SearchFile, apply_values, sweep_faults
 from orchestrator.yaml_file import YamlFile, read_yaml
 from search_core.collapse import StopOptions
-from search_core.data import DatasetOptions, absolute_root
+from search_core.dataset_options import DatasetOptions, absolute_root
 from search_core.errors import OptionsError
 from search_core.genotype_space import GenotypeSpace
-from search_core.ground_truth import MOST_GENOTYPES, GroundTruthOptions
-from search_core.latency import absolute_table
+from search_core.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
+from search_core.latency_options import absolute_table
 from search_core.reports import OPTIONAL_METRICS
-from search_core.search import FORK_SECTIONS, SearchOptions
+from search_core.search_options import FORK_SECTIONS, SearchOptions
 from search_core.strategies.registry import OVER_TRIALS
 
 __all__ = [

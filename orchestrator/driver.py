@@ -30,7 +30,7 @@ from orchestrator.study_log import StudyLog
 from orchestrator.tracking import Tracker
 from orchestrator.trainable import SearchTrainable, TruthTrainable, last_epoch
 from search_core.data import ImageData
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 
 if TYPE_CHECKING:
     from orchestrator.study import Study

@@ -19,7 +19,7 @@ from search_core.child_search import check_estimate
 from search_core.child_training import ChildOrder
 from search_core.data import ImageData, load_data
 from search_core.proposed_children import ProposedChildren
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 
 Job = dict[str, Any]
 

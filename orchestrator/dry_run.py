@@ -25,7 +25,7 @@ from orchestrator.schema import parse
 from orchestrator.sweep_check import SearchFile
 from search_core.dry_run import measure_search
 from search_core.errors import DataError
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 
 #: A node whose GPUs are all taken by others does not answer.
 _TIMEOUT_S = 900

@@ -17,7 +17,8 @@ from orchestrator.descriptions import describe_model, describe_version
 from orchestrator.tracking import Tracker
 from search_core.data import ImageData
 from search_core.genotype import Genotype
-from search_core.retrain import RetrainOptions, build_child
+from search_core.retrain import build_child
+from search_core.retrain_options import RetrainOptions
 
 _LOGGED = "snas.model"  # tag of a run whose model is logged
 

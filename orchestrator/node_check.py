@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from search_core.data import DatasetOptions, load_data
+from search_core.data import load_data
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import DataError, LatencyError, OptionsError
 from search_core.latency import load_table
 

@@ -15,8 +15,8 @@ from orchestrator.space import SweepEntry, corner_points
 from orchestrator.sweep_check import apply_values
 from search_core.cost import supernet_cost
 from search_core.errors import OptionsError
-from search_core.search import SearchOptions
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 #: Share of a GPU that searches may fill; fragmentation takes some of the rest.
 _USABLE = 0.9

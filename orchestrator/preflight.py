@@ -33,7 +33,7 @@ from orchestrator.node_check import (
 )
 from orchestrator.runs import Runs
 from orchestrator.secrets import masked
-from search_core.data import DatasetOptions
+from search_core.dataset_options import DatasetOptions
 from search_core.latency import load_table
 
 #: How long the nodes may take together; a data set on a cold network disk is slow.

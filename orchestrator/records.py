@@ -15,6 +15,7 @@ from orchestrator.config import StudySpec, search_options
 from orchestrator.feasibility import broken_limits, violations
 from orchestrator.journal import Journal
 from orchestrator.runs import TRUNK, StudyFolder, trial_label
+from orchestrator.samplers import patiently
 from orchestrator.space import Scalar
 from search_core.genotype import Genotype, load_genotype
 from search_core.reports import OPTIONAL_METRICS
@@ -132,6 +133,12 @@ def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     front = {trial.number for trial in best_trials(study)}
     return [_read_trial(trial, folder, trial.number in front) for trial in trials]
+
+
+def num_open(study: optuna.Study, spec: StudySpec) -> int:
+    """How many trials are unfinished or not yet asked for."""
+    trials = patiently(lambda: study.get_trials(deepcopy=False))
+    return spec.num_trials - sum(trial.state.is_finished() for trial in trials)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:

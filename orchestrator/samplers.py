@@ -17,6 +17,16 @@ from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.space import grid_points
 
+#: What a storage raises that is away, damaged or something else.
+STORAGE_ERRORS = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    OSError,
+    ValueError,
+    ImportError,
+    KeyError,
+    RuntimeError,
+)
 _LOCAL_DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs")
 
 Result = TypeVar("Result")

@@ -26,8 +26,8 @@ from orchestrator.space import Scalar, suggest
 from orchestrator.warm_start import enqueue_warm_start
 from search_core.child_training import ChildOrder
 from search_core.errors import ConstraintsError, DataError, LatencyError, OptionsError
-from search_core.search import SearchOptions
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 
 class ChildWork(Protocol):
@@ -90,12 +90,6 @@ class StudySearcher(Searcher):
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
         return {}
-
-    @staticmethod
-    def num_open(study: optuna.Study, spec: StudySpec) -> int:
-        """How many trials are unfinished or not yet asked for."""
-        trials = patiently(lambda: study.get_trials(deepcopy=False))
-        return spec.num_trials - sum(trial.state.is_finished() for trial in trials)
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """The study file says what is searched and measured; Tune has nothing to add."""

@@ -11,10 +11,10 @@ import pydantic
 from orchestrator.errors import did_you_mean
 from orchestrator.secrets import has_password, masked
 from orchestrator.yaml_file import describe
-from search_core.data import DatasetOptions
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import require
 from search_core.reports import METRICS, OPTIONAL_METRICS
-from search_core.retrain import RetrainOptions, shares_rule
+from search_core.retrain_options import RetrainOptions, shares_rule
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
 REPORT_METRICS: tuple[str, ...] = tuple(

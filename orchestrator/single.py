@@ -30,7 +30,8 @@ from search_core.errors import ConstraintsError, NonFiniteLossError
 from search_core.genotype import Genotype
 from search_core.reports import EpochReport
 from search_core.retrain import Retrain, RetrainReport
-from search_core.search import Search, SearchOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
 
 SEARCHES = "searches"
 RETRAINS = "retrains"

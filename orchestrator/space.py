@@ -7,12 +7,13 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeGuard, get_args
-
-import optuna
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, get_args
 
 from orchestrator.errors import did_you_mean
 from search_core.errors import OptionsError, require
+
+if TYPE_CHECKING:
+    import optuna
 
 Scalar = str | int | float | bool | None
 RangeKind = Literal["log_uniform", "uniform", "int", "choice"]

@@ -32,7 +32,7 @@ from orchestrator.units import Unit, UnitKind, about_search, flatten, logged_met
 from search_core.data import ImageData
 from search_core.errors import OptionsError
 from search_core.genotype import Genotype
-from search_core.retrain import RetrainOptions
+from search_core.retrain_options import RetrainOptions
 
 if TYPE_CHECKING:
     from orchestrator.study import Study

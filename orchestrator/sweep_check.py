@@ -13,7 +13,7 @@ from orchestrator.errors import did_you_mean
 from orchestrator.schema import leaf_keys, parse
 from orchestrator.space import Scalar, SweepEntry, condition_faults, corner_points
 from search_core.errors import OptionsError
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -18,14 +18,18 @@ from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.errors import OrchestratorError
 from search_core.cell import NetworkOptions
 from search_core.child_training import ChildOrder, ChildTraining
-from search_core.data import DatasetOptions, ImageData, load_data
+from search_core.data import ImageData, load_data
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import ConstraintsError, LatencyError, NonFiniteLossError, StateError
 from search_core.genotype import Genotype
-from search_core.ground_truth import GroundTruth, GroundTruthOptions
+from search_core.ground_truth import GroundTruth
+from search_core.ground_truth_options import GroundTruthOptions
 from search_core.ranks import ALONE
 from search_core.reports import METRICS, OPTIONAL_METRICS
-from search_core.retrain import Retrain, RetrainOptions
-from search_core.search import Search, SearchOptions
+from search_core.retrain import Retrain
+from search_core.retrain_options import RetrainOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
 
 Options = TypeVar("Options")
 

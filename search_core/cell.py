@@ -12,6 +12,9 @@ from search_core.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, CellT
 Size = tuple[int, int]
 Stem = Literal["cifar", "imagenet"]
 
+#: Bit width that stands for values as they are.
+FULL_PRECISION = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:

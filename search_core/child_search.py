@@ -14,12 +14,14 @@ from torch import Tensor
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import ImageData
 from search_core.errors import NonFiniteLossError, StateError, require_equal
+from search_core.estimate import estimate_images
 from search_core.genotype import CellType, Genotype
 from search_core.proposed_children import BuildProposer, ChildOutcome, ProposedChildren, build_proposer
 from search_core.reports import EpochReport
 from search_core.retrain import check_recipe
-from search_core.search import Search, SearchOptions
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 STATE_FORMAT = 2
 
@@ -149,7 +151,7 @@ def check_estimate(options: SearchOptions, data: ImageData) -> None:
     """
     assert isinstance(options.strategy, OverTrialsOptions)
     estimate = options.strategy.estimate
-    check_recipe(estimate.recipe(options), estimate.images(data))
+    check_recipe(estimate.recipe(options), estimate_images(estimate, data))
 
 
 def make_search(

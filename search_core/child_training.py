@@ -17,12 +17,13 @@ from torch import Tensor
 from search_core.child import Child, ChildCell
 from search_core.data import ImageData
 from search_core.errors import require_equal
+from search_core.estimate import estimate_images, resized_images
 from search_core.evaluation import Evaluation, evaluate, recalibrate
 from search_core.genotype import Genotype
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.retrain import Retrain
-from search_core.search import SearchOptions
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +122,8 @@ class ChildTraining:
         self.options, self.order, self._estimate = options, order, options.strategy.estimate
         space = GenotypeSpace(options.network)
         seed = int(np.random.SeedSequence([options.seed, order.number]).generate_state(1)[0])
-        images = self._estimate.images(data)
-        self._validation = self._estimate.resized(data).validation
+        images = estimate_images(self._estimate, data)
+        self._validation = resized_images(self._estimate, data).validation
         recipe = self._estimate.recipe(options)
         self._training = Retrain(space.decode(order.code), recipe, images, device, seed=seed)
         self._seed, self._device = seed, torch.device(device)

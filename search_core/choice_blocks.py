@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from search_core.quantisation import FULL_PRECISION, quantise_weights
+from search_core.cell import FULL_PRECISION
+from search_core.quantisation import quantise_weights
 
 
 @dataclass(frozen=True)

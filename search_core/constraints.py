@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-
-import torch
+from typing import TYPE_CHECKING
 
 from search_core.cell import NetworkOptions, plan_child
 from search_core.cost import NetworkCost, bit_operations, child_cost
 from search_core.errors import ConstraintsError, require
 from search_core.genotype import Genotype
 from search_core.genotype_space import Code, GenotypeSpace
+
+if TYPE_CHECKING:
+    import torch
 
 #: Draws after which the search for a genotype within the limits is given up.
 _MOST_DRAWS = 10_000

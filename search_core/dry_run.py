@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from search_core.child_training import ChildOrder, ChildTraining
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.data import ImageData, load_data
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import CELL_TYPES
-from search_core.search import Search, SearchOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
 from search_core.splits import DerivedSplit, Split
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 #: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
 _STEPS, _STEPS_OF_GRAPH = 3, 6

@@ -1,12 +1,10 @@
-"""How a child is trained for its score: the cheaper estimates that strategies over trials have in common."""
+"""The images by which children are trained and scored, as the options of strategies over trials ask for them."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -14,143 +12,65 @@ from torch.nn import functional
 
 from search_core.data import ImageData
 from search_core.errors import require
+from search_core.estimate_options import EstimateOptions
 from search_core.held_out import SearchImages
-from search_core.learning_curve import CurveStop
-from search_core.retrain import RetrainOptions
 from search_core.splits import DerivedSplit, Split, stratified_order
 
-if TYPE_CHECKING:
-    from search_core.search import SearchOptions
 
+def estimate_images(options: EstimateOptions, data: ImageData) -> ImageData:
+    """The images as a child sees them: `train` without those held out, which are in the place of `validation`.
 
-@dataclass(frozen=True, kw_only=True)
-class EstimateOptions:
-    """How a child is trained, and how its score is measured: accuracy on held-out images after its last epoch.
-
-    Attributes:
-        held_out: share of the training images by which children are scored, in (0, 1).
-        epochs: passes over the other training images, at least 1.
-        data_fraction: share of these that are used, classes in proportion, in (0, 1].
-        resolution: the shorter side to which images are made smaller, in pixels; default: as they are.
-        init_channels: channels of the first cells, an even number of at least 2; default: as in `network`.
-        cells: cells in the stack, at least 1; default: as in `network`.
-        batch_size: images a step, at least 2; default: that of the search.
-        lr: learning rate of the first epoch, above 0, with a cosine to 0; default: `theta.lr`.
-        drop_path: probability that grows linearly from 0 (ScheduledDropPath, NASNet appendix A.7), in [0, 1).
-        recalibrate: measure the accuracy on held-out images with batch norm statistics recomputed on training images:
-            in a short training the running ones lag behind the weights; without `stop` in the last epoch only.
-        stop: when a child is stopped early, which then has the score that it reached.
-        inherit: begin with the weights of the parent's child where primitive and shape agree, and others fresh, as in
-            searches by network morphism (Elsken et al., arXiv:1711.04528); for strategies that name a parent.
+    Args:
+        options: which images, and of what size.
+        data: the images of the search; its validation and test splits are not used.
 
     Raises:
-        OptionsError: if a value is out of range.
+        DataError: if nearly all images, or none, would be held out.
+        OptionsError: if `resolution` is above the side of the images.
     """
+    parts = SearchImages.of(data, options.held_out, batch_size=2, recalibration_batches=1)
+    train = parts.weights
+    if options.data_fraction < 1:
+        order = stratified_order(train.labels, np.random.default_rng(0))  # the same whatever the seed
+        train = train.part(order[: max(1, round(options.data_fraction * len(train)))])
+    sha = hashlib.sha256(f"{data.split_digest} {options.resolution}".encode())
+    for split in (train, parts.held_out_split):
+        sha.update(split.indices.astype("<i8").tobytes())
+    return replace(
+        resized_images(options, data),
+        train=_resized_split(options, train, data),
+        validation=_resized_split(options, parts.held_out_split, data),
+        split_digest=sha.hexdigest(),
+    )
 
-    held_out: float = 0.2
-    epochs: int = 10
-    data_fraction: float = 1.0
-    resolution: int | None = None
-    init_channels: int | None = None
-    cells: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    drop_path: float = 0.0
-    recalibrate: bool = True
-    stop: CurveStop = field(default_factory=CurveStop)
-    inherit: bool = False
 
-    def __post_init__(self) -> None:
-        channels, lr = self.init_channels, self.lr
-        require(
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-            ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
-            ("data_fraction", 0 < self.data_fraction <= 1, f"must be in (0, 1], got {self.data_fraction}"),
-            *(
-                (name, value is None or value >= low, f"must be at least {low}, got {value}")
-                for name, value, low in (
-                    ("resolution", self.resolution, 4),
-                    ("cells", self.cells, 1),
-                    ("batch_size", self.batch_size, 2),
-                )
-            ),
-            (
-                "init_channels",
-                channels is None or (channels >= 2 and channels % 2 == 0),
-                f"must be an even number of at least 2, got {channels}",
-            ),
-            ("lr", lr is None or (lr > 0 and math.isfinite(lr)), f"must be a finite number above 0, got {lr}"),
-            ("drop_path", 0 <= self.drop_path < 1, f"must be in [0, 1), got {self.drop_path}"),
-        )
+def resized_images(options: EstimateOptions, data: ImageData) -> ImageData:
+    """The same splits with images of `resolution`.
 
-    def recipe(self, search: SearchOptions) -> RetrainOptions:
-        """The training of a child; what the estimate leaves open is that of the search."""
-        network, theta = search.network, search.theta
-        return RetrainOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size or search.batch_size,
-            cells=self.cells or network.cells,
-            init_channels=self.init_channels or network.init_channels,
-            stem=network.stem,
-            lr=self.lr or theta.lr,
-            momentum=theta.momentum,
-            weight_decay=theta.weight_decay,
-            grad_clip=theta.grad_clip,
-            auxiliary_weight=0.0,
-            drop_path=self.drop_path,
-            cutout=search.dataset.cutout,
-        )
+    Raises:
+        OptionsError: if `resolution` is above the side of the images.
+    """
+    return replace(
+        data,
+        train=_resized_split(options, data.train, data),
+        validation=_resized_split(options, data.validation, data),
+        test=_resized_split(options, data.test, data),
+        input_shape=(data.input_shape[0], *_size(options, data)),
+    )
 
-    def images(self, data: ImageData) -> ImageData:
-        """The images as a child sees them: `train` without those held out, which are in the place of `validation`.
 
-        Args:
-            data: the images of the search; its validation and test splits are not used.
+def _resized_split(options: EstimateOptions, split: Split, data: ImageData) -> Split:
+    return split if options.resolution is None else ResizedSplit(split, _size(options, data))
 
-        Raises:
-            DataError: if nearly all images, or none, would be held out.
-            OptionsError: if `resolution` is above the side of the images.
-        """
-        parts = SearchImages.of(data, self.held_out, batch_size=2, recalibration_batches=1)
-        train = parts.weights
-        if self.data_fraction < 1:
-            order = stratified_order(train.labels, np.random.default_rng(0))  # the same whatever the seed
-            train = train.part(order[: max(1, round(self.data_fraction * len(train)))])
-        sha = hashlib.sha256(f"{data.split_digest} {self.resolution}".encode())
-        for split in (train, parts.held_out_split):
-            sha.update(split.indices.astype("<i8").tobytes())
-        return replace(
-            self.resized(data),
-            train=self._resized_split(train, data),
-            validation=self._resized_split(parts.held_out_split, data),
-            split_digest=sha.hexdigest(),
-        )
 
-    def resized(self, data: ImageData) -> ImageData:
-        """The same splits with images of `resolution`.
-
-        Raises:
-            OptionsError: if `resolution` is above the side of the images.
-        """
-        return replace(
-            data,
-            train=self._resized_split(data.train, data),
-            validation=self._resized_split(data.validation, data),
-            test=self._resized_split(data.test, data),
-            input_shape=(data.input_shape[0], *self._size(data)),
-        )
-
-    def _resized_split(self, split: Split, data: ImageData) -> Split:
-        return split if self.resolution is None else ResizedSplit(split, self._size(data))
-
-    def _size(self, data: ImageData) -> tuple[int, int]:
-        _, height, width = data.input_shape
-        side = self.resolution
-        if side is None:
-            return height, width
-        shorter = min(height, width)
-        require(("resolution", side <= shorter, f"must be at most the images' shorter side {shorter}, got {side}"))
-        return round(height * side / shorter), round(width * side / shorter)
+def _size(options: EstimateOptions, data: ImageData) -> tuple[int, int]:
+    _, height, width = data.input_shape
+    side = options.resolution
+    if side is None:
+        return height, width
+    shorter = min(height, width)
+    require(("resolution", side <= shorter, f"must be at most the images' shorter side {shorter}, got {side}"))
+    return round(height * side / shorter), round(width * side / shorter)
 
 
 class ResizedSplit(DerivedSplit):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.errors import GenotypeError
 from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
+
+if TYPE_CHECKING:
+    import torch
 
 #: Index of the chosen primitive of every edge: those of the normal cell in the order of `cell_edges`, then the
 #: reduction cell's.
@@ -74,9 +76,7 @@ class GenotypeSpace:
 
     def sample(self, generator: torch.Generator) -> Code:
         """A code drawn uniformly: every primitive of every edge is as likely."""
-        shape = (self.num_choices,)
-        drawn = torch.randint(len(self.primitives), shape, generator=generator, device=generator.device)
-        return tuple(drawn.tolist())
+        return tuple(_integers(len(self.primitives), (self.num_choices,), generator).tolist())
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
         """Each choice is drawn anew with a probability (SPOS algorithm 1); it may come out the same.
@@ -86,21 +86,35 @@ class GenotypeSpace:
             probability: per choice, in [0, 1].
             generator: source of the draws.
         """
-        changed = torch.rand(len(code), generator=generator, device=generator.device) < probability
+        changed = _fractions(len(code), generator) < probability
         anew = self.sample(generator)
         return tuple(new if change else old for old, new, change in zip(code, anew, changed.tolist(), strict=True))
 
     def mutate_one(self, code: Code, generator: torch.Generator) -> Code:
         """One choice becomes another one (Real et al., AAAI 2019, without their hidden state mutation)."""
-        position = int(torch.randint(len(code), (), generator=generator, device=generator.device))
-        step = 1 + int(torch.randint(len(self.primitives) - 1, (), generator=generator, device=generator.device))
+        position = int(_integers(len(code), (), generator))
+        step = 1 + int(_integers(len(self.primitives) - 1, (), generator))
         return (*code[:position], (code[position] + step) % len(self.primitives), *code[position + 1 :])
 
     def cross(self, first: Code, second: Code, generator: torch.Generator) -> Code:
         """Each choice comes from either parent, as likely from one as from the other (SPOS algorithm 1)."""
-        from_first = torch.rand(len(first), generator=generator, device=generator.device) < 0.5
+        from_first = _fractions(len(first), generator) < 0.5
         return tuple(a if take else b for a, b, take in zip(first, second, from_first.tolist(), strict=True))
 
     def all(self) -> Iterator[Code]:
         """Every code, the last choice changing fastest."""
         return itertools.product(range(len(self.primitives)), repeat=self.num_choices)
+
+
+def _integers(below: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Whole numbers drawn uniformly from [0, `below`)."""
+    import torch  # not above: a study file is checked without it
+
+    return torch.randint(below, shape, generator=generator, device=generator.device)
+
+
+def _fractions(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Numbers drawn uniformly from [0, 1)."""
+    import torch  # not above: a study file is checked without it
+
+    return torch.rand(count, generator=generator, device=generator.device)

@@ -11,52 +11,20 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from search_core.cell import CellPlan, NetworkOptions, Size
-from search_core.errors import LatencyError, require
+from search_core.errors import LatencyError
 from search_core.genotype import Genotype
+from search_core.latency_options import LatencyOptions
 from search_core.latency_parts import Shape, child_parts, network_parts, operation_key, sum_key
 
 TABLE_FORMAT = 1
 _REMEDY = "measure one: `snas latency measure --config FILE`"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyOptions:
-    """Where the latency of children comes from.
-
-    Attributes:
-        table: file of `snas latency measure`, of the device that will run the child. It predicts latency for the
-            penalty, for the limit and for the reports.
-        same_device: refuse a table that was not measured on the device of the search with its versions.
-        batch_size: images of one inference, where children are measured (`penalty.cost: child_latency` without a
-            table), at least 1; a table has its own.
-        warmup: inferences of a measured child before its time is taken, 0 or above.
-        repeats: inferences of which the median counts, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    table: str | None = None
-    same_device: bool = False
-    batch_size: int = 1
-    warmup: int = 2
-    repeats: int = 5
-
-    def __post_init__(self) -> None:
-        require(
-            ("table", self.table is None or self.table.strip() != "", "must be a file, got nothing"),
-            ("same_device", not self.same_device or self.table is not None, "must be false without a `table`"),
-            ("batch_size", self.batch_size >= 1, f"must be at least 1, got {self.batch_size}"),
-            ("warmup", self.warmup >= 0, f"must be at least 0, got {self.warmup}"),
-            ("repeats", self.repeats >= 1, f"must be at least 1, got {self.repeats}"),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,11 +264,6 @@ def table_for(
     except LatencyError as error:
         raise LatencyError(f"{options.table}: {error}") from error
     return table
-
-
-def absolute_table(options: LatencyOptions) -> LatencyOptions:
-    """The same table for a process with another working directory."""
-    return options if options.table is None else replace(options, table=str(Path(options.table).absolute()))
 
 
 def _processor() -> str:

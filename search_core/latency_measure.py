@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ from search_core.child import Child
 from search_core.errors import literal_rules, require
 from search_core.genotype import Genotype
 from search_core.genotype_space import GenotypeSpace
-from search_core.latency import Comparison, LatencyOptions, LatencyTable, Place, Timing
+from search_core.latency import Comparison, LatencyTable, Place, Timing
+from search_core.latency_options import Dtype, LatencyOptions
 from search_core.latency_parts import Shape, network_parts
 from search_core.network import seeded_weights
 
 #: Seconds of a clock that never goes back.
 Clock = Callable[[], float]
-Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
 
 _CALLS_ON_GPU = 10

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from search_core.cell import StackPlan
+from search_core.cell import FULL_PRECISION, StackPlan
 from search_core.choice_blocks import CellChoices, even_share
 from search_core.constraints import ChildLimits, first_within
 from search_core.cost import NetworkCost
 from search_core.genotype import Genotype
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.quantisation import FULL_PRECISION
 
 
 class PathSpace:

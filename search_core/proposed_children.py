@@ -16,7 +16,8 @@ from torch import Tensor
 
 from search_core.child_training import ChildOrder
 from search_core.constraints import ChildLimits
-from search_core.cost import COST_KINDS, CostTable
+from search_core.cost import COST_KINDS
+from search_core.cost_table import CostTable
 from search_core.errors import NonFiniteLossError
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
@@ -25,8 +26,9 @@ from search_core.latency_measure import latency_of_children
 from search_core.relaxations import entropy
 from search_core.reports import CellReport, EpochReport
 from search_core.schedules import penalty_strength_at, temperature_at
-from search_core.search import SearchOptions
-from search_core.strategies.over_trials import OverTrialsOptions, Proposer
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials import Proposer
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 BuildProposer = Callable[[OverTrialsOptions, GenotypeSpace, ChildLimits, int, int], Proposer]
 

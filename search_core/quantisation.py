@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search_core.cell import FULL_PRECISION
 from search_core.primitives import FactorizedReduce
 
-#: Bit width that stands for values as they are.
-FULL_PRECISION = 32
 #: Activations are clipped here, as in ReLU6, made for few bits (Howard et al., 2017; Sandler et al., CVPR 2018).
 CEILING = 6.0
 #: Below this, a layer of zeros would be divided by its greatest value.

@@ -1,15 +1,17 @@
-"""The command line `snas`, one file a sub-command."""
+"""The command line `snas`, one file a sub-command.
+
+Their modules say what may be typed, which help and completion need at once; what a command works with is imported when
+it runs: PyTorch alone takes four seconds.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
-import typer
-from mlflow.exceptions import MlflowException
-from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
-
+from orchestrator.cli.commands import COMMANDS
+from orchestrator.cli.lazy import command_line
 from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
 from orchestrator.secrets import masked
 from search_core.errors import (
@@ -21,6 +23,7 @@ from search_core.errors import (
     OptionsError,
 )
 
+_HELP = "Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages."
 #: Exit codes: bad input, a run that failed, a run that the user stopped.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -32,7 +35,7 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
-        _app(sys.argv[1:2])()
+        command_line("snas", _HELP, COMMANDS)()
     except StudyInterrupted as error:
         _end(f"interrupted: {error}", INTERRUPTED)
     except KeyboardInterrupt:
@@ -41,37 +44,25 @@ def main() -> None:
         _end(f"failed: {error}", FAILED)
     except (OrchestratorError, ConstraintsError, DataError, GenotypeError, LatencyError, OptionsError) as error:
         _end(f"error: {error}", BAD_INPUT)
-    except MlflowException as error:  # a store that answered at the start and then went away
-        _end(f"failed: MLflow: {first_line(error)}", FAILED)
-    except SQLAlchemyError as error:
-        _end(f"error: a store could not be read or written: {first_line(error)}", BAD_INPUT)
     except OSError as error:
         if error.filename is None:
             raise
         _end(f"error: {error.filename} must be usable: {error.strerror}", BAD_INPUT)
+    except Exception as error:
+        if _is(error, "mlflow.exceptions", "MlflowException"):  # a store that answered at the start and then went away
+            _end(f"failed: MLflow: {first_line(error)}", FAILED)
+        if _is(error, "sqlalchemy.exc", "SQLAlchemyError"):
+            _end(f"error: a store could not be read or written: {first_line(error)}", BAD_INPUT)
+        raise
 
 
-def _app(command: list[str]) -> typer.Typer:
-    app = typer.Typer(
-        name="snas",
-        help="Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",
-    )
-    if command == ["dashboard"]:  # needs neither PyTorch nor Ray, which take five seconds and half a gigabyte
-        from orchestrator.cli.dashboard import dashboard
-
-        app.callback()(lambda: None)  # else typer would take the only command for the whole program
-        app.command()(dashboard)
-    else:
-        from orchestrator.cli.commands import add_commands
-
-        add_commands(app)
-    return app
+def _is(error: Exception, module: str, name: str) -> bool:
+    """Whether an error is of a class whose module takes seconds to import, and was imported if it is."""
+    return module in sys.modules and isinstance(error, getattr(sys.modules[module], name))
 
 
-def _end(message: str, code: int) -> None:
+def _end(message: str, code: int) -> NoReturn:
+    from rich.console import Console
+
     Console(stderr=True, soft_wrap=True).print(masked(message), markup=False, highlight=False)
     sys.exit(code)

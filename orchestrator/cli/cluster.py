@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
-from orchestrator.cluster import Node, cluster, nodes
-from orchestrator.config import load_study
-from orchestrator.node_check import versions
-from orchestrator.preflight import Check, Needs, run_checks
 from orchestrator.runs import Runs
-from search_core.data import load_data
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import Node
+    from orchestrator.preflight import Check, Needs
 
 app = typer.Typer(help="Ray clusters: is everything there that a study needs?", no_args_is_help=True)
 
@@ -41,6 +39,10 @@ def check(
 
     Example: `snas cluster check --address auto studies/quickstart.yaml`
     """
+    from orchestrator.cluster import cluster, nodes
+    from orchestrator.node_check import versions
+    from orchestrator.preflight import run_checks
+
     needs = needs_of(file, Runs(runs))
     with cluster(address):
         checks = run_checks(needs)
@@ -67,6 +69,12 @@ def needs_of(file: Path | None, runs: Runs) -> Needs:
         ConfigError: if the file has faults.
         DataError: if this machine cannot read the data.
     """
+    import torch
+
+    from orchestrator.config import load_study
+    from orchestrator.preflight import Needs
+    from search_core.data import load_data
+
     if file is None:
         return Needs(storage=runs.root, tracking_uri=runs.tracking_uri(), optuna_url=runs.optuna_url())
     spec = load_study(file)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import typer
+from orchestrator.cli.lazy import SubCommand
 
-from orchestrator.cli import cluster, dashboard, latency, profile, retrain, search, strategies, study, trial, ui
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Give `snas` its sub-commands."""
-    app.command()(search.search)
-    app.add_typer(study.app, name="study")
-    app.add_typer(trial.app, name="trial")
-    app.add_typer(cluster.app, name="cluster")
-    app.add_typer(latency.app, name="latency")
-    app.command()(retrain.retrain)
-    app.command()(profile.profile)
-    app.command()(strategies.strategies)
-    app.command()(dashboard.dashboard)
-    app.command()(ui.ui)
+COMMANDS = {
+    "search": SubCommand("orchestrator.cli.search", "search", "Run one search without Ray."),
+    "study": SubCommand("orchestrator.cli.study", "app", "Studies: many searches on a Ray cluster."),
+    "trial": SubCommand("orchestrator.cli.trial", "app", "Single trials of a study."),
+    "cluster": SubCommand("orchestrator.cli.cluster", "app", "Ray clusters: is everything there that a study needs?"),
+    "latency": SubCommand("orchestrator.cli.latency", "app", "Latency of children: measure a table for a device."),
+    "retrain": SubCommand(
+        "orchestrator.cli.retrain",
+        "retrain",
+        "Train the child network of a cell from scratch, test it once, and register it in MLflow.",
+    ),
+    "profile": SubCommand(
+        "orchestrator.cli.profile",
+        "profile",
+        "Count parameters, multiply-adds and memory accesses of a cell's network, for one image.",
+    ),
+    "strategies": SubCommand(
+        "orchestrator.cli.strategies",
+        "strategies",
+        "List the search strategies: what each does and where it was published.",
+    ),
+    "dashboard": SubCommand(
+        "orchestrator.cli.dashboard",
+        "dashboard",
+        "Serve the dashboard of a store's studies on 127.0.0.1, read only.",
+    ),
+    "ui": SubCommand("orchestrator.cli.ui", "ui", "Serve the MLflow UI of the embedded store on 127.0.0.1."),
+}

@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.completion import strategy_settings
 from orchestrator.runs import DEFAULT_RUNS
 from orchestrator.wording import compact, percent
 
@@ -25,7 +26,10 @@ RunsOption = Annotated[
 SetOption = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Replace a setting of the file; dotted key, YAML value; repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace a setting of the file; dotted key, YAML value; repeatable.",
+        autocompletion=strategy_settings,
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from dashboards.app import serve
-from dashboards.errors import PortTakenError
-from dashboards.mlflow_store import MlflowStore
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs import Runs
@@ -27,6 +24,10 @@ def dashboard(
 
     Example: `snas dashboard --tracking-uri http://mlflow.example:5000`
     """
+    from dashboards.app import serve
+    from dashboards.errors import PortTakenError
+    from dashboards.mlflow_store import MlflowStore
+
     uri = Runs(runs).tracking_uri(tracking_uri)
     store = MlflowStore(uri)
     try:

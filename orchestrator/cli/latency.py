@@ -7,22 +7,19 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
 
-from dashboards.analysis import rank_correlation
 from orchestrator.cli.common import JsonOption, SetOption, filled_table, make_table, stdout
-from orchestrator.cluster import cluster
-from orchestrator.config import load_search
 from orchestrator.errors import OrchestratorError
-from orchestrator.latency import LatencyRequest, file_stem, measure_on_cluster, measure_on_device
-from orchestrator.single import default_device
-from search_core.data import load_data
-from search_core.latency import Comparison, LatencyTable, Place
-from search_core.latency_measure import Dtype, TimingOptions
+from search_core.latency_options import Dtype
+
+if TYPE_CHECKING:
+    import torch
+
+    from orchestrator.latency import LatencyRequest
+    from search_core.latency import Comparison, LatencyTable, Place
 
 app = typer.Typer(help="Latency of children: measure a table for a device.", no_args_is_help=True)
 
@@ -67,6 +64,15 @@ def measure(
 
     On a cluster: `snas latency measure --config STUDY.yaml --address auto --output tables`
     """
+    import torch
+    from rich.console import Console
+
+    from orchestrator.config import load_search
+    from orchestrator.latency import LatencyRequest, measure_on_device
+    from search_core.data import load_data
+    from search_core.latency import Place
+    from search_core.latency_measure import TimingOptions
+
     if children < 2:
         raise typer.BadParameter(f"must be at least 2, got {children}", param_hint="--children")
     if threads is not None and threads < 1:
@@ -104,6 +110,10 @@ def measure(
 
 def _device(device: str | None, address: str | None) -> torch.device | None:
     """A device of this machine; None for the cluster."""
+    import torch
+
+    from orchestrator.single import default_device
+
     if (device == "cluster") != (address is not None) and (device == "cluster" or device is not None):
         raise typer.BadParameter("cluster and --address go together", param_hint="--device")
     if address is not None:
@@ -119,16 +129,23 @@ def _device(device: str | None, address: str | None) -> torch.device | None:
 
 
 def _on_cluster(request: LatencyRequest, address: str) -> list[LatencyTable]:
+    from orchestrator.cluster import cluster
+    from orchestrator.latency import measure_on_cluster
+
     with cluster(address):
         return measure_on_cluster(request)
 
 
 def _file(output: Path | None, place: Place) -> Path:
+    from orchestrator.latency import file_stem
+
     return output if output is not None else Path(f"{file_stem(place)}.json")
 
 
 def _named(folder: Path, tables: list[LatencyTable]) -> list[Path]:
     """A free file for each table: what took minutes is not lost because of its name."""
+    from orchestrator.latency import file_stem
+
     files = []
     for table in tables:
         stem, number = file_stem(table.place), 1
@@ -164,6 +181,8 @@ def _data(file: Path, table: LatencyTable) -> dict[str, Any]:
 
 def _summary(table: LatencyTable) -> dict[str, float | None]:
     """How well a table predicts: median ratio of predicted to measured, Spearman's rho, largest |ratio - 1|."""
+    from dashboards.analysis import rank_correlation
+
     comparison = _compared(table)
     return {
         "median_ratio": median(comparison.ratios),

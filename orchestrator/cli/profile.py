@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
+from orchestrator.cli.completion import published_cells
 from orchestrator.runs import Runs
-from orchestrator.single import default_device, found_cell
 from search_core.cell import NetworkOptions
-from search_core.cost import NetworkCost, child_cost, supernet_cost
-from search_core.genotype import PUBLISHED, Genotype, load_genotype
-from search_core.memory import MeasurementError, StepMemory, measure_apart
+from search_core.genotype import PUBLISHED, load_genotype
+
+if TYPE_CHECKING:
+    from orchestrator.cli.profile_memory import Step
+    from search_core.cost import NetworkCost
+    from search_core.genotype import Genotype
 
 _CELLS_HELP = f"Genotype file, or a published cell: {', '.join(PUBLISHED)}."
 
-#: Share of a GPU that searches may fill; data sets and fragmentation take some of the rest.
-_USABLE = 0.9
-
 
 def profile(
-    genotype: Annotated[str | None, typer.Argument(metavar="GENOTYPE_FILE|NAME", help=_CELLS_HELP)] = None,
+    genotype: Annotated[
+        str | None,
+        typer.Argument(metavar="GENOTYPE_FILE|NAME", help=_CELLS_HELP, autocompletion=published_cells),
+    ] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="MLflow run of the search that found it.")] = None,
     init_channels: Annotated[int | None, typer.Option(help="Channels of the first cells. [36; imagenet 48]")] = None,
     cells: Annotated[int | None, typer.Option(help="Cells in the stack. [20; imagenet 14]")] = None,
@@ -85,27 +86,18 @@ def profile(
     title = _title(genotype, run, supernet)
     cell = None if supernet else _cell(genotype, run, runs)
     cost = _cost(cell, options, shape, classes, pool_norm)
-    memory = None if step is None else _measured(step, options, shape, classes)
+    memory = None if step is None else step.measured(options, shape, classes)
     if as_json:
-        asked = {} if step is None or memory is None else {"memory": _memory_data(step, memory)}
+        asked = {} if step is None or memory is None else {"memory": step.memory_data(memory)}
         print(json.dumps({**asdict(cost), **asked}))
         return
     size = f"{options.cells} cells, {options.init_channels} channels, {'x'.join(map(str, shape))}, {classes} classes"
     stdout.print(_cost_table(f"{title}: {size}", cost))
     if step is not None and memory is not None:
-        stdout.print(_memory_table(step, memory))
+        stdout.print(step.memory_table(memory))
 
 
-@dataclass(frozen=True)
-class _Step:
-    """The training step whose memory is asked for."""
-
-    batch_size: int
-    recompute: bool
-    device: torch.device
-
-
-def _parse_step(supernet: bool, batch_size: int | None, recompute: bool, device: str | None) -> _Step | None:
+def _parse_step(supernet: bool, batch_size: int | None, recompute: bool, device: str | None) -> Step | None:
     given = {"--batch-size": batch_size is not None, "--recompute": recompute, "--device": device is not None}
     for name in (name for name, is_given in given.items() if is_given):
         if not supernet:
@@ -114,18 +106,9 @@ def _parse_step(supernet: bool, batch_size: int | None, recompute: bool, device:
             raise typer.BadParameter("goes with --batch-size N, which asks for the memory", param_hint=name)
     if batch_size is None:
         return None
-    return _Step(_positive("--batch-size", batch_size), recompute, _parse_device(device))
+    from orchestrator.cli.profile_memory import Step, parse_device
 
-
-def _parse_device(text: str | None) -> torch.device:
-    if text is None:
-        return default_device()
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    gpus = ["cuda", *(f"cuda:{number}" for number in range(count))] if count else []
-    if text not in ["cpu", *gpus]:
-        here = ", ".join(["cpu", *gpus])
-        raise typer.BadParameter(f"must be a device of this machine ({here}), got {text!r}", param_hint="--device")
-    return torch.device(text)
+    return Step(_positive("--batch-size", batch_size), recompute, parse_device(device))
 
 
 def _title(genotype: str | None, run: str | None, supernet: bool) -> str:
@@ -139,7 +122,11 @@ def _title(genotype: str | None, run: str | None, supernet: bool) -> str:
 
 
 def _cell(genotype: str | None, run: str | None, runs: Path) -> Genotype:
-    return load_genotype(genotype) if genotype is not None else found_cell(Runs(runs), str(run))
+    if genotype is not None:
+        return load_genotype(genotype)
+    from orchestrator.single import found_cell
+
+    return found_cell(Runs(runs), str(run))
 
 
 def _cost(
@@ -149,6 +136,8 @@ def _cost(
     classes: int,
     pool_norm: bool | None,
 ) -> NetworkCost:
+    from search_core.cost import child_cost, supernet_cost
+
     if cell is None:
         return supernet_cost(options, shape, classes)
     return child_cost(
@@ -162,22 +151,6 @@ def _cost(
     )
 
 
-def _measured(step: _Step, options: NetworkOptions, shape: tuple[int, int, int], classes: int) -> StepMemory:
-    messages = Console(stderr=True, soft_wrap=True)
-    try:
-        with messages.status("running a training step"):
-            return measure_apart(options, shape, classes, step.batch_size, step.device)
-    except MeasurementError as error:
-        where = f"a step of batch {step.batch_size} on {step.device}"
-        messages.print(f"failed: {where}: {error}", markup=False, highlight=False)
-        raise typer.Exit(1) from None
-
-
-def _memory_data(step: _Step, memory: StepMemory) -> dict[str, Any]:
-    figures = {name: figure for name, figure in asdict(memory).items() if name != "process_bytes"}
-    return {**figures, "batch_size": step.batch_size, "recompute": step.recompute}
-
-
 def _cost_table(title: str, cost: NetworkCost) -> Table:
     table = make_table(title)
     table.add_column("count, one image")
@@ -187,26 +160,6 @@ def _cost_table(title: str, cost: NetworkCost) -> Table:
     table.add_row("memory accesses (elements)", f"{cost.memory_access:,}")
     table.add_row("auxiliary head's parameters (not included)", f"{cost.auxiliary_params:,}")
     return table
-
-
-def _memory_table(step: _Step, memory: StepMemory) -> Table:
-    title = f"one training step: batch {step.batch_size}, {memory.device}"
-    table = make_table(f"{title}, recompute" if step.recompute else title)
-    table.add_column("memory, 1 MB = 10^6 bytes")
-    table.add_column(justify="right")
-    table.add_row("weights, gradients and momentum (MB)", _megabytes(memory.weight_bytes))
-    table.add_row("saved for the backward pass (MB)", _megabytes(memory.saved_bytes))
-    table.add_row("peak of a step (MB)", _megabytes(memory.peak_bytes))
-    if memory.process_bytes is not None:
-        total_bytes = torch.cuda.mem_get_info(step.device)[1]
-        table.add_row("peak of the process, with CUDA's own (MB)", _megabytes(memory.process_bytes))
-        searches = int(_USABLE * total_bytes / memory.process_bytes)
-        table.add_row(f"searches of this size per GPU ({_USABLE:.0%} of it, data sets apart)", f"{searches:,}")
-    return table
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f}"
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:

@@ -5,27 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout
-from orchestrator.config import RetrainConfig, RetrainSection, load_retrain
+from orchestrator.cli.completion import published_cells
 from orchestrator.runs import Runs
-from orchestrator.single import found_cell, run_retrain, study_recipe
-from search_core.data import DatasetOptions
-from search_core.genotype import load_genotype
-from search_core.retrain import RetrainReport
 
-#: What is trained when neither a file nor a study says: a small child on digits, minutes on a laptop.
-_DEFAULT = RetrainConfig(
-    dataset=DatasetOptions(name="digits"),
-    retrain=RetrainSection(epochs=15, cells=8, init_channels=16, drop_path=0.0),
-)
+if TYPE_CHECKING:
+    from orchestrator.config import RetrainConfig
+    from search_core.retrain import RetrainReport
 
 
 def retrain(
-    genotype: Annotated[str | None, typer.Option(metavar="FILE|NAME", help="Genotype file or published cell.")] = None,
+    genotype: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|NAME", help="Genotype file or published cell.", autocompletion=published_cells),
+    ] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="MLflow run of the search that found it.")] = None,
     config: Annotated[
         Path | None,
@@ -42,6 +39,10 @@ def retrain(
 
     Example: `snas retrain --genotype SNAS_mild --config studies/quickstart.yaml --seeds 3`
     """
+    from orchestrator.config import load_retrain
+    from orchestrator.single import found_cell, run_retrain, study_recipe
+    from search_core.genotype import load_genotype
+
     if (genotype is None) == (run is None):
         raise typer.BadParameter("give either --genotype or --run", param_hint="--genotype / --run")
     if settings and config is None:
@@ -51,7 +52,7 @@ def retrain(
     if config is not None:
         recipe = load_retrain(config, settings)
     else:
-        recipe = study_recipe(folder, run) if run is not None else _DEFAULT
+        recipe = study_recipe(folder, run) if run is not None else _small_recipe()
     if seeds is not None:
         recipe = replace(recipe, retrain=replace(recipe.retrain, seeds=seeds))
     stem = Path(genotype).stem if genotype is not None else f"run-{str(run)[:8]}"
@@ -60,6 +61,15 @@ def retrain(
     spread = f" ± {stdev(accuracies):.2%} over {len(accuracies)} seeds" if len(accuracies) > 1 else ""
     cost = f"{compact(results[0]['params'])} parameters, {compact(results[0]['madds'])} multiply-adds"
     stdout.print(f"\ntest accuracy {mean(accuracies):.2%}{spread}; {cost}", highlight=False)
+
+
+def _small_recipe() -> RetrainConfig:
+    """What is trained when neither a file nor a study says: a small child on digits, minutes on a laptop."""
+    from orchestrator.config import RetrainConfig, RetrainSection
+    from search_core.dataset_options import DatasetOptions
+
+    retrain = RetrainSection(epochs=15, cells=8, init_channels=16, drop_path=0.0)
+    return RetrainConfig(dataset=DatasetOptions(name="digits"), retrain=retrain)
 
 
 def _print_epoch(seed: int, report: RetrainReport) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout
-from orchestrator.config import load_search
 from orchestrator.runs import Runs
-from orchestrator.single import run_search
-from search_core.reports import EpochReport
+
+if TYPE_CHECKING:
+    from search_core.reports import EpochReport
 
 _HEAD = "epoch  supernet   child  recalib.   loss  entropy  temp.  edges     madds     s"
 
@@ -29,6 +29,9 @@ def search(
 
     Example: `snas search studies/quickstart.yaml --set search.epochs=3 --set penalty.strength=1e-2`
     """
+    from orchestrator.config import load_search
+    from orchestrator.single import run_search
+
     options = load_search(config, settings)
     genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)

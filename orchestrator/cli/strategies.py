@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.common import JsonOption, make_table, stdout
-from search_core.strategies.base import WeightSharingOptions
-from search_core.strategies.over_trials import OverTrialsOptions
-from search_core.strategies.registry import STRATEGIES
+
+if TYPE_CHECKING:
+    from search_core.strategies.registry import StrategyOptions
 
 
 def strategies(as_json: JsonOption = False) -> None:
@@ -16,6 +16,8 @@ def strategies(as_json: JsonOption = False) -> None:
 
     Example: `snas strategies`
     """
+    from search_core.strategies.registry import STRATEGIES
+
     rows = [_row(kind, options) for kind, options in STRATEGIES.items()]
     if as_json:
         print(json.dumps(rows))
@@ -29,11 +31,13 @@ def strategies(as_json: JsonOption = False) -> None:
     stdout.print(table)
 
 
-def _row(kind: str, options: type[WeightSharingOptions | OverTrialsOptions]) -> dict[str, Any]:
+def _row(kind: str, options: type[StrategyOptions]) -> dict[str, Any]:
+    from search_core.strategies.registry import OVER_TRIALS
+
     return {
         "kind": kind,
         "summary": options.summary,
         "paper": options.paper,
-        "children": "trained one by one" if issubclass(options, OverTrialsOptions) else "share their weights",
+        "children": "trained one by one" if kind in OVER_TRIALS else "share their weights",
         "uses": list(options.uses),
     }

@@ -6,34 +6,29 @@ import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from dashboards.wording import duration
-from orchestrator.cli.cells import drawn_cells
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
-from orchestrator.cli.comparison import print_comparison
-from orchestrator.cli.doctor import print_report
+from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
-from orchestrator.comparison import compare
-from orchestrator.config import load_study
-from orchestrator.doctor import examine
 from orchestrator.errors import OrchestratorError
-from orchestrator.progress import ConsoleView
-from orchestrator.records import front_rows
 from orchestrator.runs import Runs
-from orchestrator.study import Study
-from orchestrator.study_facts import study_facts
 from orchestrator.wording import hours_text
+
+if TYPE_CHECKING:
+    from orchestrator.study import Study
 
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 
 #: Ends of trials besides `complete`.
 _EARLY_ENDS = ("stopped", "collapsed", "failed")
 FileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.", autocompletion=study_names)
+]
 AddressOption = Annotated[
     str | None,
     typer.Option(metavar="auto|HOST:PORT", help="A running Ray cluster. [starts Ray on this machine]"),
@@ -52,6 +47,9 @@ def run(
 
     Example: `snas study run studies/quickstart.yaml --set trials=4 --name tiny`
     """
+    from orchestrator.config import load_study
+    from orchestrator.study import Study
+
     overrides = [*settings, f"name={json.dumps(name)}"] if name is not None else settings
     study = Study(load_study(file, overrides), Runs(runs))
     if study.exists:
@@ -68,6 +66,8 @@ def resume(name: NameArgument, address: AddressOption = None, runs: RunsOption =
 
     Example: `snas study resume digits-quickstart`
     """
+    from orchestrator.study import Study
+
     _run(Study.load(name, Runs(runs)), address)
 
 
@@ -77,6 +77,8 @@ def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -
 
     Example: `snas study list`
     """
+    from orchestrator.study import Study
+
     folder = Runs(runs)
     studies = [_overview(Study.load(name, folder)) for name in folder.study_names()]
     if as_json:
@@ -102,6 +104,11 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
 
     Example: `snas study show digits-quickstart`
     """
+    from orchestrator.cli.cells import drawn_cells
+    from orchestrator.records import front_rows
+    from orchestrator.study import Study
+    from orchestrator.study_facts import study_facts
+
     study = Study.load(name, Runs(runs))
     trials, retrains = study.trials(), study.retrains()
     front, savings = front_rows(trials, retrains, study.spec), study.fork_savings()
@@ -139,6 +146,10 @@ def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
     Example: `snas study report compare-strategies`
     """
+    from orchestrator.cli.comparison import print_comparison
+    from orchestrator.comparison import compare
+    from orchestrator.study import Study
+
     comparison = compare(Study.load(name, Runs(runs)))
     if as_json:
         print(json.dumps(comparison.to_dict()))
@@ -152,6 +163,8 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
 
     Example: `snas study validate studies/quickstart.yaml`
     """
+    from orchestrator.config import load_study
+
     spec = load_study(file, settings)
     goals = " and ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)
     stdout.print(f"{file}: valid; {spec.num_trials} trials, {goals}", highlight=False, soft_wrap=True)
@@ -165,6 +178,9 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
     Example: `snas study doctor digits-quickstart`
     """
+    from orchestrator.cli.doctor import print_report
+    from orchestrator.doctor import examine
+
     report = examine(name, Runs(runs))
     if as_json:
         print(json.dumps(report.to_dict()))
@@ -174,6 +190,11 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
 
 def _run(study: Study, address: str | None) -> None:
+    from rich.console import Console
+
+    from orchestrator.progress import ConsoleView
+    from orchestrator.records import front_rows
+
     with ConsoleView(Console()) as view:
         study.run(view, address=address)
     if study.spec.num_trials:

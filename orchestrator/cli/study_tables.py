@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dashboards.wording import counted
 from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
-from orchestrator.records import RetrainRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from orchestrator.records import RetrainRecord, TrialRecord
 
 #: What a trial may survive, by `journal.Event`.
 _FAULTS = {

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dashboards.wording import counted, duration
 from orchestrator.cli.cells import drawn_cells, sparkline
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
+from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import faults, shown
 from orchestrator.errors import OrchestratorError
 from orchestrator.hours import hours_of
 from orchestrator.runs import Runs
-from orchestrator.study import Study
-from orchestrator.trial_facts import CURVES, trial_facts
 from orchestrator.wording import compact, hours_text, percent
 from search_core.genotype import Genotype
+
+if TYPE_CHECKING:
+    from orchestrator.study import Study
 
 app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)
 
@@ -63,7 +65,9 @@ def trial() -> None:
 
 @app.command()
 def show(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study in the folder of runs.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="Name of a study in the folder of runs.", autocompletion=study_names)
+    ],
     number: Annotated[int, typer.Argument(metavar="NUMBER", min=0, help="Number of the trial.")],
     export: ExportOption = None,
     as_json: JsonOption = False,
@@ -73,6 +77,9 @@ def show(
 
     Example: `snas trial show digits-quickstart 3`
     """
+    from orchestrator.study import Study
+    from orchestrator.trial_facts import trial_facts
+
     loaded = Study.load(study, Runs(runs))
     facts = trial_facts(loaded, number)
     if export is not None:
@@ -139,6 +146,8 @@ def _value(name: str, value: float, unit: str) -> str:
 
 
 def _print_curves(curves: dict[str, list[float]]) -> None:
+    from orchestrator.trial_facts import CURVES
+
     table = make_table("how it went, first epoch to last")
     for column in ("", "first", "", "last"):
         table.add_column(column, justify="right" if column in ("first", "last") else "left", no_wrap=True)

@@ -10,7 +10,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.config import NAME_PATTERN
-from orchestrator.doctor.case import Case, Recorded, lock_holder, read_recorded
+from orchestrator.doctor.case import Case, Recorded, read_recorded
 from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
@@ -26,6 +26,7 @@ from orchestrator.doctor.units import (
     check_trials,
     tell_faults,
 )
+from orchestrator.driver_lock import lock_holder
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.ground_truth import units
 from orchestrator.records import RetrainJob

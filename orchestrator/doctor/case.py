@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,32 +162,3 @@ def _read_genotypes(journal: Journal) -> tuple[Genotype | None, tuple[str, ...]]
             genotype = None
             faults.append(f"epoch {record['epoch']}: {error}")
     return genotype, tuple(faults)
-
-
-def lock_holder(lock_file: Path) -> str | None:
-    """Who runs the study: `process 1234`, or `a process` if only that is known; None if nobody does.
-
-    The lock is asked for and given back at once: on shared storage there is no other way to know. A driver that starts
-    at this moment tries again.
-    """
-    if not lock_file.is_file():
-        return None
-    with lock_file.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _process_of(lock_file)
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    return None
-
-
-def _process_of(lock_file: Path) -> str:
-    """The process that Linux names in /proc/locks: `1: FLOCK ADVISORY WRITE 1234 08:01:5678 0 EOF`."""
-    status = lock_file.stat()
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
-    except OSError:
-        return "a process"
-    holders = [words[4] for words in lines if len(words) > 5 and words[1] == "FLOCK" and words[5] == place]
-    return f"process {holders[0]}" if holders else "a process, perhaps on another machine"

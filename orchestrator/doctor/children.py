@@ -13,7 +13,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.runs import child_label, trial_label
 from search_core.errors import OptionsError
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.strategies.over_trials_options import OverTrialsOptions
 
 CHILDREN = "children"
 

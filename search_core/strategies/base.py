@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from search_core.cell import cell_edges
 from search_core.child import inherit_child
 from search_core.constraints import ChildLimits
-from search_core.cost import CostTable, NetworkCost
+from search_core.cost import NetworkCost
+from search_core.cost_table import CostTable
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code
 from search_core.held_out import SearchImages
@@ -88,32 +89,6 @@ class SearchContext:
     cuda_graph: bool = False
     autocast: torch.dtype | None = None
     child_latency: Callable[[Genotype], float] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightSharingOptions(ABC):
-    """Options of a strategy that searches with shared weights; a subclass is a dataclass with its own `kind`.
-
-    Attributes:
-        summary: what the strategy does, in a line.
-        paper: where it was published.
-        uses: sections of the search that the strategy heeds; the others have no effect on it.
-        on_gpu: what of `cuda_graph` and `precision` it supports.
-    """
-
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    uses: ClassVar[tuple[str, ...]]
-    on_gpu: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the architecture, in [0, 1)."""
-        return 0.0
-
-    @abstractmethod
-    def build(self, context: SearchContext) -> Strategy:
-        """The strategy at the beginning of a search."""
 
 
 class Strategy(ABC):

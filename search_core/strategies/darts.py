@@ -7,64 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges
-from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.held_out import Batch
-from search_core.strategies.base import EpochSettings, SearchContext, StepResult, WeightSharingOptions
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult
 from search_core.strategies.differentiable import DifferentiableStrategy
+from search_core.strategies.weight_sharing_options import DartsOptions
 
 #: Inputs that a node keeps in the child (DARTS section 2.4).
 _INPUTS_KEPT = 2
 #: Length of the finite difference in the direction of the held-out gradient (DARTS section 2.3).
 _DIFFERENCE = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class DartsOptions(WeightSharingOptions):
-    """Differentiable architecture search (Liu et al., ICLR 2019).
-
-    The penalty enters as its exact expectation, whatever `penalty.estimator` says: nothing is sampled.
-
-    Attributes:
-        kind: names this strategy.
-        order: `second` looks one step of theta ahead in the gradient of alpha, by a finite difference that is coarse in
-            networks of few channels; `first` does not.
-        held_out: share of the training images on which alpha is trained, in (0, 1).
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "mixture of all operations, alpha trained on held-out images by a gradient of either order"
-    paper: ClassVar = "Liu et al., ICLR 2019"
-    uses: ClassVar = ("penalty", "alpha")
-
-    kind: Literal["darts"] = "darts"
-    order: Literal["first", "second"] = "second"
-    held_out: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(
-            *literal_rules(self),
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-        )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for alpha."""
-        return self.held_out
-
-    def build(self, context: SearchContext) -> Darts:
-        """The strategy at the beginning of a search."""
-        return Darts(self, context)
 
 
 class Darts(DifferentiableStrategy):

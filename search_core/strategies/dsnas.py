@@ -6,54 +6,21 @@ Shape suffixes: L cells of one type, E edges, O operations.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from search_core.child import discretised_forward
-from search_core.errors import require
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import GenotypeSpace
-from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
+from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.differentiable import DifferentiableStrategy
 from search_core.strategies.row_sgd import step_used
+from search_core.strategies.weight_sharing_options import DsnasOptions
 
 _BASELINE_MOMENTUM = 0.9
-
-
-@dataclass(frozen=True, kw_only=True)
-class DsnasOptions(WeightSharingOptions):
-    """Direct neural architecture search without parameter retraining (Hu et al., CVPR 2020).
-
-    A one-hot sample has no derivative, so the penalty is its exact expectation unless `penalty.estimator` is
-    `score_function`.
-
-    Attributes:
-        kind: names this strategy.
-        stop_at: probability in (0.5, 1) of an operation at which an edge is decided at the end of an epoch: only that
-            one is sampled then, and the edge's row of alpha rests (progressive early stop); None for never.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "one sampled child a step, single path forward and backward; weights and distribution together"
-    paper: ClassVar = "Hu et al., CVPR 2020"
-    uses: ClassVar = ("penalty", "alpha")
-
-    kind: Literal["dsnas"] = "dsnas"
-    stop_at: float | None = None
-
-    def __post_init__(self) -> None:
-        stop_at = self.stop_at
-        require(("stop_at", stop_at is None or 0.5 < stop_at < 1, f"must be in (0.5, 1), got {stop_at}"))
-
-    def build(self, context: SearchContext) -> Dsnas:
-        """The strategy at the beginning of a search."""
-        return Dsnas(self, context)
 
 
 class Dsnas(DifferentiableStrategy):

@@ -6,80 +6,20 @@ Shape suffixes: E edges, O operations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from search_core.controller import ControllerOptions, Rollout, SequenceController
-from search_core.errors import require
+from search_core.controller import Rollout, SequenceController
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import Code
 from search_core.held_out import Batch
 from search_core.policy_gradient import Experience, Reinforce
-from search_core.strategies.base import SearchContext, StepResult, WeightSharingOptions
+from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.single_path import SinglePathStrategy, frequencies
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnasController(ControllerOptions):
-    """The controller of ENAS (sections 3.1 and 3.2; learning rate of the published script for cells).
-
-    Attributes:
-        entropy: weight of the entropy beside the accuracy: section 3.1 and the script for cells; section 3.2 has 0.1.
-    """
-
-    lr: float = 3.5e-3
-    temperature: float | None = 5.0
-    tanh_constant: float | None = 2.5
-    entropy: float = 1.0e-4
-    baseline_decay: float = 0.99
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnasOptions(WeightSharingOptions):
-    """Efficient neural architecture search by parameter sharing (Pham et al., ICML 2018), micro search space.
-
-    Attributes:
-        kind: names this strategy.
-        held_out: share of the training images from which rewards come, in (0, 1) (0.1 in the paper).
-        controller: the LSTM and how it learns.
-        controller_steps: updates of the controller after each epoch, at least 1. The paper has 2,000 on CIFAR-10; the
-            default suits epochs of a hundred steps.
-        children_per_step: children by which each update is made, at least 1.
-        derive_samples: children sampled after each epoch of which the best stands for the search, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "an LSTM controller of sampled children, trained by REINFORCE on held-out images"
-    paper: ClassVar = "Pham et al., ICML 2018"
-    uses: ClassVar = ("penalty", "constraints")
-
-    kind: Literal["enas"] = "enas"
-    held_out: float = 0.1
-    controller: EnasController = field(default_factory=EnasController)
-    controller_steps: int = 50
-    children_per_step: int = 1
-    derive_samples: int = 10
-
-    def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("controller_steps", "children_per_step", "derive_samples")}
-        require(
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-            *((name, count >= 1, f"must be at least 1, got {count}") for name, count in counts.items()),
-        )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the controller."""
-        return self.held_out
-
-    def build(self, context: SearchContext) -> Enas:
-        """The strategy at the beginning of a search."""
-        return Enas(self, context)
+from search_core.strategies.weight_sharing_options import EnasOptions
 
 
 class Enas(SinglePathStrategy):

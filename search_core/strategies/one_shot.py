@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,53 +20,10 @@ from search_core.genotype import CELL_TYPES, CellType
 from search_core.genotype_space import Code
 from search_core.held_out import Batch
 from search_core.strategies.base import SearchContext, StepResult
-from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
+from search_core.strategies.ranked_draws import RankedDraws
+from search_core.strategies.ranked_draws_options import OneShotOptions
 from search_core.strategies.row_sgd import step_used
 from search_core.supernet import Supernet
-
-
-@dataclass(frozen=True, kw_only=True)
-class OneShotOptions(RankedDrawsOptions):
-    """One-shot architecture search (Bender et al., ICML 2018).
-
-    Attributes:
-        kind: names this strategy.
-        rate: r in (0, 1): in the last epoch an operation is dropped with probability r^(1/k), where k edges lead
-            to its node. It grows linearly from 0 in the first, from epoch to epoch.
-        ghost_batches: parts of a batch that drop operations independently and have batch statistics of their own, at
-            least 1; each must have two images or more.
-        rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
-            predictions from the whole network's on the same images, which needs no labels.
-        batches: held-out batches by which a child is judged; default: all whole ones.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
-    paper: ClassVar = "Bender et al., ICML 2018"
-    uses: ClassVar = ("constraints",)
-
-    kind: Literal["one_shot"] = "one_shot"
-    rate: float = 0.1
-    ghost_batches: int = 2
-    rank_by: Literal["accuracy", "kl"] = "accuracy"
-
-    def rules(self) -> tuple[tuple[str, bool, str], ...]:
-        """As in `RankedDrawsOptions`."""
-        return (
-            *super().rules(),
-            ("rate", 0 < self.rate < 1, f"must be in (0, 1), got {self.rate}"),
-            ("ghost_batches", self.ghost_batches >= 1, f"must be at least 1, got {self.ghost_batches}"),
-        )
-
-    def build(self, context: SearchContext) -> OneShot:
-        """The strategy at the beginning of a search.
-
-        Raises:
-            OptionsError: if a ghost batch would have less than two images.
-        """
-        return OneShot(self, context)
 
 
 class OneShot(RankedDraws):

@@ -6,14 +6,11 @@ Where the weights of children are not shared, a strategy is no more than this: i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from search_core.constraints import ChildLimits
-from search_core.errors import require
-from search_core.estimate import EstimateOptions
 from search_core.genotype import CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
 
@@ -31,55 +28,6 @@ class Proposal:
     number: int
     code: Code
     parent: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverTrialsOptions(ABC):
-    """Options of a strategy over trials; a subclass is a dataclass with its own `kind`.
-
-    Attributes:
-        summary: what the strategy does, in a line.
-        paper: where it was published.
-        uses: sections of the search that the strategy heeds; the others have no effect on it.
-        on_gpu: what of `cuda_graph` and `precision` it supports.
-        children: how many are trained in each epoch of the search, at least 1; after so many it gives a report.
-        at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were told, in
-            the order of their numbers; so proposals depend neither on the clock nor on how many workers there are.
-            Few learn more from each score, many use more workers.
-        estimate: how a child is trained for its score.
-
-    Raises:
-        OptionsError: if a value is out of range. Subclasses with rules of their own call `super().__post_init__`.
-    """
-
-    summary: ClassVar[str]
-    paper: ClassVar[str]
-    uses: ClassVar[tuple[str, ...]] = ("constraints",)
-    on_gpu: ClassVar[tuple[str, ...]] = ()
-
-    children: int = 10
-    at_once: int = 8
-    estimate: EstimateOptions = field(default_factory=EstimateOptions)
-
-    def __post_init__(self) -> None:
-        require(
-            ("children", self.children >= 1, f"must be at least 1, got {self.children}"),
-            ("at_once", self.at_once >= 1, f"must be at least 1, got {self.at_once}"),
-        )
-
-    @abstractmethod
-    def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> Proposer:
-        """The strategy at the beginning of a search.
-
-        Args:
-            space: the genotypes.
-            limits: hard limits on the children.
-            children: how many will be trained in the whole search.
-            seed: seed of all its randomness.
-
-        Raises:
-            ConstraintsError: if no genotype keeps the limits.
-        """
 
 
 class Proposer(ABC):

@@ -2,33 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from search_core.strategies.base import SearchContext
-from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomSamplingOptions(RankedDrawsOptions):
-    """Random search with weight sharing (Li and Talwalkar, UAI 2019, section 3.2).
-
-    Attributes:
-        kind: names this strategy.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "children drawn uniformly, trained and ranked with shared weights: the random control"
-    paper: ClassVar = "Li and Talwalkar, UAI 2019"
-    uses: ClassVar = ("constraints",)
-
-    kind: Literal["random_sampling"] = "random_sampling"
-
-    def build(self, context: SearchContext) -> RandomSampling:
-        """The strategy at the beginning of a search."""
-        return RandomSampling(self, context)
+from search_core.strategies.ranked_draws import RankedDraws
 
 
 class RandomSampling(RankedDraws):

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 from typing import get_args
 
-from search_core.strategies.bayesian import BayesianOptions
-from search_core.strategies.darts import DartsOptions
-from search_core.strategies.dsnas import DsnasOptions
-from search_core.strategies.enas import EnasOptions
-from search_core.strategies.nasnet import NasnetOptions
-from search_core.strategies.one_shot import OneShotOptions
-from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.random_search import RandomSearchOptions
-from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
-from search_core.strategies.rl_nas import RlNasOptions
-from search_core.strategies.smash import SmashOptions
-from search_core.strategies.snas import SnasOptions
-from search_core.strategies.spos import SposOptions
+from search_core.strategies.over_trials_options import (
+    BayesianOptions,
+    NasnetOptions,
+    RandomSearchOptions,
+    RegularisedEvolutionOptions,
+    RlNasOptions,
+)
+from search_core.strategies.ranked_draws_options import OneShotOptions, RandomSamplingOptions, SmashOptions
+from search_core.strategies.weight_sharing_options import (
+    DartsOptions,
+    DsnasOptions,
+    EnasOptions,
+    SnasOptions,
+    SposOptions,
+)
 
 #: Strategies inside one search, whose children share their weights.
 WeightSharing = (

@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from search_core.constraints import ChildLimits
-from search_core.errors import ConstraintsError, require
+from search_core.errors import ConstraintsError
 from search_core.genotype import CellType
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.strategies.over_trials_options import RegularisedEvolutionOptions
 from search_core.strategies.scored import ScoredProposer
 from search_core.strategies.single_path import frequencies
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularisedEvolutionOptions(OverTrialsOptions):
-    """Regularised (aging) evolution (Real et al., AAAI 2019, algorithm 1).
-
-    Attributes:
-        kind: names this strategy.
-        population: P, members that are alive, at least 2; the first P children are drawn at random. 100 in the paper,
-            of 20,000 children.
-        sample: S, members of a tournament, in [1, `population`]; 25 in the paper.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "tournament selection, one mutation, the oldest dies; each child trained for itself"
-    paper: ClassVar = "Real et al., AAAI 2019"
-
-    kind: Literal["regularised_evolution"] = "regularised_evolution"
-    population: int = 20
-    sample: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        size, sample = self.population, self.sample
-        require(
-            ("population", size >= 2, f"must be at least 2, got {size}"),
-            ("sample", 1 <= sample <= size, f"must be in [1, `population`] with `population` {size}, got {sample}"),
-        )
-
-    def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> RegularisedEvolution:
-        """As `OverTrialsOptions.build`."""
-        return RegularisedEvolution(self, space, limits, seed)
 
 
 class RegularisedEvolution(ScoredProposer):

@@ -6,67 +6,24 @@ Shape suffixes: N sequences, S earlier nodes, T edges of both cells, O operation
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.constraints import ChildLimits
-from search_core.controller import Controller, ControllerOptions, Rollout, choose, initialise
-from search_core.errors import require
+from search_core.controller import Controller, Rollout, choose, initialise
+from search_core.controller_options import ControllerOptions
 from search_core.genotype import CELL_TYPES
 from search_core.genotype_space import GenotypeSpace
 from search_core.network import seeded_weights
 from search_core.policy_gradient import Reinforce
-from search_core.strategies.over_trials import OverTrialsOptions
+from search_core.strategies.over_trials_options import RlNasOptions
 from search_core.strategies.policy_proposer import PolicyProposer
 
 #: Logit of an operation that is not chosen: finite, so that its probability of 0 has an entropy and a gradient of 0.
 _NEVER = -1e9
-
-
-@dataclass(frozen=True, kw_only=True)
-class RlNasController(ControllerOptions):
-    """The controller of Zoph and Le (section 4.1), but with one layer of units in place of two.
-
-    Attributes:
-        lr: learning rate of Adam; the paper's 0.0006 is for its 12,800 children, the default for hundreds.
-    """
-
-    hidden: int = 35
-    init: float = 0.08
-    lr: float = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class RlNasOptions(OverTrialsOptions):
-    """Children emitted by an LSTM controller that learns by REINFORCE.
-
-    Attributes:
-        kind: names this strategy.
-        controller: the LSTM and how it learns.
-        batch: children an update, at least 1 (8 in the paper, section 4.1).
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "an LSTM controller with skip-connection anchors, trained by REINFORCE on trained children"
-    paper: ClassVar = "Zoph and Le, ICLR 2017"
-
-    kind: Literal["rl_nas"] = "rl_nas"
-    controller: RlNasController = field(default_factory=RlNasController)
-    batch: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(("batch", self.batch >= 1, f"must be at least 1, got {self.batch}"))
-
-    def build(self, space: GenotypeSpace, limits: ChildLimits, *, children: int, seed: int) -> PolicyProposer:
-        """The strategy at the beginning of a search; arguments as in `OverTrialsOptions.build`."""
-        learner = Reinforce(AnchorController(self.controller, space, seed=seed))
-        return PolicyProposer(space, limits, learner, batch=self.batch, seed=seed)
 
 
 class _Decision(NamedTuple):
@@ -191,3 +148,21 @@ class AnchorController(Controller):
             torch.where(exists_N, entropy_N, 0.0) - log_yes_N.exp() * log_yes_N - log_no_N.exp() * log_no_N,
             torch.where(exists_N.unsqueeze(1), log_NO.exp(), only_none_O),
         )
+
+
+class RlNas(PolicyProposer):
+    """Proposes children of an `AnchorController` that learns by REINFORCE.
+
+    Args:
+        options: the controller and how it learns.
+        space: the genotypes.
+        limits: hard limits on the children.
+        seed: seed of all its randomness.
+
+    Raises:
+        ConstraintsError: if no genotype keeps the limits.
+    """
+
+    def __init__(self, options: RlNasOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
+        learner = Reinforce(AnchorController(options.controller, space, seed=seed))
+        super().__init__(space, limits, learner, batch=options.batch, seed=seed)

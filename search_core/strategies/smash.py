@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,39 +19,9 @@ from search_core.genotype_space import Code, GenotypeSpace
 from search_core.network import seeded_weights
 from search_core.search_cell import SearchCell
 from search_core.strategies.base import SearchContext, StepResult
-from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
+from search_core.strategies.ranked_draws import RankedDraws
+from search_core.strategies.ranked_draws_options import SmashOptions
 from search_core.supernet import Supernet
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmashOptions(RankedDrawsOptions):
-    """One-shot model architecture search through hypernetworks (Brock et al., ICLR 2018).
-
-    Attributes:
-        kind: names this strategy.
-        features: width of the hypernetwork, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "a hypernetwork makes the pointwise weights of random children, which are then ranked by them"
-    paper: ClassVar = "Brock et al., ICLR 2018"
-    uses: ClassVar = ("constraints",)
-
-    kind: Literal["smash"] = "smash"
-    features: int = 32
-
-    def rules(self) -> tuple[tuple[str, bool, str], ...]:
-        """As in `RankedDrawsOptions`."""
-        return (
-            *super().rules(),
-            ("features", self.features >= 1, f"must be at least 1, got {self.features}"),
-        )
-
-    def build(self, context: SearchContext) -> Smash:
-        """The strategy at the beginning of a search."""
-        return Smash(self, context)
 
 
 class Slot(NamedTuple):

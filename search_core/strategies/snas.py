@@ -5,46 +5,20 @@ Shape suffixes: L cells of one type, E edges, O operations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from search_core.cuda_graph import GraphedStep
-from search_core.errors import literal_rules, require
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
-from search_core.strategies.base import EpochSettings, SearchContext, StepResult, WeightSharingOptions
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult
 from search_core.strategies.differentiable import DifferentiableStrategy, derive_genotype
+from search_core.strategies.weight_sharing_options import SnasOptions
 
 _BASELINE_MOMENTUM = 0.9
-
-
-@dataclass(frozen=True, kw_only=True)
-class SnasOptions(WeightSharingOptions):
-    """Stochastic neural architecture search (Xie et al., ICLR 2019).
-
-    Attributes:
-        kind: names this strategy.
-        sample_per: draw one architecture sample Z per `batch`, shared by all cells of a type, or one per `cell`.
-    """
-
-    summary: ClassVar = "operation weights and a concrete distribution over cells in one back-propagation"
-    paper: ClassVar = "Xie et al., ICLR 2019"
-    uses: ClassVar = ("temperature", "penalty", "alpha")
-    on_gpu: ClassVar = ("cuda_graph", "bfloat16")
-
-    kind: Literal["snas"] = "snas"
-    sample_per: Literal["batch", "cell"] = "batch"
-
-    def __post_init__(self) -> None:
-        require(*literal_rules(self))
-
-    def build(self, context: SearchContext) -> Snas:
-        """The strategy at the beginning of a search."""
-        return Snas(self, context)
 
 
 class Snas(DifferentiableStrategy):

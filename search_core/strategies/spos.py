@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,104 +11,13 @@ from torch import Tensor, nn
 from search_core.child import discretised_forward, inherit_child
 from search_core.constraints import ChildLimits
 from search_core.cost import NetworkCost
-from search_core.errors import require
 from search_core.evolution import Evolution
 from search_core.genotype import CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.path_space import PathLimits, PathSpace
-from search_core.quantisation import FULL_PRECISION
-from search_core.strategies.base import SearchContext, WeightSharingOptions
+from search_core.strategies.base import SearchContext
 from search_core.strategies.single_path import SinglePathStrategy, frequencies
-
-_MOST_FEW_BITS = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class SposOptions(WeightSharingOptions):
-    """Single path one-shot search with uniform sampling (Guo et al., ECCV 2020, sections 3.2 to 3.4).
-
-    Channels and bits belong to the child of the search: its report counts and evaluates them and lists them under
-    `choices`. Retraining takes the genotype alone, at the size and precision of its own options.
-
-    Attributes:
-        kind: names this strategy.
-        held_out: share of the training images on which children are judged, in (0, 1).
-        batches: held-out batches by which a child is judged; default: all.
-        preview: random children with which the best so far competes after each epoch but the last, at least 0.
-        population: children of each generation of the evolution, at least 2.
-        generations: generations of the evolution, at least 1; after the last epoch, each child judged once.
-        top_k: fittest children from which all others descend, in [1, `population`].
-        mutation: probability of each choice of a mutated child to be drawn anew, in (0, 1].
-        channels: shares of a cell's channels to choose from, per cell of the stack; distinct, in (0, 1].
-        bits: widths to choose from of weights and activations of a cell's convolutions, per cell of the stack;
-            distinct, each in [1, 16], or 32 for full precision. Others are simulated in floating point.
-        max_bit_operations: hard limit on multiply-adds times bits of both factors, above 0; default: none.
-
-    Raises:
-        OptionsError: if a value is out of range.
-    """
-
-    summary: ClassVar = "uniform single paths, then evolution under hard limits; channels and bits as choices too"
-    paper: ClassVar = "Guo et al., ECCV 2020"
-    uses: ClassVar = ("constraints",)
-
-    kind: Literal["spos"] = "spos"
-    held_out: float = 0.2
-    batches: int | None = None
-    preview: int = 4
-    population: int = 50
-    generations: int = 20
-    top_k: int = 10
-    mutation: float = 0.1
-    channels: tuple[float, ...] = (1.0,)
-    bits: tuple[int, ...] = (FULL_PRECISION,)
-    max_bit_operations: float | None = None
-
-    def __post_init__(self) -> None:
-        most = self.max_bit_operations
-        bits_hold = all(1 <= width <= _MOST_FEW_BITS or width == FULL_PRECISION for width in self.bits)
-        require(
-            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
-            ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
-            ("preview", self.preview >= 0, f"must be at least 0, got {self.preview}"),
-            ("population", self.population >= 2, f"must be at least 2, got {self.population}"),
-            ("generations", self.generations >= 1, f"must be at least 1, got {self.generations}"),
-            (
-                "top_k",
-                1 <= self.top_k <= self.population,
-                f"must be in [1, `population`] with `population` {self.population}, got {self.top_k}",
-            ),
-            ("mutation", 0 < self.mutation <= 1, f"must be in (0, 1], got {self.mutation}"),
-            (
-                "channels",
-                _are_distinct(self.channels) and all(0 < share <= 1 for share in self.channels),
-                f"must be distinct shares in (0, 1], at least one, got {list(self.channels)}",
-            ),
-            (
-                "bits",
-                _are_distinct(self.bits) and bits_hold,
-                f"must be distinct numbers in [1, {_MOST_FEW_BITS}] or {FULL_PRECISION}, at least one, "
-                f"got {list(self.bits)}",
-            ),
-            (
-                "max_bit_operations",
-                most is None or (most > 0 and math.isfinite(most)),
-                f"must be a finite number above 0, got {most}",
-            ),
-        )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept to judge children."""
-        return self.held_out
-
-    def build(self, context: SearchContext) -> Spos:
-        """The strategy at the beginning of a search."""
-        return Spos(self, context)
-
-
-def _are_distinct(values: Sequence[float]) -> bool:
-    return len(values) > 0 and len(set(values)) == len(values)
+from search_core.strategies.weight_sharing_options import SposOptions
 
 
 class Spos(SinglePathStrategy):

@@ -32,14 +32,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges
-from search_core.cost import CostTable
-from search_core.data import DatasetOptions, load_data
+from search_core.cost_table import CostTable
+from search_core.data import load_data
+from search_core.dataset_options import DatasetOptions
 from search_core.genotype import CELL_TYPES
 from search_core.schedules import PenaltyOptions
-from search_core.search import SearchOptions, build_context
+from search_core.search import build_context
+from search_core.search_options import SearchOptions
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import SnasOptions
+from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.benchmarks.counts import count_operations, saved_bytes
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 

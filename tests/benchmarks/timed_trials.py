@@ -20,7 +20,8 @@ from search_core.cell import NetworkOptions, cell_edges
 from search_core.data import load_data
 from search_core.genotype import CELL_TYPES, Edge, Genotype
 from search_core.reports import METRICS, CellReport, EpochReport
-from search_core.search import Search, SearchOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
 
 #: Ray's workers give way to the driver, and so to everything else on the machine; bare searches do the same.
 NICENESS = 15

@@ -20,10 +20,11 @@ from mlflow import MlflowClient
 from orchestrator.distributed import max_groups
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
-from search_core.data import DatasetOptions
+from search_core.dataset_options import DatasetOptions
 from search_core.genotype import PUBLISHED
 from search_core.ranks import ALONE, Ranks
-from search_core.retrain import Retrain, RetrainOptions
+from search_core.retrain import Retrain
+from search_core.retrain_options import RetrainOptions
 from tests.orchestrator.tiny import runs_of, steps_of
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import images_of

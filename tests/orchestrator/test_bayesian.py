@@ -11,8 +11,8 @@ from orchestrator.bayesian import Bayesian, build_proposer
 from search_core.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import OptionsError
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.strategies.bayesian import BayesianOptions
 from search_core.strategies.over_trials import Proposer
+from search_core.strategies.over_trials_options import BayesianOptions
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, differences, through_file
 
 SPACE = GenotypeSpace(TINY_NETWORK)

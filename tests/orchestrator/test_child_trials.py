@@ -28,7 +28,7 @@ from search_core.constraints import ChildLimits, Constraints
 from search_core.errors import ConstraintsError
 from search_core.genotype_space import GenotypeSpace
 from search_core.proposed_children import ProposedChildren
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, opened_study, study_data
 from tests.search_core.tiny import TINY_NETWORK, images_of
 

@@ -166,7 +166,7 @@ def test_profile_says_how_many_searches_share_a_gpu(monkeypatch: pytest.MonkeyPa
             process_bytes=1_500_000_000,
         )
 
-    monkeypatch.setattr("orchestrator.cli.profile.measure_apart", measure)
+    monkeypatch.setattr("orchestrator.cli.profile_memory.measure_apart", measure)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000_000_000, 80_000_000_000))

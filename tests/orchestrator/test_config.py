@@ -26,9 +26,9 @@ from orchestrator.space import Scalar, SweepEntry
 from orchestrator.yaml_file import dump_yaml, read_yaml
 from search_core.collapse import StopOptions
 from search_core.errors import OptionsError
-from search_core.retrain import RetrainOptions
+from search_core.retrain_options import RetrainOptions
 from search_core.schedules import PenaltyOptions, TemperatureOptions
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 
 #: The study file that the project promised its users, verbatim.
 EXAMPLE = """\

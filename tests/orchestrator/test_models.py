@@ -16,7 +16,8 @@ from orchestrator.models import is_logged, log_child
 from orchestrator.runs import Runs
 from orchestrator.tracking import Tracker
 from orchestrator.units import Unit
-from search_core.retrain import Retrain, RetrainOptions
+from search_core.retrain import Retrain
+from search_core.retrain_options import RetrainOptions
 from tests.orchestrator.tiny import cell_of
 from tests.search_core.tiny import CPU, images_of
 

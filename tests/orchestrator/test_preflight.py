@@ -16,7 +16,7 @@ from orchestrator.cluster import Node, check_resources, cluster
 from orchestrator.errors import OrchestratorError
 from orchestrator.node_check import Finding, NodeTask, versions, write_marker
 from orchestrator.preflight import Check, Needs
-from search_core.data import DatasetOptions
+from search_core.dataset_options import DatasetOptions
 from tests.orchestrator.tiny import snas
 
 NODE = Node(id="abcdef012345", ip="10.0.0.7", hostname="seven", resources={"CPU": 4.0}, is_head=False)

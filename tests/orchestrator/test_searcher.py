@@ -16,11 +16,12 @@ from ray.tune.search import Searcher
 from orchestrator.config import StudySpec, search_options
 from orchestrator.journal import End, Journal
 from orchestrator.launch import OwnFault
+from orchestrator.records import num_open
 from orchestrator.runs import Runs, trial_label
 from orchestrator.samplers import make_sampler
 from orchestrator.searcher import StudySearcher
 from search_core.errors import OptionsError
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, made_up_record, opened_study, tiny_spec
 
 SWEEP: dict[str, Any] = {
@@ -89,10 +90,10 @@ def driver(tmp_path: Path) -> Callable[..., Driver]:
 
 def test_searcher_gives_new_trials_up_to_their_number(driver: Callable[..., Driver]) -> None:
     first = driver(trials=3)
-    assert StudySearcher.num_open(first.study, first.spec) == 3
+    assert num_open(first.study, first.spec) == 3
     jobs = [first.run_trial(f"ray-{index}", child_val_error=0.5) for index in range(3)]
     assert first.searcher.suggest("ray-3") == Searcher.FINISHED
-    assert StudySearcher.num_open(first.study, first.spec) == 0
+    assert num_open(first.study, first.spec) == 0
     assert [job["label"] for job in jobs] == ["0000", "0001", "0002"]
     assert driver(trials=3).searcher.suggest("ray-4") == Searcher.FINISHED
 
@@ -130,7 +131,7 @@ def test_unfinished_trials_of_a_killed_driver_come_first(driver: Callable[..., D
     del killed
 
     again = driver(trials=4)
-    assert StudySearcher.num_open(again.study, again.spec) == 3
+    assert num_open(again.study, again.spec) == 3
     resumed = [again.suggest("ray-3"), again.suggest("ray-4")]
     assert [job["options"] for job in resumed] == [job["options"] for job in running]
     assert [job["label"] for job in resumed] == ["0001", "0002"]
@@ -207,7 +208,7 @@ def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
     assert options["temperature"]["end"] == params["temperature.end"]
     if not drawn:
         assert options == expected, "the killed driver would have drawn the same"
-    assert StudySearcher.num_open(again.study, again.spec) == 1
+    assert num_open(again.study, again.spec) == 1
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
@@ -254,7 +255,7 @@ def test_trial_without_a_report_fails(driver: Callable[..., Driver]) -> None:
     first.journal(0).finish("failed", "the worker died")
     first.searcher.tell_failed("0000")
     assert first.states == ["FAIL"]
-    assert StudySearcher.num_open(first.study, first.spec) == 0
+    assert num_open(first.study, first.spec) == 0
 
 
 def test_failed_trial_counts_and_is_not_tried_again(driver: Callable[..., Driver]) -> None:
@@ -309,7 +310,7 @@ def test_grid_gives_each_point_once_over_restarts(driver: Callable[..., Driver])
     for index in range(3):  # a new driver for each trial
         driver(**changes).run_trial(f"ray-{index}", child_val_error=0.5)
     last = driver(**changes)
-    assert StudySearcher.num_open(last.study, last.spec) == 1
+    assert num_open(last.study, last.spec) == 1
     last.run_trial("ray-3", child_val_error=0.5)
     assert last.searcher.suggest("ray-4") == Searcher.FINISHED
     assert [(params["temperature.kind"], params["seed"]) for params in last.params] == [

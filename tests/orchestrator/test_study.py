@@ -14,8 +14,8 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator import study as study_module
-from orchestrator.doctor.case import lock_holder
+from orchestrator import start as start_module
+from orchestrator.driver_lock import driver_lock, lock_holder
 from orchestrator.errors import OrchestratorError
 from orchestrator.runs import Runs
 from orchestrator.samplers import open_storage
@@ -36,7 +36,7 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def run(self, address: str | None) -> None:
             pass
 
-    monkeypatch.setattr(study_module, "Driver", Idle)
+    monkeypatch.setattr(start_module, "Driver", Idle)
     return started
 
 
@@ -145,7 +145,7 @@ def test_strategy_that_is_free_to_leave_the_limits_begins(tmp_path: Path, driver
 def test_storage_that_fails_at_the_beginning_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = tiny(tmp_path)
     error = optuna.exceptions.StorageInternalError("disk is full")
-    monkeypatch.setattr(study_module, "create_optuna_study", failing(error))
+    monkeypatch.setattr(start_module, "create_optuna_study", failing(error))
     with pytest.raises(OrchestratorError, match=r"the Optuna storage .* got: disk is full"):
         study.run()
     assert not study.folder.path.exists()
@@ -188,7 +188,7 @@ def test_second_driver_is_refused_within_seconds(tmp_path: Path, drivers: list[s
         begin = time.monotonic()
         with (
             pytest.raises(OrchestratorError, match="study `tiny` is being run by another process"),
-            study._driver_lock(),
+            driver_lock(study.folder.lock_file, "tiny"),
         ):
             pass
         assert 1 < time.monotonic() - begin < 5

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from dashboards.analysis import MIN_RATED
 from orchestrator.cli.cells import sparkline
 from orchestrator.config import StudySpec
+from orchestrator.driver_lock import driver_lock
 from orchestrator.runs import TRUNK, Runs
 from orchestrator.study import Study
 from orchestrator.study_facts import relation, study_facts
@@ -82,7 +83,7 @@ def test_too_few_trials_are_said_to_be_too_few(tmp_path: Path) -> None:
 
 def test_time_left_is_told_while_a_driver_runs(tmp_path: Path) -> None:
     study = made_up_study(tmp_path, 3, asked=9)
-    with study._driver_lock():
+    with driver_lock(study.folder.lock_file, study.spec.name):
         facts = study_facts(study, study.trials(), [])
     assert (facts["running"], facts["time_left_s"]) == (True, 6 * 10.0)
 
@@ -91,7 +92,7 @@ def test_time_left_counts_what_a_forked_trial_runs_itself(tmp_path: Path) -> Non
     study = made_up_study(tmp_path, 3, asked=6, fork={"epoch": 1})
     shared = made_up_record(0, seconds=4.0, cpu_core_hours=0.25)
     written_journal(study.folder.journal("trunk", TRUNK), [shared], "complete")
-    with study._driver_lock():
+    with driver_lock(study.folder.lock_file, study.spec.name):
         facts = study_facts(study, study.trials(), [])
     assert facts["time_left_s"] == 3 * (10.0 - 4.0)
     assert facts["hours"] == {"cpu_core_hours": 3 * 0.25 + 0.25}

@@ -18,14 +18,14 @@ from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrain
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.constraints import Constraints, Limit
 from search_core.errors import StateError
-from search_core.estimate import EstimateOptions
+from search_core.estimate_options import EstimateOptions
 from search_core.learning_curve import CurveStop
-from search_core.retrain import RetrainOptions
+from search_core.retrain_options import RetrainOptions
 from search_core.schedules import PenaltyOptions
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 from search_core.strategies.optimisers import ThetaOptions
-from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.random_search import RandomSearchOptions
+from search_core.strategies.over_trials_options import RandomSearchOptions
+from search_core.strategies.ranked_draws_options import RandomSamplingOptions
 from tests.orchestrator.tiny import cell_of, search_job
 from tests.search_core.tiny import TINY_DATASET, differences, tiny_options
 

@@ -12,13 +12,15 @@ import pytest
 from search_core.child_search import ChildSearch, make_search
 from search_core.child_training import ChildReport, ChildTraining
 from search_core.errors import NonFiniteLossError, OptionsError, StateError
-from search_core.estimate import EstimateOptions
+from search_core.estimate_options import EstimateOptions
 from search_core.genotype import CELL_TYPES
 from search_core.reports import METRICS, EpochReport
 from search_core.search import Search
-from search_core.strategies.over_trials import OverTrialsOptions
-from search_core.strategies.random_search import RandomSearchOptions
-from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.strategies.over_trials_options import (
+    OverTrialsOptions,
+    RandomSearchOptions,
+    RegularisedEvolutionOptions,
+)
 from tests.search_core.tiny import differences, images_of, through_file, tiny_options
 
 ESTIMATE = EstimateOptions(epochs=1, held_out=0.5, batch_size=16)

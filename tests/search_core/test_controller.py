@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from search_core.cell import NetworkOptions
-from search_core.controller import Controller, ControllerOptions, Rollout, SequenceController
+from search_core.controller import Controller, Rollout, SequenceController
+from search_core.controller_options import ControllerOptions
 from search_core.errors import OptionsError
 from search_core.genotype_space import GenotypeSpace
 from search_core.strategies.rl_nas import AnchorController

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from search_core.cell import NetworkOptions, cell_edges, plan_supernet
 from search_core.child import Child
-from search_core.cost import COST_KINDS, Cost, CostTable, NetworkCost, child_cost, primitive_cost, supernet_cost, total
+from search_core.cost import COST_KINDS, Cost, NetworkCost, child_cost, primitive_cost, supernet_cost, total
+from search_core.cost_table import CostTable
 from search_core.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
 from search_core.schedules import CostMix, PenaltyOptions
 from search_core.supernet import Supernet

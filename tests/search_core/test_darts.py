@@ -10,13 +10,14 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from search_core.cell import NetworkOptions
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import OptionsError
 from search_core.genotype import CELL_TYPES, CellType, Edge
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.darts import Darts, DartsOptions, strongest_inputs, unrolled_gradient
+from search_core.strategies.darts import Darts, strongest_inputs, unrolled_gradient
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.weight_sharing_options import DartsOptions
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from search_core import augment, data, readers, splits
 from search_core.augment import Augmentation, channel_statistics, crop_and_flip, erase_squares, prepare_batch
-from search_core.data import DatasetOptions, ImageData, load_data
+from search_core.data import ImageData, load_data
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import DataError, OptionsError
 from search_core.ranks import Ranks
 from search_core.splits import Split, stratified_order

@@ -14,7 +14,7 @@ from search_core.cell import NetworkOptions
 from search_core.dry_run import SearchMemory, measure_search
 from search_core.memory import measure_step
 from search_core.schedules import PenaltyOptions
-from search_core.search import SearchOptions
+from search_core.search_options import SearchOptions
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, TINY_DATASET, tiny_options
 
 #: Builds the options of this module in a fresh process and measures them there.

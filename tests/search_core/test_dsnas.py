@@ -8,14 +8,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_core.child import discretised_forward
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import OptionsError
 from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.schedules import PenaltyOptions
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.dsnas import Dsnas, DsnasOptions
+from search_core.strategies.dsnas import Dsnas
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.weight_sharing_options import DsnasOptions
 from search_core.supernet import Supernet
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 

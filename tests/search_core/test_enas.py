@@ -12,8 +12,8 @@ import torch
 
 from search_core.cell import NetworkOptions
 from search_core.constraints import Constraints, Limit
-from search_core.cost import CostTable
-from search_core.data import DatasetOptions
+from search_core.cost_table import CostTable
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.genotype import CELL_TYPES
 from search_core.genotype_space import Code, GenotypeSpace
@@ -21,7 +21,8 @@ from search_core.held_out import Batch
 from search_core.schedules import PenaltyOptions
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.enas import Enas, EnasController, EnasOptions
+from search_core.strategies.enas import Enas
+from search_core.strategies.weight_sharing_options import EnasController, EnasOptions
 from tests.search_core.tiny import (
     CPU,
     FEW_PRIMITIVES,

@@ -15,16 +15,17 @@ from torch.nn import functional
 from search_core import child_training
 from search_core.child import Child
 from search_core.child_training import ChildOrder, ChildReport, ChildTraining, inherit_weights
-from search_core.data import DatasetOptions, ImageData, load_data
+from search_core.data import ImageData, load_data
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import OptionsError, StateError
-from search_core.estimate import EstimateOptions
+from search_core.estimate import estimate_images
+from search_core.estimate_options import EstimateOptions
 from search_core.evaluation import evaluate, recalibrate
 from search_core.genotype_space import GenotypeSpace
 from search_core.held_out import SearchImages
 from search_core.learning_curve import CurveStop, predicted_accuracy
-from search_core.search import SearchOptions
-from search_core.strategies.random_search import RandomSearchOptions
-from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import RandomSearchOptions, RegularisedEvolutionOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 SPACE = GenotypeSpace(TINY_NETWORK)
@@ -46,7 +47,7 @@ def timeless(report: ChildReport) -> ChildReport:
 
 def test_children_train_and_are_scored_on_parts_of_the_training_split() -> None:
     data = images_of()
-    images = EstimateOptions(held_out=0.25).images(data)
+    images = estimate_images(EstimateOptions(held_out=0.25), data)
     parts = SearchImages.of(data, 0.25, batch_size=2, recalibration_batches=1)
     assert images.train.indices.tolist() == parts.weights.indices.tolist()
     assert images.validation.indices.tolist() == parts.held_out_split.indices.tolist()
@@ -56,7 +57,10 @@ def test_children_train_and_are_scored_on_parts_of_the_training_split() -> None:
 
 def test_part_of_the_images_has_the_classes_in_proportion() -> None:
     data = load_data(DatasetOptions(name="digits"), CPU)
-    whole, part = EstimateOptions().images(data).train, EstimateOptions(data_fraction=0.25).images(data).train
+    whole, part = (
+        estimate_images(EstimateOptions(), data).train,
+        estimate_images(EstimateOptions(data_fraction=0.25), data).train,
+    )
     assert len(part) == round(0.25 * len(whole))
     assert set(part.indices) < set(whole.indices)
     shares = [np.bincount(split.labels, minlength=10) / len(split) for split in (whole, part)]
@@ -65,15 +69,15 @@ def test_part_of_the_images_has_the_classes_in_proportion() -> None:
 
 def test_images_are_made_smaller_by_the_mean_of_areas() -> None:
     data = images_of()
-    images = EstimateOptions(resolution=4).images(data)
+    images = estimate_images(EstimateOptions(resolution=4), data)
     assert images.input_shape == (1, 4, 4)
     small, labels = next(images.validation.batches(8))
-    full, _ = next(EstimateOptions().images(data).validation.batches(8))
+    full, _ = next(estimate_images(EstimateOptions(), data).validation.batches(8))
     assert small.shape == (8, 1, 4, 4)
     torch.testing.assert_close(small, functional.avg_pool2d(full, 2))
     assert labels.tolist() == images.validation.labels[:8].tolist()
     with pytest.raises(OptionsError, match="`resolution` must be at most the images' shorter side 8, got 9"):
-        EstimateOptions(resolution=9).images(data)
+        estimate_images(EstimateOptions(resolution=9), data)
 
 
 def test_recipe_is_that_of_the_search_but_for_what_the_estimate_says() -> None:

@@ -8,7 +8,8 @@ import pytest
 from search_core.cell import NetworkOptions
 from search_core.errors import OptionsError, StateError
 from search_core.genotype_space import GenotypeSpace
-from search_core.ground_truth import GroundTruth, GroundTruthOptions, TruthReport
+from search_core.ground_truth import GroundTruth, TruthReport
+from search_core.ground_truth_options import GroundTruthOptions
 from search_core.retrain import Retrain
 from tests.search_core.tiny import images_of, through_file
 

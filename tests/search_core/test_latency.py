@@ -16,26 +16,21 @@ import torch
 from search_core.cell import NetworkOptions, cell_edges, plan_supernet
 from search_core.child import Child
 from search_core.constraints import Constraints, Limit
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import ConstraintsError, LatencyError, OptionsError, StateError
 from search_core.genotype import CELL_TYPES, PUBLISHED, Edge, Genotype
 from search_core.genotype_space import GenotypeSpace
-from search_core.latency import (
-    Comparison,
-    LatencyOptions,
-    LatencyTable,
-    Place,
-    Timing,
-    load_table,
-    table_for,
-)
+from search_core.latency import Comparison, LatencyTable, Place, Timing, load_table, table_for
 from search_core.latency_measure import TimingOptions, compare, measure_child, measure_table, time_rounds
+from search_core.latency_options import LatencyOptions
 from search_core.latency_parts import child_parts, network_parts
 from search_core.reports import METRICS, OPTIONAL_METRICS
 from search_core.schedules import PenaltyOptions
-from search_core.search import Search, SearchOptions, build_context
-from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.snas import Snas, SnasOptions
+from search_core.search import Search, build_context
+from search_core.search_options import SearchOptions
+from search_core.strategies.ranked_draws_options import RandomSamplingOptions
+from search_core.strategies.snas import Snas
+from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 SHAPE = (1, 8, 8)

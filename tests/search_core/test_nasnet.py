@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from search_core.estimate import EstimateOptions
-from search_core.search import SearchOptions
-from search_core.strategies.nasnet import NasnetEstimate, NasnetOptions
-from search_core.strategies.rl_nas import RlNasOptions
+from search_core.estimate_options import EstimateOptions
+from search_core.search_options import SearchOptions
+from search_core.strategies.over_trials_options import NasnetEstimate, NasnetOptions, RlNasOptions
 
 
 def test_children_are_trained_with_scheduled_drop_path_by_default() -> None:

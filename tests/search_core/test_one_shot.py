@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_core.cell import NetworkOptions, cell_edges, edges_by_source
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import OptionsError
 from search_core.genotype import CELL_TYPES, CellType
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.one_shot import OneShot, OneShotOptions, drop_rates, symmetrised_kl
+from search_core.strategies.one_shot import OneShot, drop_rates, symmetrised_kl
 from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.ranked_draws_options import OneShotOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 
 THETA = ThetaOptions(grad_clip=0.5, weight_decay=0.01)

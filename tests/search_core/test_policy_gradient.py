@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_core.controller import ControllerOptions, SequenceController
+from search_core.controller import SequenceController
+from search_core.controller_options import ControllerOptions
 from search_core.policy_gradient import Experience, Learner, Ppo, Reinforce, ppo_loss, reinforce_loss
 from tests.search_core.tiny import differences, seeded, through_file
 

@@ -17,9 +17,8 @@ from search_core.controller import Rollout
 from search_core.errors import OptionsError
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.policy_gradient import Experience
-from search_core.strategies.nasnet import NasnetController, NasnetOptions
+from search_core.strategies.over_trials_options import NasnetController, NasnetOptions, RlNasController, RlNasOptions
 from search_core.strategies.policy_proposer import PolicyProposer
-from search_core.strategies.rl_nas import RlNasController, RlNasOptions
 from tests.search_core.tiny import TINY_NETWORK, seeded
 
 SPACE = GenotypeSpace(TINY_NETWORK)

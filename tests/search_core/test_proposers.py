@@ -14,12 +14,15 @@ from search_core.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError
 from search_core.genotype import CELL_TYPES
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.strategies.bayesian import BayesianOptions
-from search_core.strategies.nasnet import NasnetOptions
-from search_core.strategies.over_trials import OverTrialsOptions, Proposal, Proposer
+from search_core.strategies.over_trials import Proposal, Proposer
+from search_core.strategies.over_trials_options import (
+    BayesianOptions,
+    NasnetOptions,
+    OverTrialsOptions,
+    RegularisedEvolutionOptions,
+    RlNasOptions,
+)
 from search_core.strategies.registry import OVER_TRIALS
-from search_core.strategies.regularised_evolution import RegularisedEvolutionOptions
-from search_core.strategies.rl_nas import RlNasOptions
 from tests.search_core.tiny import TINY_NETWORK, differences, seeded, through_file
 
 #: Options of each strategy: small ones, so that a few children bring it past its first updates.

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import OptionsError
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.one_shot import OneShotOptions
-from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.ranked_draws import RankedDraws, RankedDrawsOptions
-from search_core.strategies.smash import SmashOptions
+from search_core.strategies.ranked_draws import RankedDraws
+from search_core.strategies.ranked_draws_options import (
+    OneShotOptions,
+    RandomSamplingOptions,
+    RankedDrawsOptions,
+    SmashOptions,
+)
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 
 CASES: list[RankedDrawsOptions] = [

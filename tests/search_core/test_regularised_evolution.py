@@ -13,9 +13,13 @@ from search_core.cell import NetworkOptions
 from search_core.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.genotype_space import Code, GenotypeSpace
-from search_core.strategies.over_trials import OverTrialsOptions, Proposal, Proposer
-from search_core.strategies.random_search import RandomSearchOptions
-from search_core.strategies.regularised_evolution import RegularisedEvolution, RegularisedEvolutionOptions
+from search_core.strategies.over_trials import Proposal, Proposer
+from search_core.strategies.over_trials_options import (
+    OverTrialsOptions,
+    RandomSearchOptions,
+    RegularisedEvolutionOptions,
+)
+from search_core.strategies.regularised_evolution import RegularisedEvolution
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, differences, through_file
 
 SPACE = GenotypeSpace(TINY_NETWORK)

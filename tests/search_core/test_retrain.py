@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from search_core.data import DatasetOptions, ImageData
+from search_core.data import ImageData
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
 from search_core.genotype import PUBLISHED
-from search_core.retrain import Retrain, RetrainOptions, RetrainReport, learning_rate_at
+from search_core.retrain import Retrain, RetrainReport, learning_rate_at
+from search_core.retrain_options import RetrainOptions
 from tests.search_core.test_search import Untouchable
 from tests.search_core.tiny import differences, images_of, num_params, seeded, through_file
 

@@ -20,7 +20,8 @@ from search_core.errors import NonFiniteLossError, OptionsError
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import PUBLISHED, Edge, Genotype
 from search_core.ranks import ALONE, Ranks
-from search_core.retrain import Retrain, RetrainOptions, check_recipe
+from search_core.retrain import Retrain, check_recipe
+from search_core.retrain_options import RetrainOptions
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import TINY_DATASET, differences, images_of, seeded, through_file
 

@@ -11,17 +11,15 @@ from torch.nn import functional
 
 from search_core.cell import cell_edges, edges_by_source
 from search_core.child import inherit_child
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.genotype import CELL_TYPES
 from search_core.genotype_space import Code
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.dsnas import Dsnas, DsnasOptions
-from search_core.strategies.enas import EnasOptions
+from search_core.strategies.dsnas import Dsnas
 from search_core.strategies.optimisers import ThetaOptions
-from search_core.strategies.random_sampling import RandomSamplingOptions
-from search_core.strategies.smash import SmashOptions
-from search_core.strategies.spos import SposOptions
+from search_core.strategies.ranked_draws_options import RandomSamplingOptions, SmashOptions
+from search_core.strategies.weight_sharing_options import DsnasOptions, EnasOptions, SposOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 #: Edges 0 -> 2, 1 -> 2, 0 -> 3, 1 -> 3, 2 -> 3 of both cells: none 0, max pool 1, skip 2, dilated convolution 3.

@@ -12,15 +12,17 @@ import torch
 
 from search_core.cell import NetworkOptions
 from search_core.child import Child
-from search_core.cost import COST_KINDS, CostTable, child_cost
-from search_core.data import DatasetOptions
+from search_core.cost import COST_KINDS, child_cost
+from search_core.cost_table import CostTable
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
 from search_core.genotype import CELL_TYPES, Genotype
 from search_core.reports import METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.schedules import PenaltyOptions, TemperatureOptions
-from search_core.search import Search, SearchOptions
+from search_core.search import Search
+from search_core.search_options import SearchOptions
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import SnasOptions
+from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.search_core.tiny import TINY_DATASET, differences, images_of, through_file, tiny_options
 
 EPOCHS = 3

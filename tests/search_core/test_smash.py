@@ -9,15 +9,16 @@ from torch.nn import functional
 
 from search_core.cell import NetworkOptions
 from search_core.child import inherit_child
-from search_core.cost import CostTable
-from search_core.data import DatasetOptions
+from search_core.cost_table import CostTable
+from search_core.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, PRIMITIVES
 from search_core.genotype_space import Code
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.smash import HyperNetwork, Slot, Smash, SmashOptions
+from search_core.strategies.ranked_draws_options import SmashOptions
+from search_core.strategies.smash import HyperNetwork, Slot, Smash
 from search_core.supernet import Supernet
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.cell import NetworkOptions
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.genotype import CELL_TYPES, CellType, Edge
 from search_core.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
 from search_core.schedules import CostMix, PenaltyOptions
@@ -18,7 +18,8 @@ from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.differentiable import derive_genotype, initial_alpha
 from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
-from search_core.strategies.snas import Snas, SnasOptions
+from search_core.strategies.snas import Snas
+from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 SamplePer = Literal["batch", "cell"]

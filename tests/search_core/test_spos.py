@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from search_core.constraints import Constraints, Limit
-from search_core.cost import CostTable, child_cost
+from search_core.cost import child_cost
+from search_core.cost_table import CostTable
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.evaluation import evaluate
 from search_core.genotype_space import Code, GenotypeSpace
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.random_sampling import RandomSamplingOptions
+from search_core.strategies.ranked_draws_options import RandomSamplingOptions
 from search_core.strategies.single_path import SinglePathStrategy, frequencies
-from search_core.strategies.spos import Spos, SposOptions
+from search_core.strategies.spos import Spos
+from search_core.strategies.weight_sharing_options import SposOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, tiny_options
 
 SMALL = SposOptions(held_out=0.5, preview=2, population=6, generations=3, top_k=3)

@@ -13,7 +13,7 @@ from torch import Tensor
 from search_core.cell import cell_edges
 from search_core.child import inherit_child
 from search_core.constraints import Constraints, Limit
-from search_core.cost import CostTable
+from search_core.cost_table import CostTable
 from search_core.errors import ConstraintsError
 from search_core.genotype import CELL_TYPES, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
@@ -21,16 +21,16 @@ from search_core.reports import EpochReport
 from search_core.schedules import PenaltyOptions
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
-from search_core.strategies.darts import DartsOptions
 from search_core.strategies.differentiable import DifferentiableStrategy
-from search_core.strategies.dsnas import DsnasOptions
-from search_core.strategies.enas import EnasOptions
-from search_core.strategies.one_shot import OneShotOptions
-from search_core.strategies.random_sampling import RandomSamplingOptions
+from search_core.strategies.ranked_draws_options import OneShotOptions, RandomSamplingOptions, SmashOptions
 from search_core.strategies.registry import WEIGHT_SHARING
-from search_core.strategies.smash import SmashOptions
-from search_core.strategies.snas import SnasOptions
-from search_core.strategies.spos import SposOptions
+from search_core.strategies.weight_sharing_options import (
+    DartsOptions,
+    DsnasOptions,
+    EnasOptions,
+    SnasOptions,
+    SposOptions,
+)
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
 
 #: Options of a search with each strategy: small ones where the defaults take long, and each setting that changes what
