@@ -17,7 +17,7 @@ import psutil
 from orchestrator.journal import Journal
 from orchestrator.yaml_file import dump_yaml
 from tests.integration.namespaces import Machine
-from tests.orchestrator.tiny import Outcome, snas
+from tests.orchestrator.tiny import Outcome, snas, with_empty_store
 
 #: Times differ from run to run.
 CLOCKS = ("seconds", "images_per_s", "cpu_core_hours")
@@ -78,6 +78,8 @@ class StudyProcess:
         self._address = [] if address is None else ["--address", address]
         self._environment, self._machine = {**os.environ, **(environment or {})}, machine
         self._process: subprocess.Popen[bytes] | None = None
+        if "MLFLOW_TRACKING_URI" not in self._environment and "tracking" not in spec:
+            with_empty_store(self.runs)
 
     def start(self, *words: str) -> None:
         """Begin to run the study, or with `resume` and its name to go on with it."""

@@ -19,6 +19,7 @@ from orchestrator.runs import Runs
 from orchestrator.study import Study
 from search_core.data import load_data
 from search_core.search import Search
+from tests.orchestrator.tiny import with_empty_store
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +58,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("kill")
     file, runs = folder / "study.yaml", folder / "runs"
     file.write_text(STUDY)
+    with_empty_store(runs)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     commands = (
         (_snas("study", "run", str(file), "--runs", str(runs)), 3),

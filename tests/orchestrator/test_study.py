@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from orchestrator.runs import Runs
 from orchestrator.samplers import open_storage
 from orchestrator.study import Study
 from search_core.errors import ConstraintsError
-from tests.orchestrator.tiny import SEARCH, tiny_spec
+from tests.orchestrator.tiny import SEARCH, tiny_spec, with_empty_store
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +39,9 @@ def drivers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's store, which takes seconds to make."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture(autouse=True)
-def runs(tmp_path: Path, empty_store: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    shutil.copy(empty_store, tmp_path / "runs")
+def runs(tmp_path: Path) -> None:
+    with_empty_store(tmp_path / "runs")
 
 
 def tiny(folder: Path, **changes: Any) -> Study:

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dashboards.history import read_curves
@@ -36,6 +35,7 @@ from tests.orchestrator.tiny import (
     search_job,
     steps_of,
     tiny_spec,
+    with_empty_store,
     written_journal,
 )
 from tests.search_core.tiny import images_of
@@ -46,10 +46,8 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """One store for all tests, since making its tables takes seconds; each test has an experiment of its own."""
-    root = tmp_path_factory.mktemp("runs")
-    MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
-    return Runs(root)
+    """One store for all tests; each has an experiment of its own."""
+    return Runs(with_empty_store(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.fixture

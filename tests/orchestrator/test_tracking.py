@@ -42,6 +42,7 @@ from tests.orchestrator.tiny import (
     retrain_records,
     runs_of,
     steps_of,
+    with_empty_store,
     written_journal,
 )
 from tests.search_core.tiny import FEW_PRIMITIVES
@@ -51,10 +52,8 @@ _NAMES = (f"experiment-{number}" for number in count())
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """One store for all tests, since making its tables takes seconds; each test has an experiment of its own."""
-    root = tmp_path_factory.mktemp("runs")
-    MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
-    return Runs(root)
+    """One store for all tests; each has an experiment of its own."""
+    return Runs(with_empty_store(tmp_path_factory.mktemp("runs")))
 
 
 @pytest.fixture
