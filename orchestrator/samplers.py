@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import optuna
 import psutil
 import sqlalchemy
 
+from orchestrator.absent import absent
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.space import grid_points
@@ -93,6 +95,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     engine: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite:"):
         engine["connect_args"] = {"timeout": 60}
+    with absent("pygments"):  # for the error pages of the templates that Optuna's migrations are written with
+        import_module("alembic.context")
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
     if url.startswith("sqlite:///") and _is_on_local_disk(Path(url.removeprefix("sqlite:///"))):
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 import optuna
 
 from dashboards.analysis import MIN_RATED, MIN_RELATED, rank_correlation, rated_params
+from orchestrator.absent import absent
 from orchestrator.config import StudySpec, search_options
 from orchestrator.driver_lock import lock_holder
 from orchestrator.hours import HOURS, hours_of, shared_of
@@ -129,26 +128,9 @@ def _importance(study: Study, objective: int) -> dict[str, float] | str:
         return "no parameter was swept in all complete trials"
     if len({trial.values[objective] for trial in complete}) == 1:
         return "all complete trials have the same value"
-    with _without_sklearn():
-        import_module("optuna.importance")  # which `rated_params` uses
+    with absent("sklearn"):  # for another evaluator than that of `rated_params`
+        import_module("optuna.importance")
     return rated_params(study.optuna_study, objective)
-
-
-@contextmanager
-def _without_sklearn() -> Iterator[None]:
-    """Inside, scikit-learn seems not to be installed, whose import takes two seconds.
-
-    An evaluator of importance that is not used here asks for it; Optuna only says so when that one is used.
-    """
-    name = "sklearn"
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # so Python knows what cannot be imported
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def _best_trial(spec: StudySpec, front: Sequence[TrialRecord]) -> int | None:
