@@ -7,9 +7,11 @@ STUDY := digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
 # Tests side by side: PYTEST_WORKERS=0 has one process, for a debugger.
 PYTEST_WORKERS ?= logical
 PYTEST_ARGS ?=
+# PIP_ARGS="-c constraints.txt" installs the versions that CI ran with.
+PIP_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
-.PHONY: quickstart test test-all test-rest lint format clean
+.PHONY: quickstart test test-all test-rest lint format constraints clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/snas study run studies/quickstart.yaml --name $(STUDY)
@@ -39,12 +41,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+# Run it when CI has passed with what is installed.
+constraints: $(VENV)/.installed-dev
+	echo '# The versions that CI ran with, for `pip install -c`; written by `make constraints`.' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable >> constraints.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

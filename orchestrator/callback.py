@@ -43,6 +43,7 @@ class PhaseCallback(Callback):
 
     Args:
         epochs: epochs of a trial with a given job.
+        values: what makes a trial with a given job differ from others, in one line.
         open_journal: journal by label.
         track: hears that the journal of a job has something new.
         view: shows progress.
@@ -56,6 +57,7 @@ class PhaseCallback(Callback):
         self,
         *,
         epochs: Callable[[dict[str, Any]], int],
+        values: Callable[[dict[str, Any]], str],
         open_journal: Callable[[str], Journal],
         track: Callable[[dict[str, Any], Journal], None],
         view: StudyView,
@@ -64,7 +66,7 @@ class PhaseCallback(Callback):
         fault: OwnFault,
         timeout_s: float | None,
     ) -> None:
-        self._epochs, self._open_journal, self._track = epochs, open_journal, track
+        self._epochs, self._values, self._open_journal, self._track = epochs, values, open_journal, track
         self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
         self._failed, self._fault = failed, fault
         self._watched: dict[str, _Watched] = {}
@@ -78,10 +80,12 @@ class PhaseCallback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show that a trial runs, and watch it."""
-        self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
+        label, job = job_label(trial), trial.config["job"]
+        self._watched[label] = _Watched(trial.temporary_state.ray_actor)
         self.most_at_once = max(self.most_at_once, len(self._watched))
-        if not is_child(trial.config["job"]):
-            self._view.started(job_label(trial), self._epochs(trial.config["job"]))
+        if not is_child(job):
+            with self._fault.noted():
+                self._view.started(label, self._epochs(job), self._open_journal(label), self._values(job))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any

@@ -29,6 +29,7 @@ from orchestrator.searcher import StudySearcher
 from orchestrator.study_log import StudyLog
 from orchestrator.tracking import Tracker
 from orchestrator.trainable import SearchTrainable, TruthTrainable, last_epoch
+from orchestrator.units import swept_values
 from search_core.data import ImageData
 from search_core.search_options import SearchOptions
 
@@ -77,6 +78,7 @@ class Driver:
             num_open = self._study.num_open_trials()
             is_open = num_open or any(record.state == "running" for record in self._study.retrains())
             if is_open or self._open_truth_jobs():
+                self._view.step("starting Ray on this machine" if address is None else "joining the Ray cluster")
                 with cluster(address):
                     share = find_share(self._spec)
                     self._shares = dict.fromkeys(("trunk", "truth", "search"), share)
@@ -119,13 +121,14 @@ class Driver:
             return
         if self._spec.fork is not None:
             self._grow_trunk(self._spec.fork.epoch)
-        self._view.phase("search", total - self._study.num_open_trials(), total)
+        metrics = [objective.metric for objective in self._spec.objectives]
+        self._view.phase("searches", total - self._study.num_open_trials(), total, metrics)
         self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
 
     def _grow_trunk(self, epochs: int) -> None:
         """Run the epochs that all trials share, unless they were and their checkpoint is whole."""
         if self._trunk.end != "failed" and not self._has_trunk(epochs):
-            self._view.phase("shared epochs", 0, 1)
+            self._view.phase("shared epochs", 0, 1, ["child_val_accuracy"])
             self._launch_until_done("trunk", lambda: self._trunk.end is not None)
         if self._trunk.end == "failed":
             raise StudyFailed(f"the shared epochs of study `{self._spec.name}` failed: {self._trunk.reason}")
@@ -151,7 +154,8 @@ class Driver:
         if jobs:
             self._log.expect_retrainings(len(jobs))
         if jobs and self._open_retrains():
-            self._view.phase("retrain", len(jobs) - len(self._open_retrains()), len(jobs))
+            done = len(jobs) - len(self._open_retrains())
+            self._view.phase("retrainings", done, len(jobs), ["val_accuracy", "test_accuracy"])
             self._launch_until_done("retrain", lambda: not self._open_retrains())
 
     def _launch_until_done(self, phase: Phase, is_done: Callable[[], bool]) -> None:
@@ -182,6 +186,7 @@ class Driver:
 
         callback = PhaseCallback(
             epochs=last_epoch,
+            values=lambda job: swept_values(self._spec.sweep, job["options"]) if phase == "search" else "",
             open_journal=partial(self._journal, phase),
             track=track,
             view=self._view,
@@ -348,6 +353,7 @@ class Driver:
             StudyFailed: if all searches or all retrainings failed.
             TrackingAwayError: if MLflow is away.
         """
+        self._view.step("logging to MLflow: what is left, models, summary")
         missing, reasons = self._log.finish([(job, self._retrain_job(job)) for job in self._study.retrain_jobs()])
         if missing:
             self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._resume_hint()}")

@@ -15,6 +15,7 @@ from orchestrator.config import StudySpec
 from orchestrator.journal import Journal
 from orchestrator.progress import StudyView
 from orchestrator.runs import StudyFolder, child_label, trial_label
+from orchestrator.units import swept_values
 from search_core.child_search import check_estimate
 from search_core.child_training import ChildOrder
 from search_core.data import ImageData, load_data
@@ -58,12 +59,15 @@ class DriverChildren:
         if options.dataset != self._spec.search.dataset:  # it is swept
             data = load_data(options.dataset, torch.device("cpu"))
         check_estimate(options, data)
-        self._view.started(trial_label(number), options.epochs)
+        journal = self._open_journal(trial_label(number))
+        self._view.started(
+            trial_label(number), options.epochs, journal, swept_values(self._spec.sweep, asdict(options))
+        )
         return OpenSearch(
             number,
             ProposedChildren(options, data.input_shape, data.num_classes, build_proposer),
             OrderLog(self._folder.order_log(trial_label(number))),
-            self._open_journal(trial_label(number)),
+            journal,
             lambda child: self._open_journal(child_label(number, child)),
         )
 

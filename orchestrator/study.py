@@ -135,6 +135,8 @@ class Study:
             StudyInterrupted: if the user stopped it.
             StudyFailed: if all searches or all retrainings failed.
         """
+        if view is not None:
+            view.step("loading PyTorch, Ray and MLflow")
         from orchestrator.start import start  # not above: readers need neither Ray nor PyTorch, which take seconds
 
         start(self, view, address=address)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from dashboards.wording import shown_number
 from orchestrator.hours import HOURS
 from search_core.data import ImageData
 from search_core.genotype import PRIMITIVES, Genotype
@@ -105,6 +106,21 @@ def about_search(options: Mapping[str, Any]) -> str:
         "seed": flat.get("seed"),
     }
     return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+
+
+def swept_values(keys: Iterable[str], options: Mapping[str, Any]) -> str:
+    """The values of swept keys in one line; keys that these options lack are left out.
+
+    Args:
+        keys: dotted keys inside `search`.
+        options: plain data of `SearchOptions`.
+    """
+    flat = flatten(options)
+    return ", ".join(f"{key} {_shown(flat[key])}" for key in keys if key in flat)
+
+
+def _shown(value: object) -> str:
+    return shown_number(value) if isinstance(value, float) else str(value)
 
 
 def run_tags(data: ImageData) -> dict[str, str]:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from orchestrator.cli.lazy import SubCommand
 
 COMMANDS = {
+    "init": SubCommand(
+        "orchestrator.cli.init",
+        "init",
+        "Write a commented study file to begin with; without arguments, list the templates.",
+    ),
     "search": SubCommand("orchestrator.cli.search", "search", "Run one search without Ray."),
     "study": SubCommand("orchestrator.cli.study", "app", "Studies: many searches on a Ray cluster."),
     "trial": SubCommand("orchestrator.cli.trial", "app", "Single trials of a study."),

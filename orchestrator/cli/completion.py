@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from orchestrator.runs import DEFAULT_RUNS, Runs
@@ -31,6 +29,7 @@ def strategy_settings(incomplete: str) -> list[str]:
 
 
 def templates(incomplete: str) -> list[str]:
-    """Study files that come with the project."""
-    folder = Path(__file__).parents[2] / "studies"
-    return sorted(file.stem for file in folder.glob("*.yaml") if file.stem.startswith(incomplete))
+    """Study files that come with the package."""
+    from orchestrator.cli.init import templates as known
+
+    return [name for name in known() if name.startswith(incomplete)]

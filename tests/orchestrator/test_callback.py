@@ -26,6 +26,7 @@ def callback_of(
 ) -> PhaseCallback:
     return PhaseCallback(
         epochs=lambda job: EPOCHS,
+        values=lambda job: "",
         open_journal=lambda label: journal,
         track=track or (lambda job, journal: None),
         view=SilentView(),

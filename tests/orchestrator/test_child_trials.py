@@ -49,7 +49,7 @@ class View(SilentView):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def started(self, label: str, epochs: int) -> None:
+    def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
         self.heard.append(f"{label} started, {epochs} epochs")
 
     def epoch(self, label: str, journal: Journal) -> None:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
+from dashboards.wording import shown_metric
 from orchestrator.config import search_options
 from orchestrator.doctor import examine
 from orchestrator.journal import Journal
@@ -123,7 +124,10 @@ def test_collapsed_trial_states_its_cause(process: StudyProcess) -> None:
     tags = mlflow_of(process)[1]["trial-0002"].data.tags
     assert tags["snas.end"] == "collapsed"
     assert tags["snas.reason"] == journal.reason
-    assert f"0002 collapsed: accuracy {journal.last_metric('child_val_accuracy'):.1%}; {journal.reason}" in process.log
+    error = shown_metric("child_val_error", journal.last_metric("child_val_error"))
+    (line,) = (line for line in process.log.splitlines() if line.startswith("  0002 collapsed: "))
+    assert line.startswith(f"  0002 collapsed: child validation error {error}, ")
+    assert f"; {journal.reason}  [searches " in line
     said = snas("study", "show", "forked", "--runs", process.runs).said
     assert "study forked: done, 2 of 3 trials complete, 1 collapsed" in said
     assert f"trial 2 collapsed: {journal.reason}" in said

@@ -63,10 +63,14 @@ def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> Non
     assert front.outcome.code == 0, front.outcome.said
     assert front.outcome.err == "", "Ray and MLflow keep quiet"
     for line in (
-        "search: 3 to do",
-        "0000 complete: accuracy",
-        "0002 complete",
-        "retrain:",
+        "loading the images of",
+        "searches: 3 to do",
+        "  0000 starts: ",
+        "  0000 complete: child validation error ",
+        "  0002 complete",
+        "[searches 3 of 3]",
+        "retrainings: ",
+        "logging to MLflow",
         "front: the best trade-offs",
     ):
         assert line in front.outcome.said

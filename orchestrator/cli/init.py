@@ -1,0 +1,84 @@
+"""`snas init`: a study file to begin with, from those that come with the package."""
+
+from __future__ import annotations
+
+import shlex
+from importlib import resources
+from itertools import takewhile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli import completion
+from orchestrator.cli.common import make_table, stdout
+from orchestrator.errors import OrchestratorError, did_you_mean
+
+
+def init(
+    template: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEMPLATE",
+            help="Name of a template. [lists them]",
+            show_default=False,
+            autocompletion=completion.templates,
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Where to write it. [TEMPLATE.yaml in this folder]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a commented study file to begin with; without arguments, list the templates.
+
+    A file that is there already is never overwritten.
+
+    Example: `snas init quickstart mine.yaml`
+    """
+    known = templates()
+    if template is None:
+        _print_templates(known)
+        return
+    if template not in known:
+        hint = did_you_mean(template, known) or f"; templates: {', '.join(known)}"
+        raise OrchestratorError(f"TEMPLATE must be a name that `snas init` lists, got `{template}`{hint}")
+    file = file or Path(f"{template}.yaml")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(known[template])
+    except FileExistsError as error:
+        raise OrchestratorError(
+            f"FILE must not exist yet, got {file}: nothing was written; give another, as in `snas init {template} FILE`"
+        ) from error
+    name = shlex.quote(str(file))
+    stdout.print(
+        f"wrote {file}; next:\n  snas study validate {name}\n  snas study run {name}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def templates() -> dict[str, str]:
+    """Text of every study file that comes with the package, by the name of the template."""
+    files = [file for file in resources.files("studies").iterdir() if file.name.endswith(".yaml")]
+    return {
+        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for file in sorted(files, key=lambda file: file.name)
+    }
+
+
+def purpose(text: str) -> str:
+    """What a study file is for: the first paragraph of the comment at its head."""
+    head = takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return " ".join(line.removeprefix("# ") for line in head)
+
+
+def _print_templates(known: dict[str, str]) -> None:
+    table = make_table("templates: `snas init TEMPLATE [FILE]` writes one")
+    table.add_column("template", no_wrap=True)
+    table.add_column("what it is for")
+    for name, text in known.items():
+        table.add_row(name, purpose(text))
+    stdout.print(table)

@@ -1,0 +1,132 @@
+"""What is imported against what pyproject.toml declares, both ways; and the versions of constraints.txt."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable
+from importlib.metadata import packages_distributions
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.search_core.test_imports import ROOT, imports, sources
+
+OWN = {"search_core", "orchestrator", "dashboards", "studies", "tests"}
+#: Imported, but not to be installed: stubs that only type checkers have, and peers that their benchmarks describe.
+NOT_INSTALLED = {"_typeshed", "confopt", "model_search", "nni"}
+#: Declared though nothing imports them: why.
+NOT_IMPORTED = {
+    "psycopg": "SQLAlchemy's driver for PostgreSQL",
+    "pytest-timeout": "plug-in of pytest, set in pyproject.toml",
+    "pytest-xdist": "plug-in of pytest, `-n` in the Makefile",
+    "setuptools": "builds the wheel",
+    "ruff": "make lint",
+    "mypy": "make lint",
+    "types-pyyaml": "stubs for mypy",
+    "pre-commit": "checks before a commit",
+    "snas-orchestrator": "its own extra",
+}
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    """Requirements of the package with some extras, by canonical name of the distribution."""
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def third_party(packages: Iterable[str]) -> set[str]:
+    """Third-party modules that the packages import anywhere, `pytest.importorskip` included."""
+    found: set[str] = set()
+    for package in packages:
+        for path in sources(package):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found |= {name for name, _ in imports(tree)} | skipped_without(tree)
+    return found - set(sys.stdlib_module_names) - OWN - NOT_INSTALLED
+
+
+def skipped_without(tree: ast.AST) -> set[str]:
+    """Modules named in calls of `importorskip`."""
+    return {
+        str(ast.literal_eval(node.args[0])).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "importorskip"
+    }
+
+
+def distributions(modules: Iterable[str]) -> dict[str, set[str]]:
+    """Distributions that hold each module, by canonical names; none for a module that is not installed."""
+    known = packages_distributions()
+    return {module: {canonicalize_name(name) for name in known.get(module, ())} for module in modules}
+
+
+def undeclared(modules: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Modules of which no distribution is among the names; several hold a part of `mlflow`, and one of them will do."""
+    return sorted(module for module, holders in distributions(modules).items() if not holders & set(names))
+
+
+def test_undeclared_modules_are_found() -> None:
+    assert undeclared({"yaml", "sklearn", "mlflow", "nosuch"}, ["pyyaml", "mlflow"]) == ["nosuch", "sklearn"]
+    assert skipped_without(ast.parse("a = pytest.importorskip('b.c', reason='d')")) == {"b"}
+
+
+def test_every_import_of_the_packages_is_declared() -> None:
+    assert undeclared(third_party(["search_core", "orchestrator", "dashboards"]), declared()) == []
+
+
+def test_every_import_of_the_tests_is_declared() -> None:
+    assert undeclared(third_party(["tests"]), declared("dev")) == []
+
+
+def test_every_dependency_is_imported_or_said_to_be_needed() -> None:
+    packages = ["search_core", "orchestrator", "dashboards"]
+    own = set().union(*distributions(third_party(packages)).values())
+    all_used = own | set().union(*distributions(third_party([*packages, "tests"])).values())
+    assert sorted(set(declared()) - own) == []
+    assert sorted(set(declared("postgres", "dev")) - all_used - set(NOT_IMPORTED)) == []
+    assert sorted(set(NOT_IMPORTED) - set(declared("postgres", "dev"))) == [], "exceptions that are none any more"
+    assert sorted(set(NOT_IMPORTED) & all_used) == []
+
+
+def test_libraries_whose_private_interfaces_are_used_have_an_upper_bound() -> None:
+    """Modules and attributes with a leading underscore, wherever they are imported from a third-party package."""
+    private = {
+        name.split(".")[0]
+        for package in ("search_core", "orchestrator", "dashboards")
+        for path in sources(package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in _imported_names(node)
+        if re.search(r"\._(?!_)|\bv2\b", name)
+    } - OWN
+    assert private >= {"ray"}
+    # Used by attribute, which the imports do not show: see the comments in pyproject.toml.
+    for name in private | {"torch", "numba", "optuna", "mlflow"}:
+        (holder,) = distributions([name])[name] & set(declared())
+        bounds = [specifier.operator for specifier in declared()[holder].specifier]
+        assert "<" in bounds, f"{holder} has no upper bound"
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def test_constraints_hold_one_version_of_every_dependency_and_no_address() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in pins)
+    assert all(re.fullmatch(r"[0-9A-Za-z.!+]+", version) for version in pins.values())
+    versions = {canonicalize_name(name): Version(version) for name, version in pins.items()}
+    needed = declared("postgres", "dev")
+    # pip freeze leaves out what an environment begins with; the project itself is not pinned.
+    assert set(needed) - set(versions) <= {"snas-orchestrator", "setuptools"}
+    for name, requirement in needed.items():
+        assert name not in versions or versions[name] in requirement.specifier, requirement
