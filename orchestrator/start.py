@@ -70,8 +70,11 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
         StudyInterrupted: if the user stopped it.
         StudyFailed: if all searches or all retrainings failed.
     """
+    view = view or SilentView()
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
+    for warning in data.warnings():
+        view.warn(warning)
     if address is not None:  # before anything begins: a study that is refused leaves nothing behind
         preflight(address, Needs.of(study.spec, study.runs, data.digest))
     if not study.exists:
@@ -84,7 +87,7 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     with driver_lock(study.folder.lock_file, study.spec.name):
         parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
         try:
-            Driver(study, tracker, view or SilentView(), parent, data).run(address)
+            Driver(study, tracker, view, parent, data).run(address)
         except (OrchestratorError, KeyboardInterrupt):
             with suppress(MlflowException):
                 tracker.suspend()

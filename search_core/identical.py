@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +31,21 @@ def identical_images(folder: ImagePaths, root: Path, splits: Mapping[str, npt.ND
     """
     groups, num_unread = _identical(folder, splits)
 
-    def names(group: list[tuple[int, str]], write: Callable[[str, str], str]) -> str:
-        return " = ".join(
-            write(os.path.relpath(folder.paths[index], root), split) for index, split in group[:_EXAMPLES]
-        )
+    def example(items: Sequence[tuple[int, str]]) -> str:
+        names = [f"{os.path.relpath(folder.paths[index], root)} ({split})" for index, split in items]
+        return " = ".join(names[:_EXAMPLES])
 
+    sides: dict[str, Callable[[tuple[int, str]], object]] = {
+        "class": lambda item: folder.labels[item[0]],
+        "split": lambda item: item[1],
+    }
     said = []
-    if found := [group for group in groups if len({folder.labels[index] for index, _ in group}) > 1]:
-        examples = "; ".join(names(group, lambda path, _: path) for group in found[:_EXAMPLES])
-        said.append(f"identical images in more than one class: {len(found)}, such as {examples}")
-    if found := [group for group in groups if len({split for _, split in group}) > 1]:
-        examples = "; ".join(names(group, lambda path, split: f"{path} ({split})") for group in found[:_EXAMPLES])
-        said.append(f"identical images in more than one split: {len(found)}, such as {examples}")
+    for what, key in sides.items():
+        # The first image of each class or split; dictionaries keep the last that they are given.
+        firsts = [list({key(item): item for item in reversed(group)}.values())[::-1] for group in groups]
+        if found := [items for items in firsts if len(items) > 1]:
+            examples = "; ".join(map(example, found[:_EXAMPLES]))
+            said.append(f"identical images in more than one {what}: {len(found)}, such as {examples}")
     if num_unread:
         said.append(f"not searched for identical images, as together they are too large: {num_unread} files")
     return said
