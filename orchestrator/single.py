@@ -25,8 +25,9 @@ from orchestrator.tracking import Tracker
 from orchestrator.units import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
 from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import ChildSearch, make_search
-from search_core.data import DatasetOptions, ImageData, load_data
-from search_core.errors import ConstraintsError, NonFiniteLossError
+from search_core.data import ImageData, load_data
+from search_core.dataset_options import DatasetOptions
+from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
 from search_core.genotype import Genotype
 from search_core.reports import EpochReport
 from search_core.retrain import Retrain, RetrainReport
@@ -233,7 +234,7 @@ def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
     """Record in journal and MLflow how the epochs inside end; a run that the user stops is marked as killed."""
     try:
         yield
-    except (ConstraintsError, NonFiniteLossError) as error:
+    except (ConstraintsError, DataError, NonFiniteLossError) as error:
         journal.finish("failed", str(error))
         sync_now(tracker, unit, journal)
         raise

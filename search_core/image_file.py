@@ -41,7 +41,7 @@ def read_rgb(path: str) -> Image:
         OSError: if disk or network failed, so that another attempt may succeed.
     """
     from PIL import Image as Pillow
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     try:
         with Pillow.open(path) as image:
@@ -52,6 +52,8 @@ def read_rgb(path: str) -> Image:
             return _to_rgb(image)
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # its words are the path once more
+        raise DataError(f"{path} must be an image that can be decoded, got: an unknown format") from error
     except Exception as error:  # Image decoders raise many types; each means that this file is bad.
         if not is_permanent(error):
             raise
