@@ -26,7 +26,8 @@ from orchestrator.units import Unit, about_search, flatten, logged_metrics, pict
 from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import ChildSearch, make_search
 from search_core.data import ImageData, load_data
-from search_core.errors import ConstraintsError, NonFiniteLossError
+from search_core.dataset_options import DatasetOptions
+from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
 from search_core.genotype import Genotype
 from search_core.reports import EpochReport
 from search_core.retrain import Retrain, RetrainReport
@@ -44,7 +45,12 @@ def default_device() -> torch.device:
 
 
 def run_search(
-    options: SearchOptions, runs: Runs, name: str, on_epoch: Callable[[EpochReport], None]
+    options: SearchOptions,
+    runs: Runs,
+    name: str,
+    on_epoch: Callable[[EpochReport], None],
+    *,
+    warn: Callable[[str], None] | None = None,
 ) -> tuple[Genotype, Path]:
     """Run one search and keep what it found.
 
@@ -53,6 +59,7 @@ def run_search(
         runs: folder of all runs; this one's files lie in `searches/<name>`.
         name: of the folder and of the MLflow run.
         on_epoch: hears every report.
+        warn: called with what the user should know of the images.
 
     Returns:
         The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, `state.pt`.
@@ -63,7 +70,7 @@ def run_search(
         NonFiniteLossError: if the loss is not finite.
     """
     device = default_device()
-    data = load_data(options.dataset, device)
+    data = _load(options.dataset, device, warn)
     search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
@@ -102,6 +109,7 @@ def run_retrain(
     on_epoch: Callable[[int, RetrainReport], None],
     *,
     parent_run: str | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train a cell from scratch, once per seed, and register the children.
 
@@ -112,6 +120,7 @@ def run_retrain(
         name: of the folders and of the MLflow runs.
         on_epoch: hears every report, with its seed.
         parent_run: MLflow run of the search that found the cell; the new runs go below it.
+        warn: called with what the user should know of the images.
 
     Returns:
         The last epoch's metrics of each seed, with `test_accuracy`, `params` and `madds`.
@@ -123,7 +132,7 @@ def run_retrain(
     """
     device, section = default_device(), config.retrain
     dataset = section.dataset_for(config.dataset)
-    data = load_data(dataset, device)
+    data = _load(dataset, device, warn)
     tracker = open_tracker(runs, RETRAINS, data, parent_run)
     results = []
     for seed in range(config.seed, config.seed + section.seeds):
@@ -201,6 +210,14 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
         raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
 
 
+def _load(options: DatasetOptions, device: torch.device, warn: Callable[[str], None] | None) -> ImageData:
+    data = load_data(options, device)
+    if warn is not None:
+        for warning in data.warnings():
+            warn(warning)
+    return data
+
+
 def _whole(device: torch.device) -> dict[str, float]:
     """What a process that has a device for itself reserves: a GPU, or as many cores as torch computes with."""
     return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
@@ -217,7 +234,7 @@ def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
     """Record in journal and MLflow how the epochs inside end; a run that the user stops is marked as killed."""
     try:
         yield
-    except (ConstraintsError, NonFiniteLossError) as error:
+    except (ConstraintsError, DataError, NonFiniteLossError) as error:
         journal.finish("failed", str(error))
         sync_now(tracker, unit, journal)
         raise

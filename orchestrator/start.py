@@ -74,6 +74,8 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     view.step(f"loading the images of {study.spec.search.dataset.name}")
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
+    for warning in data.warnings():
+        view.warn(warning)
     if address is not None:  # before anything begins: a study that is refused leaves nothing behind
         view.step("checking the nodes of the Ray cluster")
         preflight(address, Needs.of(study.spec, study.runs, data.digest))

@@ -12,15 +12,10 @@ import torch
 
 from search_core.augment import Augmentation, channel_statistics
 from search_core.dataset_options import DatasetOptions, image_root
-from search_core.errors import DataError, require
-from search_core.readers import (
-    RawImages,
-    make_fake,
-    read_cifar,
-    read_digits,
-    read_fashion_mnist,
-    read_image_folder,
-)
+from search_core.errors import DataError, printable, require
+from search_core.identical import identical_images
+from search_core.image_folder import read_image_folder
+from search_core.readers import RawImages, make_fake, read_cifar, read_digits, read_fashion_mnist
 from search_core.splits import FolderSplit, Split, TensorSplit, stratified_order
 
 __all__ = ["Augmentation", "ImageData", "Split", "load_data"]
@@ -54,6 +49,8 @@ class ImageData:
         std: standard deviation of each channel of pixels in [0, 1], likewise.
         digest: SHA-256 (hex) of images and labels; for `image-folder` of paths and file sizes.
         split_digest: SHA-256 (hex) of the three lists of indices.
+        warnings: finds what the user should know, a sentence each: files that are not read, identical images in two
+            classes or splits. It reads files, so it is called once a run and not in each process.
     """
 
     name: str
@@ -67,6 +64,7 @@ class ImageData:
     std: tuple[float, ...]
     digest: str
     split_digest: str
+    warnings: Callable[[], list[str]] = list
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -131,7 +129,8 @@ def _load_in_memory(options: DatasetOptions, raw: RawImages, device: torch.devic
 
 
 def _load_image_folder(options: DatasetOptions, device: torch.device) -> ImageData:
-    folder = read_image_folder(image_root(options))
+    root = image_root(options).absolute()
+    folder = read_image_folder(root)
     indices = _split(options, folder.labels, folder.num_train, folder.classes)
 
     def make_split(chosen: npt.NDArray[np.int64]) -> Split:
@@ -155,6 +154,7 @@ def _load_image_folder(options: DatasetOptions, device: torch.device) -> ImageDa
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         digest=folder.digest,
+        warnings=lambda: [printable(text) for text in (*folder.unread, *identical_images(folder, root, indices))],
     )
 
 
@@ -168,6 +168,7 @@ def _assemble(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     digest: str,
+    warnings: Callable[[], list[str]] = list,
 ) -> ImageData:
     sha = hashlib.sha256()
     for name, chosen in indices.items():
@@ -184,6 +185,7 @@ def _assemble(
         std=std,
         digest=digest,
         split_digest=sha.hexdigest(),
+        warnings=warnings,
     )
 
 

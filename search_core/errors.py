@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -20,7 +21,16 @@ class OptionsError(ValueError):
 
 
 class DataError(ValueError):
-    """A data set is missing, incomplete or malformed; the message names the path and what was expected."""
+    """A data set is missing, incomplete or malformed; the message names the path and what was expected.
+
+    It will be so at every attempt. What the machine does to a good file (see `is_permanent`) stays an `OSError`.
+
+    Args:
+        message: the rule, then the value; kept as `printable`, for it quotes names of files.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class GenotypeError(ValueError):
@@ -41,6 +51,47 @@ class LatencyError(ValueError):
 
 class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
+
+
+def printable(text: str) -> str:
+    """Text that every terminal, journal and database takes: what is not printable is written as an escape.
+
+    Names of files may hold bytes that are not UTF-8 (in Python lone surrogates, here `\\xe9`), line ends, control
+    characters, and marks that turn the direction of writing.
+    """
+    return "".join(character if character.isprintable() else _escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that `os.fsdecode` could not decode
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def first_few(items: Sequence[str], separator: str = ", ") -> str:
+    """The first five items, and how many more there are."""
+    rest = len(items) - 5
+    return separator.join(items[:5]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+_LASTING = {
+    None,  # raised by a decoder, not by the operating system
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
+
+
+def is_permanent(error: Exception) -> bool:
+    """Whether another attempt to read the file must fail too: it is missing, closed to us or malformed.
+
+    Faults of disks and networks are not, such as a file server that is away.
+    """
+    return not isinstance(error, OSError) or error.errno in _LASTING
 
 
 def require_equal(fingerprint: str, stored: str, but: Collection[str] = ()) -> None:

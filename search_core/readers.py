@@ -1,4 +1,4 @@
-"""Files of each data set -> arrays (or, for image folders, paths); every bad file is a `DataError` that names it."""
+"""Files of each data set -> arrays; every bad file is a `DataError` that names it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import pickle
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from search_core.errors import DataError
+from search_core.errors import DataError, is_permanent
 
 DEBIAN_FASHION_MNIST = Path(
     "/usr/share/datasets/fashion-mnist"
@@ -59,25 +58,6 @@ class RawImages:
             sha.update(repr(array.shape).encode())
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class ImagePaths:
-    """An image folder, images not yet read.
-
-    Attributes:
-        paths: one path per image, training images first.
-        labels: shape (N,), position of the class in `classes`.
-        num_train: number of training images.
-        classes: sorted names of the class folders.
-        digest: SHA-256 (hex) of the sorted relative paths and file sizes.
-    """
-
-    paths: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    num_train: int
-    classes: tuple[str, ...]
-    digest: str
 
 
 def read_digits() -> RawImages:
@@ -177,6 +157,8 @@ def _read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
+        if not is_permanent(error):
+            raise
         raise DataError(f"{path} must be a readable{' gzip' * (path.suffix == '.gz')} file, got: {error}") from error
 
 
@@ -225,6 +207,8 @@ def _read_cifar_batch(
         with path.open("rb") as file:
             batch = _CifarUnpickler(file, encoding="latin1").load()
     except Exception as error:  # A damaged pickle may raise nearly anything; each means that this file is bad.
+        if not is_permanent(error):
+            raise
         raise DataError(
             f"{path} must be a batch file of CIFAR's python version, got {type(error).__name__}: {error}; "
             "unpack the archive again or set `dataset.root`"
@@ -277,50 +261,3 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"byte strings must be written as latin1, got {encoding}")
     return text.encode("latin1")
-
-
-def read_image_folder(root: Path) -> ImagePaths:
-    """List an image folder in ImageNet's layout: `train/<class>/*.jpg` and `val/<class>/*.jpg`.
-
-    Args:
-        root: folder that holds `train` and `val`.
-
-    Raises:
-        DataError: if a folder is missing or empty, the two have other classes, or torchvision is not installed.
-    """
-    try:
-        from torchvision.datasets import ImageFolder
-    except ImportError as error:
-        raise DataError(f"data set `image-folder` needs torchvision, got: {error}") from error
-    root = root.absolute()
-    for folder in (root / "train", root / "val"):
-        if not folder.is_dir():
-            raise DataError(
-                f"{folder} is missing: `image-folder` expects train/<class>/*.jpg and val/<class>/*.jpg in {root}; "
-                "create it or set `dataset.root`"
-            )
-    try:
-        train, test = ImageFolder(str(root / "train")), ImageFolder(str(root / "val"))
-    except OSError as error:
-        raise DataError(f"{root}: each class folder of train and val must hold images, got: {error}") from error
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(f"{root}: train and val must have the same class folders, only one of them has {differing}")
-    if len(train.classes) < 2:
-        raise DataError(f"{root / 'train'} must hold at least 2 class folders, got {train.classes}")
-    paths, labels = zip(*train.samples, *test.samples, strict=True)
-    return ImagePaths(
-        paths, np.array(labels, np.int64), len(train.samples), tuple(train.classes), _digest_of_files(root, paths)
-    )
-
-
-def _digest_of_files(root: Path, paths: Sequence[str]) -> str:
-    """SHA-256 (hex) of sorted relative paths and sizes: reading every image of ImageNet would take many minutes."""
-    sha = hashlib.sha256()
-    for path in sorted(Path(path) for path in paths):
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise DataError(f"{path} must be a readable image file, got: {error}") from error
-        sha.update(f"{path.relative_to(root).as_posix()}\0{size}\n".encode())
-    return sha.hexdigest()

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from search_core.augment import Augmentation, prepare_batch
-from search_core.errors import DataError
+from search_core.errors import DataError, first_few
+from search_core.image_file import read_rgb
 from search_core.ranks import ALONE, Ranks
 
 
@@ -234,8 +235,8 @@ class DerivedSplit(Split):
 class FolderSplit(Split):
     """A split of image files, decoded by loader processes; flips, normalisation and cutout run on the device.
 
-    Augmented images are random crops of 8 to 100 % of the area (Szegedy et al., CVPR 2015), others the centre of the
-    image whose shorter side was brought to 256/224 of the size.
+    `read_rgb` says what becomes of pixels that are not RGB. Augmented images are random crops of 8 to 100 % of the area
+    (Szegedy et al., CVPR 2015), others the centre of the image whose shorter side was brought to 256/224 of the size.
 
     Args:
         paths: one path per image of all splits together.
@@ -290,7 +291,7 @@ class FolderSplit(Split):
             collate_fn=_collate,
         )
         for item in loader:
-            if isinstance(item, DataError):
+            if isinstance(item, Exception):
                 raise item
             images, labels = item
             on_device = images.to(self.device, non_blocking=True)
@@ -301,7 +302,7 @@ class FolderSplit(Split):
         return int(torch.randint(2**62, (), generator=generator, device=self.device))
 
 
-class _FolderImages(Dataset[tuple[Tensor, int] | DataError]):
+class _FolderImages(Dataset[tuple[Tensor, int] | DataError | OSError]):
     """Decodes one image: item i is image `order[i]`, cropped at random from its own seed if `seed` is given.
 
     A seed per item, not per worker, makes the crops independent of the number of workers. A bad image is returned as an
@@ -327,15 +328,12 @@ class _FolderImages(Dataset[tuple[Tensor, int] | DataError]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int] | DataError:
-        from torchvision.datasets.folder import default_loader
-
+    def __getitem__(self, position: int) -> tuple[Tensor, int] | DataError | OSError:
         index = self._order[position]
-        path = self._paths[index]
         try:
-            image = default_loader(path)
-        except Exception as error:  # Image decoders raise many types; each means that this file is bad.
-            return DataError(f"{path} must be an image that can be decoded, got: {error}")
+            image = read_rgb(self._paths[index])
+        except (DataError, OSError) as error:
+            return error
         # torchvision's crops know only the global generator: lend them a seeded one, and give the old state back.
         with torch.random.fork_rng(devices=[]):
             if self._seed is not None:
@@ -343,7 +341,10 @@ class _FolderImages(Dataset[tuple[Tensor, int] | DataError]):
             return self._transform(image), int(self._labels[index])
 
 
-def _collate(items: list[tuple[Tensor, int] | DataError]) -> Any:
-    """Stack images and labels, or return the first error among the items."""
-    error = next((item for item in items if isinstance(item, DataError)), None)
-    return default_collate(items) if error is None else error
+def _collate(items: list[tuple[Tensor, int] | DataError | OSError]) -> Any:
+    """Stack images and labels, or return one error for all that are among the items."""
+    errors = [item for item in items if isinstance(item, Exception)]
+    if not errors:
+        return default_collate(items)
+    passing = next((error for error in errors if not isinstance(error, DataError)), None)
+    return passing or DataError(first_few([str(error) for error in errors], "; "))

@@ -45,10 +45,16 @@ __all__ = [
     "percent",
     "stamped",
     "stdout",
+    "warn",
 ]
 
 #: Where results go; messages go to stderr.
 stdout = Console(width=None if sys.stdout.isatty() else 120)
+
+
+def warn(message: str) -> None:
+    """Print to stderr what the user should know."""
+    Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def make_table(title: str) -> Table:

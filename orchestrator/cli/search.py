@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout, warn
 from orchestrator.runs import Runs
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def search(
     from orchestrator.single import run_search
 
     options = load_search(config, settings)
-    genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch)
+    genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch, warn=warn)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True

@@ -764,7 +764,7 @@ def test_image_folder_names_the_missing_folder(tmp_path: Path, part: str) -> Non
 def test_image_folder_refuses_classes_that_differ_are_empty_or_single(tmp_path: Path) -> None:
     write_folder(tmp_path / "differ")
     (tmp_path / "differ/val/bee").rename(tmp_path / "differ/val/cat")
-    with pytest.raises(DataError, match=r"same class folders, only one of them has \['bee', 'cat'\]"):
+    with pytest.raises(DataError, match=r"same class folders, only train has bee, only val has cat$"):
         load_folder(tmp_path / "differ")
     (write_folder(tmp_path / "empty") / "train/cow").mkdir()
     with pytest.raises(DataError, match=rf"{tmp_path}/empty: each class folder .* must hold images, got: .*cow"):
