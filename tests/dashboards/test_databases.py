@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import optuna
 import pytest
+from alembic import command
+from alembic.config import Config
 from mlflow import MlflowClient
 
 from dashboards.databases import (
@@ -75,8 +80,8 @@ def test_only_files_of_sqlite_have_a_path() -> None:
 
 def test_command_names_the_store_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = sqlite_url(tmp_path / "it's a b" / "mlflow.db")
-    command = mlflow_command(url, "runs", "delete", "--run-id", "f00")
-    told = command.replace("mlflow runs", "env | grep ^MLFLOW_TRACKING_URI= #")
+    delete = mlflow_command(url, "runs", "delete", "--run-id", "f00")
+    told = delete.replace("mlflow runs", "env | grep ^MLFLOW_TRACKING_URI= #")
     assert subprocess.run(told, shell=True, capture_output=True, text=True).stdout == f"MLFLOW_TRACKING_URI={url}\n"
     monkeypatch.chdir(tmp_path)
     assert shlex.quote(f"sqlite:///{tmp_path}/mlflow.db") in mlflow_command("sqlite:///mlflow.db", "gc"), (
@@ -131,3 +136,24 @@ def test_files_that_came_along_are_found(tmp_path: Path) -> None:
     for address in (f"{former}/y/f00/artifacts", "file:///old/x/f00/artifacts", "s3://bucket/mlartifacts/x/f00"):
         assert current_address(address, url) == address
     assert current_address(f"{former}/x/f00/artifacts", "http://host") == f"{former}/x/f00/artifacts"
+
+
+@pytest.mark.slow
+def test_upgrade_that_is_printed_upgrades(copied: Callable[[str], Path]) -> None:
+    folder = copied("it's a b")
+    url = sqlite_url(folder / "mlflow.db")
+    scripts = Path(mlflow.__file__).parent / "store" / "db_migrations"
+    config = Config(str(scripts / "alembic.ini"))
+    config.set_main_option("script_location", str(scripts))
+    config.set_main_option("sqlalchemy.url", url)
+    command.downgrade(config, "-1")
+    fault = schema_fault("MLflow", url)
+    assert fault is not None
+    # Optuna's migrations cannot be undone on SQLite: its command is tried on tables that fit.
+    optunas = f"optuna storage upgrade --storage {shlex.quote(sqlite_url(folder / 'optuna.db'))}"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for printed in (fault.remedy.split("`")[1], optunas):
+        done = subprocess.run(printed, shell=True, capture_output=True, text=True, cwd=folder.parent, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert schema_fault("MLflow", url) is None
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
