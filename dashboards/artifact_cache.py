@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow.artifacts
 
@@ -86,7 +88,13 @@ class ArtifactCache:
         place = f"{path} of run {run.label} ({run.run_id})"
         content = self._content(run, root, path, place)
         if content is None:
-            return None
+            lost = _lost_folder(root) if run.state != "running" else None
+            if lost is None:
+                return None
+            raise StoreAwayError(
+                f"{place} cannot be fetched: the files of its experiment must be in {lost}, got no such folder; was "
+                "the store moved without them?"
+            )
         try:
             return _decoded(decode, content, place)
         except BrokenArtifactError:
@@ -143,6 +151,14 @@ class ArtifactCache:
             raise
         except Exception as error:  # every kind of storage has errors of its own, such as those of boto3, or its lack
             raise StoreAwayError(f"{place} cannot be fetched: {masked(str(error))}") from error
+
+
+def _lost_folder(root: str) -> Path | None:
+    """The folder of an experiment on this machine, `root` being that of a run in it, if there is no such folder."""
+    if not root.startswith(("file:", "/")):
+        return None
+    folder = Path(url2pathname(urlsplit(root).path) if root.startswith("file:") else root).parents[1]
+    return None if folder.exists() else folder
 
 
 def _decoded(decode: Callable[[bytes, str], Content], content: bytes, place: str) -> Content:

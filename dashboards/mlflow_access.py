@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from dashboards.databases import schema_fault, sqlite_file
 from dashboards.errors import StoreAwayError
 
 Answer = TypeVar("Answer")
 
-_SQLITE = "sqlite:///"
 _WITH_TIMEOUT = ("postgresql", "mysql")  # databases whose drivers know `connect_timeout`
 _CONNECT_S = 3  # whole seconds
 _USERINFO = re.compile(r"(?<=://)[^\s/'\"]*@")  # greedy: a password may hold an `@` that nobody escaped
@@ -84,8 +84,7 @@ class MlflowAccess:
 
     def _opened(self) -> MlflowClient:
         with self._lock:
-            if self.tracking_uri.startswith(_SQLITE):
-                self._check_sqlite()  # each time: a connection to a file that is gone would create an empty one
+            self._check_sqlite()  # each time: a connection to a file that is gone would create an empty one
             if self._client is None and not self.is_server:
                 self._check_database()
             if self._client is None:
@@ -93,7 +92,9 @@ class MlflowAccess:
             return self._client
 
     def _check_sqlite(self) -> None:
-        path = Path(self.tracking_uri.removeprefix(_SQLITE).partition("?")[0])
+        path = sqlite_file(self.tracking_uri)
+        if path is None:
+            return
         if not path.is_file():
             raise StoreAwayError(
                 f"the MLflow store {self.location} must be an existing file, got none there; run a study first, or "
@@ -101,6 +102,8 @@ class MlflowAccess:
             )
         if self._client is None and not _is_mlflow_database(path):
             raise StoreAwayError(f"the MLflow store {self.location} must be a database of MLflow, got another file")
+        if self._client is None and (fault := schema_fault("MLflow", self.tracking_uri)) is not None:
+            raise StoreAwayError(f"{fault.what}: {fault.remedy}")
 
     def _check_database(self) -> None:
         """Connect once, briefly: MLflow would try ten times over two minutes, and all others would wait for it."""

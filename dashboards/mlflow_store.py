@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 
 from dashboards.artifact_cache import ArtifactCache
+from dashboards.databases import current_address, experiment_fault
 from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
 from dashboards.history import History, read_curves, read_history
 from dashboards.mlflow_access import MlflowAccess, search_all
@@ -251,7 +252,7 @@ class MlflowStore:
             return known
         experiment = self._access.ask(lambda client: client.get_experiment_by_name(name))
         if experiment is None or experiment.lifecycle_stage != "active":
-            raise NotFoundError(f"there is no study `{name}` in {self.location}")
+            raise NotFoundError(self._unknown(name, experiment))
         with self._lock:
             known = self._listings.get(name)
             if known is None or known.experiment_id != experiment.experiment_id:
@@ -266,10 +267,17 @@ class MlflowStore:
                 self._listings[name] = known
             return known
 
+    def _unknown(self, name: str, experiment: Experiment | None) -> str:
+        if experiment is None:
+            return f"there is no study `{name}` in {self.location}"
+        fault = experiment_fault(self._access.tracking_uri, name, experiment.experiment_id, is_new=False)
+        return f"{fault.what}: {fault.remedy}"
+
     def _root(self, run: RunRecord) -> str:
         listing = self._listings.get(run.study)
         known = listing.artifact_uri(run.run_id) if listing else None
-        return known or str(self._access.ask(lambda client: client.get_run(run.run_id)).info.artifact_uri)
+        root = known or str(self._access.ask(lambda client: client.get_run(run.run_id)).info.artifact_uri)
+        return current_address(root, self._access.tracking_uri)
 
     def _read(self, run: RunRecord, path: str, decode: Callable[[bytes, str], Content]) -> Content | None:
         return self._files.read(run, self._root(run), path, decode)

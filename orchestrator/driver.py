@@ -101,8 +101,9 @@ class Driver:
             self._launch_until_done("truth", lambda: not self._open_truth_jobs())
         table = read_truth(self._spec, self._folder)
         if table is None:
+            doctor = self._study.runs.command("study", "doctor", self._spec.name)
             reasons = [self._journal("truth", label).reason for label, _ in truth_units(self._spec)]
-            reason = next(filter(None, reasons), "a journal lacks trainings; `snas study doctor` names it")
+            reason = next(filter(None, reasons), f"a journal lacks trainings; `{doctor}` names it")
             raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
         write_table(table, self._folder.path / "ground_truth.json")
 
@@ -361,5 +362,4 @@ class Driver:
             raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
 
     def _resume_hint(self) -> str:
-        root = self._study.runs.root
-        return f"`snas study resume {self._spec.name} --runs {root}` goes on where it stopped"
+        return f"`{self._study.runs.command('study', 'resume', self._spec.name)}` goes on where it stopped"

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dashboards.databases import StoreFault
 from orchestrator.secrets import masked
 
 
@@ -14,6 +15,18 @@ class OrchestratorError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(masked(message))
+
+
+class StoreStateError(OrchestratorError):
+    """A store cannot be used as it is, such as one whose experiment was deleted.
+
+    Attributes:
+        fault: what is wrong, and what to do.
+    """
+
+    def __init__(self, fault: StoreFault) -> None:
+        self.fault = fault
+        super().__init__(f"{fault.what}: {fault.remedy}")
 
 
 class StudyInterrupted(OrchestratorError):

@@ -48,7 +48,7 @@ def log_child(
         return
     try:
         # A driver may have been killed, or an answer lost, between the registration and the tag.
-        versions = f"name = '{registered_name}' and run_id = '{run_id}'"
+        versions = _of_run(registered_name, run_id)
         if not tracker.client.search_model_versions(versions):
             _register(tracker, run_id, genotype, options, data, state, registered_name)
         for version in tracker.client.search_model_versions(versions):
@@ -110,5 +110,10 @@ def _global_store(uri: str) -> Iterator[None]:
 
 
 def is_logged(tracker: Tracker, run_id: str) -> bool:
-    """Whether a run has its model already."""
-    return _LOGGED in tracker.client.get_run(run_id).data.tags
+    """Whether a run has its model already, and the model has not been deleted since."""
+    name = tracker.client.get_run(run_id).data.tags.get(_LOGGED)
+    return name is not None and bool(tracker.client.search_model_versions(_of_run(name, run_id)))
+
+
+def _of_run(name: str, run_id: str) -> str:
+    return f"name = '{name}' and run_id = '{run_id}'"

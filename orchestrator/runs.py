@@ -17,10 +17,13 @@ runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names a
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dashboards.databases import ARTIFACTS, DATABASE, sqlite_url
+from orchestrator.errors import OrchestratorError
 from orchestrator.secrets import take_tracking_credentials
 
 if TYPE_CHECKING:
@@ -65,18 +68,36 @@ class Runs:
         object.__setattr__(self, "root", self.root.absolute())
 
     def tracking_uri(self, configured: str | None = None) -> str:
-        """MLflow store: the study file's, else `MLFLOW_TRACKING_URI`, else SQLite in this folder."""
+        """MLflow store: the study file's, else `MLFLOW_TRACKING_URI`, else SQLite in this folder.
+
+        Raises:
+            OrchestratorError: if no database can be in this folder, because of its name.
+        """
         given = configured or os.environ.get("MLFLOW_TRACKING_URI")
-        return take_tracking_credentials(given) if given else f"sqlite:///{self.root / 'mlflow.db'}"
+        return take_tracking_credentials(given) if given else self._database(DATABASE)
 
     def artifact_location(self, tracking_uri: str, experiment: str) -> str | None:
         """Folder of an experiment's artifacts; None where a tracking server decides."""
         is_embedded = tracking_uri.startswith("sqlite:")
-        return (self.root / "mlartifacts" / experiment).as_uri() if is_embedded else None
+        return (self.root / ARTIFACTS / experiment).as_uri() if is_embedded else None
 
     def optuna_url(self, configured: str | None = None) -> str:
-        """Optuna storage: the study file's, else `OPTUNA_STORAGE`, else SQLite in this folder."""
-        return configured or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{self.root / 'optuna.db'}"
+        """Optuna storage: the study file's, else `OPTUNA_STORAGE`, else SQLite in this folder.
+
+        Raises:
+            OrchestratorError: if no database can be in this folder, because of its name.
+        """
+        return configured or os.environ.get("OPTUNA_STORAGE") or self._database("optuna.db")
+
+    def _database(self, name: str) -> str:
+        try:
+            return sqlite_url(self.root / name)
+        except ValueError as error:
+            raise OrchestratorError(f"--runs: {error}") from error
+
+    def command(self, *words: str) -> str:
+        """A command `snas` on this folder, for a shell."""
+        return shlex.join(["snas", *words, "--runs", str(self.root)])
 
     def study(self, name: str) -> StudyFolder:
         """Folder of one study, whether it exists or not."""

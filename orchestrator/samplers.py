@@ -14,9 +14,10 @@ import optuna
 import psutil
 import sqlalchemy
 
+from dashboards.databases import schema_fault, sqlite_file
 from orchestrator.absent import absent
 from orchestrator.config import StudySpec
-from orchestrator.errors import OrchestratorError, last_line
+from orchestrator.errors import OrchestratorError, StoreStateError, last_line
 from orchestrator.space import grid_points
 
 #: What a storage raises that is away, damaged or something else.
@@ -90,7 +91,13 @@ def patiently(call: Callable[[], Result]) -> Result:
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at an address; an SQLite file that is not there is made."""
+    """Optuna's storage at an address; an SQLite file that is not there is made.
+
+    Raises:
+        StoreStateError: if an older or newer Optuna made it.
+    """
+    if (fault := schema_fault("Optuna", url)) is not None:
+        raise StoreStateError(fault)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite:"):
@@ -98,7 +105,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     with absent("pygments"):  # for the error pages of the templates that Optuna's migrations are written with
         import_module("alembic.context")
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
-    if url.startswith("sqlite:///") and _is_on_local_disk(Path(url.removeprefix("sqlite:///"))):
+    if (file := sqlite_file(url)) is not None and _is_on_local_disk(file):
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
     return storage
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import mlflow
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from dashboards.databases import current_address, sqlite_file
 from dashboards.draw import render_cells_svg
 from orchestrator.bayesian import build_proposer
 from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
@@ -20,6 +23,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.hours import with_hours
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
+from orchestrator.relocation import relocate
 from orchestrator.runs import Runs
 from orchestrator.tracking import Tracker
 from orchestrator.units import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
@@ -173,12 +177,20 @@ def found_cell(runs: Runs, run_id: str) -> Genotype:
         OrchestratorError: if there is no such run, or it has no genotype.
     """
     try:
-        client = MlflowClient(runs.tracking_uri())
-        return Genotype.from_json(Path(client.download_artifacts(run_id, "genotype.json")).read_text(encoding="utf-8"))
+        return Genotype.from_json(_artifact(runs, run_id, "genotype.json").read_text(encoding="utf-8"))
     except (MlflowException, OSError) as error:
         raise OrchestratorError(
             f"run {run_id} in {runs.tracking_uri()} must exist and have the artifact genotype.json, got: {error}"
         ) from error
+
+
+def _artifact(runs: Runs, run_id: str, name: str) -> Path:
+    """A file of a run, from where it is now."""
+    uri = runs.tracking_uri()
+    if (file := sqlite_file(uri)) is not None and not file.is_file():
+        raise FileNotFoundError("there is no such store")  # asking would make an empty one
+    address = current_address(MlflowClient(uri).get_run(run_id).info.artifact_uri, uri)
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/{name}", tracking_uri=uri))
 
 
 def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
@@ -191,7 +203,7 @@ def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
     client = MlflowClient(runs.tracking_uri())
     try:
         parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
-        return load_retrain(client.download_artifacts(parent, "study.yaml"))
+        return load_retrain(_artifact(runs, parent, "study.yaml"))
     except (KeyError, MlflowException, OSError) as error:
         raise OrchestratorError(f"run {run_id} belongs to no study: name a recipe with --config") from error
 
@@ -200,6 +212,7 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
     """Tracker of an experiment; with `parent_run`, of the experiment of that run."""
     uri = runs.tracking_uri()
     runs.root.mkdir(parents=True, exist_ok=True)
+    relocate(runs, None, lambda line: print(line, file=sys.stderr))
     tags = run_tags(data)
     try:
         if parent_run is not None:

@@ -18,14 +18,16 @@ import optuna
 import torch
 from mlflow.exceptions import MlflowException
 
+from dashboards.databases import sqlite_file
 from orchestrator.driver import Driver
 from orchestrator.driver_lock import driver_lock
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
+from orchestrator.relocation import relocate
 from orchestrator.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
 from orchestrator.sweep_check import strategy_corners
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import STUDY_FOLDER, Tracker
 from orchestrator.units import flatten, run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
@@ -71,6 +73,8 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
         StudyFailed: if all searches or all retrainings failed.
     """
     view = view or SilentView()
+    if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
+        study = type(study).load(study.spec.name, study.runs)  # its file may have changed
     view.step(f"loading the images of {study.spec.search.dataset.name}")
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
@@ -134,6 +138,7 @@ def _check_images(study: Study, tracker: Tracker, data: ImageData) -> None:
         # None: a driver was killed before it made the run, and nothing was searched.
         for run in tracker.client.search_runs([tracker.experiment_id], "tags.`snas.unit` = 'study'", max_results=1):
             before, now = run.data.tags, run_tags(data)
+            _check_folder(study, Path(before.get(STUDY_FOLDER, study.folder.path)))
             for tag in _IMAGES:
                 if before.get(tag, now[tag]) != now[tag]:
                     raise OrchestratorError(
@@ -144,6 +149,19 @@ def _check_images(study: Study, tracker: Tracker, data: ImageData) -> None:
         raise OrchestratorError(
             f"the MLflow store {tracker.tracking_uri} must be reachable, got: {first_line(error)}"
         ) from error
+
+
+def _check_folder(study: Study, began: Path) -> None:
+    """Refuse a copy that shares a store with the study it was copied from, which is still there."""
+    runs, spec = study.runs, study.spec
+    addresses = (runs.tracking_uri(spec.tracking.uri), runs.optuna_url(spec.storage.url))
+    shared = [url for url in addresses if (file := sqlite_file(url)) is None or file.parent != runs.root]
+    original = began / study.folder.spec_file.name
+    if shared and original.is_file() and not original.samefile(study.folder.spec_file):
+        raise OrchestratorError(
+            f"{study.folder.path} must not be resumed while the study it was copied from is in {began}, as both would "
+            f"write to {' and '.join(shared)}: resume that one, or delete its study.yaml"
+        )
 
 
 def _check_new(study: Study) -> None:
@@ -209,6 +227,7 @@ def _tracker(study: Study, data: ImageData) -> Tracker:
             study.spec.name,
             artifact_location=location,
             tags=tags,
+            is_new=not study.exists,
         )
     except MlflowException as error:
         raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error

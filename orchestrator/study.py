@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 
+from dashboards.databases import sqlite_file
 from orchestrator.config import StudySpec, load_study
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.journal import Journal
@@ -81,7 +81,7 @@ class Study:
         """
         url = self.runs.optuna_url(self.spec.storage.url)
         try:
-            if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+            if (file := sqlite_file(url)) is not None and not file.exists():
                 raise FileNotFoundError("there is no such file")  # opening it would make an empty one
             return load_optuna_study(self.spec, url)
         except STORAGE_ERRORS as error:

@@ -16,6 +16,7 @@ from orchestrator.curves import CurveFiles, file_of, logged_rows
 from orchestrator.delivery import Delivery
 from orchestrator.hours import shared_of
 from orchestrator.journal import Journal
+from orchestrator.model_versions import drop_replaced
 from orchestrator.models import is_logged, log_child
 from orchestrator.progress import StudyView
 from orchestrator.records import RetrainJob, TrialRecord
@@ -92,8 +93,11 @@ class StudyLog:
         label = job["label"]
 
         def bring_up() -> None:
-            if not self._tracker.is_closed(unit_label(phase, label)):  # else its journal need not be read again
-                self._tracker.sync(self._unit(phase, job), self._journal(phase, label))
+            unit = self._unit(phase, job)
+            if self._tracker.is_closed(unit.label):  # its journal need not be read again
+                self._tracker.run_id(unit)  # but its parent may be a new one
+            else:
+                self._tracker.sync(unit, self._journal(phase, label))
 
         self._push(unit_label(phase, label), bring_up)
 
@@ -141,6 +145,9 @@ class StudyLog:
         for job, plain in jobs:
             if self._journal("retrain", job.label).end == "complete":
                 self._push(f"model-{job.label}", partial(self._log_model, job, plain))
+        if jobs:
+            store, name = (self._tracker.client, self._tracker.experiment_id), self._spec.registered_name
+            self._push("model versions", lambda: drop_replaced(*store, name))
         missing += self._delivery.drain(_PATIENCE_S)
         retrains = self._study.retrains()
         reasons = {

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from dashboards.databases import experiment_fault, schema_fault
 from orchestrator.descriptions import describe_run
-from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.errors import StoreStateError, first_line
 from orchestrator.journal import Journal
 from orchestrator.markdown import RUN_LIMIT, RunAddress, plain
+from orchestrator.model_versions import existing_run
 from orchestrator.run_content import log_history, log_picture, log_results, picture_steps
 from orchestrator.units import Unit, UnitKind
 
@@ -33,6 +35,9 @@ _MARKERS: dict[UnitKind, str] = {"search": "child_val_error", "retrain": "val_ac
 #: MLflow's UI then shows the experiment as model training rather than as a language application.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
+#: Tag of a study's run: its folder, by which a copy of it is known.
+STUDY_FOLDER = "snas.folder"
+_PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
 
 _MAX_BATCH = 100  # params and tags that one request may carry
@@ -42,12 +47,13 @@ _PAGE = 1000  # runs
 
 @dataclass
 class _OpenRun:
-    """How far a run is logged: its next epoch, and the epochs that have a picture."""
+    """How far a run is logged: its next epoch, and the epochs that have a picture; and its tags when it was found."""
 
     run_id: str
     next_epoch: int
     is_closed: bool
     pictures: set[int]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tracker:
@@ -58,10 +64,11 @@ class Tracker:
         experiment: name; created if it does not exist.
         artifact_location: folder of the experiment's artifacts, None where a server decides.
         tags: tags of every run, such as versions.
+        is_new: whether the experiment must be a new one.
 
     Raises:
         MlflowException: if the store cannot be reached.
-        OrchestratorError: if the experiment was deleted.
+        StoreStateError: if the experiment was deleted, or if an older or newer MLflow made the store.
     """
 
     def __init__(
@@ -71,6 +78,7 @@ class Tracker:
         *,
         artifact_location: str | None,
         tags: Mapping[str, str],
+        is_new: bool = False,
     ) -> None:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -82,16 +90,15 @@ class Tracker:
         self._runs: dict[str, _OpenRun] = {}
         self._listed: dict[str, _OpenRun] | None = None
         self._spare: dict[str, list[str]] = {}  # empty further runs of a label
+        if (fault := schema_fault("MLflow", tracking_uri)) is not None:
+            raise StoreStateError(fault)
         try:
             self.client = MlflowClient(tracking_uri)
             found = self.client.get_experiment_by_name(experiment)
         except SQLAlchemyError as error:
             raise MlflowException(first_line(error)) from error
         if found is not None and found.lifecycle_stage != "active":
-            raise OrchestratorError(
-                f"the experiment `{experiment}` in {tracking_uri} was deleted: choose another name, or bring it back "
-                f"with `mlflow experiments restore --experiment-id {found.experiment_id}`"
-            )
+            raise StoreStateError(experiment_fault(tracking_uri, experiment, found.experiment_id, is_new=is_new))
         self.experiment_id: str = (
             found.experiment_id
             if found is not None
@@ -104,14 +111,17 @@ class Tracker:
         Returns:
             Its run id.
         """
-        found = self._adopt("study")
+        found, place = self._adopt("study"), {STUDY_FOLDER: str(spec_file.parent)}
         if found is None:
-            tags = {"snas.unit": "study", "snas.kind": "study", **self._tags}
+            tags = {"snas.unit": "study", "snas.kind": "study", **self._tags, **place}
             run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
             known: Mapping[str, str] = {}
             self._listed = None
         else:
             run_id, known = found.run_id, self.client.get_run(found.run_id).data.params
+            self._set_tags(found, place)
+            if _PARENT in found.tags:
+                self.client.delete_tag(run_id, _PARENT)
         self._log_missing_params(run_id, params, known)
         self.client.log_artifact(run_id, str(spec_file))
         self.client.update_run(run_id, status="RUNNING")
@@ -163,6 +173,7 @@ class Tracker:
         self._find("study")
         for label in list(self._spare):
             self._delete_spare(label)
+        self._adopt_orphans()
         self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
 
     def describe_study(self, run_id: str, note: str) -> None:
@@ -193,6 +204,8 @@ class Tracker:
     def _open(self, unit: Unit) -> _OpenRun:
         if unit.label not in self._runs:
             found = self._adopt(unit.label)
+            if found is not None:
+                self._set_tags(found, _lasting_tags(unit))
             if found is None:
                 self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, set())
             elif found.is_closed:
@@ -221,8 +234,8 @@ class Tracker:
                 token = page.token or ""
             self._listed, self._spare = {}, {}
             for known, runs in by_label.items():
-                kept = min(runs, key=_rank)
-                self._listed[known] = _OpenRun(kept.info.run_id, 0, _is_closed(kept), set())
+                kept = kept_run(runs)
+                self._listed[known] = _OpenRun(kept.info.run_id, 0, _is_closed(kept), set(), kept.data.tags)
                 spare = [run.info.run_id for run in runs if run is not kept and _is_empty(run)]
                 if spare:
                     self._spare[known] = spare
@@ -239,12 +252,28 @@ class Tracker:
             with suppress(MlflowException):  # the right to write does not always include the right to delete
                 self.client.delete_run(run_id)
 
+    def _adopt_orphans(self) -> None:
+        """Put runs whose parent was deleted below the run that was made in its place: those made by hand, too."""
+        listed = self._listed or {}
+        active = {run.run_id for run in listed.values()}
+        for run in listed.values():
+            parent = run.tags.get(_PARENT)
+            if parent is None or parent in active:
+                continue
+            deleted = existing_run(self.client, parent)
+            label = deleted.data.tags.get("snas.unit") if deleted is not None else None
+            if label in listed:
+                self._set_tags(run, {_PARENT: listed[label].run_id})
+
+    def _set_tags(self, run: _OpenRun, tags: Mapping[str, str]) -> None:
+        for key, text in tags.items():
+            if run.tags.get(key) != text:
+                self.client.set_tag(run.run_id, key, text)
+
     def _create(self, unit: Unit) -> str:
-        tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **unit.tags}
+        tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **_lasting_tags(unit)}
         if unit.about:
             tags[_NOTE] = plain(unit.about)
-        if unit.parent is not None:
-            tags["mlflow.parentRunId"] = unit.parent
         run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
         self._log_missing_params(run_id, unit.params, known={})
         return run_id
@@ -289,9 +318,23 @@ class Tracker:
         run.is_closed = True
 
 
+def _lasting_tags(unit: Unit) -> dict[str, str]:
+    """Tags that are set anew when a run is found: its parent may have been made anew, its files moved."""
+    return {**unit.tags, **({_PARENT: unit.parent} if unit.parent is not None else {})}
+
+
+def kept_run(runs: Sequence[Run]) -> Run:
+    """Which of several runs of a label is kept: one that is closed, else one that has something.
+
+    Of empty ones it is the oldest. Of others it is the newest, as it was made in the place of one that was deleted, and
+    that came back when its experiment was restored.
+    """
+    return min(runs, key=_rank)
+
+
 def _rank(run: Run) -> tuple[bool, bool, int, str]:
-    """Which of several runs of a label is kept: the one that is furthest, the oldest of those that have nothing."""
-    return not _is_closed(run), _is_empty(run), run.info.start_time, run.info.run_id
+    is_empty = _is_empty(run)
+    return not _is_closed(run), is_empty, run.info.start_time * (1 if is_empty else -1), run.info.run_id
 
 
 def _is_closed(run: Run) -> bool:

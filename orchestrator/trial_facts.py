@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
+from dashboards.databases import sqlite_file
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.doctor.mlflow_store import READ_ERRORS
@@ -65,7 +64,7 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
 def find_run(study: Study, label: str) -> str | None:
     """The MLflow run of a unit; None if the store does not answer or has none."""
     uri = study.runs.tracking_uri(study.spec.tracking.uri)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if (file := sqlite_file(uri)) is not None and not file.is_file():
         return None  # asking would make an empty store
     try:
         client = MlflowClient(uri)
@@ -95,13 +94,13 @@ def _checkpoints(study: Study, number: int) -> dict[str, Any]:
 
 def _commands(study: Study, number: int, run_id: str | None) -> dict[str, str]:
     """What to type next; a cell is written to a file where MLflow cannot be asked for it."""
-    spec, runs = study.spec, shlex.quote(str(study.runs.root))
+    spec, runs = study.spec, study.runs
     file, network = f"{spec.name}-trial{number}.json", spec.search.network
-    export = f"snas trial show {spec.name} {number} --export {file} --runs {runs}"
-    recipe = f" --config {shlex.quote(str(study.folder.spec_file))}" if spec.retrain is not None else ""
-    by_file = f"snas retrain --genotype {file}{recipe} --runs {runs}"
+    export = runs.command("trial", "show", spec.name, str(number), "--export", file)
+    recipe = ["--config", str(study.folder.spec_file)] if spec.retrain is not None else []
+    by_file = runs.command("retrain", "--genotype", file, *recipe)
     return {
         "export": export,
         "profile": f"snas profile {file} --init-channels {network.init_channels} --cells {network.cells}",
-        "retrain": by_file if run_id is None or not recipe else f"snas retrain --run {run_id} --runs {runs}",
+        "retrain": by_file if run_id is None or not recipe else runs.command("retrain", "--run", run_id),
     }

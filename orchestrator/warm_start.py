@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from dashboards.databases import sqlite_file
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError, did_you_mean
 from orchestrator.records import ranked_trials
@@ -73,7 +73,7 @@ def check_warm_start(spec: StudySpec, url: str) -> None:
     """
     if spec.warm_start is None:
         return
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    if (file := sqlite_file(url)) is not None and not file.exists():
         raise _no_source(spec.warm_start.experiment, [])  # opening it would make an empty one
     warm_points(spec, find_source(spec, open_storage(url)))
 

@@ -32,7 +32,7 @@ def curves_view(store: Store, request: Request) -> View:
     metric = request.option("metric", METRICS)
     chosen = _chosen(study, request.query.get("trials", [""])[0])
     numbers = [trial.number for trial in chosen if trial.number is not None]
-    body: list[Component] = head(study, "Curves")
+    body: list[Component] = head(study, "Curves", store.location)
     said: list[Component] = []
     curves = asked(lambda: store.curves(study, numbers), "Some curves cannot be shown", said) or {}
     body.append(slot(said))

@@ -37,7 +37,7 @@ _MOST_CURVES = 21
 def retrain_view(store: Store, request: Request) -> View:
     """Retrainings of the study named in the path."""
     study = store.study(request.path[1])
-    body: list[Component] = head(study, "Retrain")
+    body: list[Component] = head(study, "Retrain", store.location)
     if not study.retrainings:
         body.append(
             message(

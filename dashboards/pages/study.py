@@ -15,6 +15,7 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
 from dashboards.charts.theme import Theme
+from dashboards.databases import snas_command
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
@@ -70,7 +71,7 @@ def study_view(store: Store, request: Request) -> View:
         choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),
     ]
     body = [
-        *head(study, "Study"),
+        *head(study, "Study", store.location),
         slot(said),
         html.Div(
             [
@@ -94,8 +95,8 @@ def study_view(store: Store, request: Request) -> View:
     )
 
 
-def head(study: StudyRecord, chosen: str) -> list[Component]:
-    """Name, state and facts of a study, with its tabs."""
+def head(study: StudyRecord, chosen: str, location: str) -> list[Component]:
+    """Name, state and facts of a study, with its tabs; the location is that of the store."""
     overview = study.overview
     over = sum(overview.ended.values())
     is_running = overview.state == "running"
@@ -125,14 +126,16 @@ def head(study: StudyRecord, chosen: str) -> list[Component]:
         html.H1(overview.name),
         html.P(f"Objectives: {aims}. Swept: {', '.join(study.swept) or 'nothing'}.", className="subtitle"),
         study_tabs(study, chosen),
-        slot([*notices(study), *([_silent(overview.name, silent_s)] if is_silent else [])]),
+        slot([*notices(study), *([_silent(overview.name, silent_s, location)] if is_silent else [])]),
         facts(entries),
     ]
 
 
-def _silent(name: str, seconds: float) -> Component:
+def _silent(name: str, seconds: float, location: str) -> Component:
     text = f"Nothing has been reported for {duration(seconds)}. If its driver was killed, "
-    return message("Is it still running?", f"{text}`snas study resume {name}` goes on.", kind="notice")
+    return message(
+        "Is it still running?", f"{text}`{snas_command(location, 'study', 'resume', name)}` goes on.", kind="notice"
+    )
 
 
 def _trials_table(study: StudyRecord) -> Chart:

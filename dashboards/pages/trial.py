@@ -9,6 +9,7 @@ from dash import html
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
+from dashboards.databases import snas_command
 from dashboards.errors import NotFoundError
 from dashboards.history import History
 from dashboards.pages.asked import asked
@@ -164,7 +165,11 @@ def _genotype(store: Store, trial: Trial) -> list[Component]:
     if url:
         links.append(html.A("this run in MLflow", href=url, target="_blank", rel="noopener noreferrer"))
     else:
-        links.append(html.Span(["no MLflow server here; ", html.Code("snas ui"), " serves MLflow's pages"]))
+        links.append(
+            html.Span(
+                ["no MLflow server here; ", html.Code(snas_command(store.location, "ui")), " serves MLflow's pages"]
+            )
+        )
     warning: list[Component] = []
     if asked(lambda: store.genotype(trial.run), "The genotype cannot be used", warning) is not None:
         href = address("genotype", trial.run.study, trial.run.run_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,13 +32,15 @@ def search(
     from orchestrator.single import run_search
 
     options = load_search(config, settings)
-    genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch, warn=warn)
+    place = Runs(runs)
+    genotype, folder = run_search(options, place, name or stamped(config.stem), _print_epoch, warn=warn)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True
     )
     stdout.print(
-        f"retrain:  snas retrain --genotype {shlex.quote(str(folder / 'genotype.json'))}",
+        f"retrain:  {place.command('retrain', '--genotype', str(folder / 'genotype.json'))}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

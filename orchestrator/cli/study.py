@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,8 +53,8 @@ def run(
     study = Study(load_study(file, overrides), Runs(runs))
     if study.exists:
         raise OrchestratorError(
-            f"study `{study.spec.name}` exists in {study.runs.root}: `snas study resume {study.spec.name}` goes on "
-            "with it, --name starts another"
+            f"study `{study.spec.name}` exists in {study.runs.root}: "
+            f"`{study.runs.command('study', 'resume', study.spec.name)}` goes on with it, --name starts another"
         )
     _run(study, address)
 
@@ -200,9 +199,10 @@ def _run(study: Study, address: str | None) -> None:
     if study.spec.num_trials:
         print_front(front_rows(study.trials(), study.retrains(), study.spec))
     print_retrains(study.retrains())
-    runs = shlex.quote(str(study.runs.root))
+    show, pages = study.runs.command("study", "show", study.spec.name), study.runs.command("dashboard")
     stdout.print(
-        f"\nlook further:\n  snas study show {study.spec.name} --runs {runs}\n  snas dashboard --runs {runs}",
+        f"\nlook further:\n  {show}\n  {pages}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from dashboards.databases import sqlite_file
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
+from orchestrator.relocation import relocate
 from orchestrator.runs import Runs
 from orchestrator.secrets import masked
 
@@ -22,12 +24,14 @@ def ui(
 
     Example: `snas ui --runs runs --port 5000`
     """
-    uri = Runs(runs).tracking_uri()
+    folder = Runs(runs)
+    uri = folder.tracking_uri()
     if uri.startswith(("http:", "https:")):
         stdout.print(f"the tracking server {masked(uri)} has its own UI", highlight=False)
         return
-    if uri.startswith("sqlite:///") and not os.path.exists(uri.removeprefix("sqlite:///")):
+    if (file := sqlite_file(uri)) is not None and not file.exists():
         raise OrchestratorError(f"there is no store at {uri} yet: run a study first, or name its folder with --runs")
+    relocate(folder, None, lambda line: stdout.print(line, markup=False, highlight=False, soft_wrap=True))
     stdout.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not on the command line, which every user of the machine can read

@@ -9,11 +9,12 @@ from __future__ import annotations
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
+from dashboards.databases import sqlite_file
 from orchestrator.config import NAME_PATTERN
 from orchestrator.doctor.case import Case, Recorded, read_recorded
 from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
-from orchestrator.doctor.mlflow_store import READ_ERRORS, StudyRuns
+from orchestrator.doctor.mlflow_store import READ_ERRORS
 from orchestrator.doctor.report import Check, Finding, Notes, Report
 from orchestrator.doctor.trunk import check_trunk
 from orchestrator.doctor.truth import check_truth
@@ -27,9 +28,10 @@ from orchestrator.doctor.units import (
     tell_faults,
 )
 from orchestrator.driver_lock import lock_holder
-from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.errors import OrchestratorError, StoreStateError, first_line
 from orchestrator.ground_truth import units
 from orchestrator.records import RetrainJob
+from orchestrator.relocation import former_roots
 from orchestrator.runs import TRUNK, Runs, trial_label
 from orchestrator.study import Study
 from orchestrator.units import UnitKind
@@ -55,7 +57,9 @@ def examine(name: str, runs: Runs) -> Report:
         return notes.report(name, "unknown")
     # In the opposite order of writing: what a driver at work writes meanwhile can only make the journals be ahead.
     holder = lock_holder(study.folder.lock_file)
-    store = read_runs(runs.tracking_uri(study.spec.tracking.uri), name, notes)
+    uri = runs.tracking_uri(study.spec.tracking.uri)
+    moved = former_roots(runs, uri)
+    store = read_runs(uri, name, notes)
     trials = _read_trials(study, notes)
     holder = holder or lock_holder(study.folder.lock_file)
     case = _read_case(study, holder is not None, trials, notes)
@@ -69,8 +73,13 @@ def examine(name: str, runs: Runs) -> Report:
     check_searches(case, notes)
     check_children(case, notes)
     check_retrains(case, notes)
+    if moved:
+        message = (
+            f"the folder of runs must be where MLflow's store and the study files name it, {moved[0]}, got another"
+        )
+        notes.add(STUDY_FILE, name, "error", message, f"{case.resume} has them name {runs.root}")
     if store is not None:
-        _check_runs(case, store, notes)
+        _check_runs(RunsCheck(case, store, notes, uri, has_files=not moved), notes)
     check_checkpoints(case, notes)
     tell_faults(case, notes)
     state = "running" if case.is_running else "done" if case.is_done else "unfinished"
@@ -96,9 +105,9 @@ def _load(name: str, runs: Runs, notes: Notes) -> Study | None:
         return None
 
 
-def _check_runs(case: Case, store: StudyRuns, notes: Notes) -> None:
+def _check_runs(runs: RunsCheck, notes: Notes) -> None:
     try:
-        RunsCheck(case, store, notes).check()
+        runs.check()
     except READ_ERRORS as error:
         message = f"MLflow must answer to the end, got: {first_line(error)}"
         notes.add(RUNS, "MLflow", "error", message, "ask again when it does")
@@ -108,8 +117,12 @@ def _read_trials(study: Study, notes: Notes) -> tuple[FrozenTrial, ...] | None:
     """Trials that were asked for; None, with a finding, if Optuna's storage does not answer."""
     try:
         trials = study.optuna_study.get_trials(deepcopy=False)
+    except StoreStateError as error:
+        notes.add(TRIALS, "Optuna", "error", error.fault.what, error.fault.remedy)
+        return None
     except (OrchestratorError, StorageInternalError, *READ_ERRORS) as error:
-        remedy = "restore it from a backup, or start its server; then ask again"
+        is_file = sqlite_file(study.runs.optuna_url(study.spec.storage.url)) is not None
+        remedy = f"restore it from a backup{'' if is_file else ', or start its server'}; then ask again"
         notes.add(TRIALS, "Optuna", "error", first_line(error), remedy)
         return None
     return tuple(trial for trial in trials if trial.state != TrialState.WAITING)

@@ -93,7 +93,12 @@ class Case:
     @property
     def resume(self) -> str:
         """The command that goes on with the study."""
-        return f"`snas study resume {self.study.spec.name} --runs {self.study.runs.root}`"
+        return f"`{self.study.runs.command('study', 'resume', self.study.spec.name)}`"
+
+    @property
+    def bring_up(self) -> str:
+        """What brings MLflow up to the journals; empty while a driver is at work, which does it."""
+        return "" if self.is_running else f"{self.resume} brings MLflow up to the journals"
 
     @property
     def units(self) -> tuple[Recorded, ...]:

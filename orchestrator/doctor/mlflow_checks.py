@@ -10,19 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow.entities import Run
 
+from dashboards.databases import mlflow_command, sqlite_file
 from orchestrator.curves import FOLDER, file_of
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
+from orchestrator.doctor.model_checks import check_models
 from orchestrator.doctor.report import Notes, Severity
-from orchestrator.errors import first_line
+from orchestrator.errors import StoreStateError, first_line
 from orchestrator.markdown import RUN_LIMIT
 from orchestrator.run_content import CELLS, GENOTYPE, HISTORY, PLAYER
 from orchestrator.study_summary import PUBLISHED_COSTS
 from orchestrator.tally import ENDS
+from orchestrator.tracking import kept_run
 from orchestrator.units import logged_metrics
 from search_core.genotype import Genotype
 
-RUNS, METRICS, ARTIFACTS, MODELS = "MLflow runs", "MLflow metrics", "MLflow artifacts", "registered models"
+RUNS, METRICS, ARTIFACTS = "MLflow runs", "MLflow metrics", "MLflow artifacts"
 _OUR_UNITS = re.compile(r"trial-\d{4,}|retrain-(\d{4,}|cell)-seed\d+|study")
 _PARENT = "mlflow.parentRunId"
 #: Of a run that a driver goes on with; a killed one is marked as such only if the driver could still do it.
@@ -33,10 +36,14 @@ def read_runs(uri: str, experiment: str, notes: Notes) -> StudyRuns | None:
     """The study's runs, or None with a finding if MLflow does not answer or does not know the study."""
     try:
         return StudyRuns(uri, experiment)
+    except StoreStateError as error:
+        notes.add(RUNS, "MLflow", "error", error.fault.what, error.fault.remedy)
     except READ_ERRORS as error:
         message = f"the MLflow store {uri} must hold the experiment `{experiment}`, got: {first_line(error)}"
-        notes.add(RUNS, "MLflow", "error", message, "start the server, or set `MLFLOW_TRACKING_URI`; then ask again")
-        return None
+        is_file = sqlite_file(uri) is not None
+        remedy = "restore it from a backup" if is_file else "start the server, or set `MLFLOW_TRACKING_URI`"
+        notes.add(RUNS, "MLflow", "error", message, f"{remedy}; then ask again")
+    return None
 
 
 class RunsCheck:
@@ -46,10 +53,13 @@ class RunsCheck:
         case: the study.
         store: MLflow.
         notes: gets the findings.
+        uri: of MLflow's store.
+        has_files: whether artifacts are where the store says.
     """
 
-    def __init__(self, case: Case, store: StudyRuns, notes: Notes) -> None:
+    def __init__(self, case: Case, store: StudyRuns, notes: Notes, uri: str, *, has_files: bool) -> None:
         self._case, self._store, self._notes = case, store, notes
+        self._uri, self._has_files = uri, has_files
         self._runs: dict[str, Run] = {}
 
     def check(self) -> None:
@@ -63,8 +73,9 @@ class RunsCheck:
         self._check_study_run()
         for unit in recorded:
             self._check_metrics(unit, self._store.histories[self._runs[unit.unit].info.run_id])
-        self._check_artifacts(recorded)
-        self._check_models(recorded)
+        if self._has_files:
+            self._check_artifacts(recorded)
+        check_models(self._case, self._store, self._runs, self._notes)
 
     def _find_runs(self, runs: Sequence[Run]) -> None:
         by_unit: dict[str, list[Run]] = defaultdict(list)
@@ -74,11 +85,11 @@ class RunsCheck:
         trial_runs = {run.info.run_id for name, found in by_unit.items() if name.startswith("trial-") for run in found}
         for name, found in by_unit.items():
             if name == "study" or name in units:
-                self._runs[name] = found[0]
+                self._runs[name] = kept = kept_run(found)
                 if len(found) > 1:
                     ids = ", ".join(run.info.run_id for run in found)
                     message = f"it must have one MLflow run, got {len(found)}: {ids}"
-                    extra = " and ".join(_delete(run) for run in found[1:])
+                    extra = " and ".join(self._delete(run) for run in found if run is not kept)
                     self._add(RUNS, name, "error", message, f"compare them, then {extra}")
             else:
                 self._tell_stranger(name, found, trial_runs)
@@ -87,18 +98,27 @@ class RunsCheck:
             # A trial that has not reported yet has no run.
             is_begun = name == "study" or units[name].metrics or units[name].end is not None
             if name not in by_unit and is_begun and name not in strangers:
-                self._add(RUNS, name, self._case.lag, "it must have an MLflow run, got none", self._bring_up())
+                deleted = [run.info.run_id for run in self._store.deleted if run.data.tags.get("snas.unit") == name]
+                got = f"none: {' and '.join(deleted)} was deleted" if deleted else "none"
+                self._add(RUNS, name, self._case.lag, f"it must have an MLflow run, got {got}", self._case.bring_up)
 
     def _tell_stranger(self, name: str, found: Sequence[Run], trial_runs: set[str]) -> None:
+        deleted = {run.info.run_id: run.data.tags.get("snas.unit", "") for run in self._store.deleted}
         for run in found:
             tags, place = run.data.tags, f"run {run.info.run_id}"
-            by_hand = tags.get("snas.kind") == "retrain" and tags.get(_PARENT) in trial_runs
-            if by_hand and not _OUR_UNITS.fullmatch(name):
+            is_ours = tags.get("snas.kind") != "retrain" or _OUR_UNITS.fullmatch(name) is not None
+            parent = tags.get(_PARENT)
+            if not is_ours and parent in trial_runs:
                 self._add(RUNS, name, "info", "retrained with `snas retrain --run`; the study does not ask for it")
+            elif not is_ours and parent in deleted:
+                message = f"its run lies below {parent}, the run of `{deleted[parent]}`, which was deleted"
+                self._add(RUNS, name, self._case.lag, message, self._case.bring_up)
+            elif not is_ours and parent is not None and not self._store.has_run(parent):
+                self._add(RUNS, name, "info", f"retrained by hand; its trial's run {parent} was removed for good")
             else:
                 called = f"`{run.info.run_name}`, tag snas.unit {name!r}"
                 message = f"every run must belong to a trial or retraining of the study, got {called}"
-                self._add(RUNS, place, "error", message, _delete(run))
+                self._add(RUNS, place, "error", message, self._delete(run))
 
     def _check_state(self, unit: Recorded) -> None:
         run = self._runs[unit.unit]
@@ -124,15 +144,15 @@ class RunsCheck:
         got = run.data.tags.get(_PARENT)
         if wanted is not None and got != wanted.info.run_id:
             message = f"its run must lie below {wanted.info.run_id}, the run of `{parent}` ({_PARENT}), got {got}"
-            remedy = f"set the tag {_PARENT} of run {run.info.run_id} to {wanted.info.run_id}"
-            self._add(RUNS, unit.unit, "error", message, remedy)
+            self._add(RUNS, unit.unit, self._case.lag, message, self._case.bring_up)
 
     def _check_study_run(self) -> None:
         run = self._runs.get("study")
         if run is None:
             return
         if run.data.tags.get(_PARENT) is not None:
-            self._add(RUNS, "study", "error", f"its run must have no parent, got {run.data.tags[_PARENT]}")
+            message = f"its run must have no parent, got {run.data.tags[_PARENT]}"
+            self._add(RUNS, "study", self._case.lag, message, self._case.bring_up)
         if self._case.is_running or self._case.trials is None:
             return
         wanted: tuple[str, ...] = (*_OPEN, "FAILED")
@@ -142,7 +162,7 @@ class RunsCheck:
             wanted = ("FAILED",) if all_failed else ("FINISHED",)
         if run.info.status not in wanted:
             message = f"its run must be {' or '.join(wanted)}, got {run.info.status}"
-            self._add(RUNS, "study", "error", message, self._bring_up())
+            self._add(RUNS, "study", "error", message, self._case.bring_up)
 
     def _check_metrics(self, unit: Recorded, found: Mapping[str, Points]) -> None:
         alike: dict[tuple[str, bool], list[str]] = defaultdict(list)  # an epoch is missing in all metrics at once
@@ -186,7 +206,7 @@ class RunsCheck:
     def _check_study_artifacts(self, artifacts: Artifacts) -> None:
         wanted = {"study.yaml", "front.json", PUBLISHED_COSTS} if self._case.is_done else {"study.yaml"}
         for name in sorted(wanted - artifacts.names):
-            self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._bring_up())
+            self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._case.bring_up)
         searches = self._case.searches.values()
         are_sound = all(unit.exists and not unit.damage and unit.unit not in self._case.strangers for unit in searches)
         if self._case.is_done and are_sound and searches:  # else the faults of the journals are told
@@ -203,7 +223,7 @@ class RunsCheck:
         for name, count in wanted.items():
             if rows.get(name) != count:
                 message = f"{FOLDER}/{name} must have {count} rows, one an epoch, got {rows.get(name, 'no such file')}"
-                self._add(ARTIFACTS, "study", self._case.lag, message, self._bring_up())
+                self._add(ARTIFACTS, "study", self._case.lag, message, self._case.bring_up)
 
     def _check_counts(self) -> None:
         """The newest counts of how searches ended are those of the journals."""
@@ -213,7 +233,7 @@ class RunsCheck:
             self._notes.look(METRICS)
             if logged.get(f"trials_{end}") != ends[end]:
                 message = f"`trials_{end}` must be {ends[end]}, as the journals say, got {logged.get(f'trials_{end}')}"
-                self._add(METRICS, "study", self._case.lag, message, self._bring_up())
+                self._add(METRICS, "study", self._case.lag, message, self._case.bring_up)
 
     def _check_unit_artifacts(self, unit: Recorded, run: Run, artifacts: Artifacts) -> None:
         wanted = {HISTORY}
@@ -241,33 +261,17 @@ class RunsCheck:
             message = f"genotype.json must hold the cell {what}, got another one"
             self._add(ARTIFACTS, unit.unit, "error", message, remedy)
 
-    def _check_models(self, recorded: Sequence[Recorded]) -> None:
-        complete = [unit for unit in recorded if unit.phase == "retrain" and unit.end == "complete"]
-        if not complete:
-            return
-        name = self._case.study.spec.registered_name
-        counts = Counter(self._store.model_runs(name))
-        self._notes.look(MODELS, len(complete))
-        for unit in complete:
-            count = counts[self._runs[unit.unit].info.run_id]
-            if count == 0:
-                message = f"its child must be registered as `{name}`, got no version of its run"
-                self._add(MODELS, unit.unit, self._case.lag, message, self._bring_up())
-            elif count > 1:
-                message = f"its child must be registered as `{name}` once, got {count} versions of its run"
-                self._add(MODELS, unit.unit, "error", message, "delete all of these versions but one")
-
     def _add(self, check: str, place: str, severity: Severity, message: str, remedy: str = "") -> None:
         self._notes.add(check, place, severity, message, remedy)
 
     def _remedy(self, run: Run, *, is_late: bool) -> str:
         """A run that is closed or has holes is not mended but made again, from its journal."""
         if is_late:
-            return self._bring_up()
-        return f"{_delete(run)}; {self._case.resume} then makes it anew from the journal"
+            return self._case.bring_up
+        return f"{self._delete(run)}; {self._case.resume} then makes it anew from the journal"
 
-    def _bring_up(self) -> str:
-        return "" if self._case.is_running else f"{self._case.resume} brings MLflow up to the journals"
+    def _delete(self, run: Run) -> str:
+        return f"`{mlflow_command(self._uri, 'runs', 'delete', '--run-id', run.info.run_id)}`"
 
 
 def _step_faults(wanted: Mapping[int, float], points: Points) -> Iterator[tuple[str, bool]]:
@@ -286,10 +290,6 @@ def _step_faults(wanted: Mapping[int, float], points: Points) -> Iterator[tuple[
     for step, value in points:
         if step in wanted and not _same(value, wanted[step]):
             yield f"of step {step} must be {wanted[step]}, as in the journal, got {value}", False
-
-
-def _delete(run: Run) -> str:
-    return f"`mlflow runs delete --run-id {run.info.run_id}`"
 
 
 def _listed(steps: Sequence[int]) -> str:

@@ -11,13 +11,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
+from dashboards.databases import experiment_fault, schema_fault, sqlite_file
 from orchestrator.curves import logged_rows
-from orchestrator.errors import first_line
+from orchestrator.errors import StoreStateError, first_line
+from orchestrator.model_versions import all_versions, existing_run
 from search_core.errors import GenotypeError
 from search_core.genotype import Genotype
 
@@ -59,30 +61,37 @@ class StudyRuns:
 
     Attributes:
         runs: all active runs, in the order in which they began.
+        deleted: all runs that were deleted and not yet removed for good, likewise.
         histories: all points of all metrics: run id -> metric -> points.
 
     Raises:
         one of READ_ERRORS: if the store cannot be read or has no such experiment.
+        StoreStateError: if the experiment was deleted, or if an older or newer MLflow made the store.
     """
 
     def __init__(self, tracking_uri: str, experiment: str) -> None:
-        if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        if (file := sqlite_file(tracking_uri)) is not None and not file.is_file():
             raise FileNotFoundError("there is no such file")
+        if (fault := schema_fault("MLflow", tracking_uri)) is not None:
+            raise StoreStateError(fault)
         self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             raise MlflowException(f"there is no experiment `{experiment}`")
         if found.lifecycle_stage != "active":
-            raise MlflowException(f"the experiment `{experiment}` was deleted")
-        self.runs: list[Run] = list(
-            _all_pages(
-                lambda token: self._client.search_runs(
-                    [found.experiment_id], order_by=["attributes.start_time ASC"], max_results=_PAGE, page_token=token
-                )
-            )
-        )
+            raise StoreStateError(experiment_fault(tracking_uri, experiment, found.experiment_id, is_new=False))
+        self._experiment_id: str = found.experiment_id
+        self.runs = self._search(ViewType.ACTIVE_ONLY)
+        self.deleted = self._search(ViewType.DELETED_ONLY)
         self.histories = self._read_histories()
+
+    def _search(self, view: int) -> list[Run]:
+        def page(token: str | None) -> Any:
+            order = ["attributes.start_time ASC"]
+            return self._client.search_runs([self._experiment_id], "", view, _PAGE, order, token)
+
+        return list(_all_pages(page))
 
     def artifacts(self, runs: Sequence[Run]) -> dict[str, Artifacts]:
         """The artifacts of runs, by run id."""
@@ -96,12 +105,13 @@ class StudyRuns:
         except READ_ERRORS:
             return {}
 
-    def model_runs(self, name: str) -> list[str]:
-        """Run ids of all versions of a registered model."""
-        versions = _all_pages(
-            lambda token: self._client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=token)
-        )
-        return [str(version.run_id) for version in versions]
+    def model_runs(self, name: str) -> dict[str, str]:
+        """Run id of each version of a registered model."""
+        return {str(version.version): str(version.run_id) for version in all_versions(self._client, name)}
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run of this id in any experiment, perhaps a deleted one."""
+        return existing_run(self._client, run_id) is not None
 
     def _read_histories(self) -> dict[str, dict[str, Points]]:
         found: dict[str, dict[str, Points]] = {run.info.run_id: {} for run in self.runs}

@@ -26,6 +26,7 @@ from optuna.trial import TrialState, create_trial
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.doctor import Report, examine
+from orchestrator.relocation import relocate
 from orchestrator.runs import Runs
 from tests.orchestrator.tiny import RETRAIN, SEARCH, cell_of, snas, study_data
 
@@ -138,13 +139,10 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 @pytest.fixture
 def copy(healthy: Copy, tmp_path: Path) -> Copy:
-    """A whole copy: MLflow's artifacts have absolute places, which move along."""
+    """A whole copy, whose store names its own files."""
     copied = Copy(tmp_path / "runs")
     shutil.copytree(healthy.root, copied.root)
-    columns = [("runs", "artifact_uri"), ("experiments", "artifact_location"), ("logged_models", "artifact_location")]
-    for table, column in columns:
-        statement = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-        copied.sql("mlflow", statement, str(healthy.root), str(copied.root))
+    assert relocate(Runs(copied.root), None, print)
     return copied
 
 
@@ -511,7 +509,7 @@ DAMAGES: dict[str, tuple[Damage, str, str, str]] = {
         lambda copy: copy.client.delete_experiment(copy.client.get_run(copy.run_id()).info.experiment_id),
         "MLflow runs",
         "MLflow",
-        "the experiment `sick` was deleted",
+        "the experiment `sick` in sqlite:///",
     ),
     "no Optuna": (lambda copy: (copy.root / "optuna.db").unlink(), "Optuna trials", "Optuna", "there is no such file"),
 }
@@ -526,7 +524,7 @@ def test_damage_is_found_and_named(name: str, copy: Copy) -> None:
     assert not report.is_whole
     assert [(found.check, found.place) for found in errors] == [(check, place)], errors
     assert words in errors[0].message
-    assert errors[0].remedy or name == "study has a parent"
+    assert errors[0].remedy
 
 
 def test_run_of_no_trial_is_named_by_its_id(copy: Copy) -> None:
@@ -647,7 +645,8 @@ def damage(file: Path, kind: str) -> None:
 def test_remedy_makes_the_study_whole(copy: Copy) -> None:
     repeat_a_step(copy)
     (finding,) = copy.examined().findings
-    assert f"`mlflow runs delete --run-id {copy.run_id()}`" in finding.remedy
+    store = f"MLFLOW_TRACKING_URI=sqlite:///{copy.root}/mlflow.db"
+    assert f"`{store} mlflow runs delete --run-id {copy.run_id()}`" in finding.remedy
     copy.client.delete_run(copy.run_id("trial-0001"))
     copy.client.delete_run(copy.run_id("trial-0002"))
     assert {place for _, place in copy.errors()} == {"trial-0000", "trial-0001", "trial-0002"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.runs import Runs, trial_label, unit_label
 from tests.orchestrator.tiny import tiny_spec
 
@@ -71,3 +73,22 @@ def test_artifacts_lie_here_unless_a_server_decides(tmp_path: Path) -> None:
 
 def test_optuna_url_of_the_study_file_wins(tmp_path: Path) -> None:
     assert Runs(tmp_path).optuna_url("postgresql://db/optuna") == "postgresql://db/optuna"
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_folder_whose_name_is_misread_in_addresses_has_no_embedded_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    runs = Runs(tmp_path / name)
+    for address in (runs.tracking_uri, runs.optuna_url):
+        with pytest.raises(OrchestratorError, match=r"^--runs: the path .* must be .* without `\?`"):
+            address()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://db/optuna")
+    assert (runs.tracking_uri(), runs.optuna_url()) == ("http://tracking:5000", "postgresql://db/optuna")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_on_a_folder_can_be_pasted(tmp_path: Path) -> None:
+    command = Runs(tmp_path / "it's a b").command("study", "resume", "digits")
+    assert shlex.split(command) == ["snas", "study", "resume", "digits", "--runs", f"{tmp_path}/it's a b"]

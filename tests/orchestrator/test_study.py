@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import re
+import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,17 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
+from dashboards.databases import mlflow_command
 from orchestrator import start as start_module
+from orchestrator.doctor import examine
 from orchestrator.driver_lock import driver_lock, lock_holder
 from orchestrator.errors import OrchestratorError
+from orchestrator.progress import SilentView
 from orchestrator.runs import Runs
 from orchestrator.samplers import open_storage
 from orchestrator.study import Study
 from search_core.errors import ConstraintsError
-from tests.orchestrator.tiny import SEARCH, tiny_spec, with_empty_store
+from tests.orchestrator.tiny import SEARCH, runs_of, tiny_spec, with_empty_store
 
 
 @pytest.fixture(autouse=True)
@@ -182,3 +189,106 @@ def test_second_driver_is_refused_within_seconds(tmp_path: Path, drivers: list[s
         ):
             pass
         assert 1 < time.monotonic() - begin < 5
+
+
+# --- folders that were copied, stores that are not as they were
+
+
+class Notes(SilentView):
+    """Keeps what is decided for the user."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_copied_study_goes_on_in_its_own_folder(tmp_path: Path, drivers: list[str]) -> None:
+    original = tiny(tmp_path)
+    original.run()
+    shutil.copytree(original.runs.root, tmp_path / "a b" / "runs")
+    before = contents(original.runs.root)
+    copied, notes = Study.load("tiny", Runs(tmp_path / "a b" / "runs")), Notes()
+    copied.run(notes)
+    assert drivers == ["tiny", "tiny"]
+    assert [str(original.runs.root) in line for line in notes.lines] == [True]
+    assert contents(original.runs.root) == before
+    (run,) = runs_of(MlflowClient(copied.runs.tracking_uri()), "tiny")
+    assert run.info.artifact_uri.startswith(copied.runs.root.as_uri())
+
+
+@pytest.mark.parametrize("shared", ["tracking", "storage"])
+def test_copy_that_shares_a_store_is_refused_while_the_original_is_there(
+    tmp_path: Path, drivers: list[str], shared: str
+) -> None:
+    database = tmp_path / "server.db"
+    if shared == "tracking":
+        shutil.copy(with_empty_store(tmp_path / "server") / "mlflow.db", database)
+    key = "uri" if shared == "tracking" else "url"
+    original = tiny(tmp_path, **{shared: {key: f"sqlite:///{database}"}})
+    original.run()
+    shutil.copytree(original.runs.root, tmp_path / "copy")
+    copied = Study.load("tiny", Runs(tmp_path / "copy"))
+    before = contents(tmp_path / "runs"), database.read_bytes()
+    with pytest.raises(OrchestratorError, match=rf"must not be resumed while .*would write to sqlite:///{database}"):
+        copied.run()
+    assert (contents(tmp_path / "runs"), database.read_bytes()) == before
+    shutil.rmtree(original.runs.root)
+    copied.run()
+    assert drivers == ["tiny", "tiny"], "then it has been moved"
+
+
+def test_deleted_experiment_is_brought_back_or_gives_no_name(tmp_path: Path, drivers: list[str]) -> None:
+    study = tiny(tmp_path)
+    study.run()
+    client = MlflowClient(study.runs.tracking_uri())
+    found = client.get_experiment_by_name("tiny")
+    assert found is not None
+    client.delete_experiment(found.experiment_id)
+    command = mlflow_command(
+        study.runs.tracking_uri(), "experiments", "restore", "--experiment-id", found.experiment_id
+    )
+    with pytest.raises(OrchestratorError, match=re.escape(f"was deleted: bring it back with `{command}`")):
+        study.run()
+    shutil.rmtree(study.folder.path)
+    with pytest.raises(OrchestratorError, match="has the name `tiny`: choose another --name"):
+        study.run()
+    assert not study.folder.path.exists()
+    assert drivers == ["tiny"]
+
+
+@pytest.mark.parametrize("tool", ["mlflow", "optuna"])
+@pytest.mark.parametrize(("revision", "words"), [("f00", "newer"), (None, "older")])
+def test_tables_of_another_version_are_refused_untouched(
+    tmp_path: Path, drivers: list[str], tool: str, revision: str | None, words: str
+) -> None:
+    study = tiny(tmp_path)
+    study.run()
+    older = {"mlflow": "451aebb31d03", "optuna": "v3.0.0.a"}
+    file = study.runs.root / f"{tool}.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision or older[tool],))
+    before = file.read_bytes()
+    again = Study.load("tiny", study.runs)
+    with pytest.raises(OrchestratorError, match=rf"{tool}.db was made by an? {words} "):
+        _ = (again.run if tool == "mlflow" else again.trials)()
+    assert file.read_bytes() == before
+    (finding,) = [found for found in examine("tiny", study.runs).findings if f"{words} " in found.message]
+    assert finding.place.lower() == tool
+    assert ("upgrade" in finding.remedy) == (words == "older")
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b"])
+def test_folder_that_databases_cannot_be_in_is_refused_before_anything_is_made(
+    tmp_path: Path, drivers: list[str], name: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OrchestratorError, match=r"--runs: .* without `\?`"):
+        tiny(tmp_path / name).run()
+    assert drivers == []
+    assert sorted(tmp_path.iterdir()) == before

@@ -484,6 +484,51 @@ def test_deleted_experiment_is_told(runs: Runs, experiment: str) -> None:
     tracker.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(OrchestratorError, match=f"`{experiment}` .* was deleted: .* --experiment-id"):
         tracker_of(runs, experiment)
+    with pytest.raises(OrchestratorError, match=f"has the name `{experiment}`: choose another --name"):
+        Tracker(runs.tracking_uri(), experiment, artifact_location=None, tags={}, is_new=True)
+
+
+def test_runs_below_a_deleted_one_move_to_the_one_in_its_place(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    """Closed ones too, and those that `snas retrain --run` made, whose unit no study knows."""
+    tracker = tracker_of(runs, experiment)
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", real_records(1), "complete"))
+    retrain = Journal(written_journal(tmp_path / "0000-seed0.jsonl", retrain_records(1), "complete"))
+
+    def brought_up(tracker: Tracker, place: str) -> tuple[str, str, str, str]:
+        parent = study_run(tracker, tmp_path)
+        trial = search_unit(parent=parent, pictures=(), histories=(), tags={"snas.checkpoints": place})
+        tracker.sync(trial, journal)
+        below = Unit(
+            label="retrain-0000-seed0", kind="retrain", parent=tracker.run_id(trial), genotype=cell_of("skip_connect")
+        )
+        tracker.sync(below, retrain)
+        by_hand = tracker.run_id(replace(below, label="again-seed0")) if tracker is first else str(by_hand_id)
+        tracker.close_study(parent, complete=True)
+        return parent, tracker.run_id(trial), tracker.run_id(below), by_hand
+
+    def parent_of(run_id: str) -> str | None:
+        return tracker.client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+
+    first, by_hand_id = tracker, ""
+    study, trial, below, by_hand_id = brought_up(tracker, "/before")
+    tracker.client.delete_run(study)
+    new_study, same_trial, _, _ = brought_up(tracker_of(runs, experiment), "/after")
+    assert (same_trial, parent_of(trial)) == (trial, new_study)
+    assert new_study != study
+    assert tracker.client.get_run(trial).data.tags["snas.checkpoints"] == "/after"
+    tracker.client.delete_run(trial)
+    _, new_trial, same_below, _ = brought_up(tracker_of(runs, experiment), "/after")
+    assert new_trial != trial
+    assert same_below == below
+    assert [parent_of(run_id) for run_id in (new_trial, below, by_hand_id)] == [new_study, new_trial, new_trial]
+
+
+def test_run_of_a_study_has_no_parent(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    tracker = tracker_of(runs, experiment)
+    parent = study_run(tracker, tmp_path)
+    tracker.client.set_tag(parent, "mlflow.parentRunId", "f00")
+    study_run(tracker_of(runs, experiment), tmp_path)
+    assert "mlflow.parentRunId" not in tracker.client.get_run(parent).data.tags
 
 
 def test_history_without_epochs_is_a_readable_file(runs: Runs, experiment: str, tmp_path: Path) -> None:
