@@ -6,6 +6,7 @@ It runs on a machine with PyTorch alone, too, where only the tests of `search_co
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,13 @@ pytest_plugins = ["tests.browser"]
 
 _NEEDS = "needs "
 _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before tests run side by side, kernels are compiled, once."""
+    config = session.config
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        subprocess.run([sys.executable, "-m", "tests.compiled_kernels"], cwd=config.rootpath, check=True)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
