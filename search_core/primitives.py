@@ -28,13 +28,27 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class _SubsampledConv(nn.Conv2d):
+    """1x1 conv of stride 2, as one of stride 1 of every second pixel.
+
+    oneDNN 3.x corrupts memory in the backward pass of the strided form, with few channels in channels_last.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1, stride=2, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, ceil(H / 2), ceil(W / 2))."""
+        return functional.conv2d(input[:, :, ::2, ::2], self.weight)
+
+
 class FactorizedReduce(nn.Module):
     """Halve the size without losing pixels: two 1x1 convs of stride 2, the second one pixel off, side by side."""
 
     def __init__(self, channels_in: int, channels_out: int, *, affine: bool) -> None:
         super().__init__()
-        self.conv_even = nn.Conv2d(channels_in, channels_out // 2, 1, stride=2, bias=False)
-        self.conv_odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, stride=2, bias=False)
+        self.conv_even = _SubsampledConv(channels_in, channels_out // 2)
+        self.conv_odd = _SubsampledConv(channels_in, channels_out - channels_out // 2)
         self.norm = nn.BatchNorm2d(channels_out, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ def test_player_keys_go_through_the_epochs(player):
         assert player.locator("#slider").input_value() == str(expected)
 
 
+@pytest.mark.slow
 def test_player_keys_do_the_same_while_the_slider_has_the_focus(player):
     player.locator("#slider").focus()
     player.keyboard.press("ArrowRight")
@@ -100,6 +101,7 @@ def test_player_keys_do_the_same_while_the_slider_has_the_focus(player):
     assert epoch_of(player) == 6
 
 
+@pytest.mark.slow
 def test_player_space_plays_pauses_and_stops_at_the_end(player):
     player.keyboard.press("Home")
     player.keyboard.press(" ")
@@ -121,6 +123,7 @@ def test_player_space_plays_pauses_and_stops_at_the_end(player):
     assert epoch_of(player) < EPOCHS - 1
 
 
+@pytest.mark.slow
 def test_player_buttons(player):
     for name, expected in [("Next epoch", 6), ("Previous epoch", 5), ("First epoch", 0), ("Last epoch", 23)]:
         player.get_by_role("button", name=name, exact=True).click()
@@ -132,6 +135,7 @@ def test_player_buttons(player):
     wait_for_end(player)
 
 
+@pytest.mark.slow
 def test_player_space_on_a_button_presses_that_button_only(player):
     player.get_by_role("button", name="Next epoch").focus()
     player.keyboard.press(" ")
@@ -139,6 +143,7 @@ def test_player_space_on_a_button_presses_that_button_only(player):
     assert player.get_by_role("button", name="Play").is_visible()
 
 
+@pytest.mark.slow
 def test_player_speed_changes_how_fast_epochs_pass(player):
     for _ in range(6):
         player.keyboard.press("-")
@@ -156,6 +161,7 @@ def test_player_speed_changes_how_fast_epochs_pass(player):
     assert time.perf_counter() - start < 11  # 22 epochs: 0.7 s at this speed, 22 s at the former
 
 
+@pytest.mark.slow
 def test_player_slider_scrubs_by_mouse(player):
     box = player.locator("#slider").bounding_box()
     player.mouse.click(box["x"] + box["width"] - 4, box["y"] + box["height"] / 2)
@@ -164,6 +170,7 @@ def test_player_slider_scrubs_by_mouse(player):
     assert epoch_of(player) == 0
 
 
+@pytest.mark.slow
 def test_player_curve_scrubs_by_click_and_drag_and_stops_playing(player):
     curve = player.locator("#curves svg[role=img]").first
     curve.scroll_into_view_if_needed()
@@ -194,6 +201,7 @@ def changed_pixels(first, second):
     return int((np.abs(arrays[0] - arrays[1]).sum(axis=-1) > 150).sum())
 
 
+@pytest.mark.slow
 def test_player_picture_changes_between_epochs_and_nothing_moves(player):
     cells = player.locator("#cells")
     places, looks, pictures = [], [], []
@@ -210,6 +218,7 @@ def test_player_picture_changes_between_epochs_and_nothing_moves(player):
 
 
 @pytest.mark.parametrize("edges_per_node", [None, 1])
+@pytest.mark.slow
 def test_player_edges_are_those_of_the_history(open_page, page_file, edges_per_node):
     search = made_up_search(3, edges_per_node=edges_per_node, seed=4)
     page, _ = open_page()
@@ -234,6 +243,7 @@ def test_player_edges_are_those_of_the_history(open_page, page_file, edges_per_n
     assert ("not in the derived cell" in legend) == (edges_per_node == 1)
 
 
+@pytest.mark.slow
 def test_player_node_without_input_is_hollow_and_so_is_an_input_that_nobody_reads(open_page, page_file):
     search = made_up_search(1, 3)
     genotype = {"normal": [["skip_connect", 0, 2], ["skip_connect", 3, 4]], "reduce": []}
@@ -250,6 +260,7 @@ def test_player_node_without_input_is_hollow_and_so_is_an_input_that_nobody_read
 
 
 @pytest.mark.parametrize(("num_nodes", "num_epochs"), [(1, 1), (2, 3), (6, 2)])
+@pytest.mark.slow
 def test_player_other_sizes(open_page, page_file, num_nodes, num_epochs):
     page, watched = open_page()
     page.goto(page_file(made_up_search(num_epochs, num_nodes)))
@@ -262,6 +273,7 @@ def test_player_other_sizes(open_page, page_file, num_nodes, num_epochs):
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_player_shows_unknown_numbers_as_gaps(open_page, page_file):
     gap = SEARCH.metrics["discretization_gap"].copy()
     gap[3:6] = np.nan
@@ -292,6 +304,7 @@ def shown_probabilities(page):
     return [float(text) for text in page.locator("#details-rows .number").all_inner_texts()[: len(PRIMITIVES)]]
 
 
+@pytest.mark.slow
 def test_player_details_on_hover_stay_in_step(player):
     place = cell_edges(4).index((0, 3))
     player.locator("[data-target='normal-0-3'] rect").hover()
@@ -306,6 +319,7 @@ def test_player_details_on_hover_stay_in_step(player):
     assert player.locator("#details-rows .spark path:last-of-type").first.get_attribute("d").count("L") == EPOCHS - 1
 
 
+@pytest.mark.slow
 def test_player_details_on_focus_with_words(player):
     player.locator("#faster").focus()
     player.keyboard.press("Tab")
@@ -323,6 +337,7 @@ def test_player_details_on_focus_with_words(player):
     assert player.get_by_text("pinned", exact=True).is_hidden()
 
 
+@pytest.mark.slow
 def test_player_pinned_edge_stays_under_the_mouse(player):
     title = player.locator("#details-title")
     player.locator("[data-target='reduce-0-3'] rect").click()
@@ -338,6 +353,7 @@ def test_player_pinned_edge_stays_under_the_mouse(player):
 # For everybody
 
 
+@pytest.mark.slow
 def test_player_says_the_epoch_once_it_stands_still(player):
     words = player.locator("#words")
     assert words.inner_text().startswith(f"epoch 5 of {EPOCHS - 1}. Normal cell: ")
@@ -384,6 +400,7 @@ def test_player_theme_follows_the_reader_unless_the_address_says_otherwise(open_
 
 
 @pytest.mark.parametrize(("fragment", "epoch"), [("", 23), ("#epoch=last", 23), ("#epoch=0", 0), ("#epoch=99", 23)])
+@pytest.mark.slow
 def test_player_address_chooses_the_epoch(open_page, address, fragment, epoch):
     page, _ = open_page()
     page.goto(address + fragment)
@@ -391,6 +408,7 @@ def test_player_address_chooses_the_epoch(open_page, address, fragment, epoch):
     assert page.get_by_role("button", name="Play").is_visible()
 
 
+@pytest.mark.slow
 def test_player_names_are_text_only(open_page, page_file):
     search = made_up_search(2, primitives=("none", "skip_connect", "sep_conv_3x3"))
     genotypes = [text.replace("sep_conv_3x3", HOSTILE) for text in search.genotypes]
@@ -406,6 +424,7 @@ def test_player_names_are_text_only(open_page, page_file):
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_player_works_in_a_sandboxed_frame(open_page):
     page, watched = open_page()
     content = html.escape(render_player(SEARCH, title="t"), quote=True)

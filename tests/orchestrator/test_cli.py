@@ -581,7 +581,10 @@ def test_tracking_server_that_does_not_answer_is_named_before_anything_begins(
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("below", ["", "deeper"])
-def test_runs_folder_that_is_a_file_is_named(tmp_path: Path, command: str, below: str) -> None:
+def test_runs_folder_that_is_a_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, below: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # a box of Typer's breaks long paths anywhere
     file = tmp_path / "a-file"
     file.write_text("kept")
     refused(snas(*command_words(command, tmp_path), "--runs", file / below), "a-file")

@@ -65,9 +65,9 @@ def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> Non
     for line in (
         "loading the images of",
         "searches: 3 to do",
-        "  0000 starts: ",
-        "  0000 complete: child validation error ",
-        "  0002 complete",
+        "0000 starts: ",
+        "0000 complete: child validation error ",
+        "0002 complete",
         "[searches 3 of 3]",
         "retrainings: ",
         "logging to MLflow",
