@@ -33,15 +33,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Faults done to clusters are slow; what needs a tool of the system has the marker `tool`.
 
-    Tests that share what a module makes once, such as a study, run in one process.
+    Tests that share what a module makes once, such as a study, run in one process, and so do faults, one at a time.
     """
     for item in items:
-        if item.get_closest_marker("cluster"):
-            item.add_marker("slow")
         if TOOLS.keys() & set(item.fixturenames):
             item.add_marker("tool")
         definitions = item._fixtureinfo.name2fixturedefs.values()
-        if any(found[-1].scope == "module" for found in definitions):
+        if item.get_closest_marker("cluster"):
+            item.add_marker("slow")
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+        elif any(found[-1].scope == "module" for found in definitions):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 

@@ -113,7 +113,7 @@ def test_memory_monitor_kills_a_trial(study: Start, undisturbed: StudyProcess) -
     starved.start()
     with starved.held(1):
         available = psutil.virtual_memory().available
-        hog = np.ones(int(available - (1 - threshold - 0.01) * memory.total), dtype=np.uint8)
+        hog = np.ones(int(available - (1 - threshold - 0.05) * memory.total), dtype=np.uint8)
     starved.wait_until(lambda: "out_of_memory" in starved.events())
     del hog
     starved.finish()
