@@ -6,11 +6,9 @@ Apart from `study`, whose readers need neither the driver nor what it imports: R
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +22,10 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
+from orchestrator.study_changes import keep_settings, require_unchanged, tracked_settings
 from orchestrator.sweep_check import strategy_corners
 from orchestrator.tracking import Tracker
-from orchestrator.units import flatten, run_tags
+from orchestrator.units import run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import check_estimate
@@ -65,11 +64,14 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
         LatencyError: if the latency table cannot be read or lacks a part of the search space.
         ConstraintsError: if a strategy chooses genotypes and none keeps the hard limits.
         GenotypeError: if the cell that the study file names cannot be read.
+        ConfigError: if the study began with other settings.
         OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
             began with, or if another driver runs the study.
         StudyInterrupted: if the user stopped it.
         StudyFailed: if all searches or all retrainings failed.
     """
+    if study.exists:
+        require_unchanged(study.optuna_study, study.spec, study.folder, study.tracking_uri)
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
     if address is not None:  # before anything begins: a study that is refused leaves nothing behind
@@ -82,6 +84,7 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     else:
         _begin(study, tracker)
     with driver_lock(study.folder.lock_file, study.spec.name):
+        keep_settings(study.optuna_study, study.spec)
         parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
         try:
             Driver(study, tracker, view or SilentView(), parent, data).run(address)
@@ -194,7 +197,7 @@ def _draft(study: Study) -> Iterator[Path]:
 
 
 def _tracker(study: Study, data: ImageData) -> Tracker:
-    uri = study.runs.tracking_uri(study.spec.tracking.uri)
+    uri = study.tracking_uri
     tags = {"snas.study": study.spec.name, **run_tags(data)}
     try:
         location = study.runs.artifact_location(uri, study.spec.name)
@@ -209,19 +212,8 @@ def _tracker(study: Study, data: ImageData) -> Tracker:
 
 
 def _study_params(study: Study, data: ImageData) -> dict[str, object]:
-    spec = study.spec
-    sweep = {f"sweep.{key}": json.dumps(entry.to_data()) for key, entry in spec.sweep.items()}
     sizes = {f"images.{split}": size for split, size in data.sizes.items()}
-    return {
-        "name": spec.name,
-        "seed": spec.seed,
-        "sampler": spec.sampler,
-        "trials": spec.num_trials,
-        "objectives": json.dumps([asdict(objective) for objective in spec.objectives]),
-        **flatten(asdict(spec.search), "search."),
-        **sweep,
-        **sizes,
-    }
+    return {"name": study.spec.name, "trials": study.spec.num_trials, **tracked_settings(study.spec), **sizes}
 
 
 def _keeps_limits(search: SearchOptions) -> bool:
