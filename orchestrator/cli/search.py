@@ -33,7 +33,7 @@ def search(
     from orchestrator.single import run_search
 
     options = load_search(config, settings)
-    genotype, folder = run_search(options, Runs(runs), name or stamped(config.stem), _print_epoch)
+    genotype, folder = run_search(options, Runs(runs), stamped(config.stem) if name is None else name, _print_epoch)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True
