@@ -111,6 +111,11 @@ class Study:
         journal = Journal(self.folder.journal("trunk", TRUNK))
         return journal.reason if journal.end == "failed" else ""
 
+    @property
+    def resume_hint(self) -> str:
+        """The command that goes on with the study, and that it does."""
+        return f"`{self.runs.command('study', 'resume', self.spec.name)}` goes on where it stopped"
+
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""
         return num_open(self.optuna_study, self.spec)
