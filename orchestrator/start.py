@@ -52,26 +52,7 @@ _IMAGES = ("dataset.digest", "dataset.split_digest")
 
 
 def start(study: Study, view: StudyView | None = None, *, address: str | None = None) -> None:
-    """Do all that is not done yet: searches, retrainings, summary.
-
-    Everything that can be checked is checked before anything is written.
-
-    Args:
-        study: what is run; new, or begun before.
-        view: shows progress; default: nothing is shown.
-        address: Ray cluster; None starts one on this machine.
-
-    Raises:
-        DataError: if the data set cannot be read.
-        OptionsError: if the recipe does not fit the images.
-        LatencyError: if the latency table cannot be read or lacks a part of the search space.
-        ConstraintsError: if a strategy chooses genotypes and none keeps the hard limits.
-        GenotypeError: if the cell that the study file names cannot be read.
-        OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
-            began with, or if another driver runs the study.
-        StudyInterrupted: if the user stopped it.
-        StudyFailed: if all searches or all retrainings failed.
-    """
+    """Run a study that is new or was begun before; the view, the address and the errors are those of `Study.run`."""
     view = view or SilentView()
     if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
         study = type(study).load(study.spec.name, study.runs)  # its file may have changed

@@ -29,21 +29,26 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         subprocess.run([sys.executable, "-m", "tests.compiled_kernels"], cwd=config.rootpath, check=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+def pytest_itemcollected(item: pytest.Function) -> None:
     """Faults done to clusters are slow; what needs a tool of the system has the marker `tool`.
 
     Tests that share what a module makes once, such as a study, run in one process, and so do faults, one at a time.
     """
-    for item in items:
-        if TOOLS.keys() & set(item.fixturenames):
-            item.add_marker("tool")
-        definitions = item._fixtureinfo.name2fixturedefs.values()
-        if item.get_closest_marker("cluster"):
-            item.add_marker("slow")
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-        elif any(found[-1].scope == "module" for found in definitions):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    if TOOLS.keys() & set(item.fixturenames):
+        item.add_marker("tool")
+    definitions = item._fixtureinfo.name2fixturedefs.values()
+    if item.get_closest_marker("cluster"):
+        item.add_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("cluster"))
+    elif any(found[-1].scope == "module" for found in definitions):
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """pytest-xdist 3.8 cannot group tests under pytest 9.2, and says nothing: each process would make all studies."""
+    if getattr(session.config.option, "loadgroup", False):
+        grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+        assert all("@" in nodeid for nodeid in grouped), "pytest-xdist must see the groups of tests"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
