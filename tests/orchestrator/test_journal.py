@@ -56,6 +56,7 @@ def test_journal_keeps_the_faults_that_a_trial_survived(tmp_path: Path) -> None:
     assert len(journal.epochs) == 3
 
 
+@pytest.mark.slow
 def test_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     """In one process: the half line must not stay before the next one."""
     file = two_epochs(tmp_path)

@@ -153,6 +153,7 @@ def test_description_has_the_front_with_links_and_what_failed(
     assert "`penalty.strength: {'log_uniform': [1e-05, 0.1]}`" in note
 
 
+@pytest.mark.slow
 def test_description_of_a_large_study_fits(tracker: Tracker, parent: str, tally: Tally, add: Add) -> None:
     for number in range(40):
         add(number, **figures(number))
