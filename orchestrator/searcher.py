@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 
 from orchestrator.child_trials import OpenSearch
 from orchestrator.config import StudySpec, search_options
+from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.feasibility import excesses, limits_of, store_excesses
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault
@@ -215,7 +216,11 @@ class StudySearcher(Searcher):
         return begun
 
     def _drawn(self, trial: optuna.trial.Trial) -> Mapping[str, Scalar]:
-        return patiently(lambda: suggest(trial, self._spec.sweep))
+        try:
+            return patiently(lambda: suggest(trial, self._spec.sweep))
+        except ValueError as error:  # of a study that was begun before its settings were kept (`study_changes`)
+            rule = "`sweep` must be that of the trials in Optuna's storage"
+            raise OrchestratorError(f"{rule}, got for trial {trial.number}: {first_line(error)}") from error
 
     @property
     def _has_new(self) -> bool:

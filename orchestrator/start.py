@@ -6,11 +6,9 @@ Apart from `study`, whose readers need neither the driver nor what it imports: R
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,9 +24,10 @@ from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.relocation import relocate
 from orchestrator.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
+from orchestrator.study_changes import keep_settings, require_unchanged, tracked_settings
 from orchestrator.sweep_check import strategy_corners
 from orchestrator.tracking import STUDY_FOLDER, Tracker
-from orchestrator.units import flatten, run_tags
+from orchestrator.units import run_tags
 from orchestrator.warm_start import check_warm_start
 from orchestrator.yaml_file import dump_yaml
 from search_core.child_search import check_estimate
@@ -56,6 +55,8 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     view = view or SilentView()
     if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
         study = type(study).load(study.spec.name, study.runs)  # its file may have changed
+    if study.exists:
+        require_unchanged(study.optuna_study, study.spec, study.folder, study.tracking_uri)
     view.step(f"loading the images of {study.spec.search.dataset.name}")
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
@@ -73,6 +74,7 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     else:
         _begin(study, tracker)
     with driver_lock(study.folder.lock_file, study.spec.name):
+        keep_settings(study.optuna_study, study.spec)
         parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
         try:
             Driver(study, tracker, view, parent, data).run(address)
@@ -199,7 +201,7 @@ def _draft(study: Study) -> Iterator[Path]:
 
 
 def _tracker(study: Study, data: ImageData) -> Tracker:
-    uri = study.runs.tracking_uri(study.spec.tracking.uri)
+    uri = study.tracking_uri
     tags = {"snas.study": study.spec.name, **run_tags(data)}
     try:
         location = study.runs.artifact_location(uri, study.spec.name)
@@ -215,19 +217,8 @@ def _tracker(study: Study, data: ImageData) -> Tracker:
 
 
 def _study_params(study: Study, data: ImageData) -> dict[str, object]:
-    spec = study.spec
-    sweep = {f"sweep.{key}": json.dumps(entry.to_data()) for key, entry in spec.sweep.items()}
     sizes = {f"images.{split}": size for split, size in data.sizes.items()}
-    return {
-        "name": spec.name,
-        "seed": spec.seed,
-        "sampler": spec.sampler,
-        "trials": spec.num_trials,
-        "objectives": json.dumps([asdict(objective) for objective in spec.objectives]),
-        **flatten(asdict(spec.search), "search."),
-        **sweep,
-        **sizes,
-    }
+    return {"name": study.spec.name, "trials": study.spec.num_trials, **tracked_settings(study.spec), **sizes}
 
 
 def _keeps_limits(search: SearchOptions) -> bool:

@@ -89,6 +89,11 @@ class Study:
                 f"the Optuna storage {url} must hold the study `{self.spec.name}`, got: {first_line(error)}"
             ) from error
 
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow store of the study."""
+        return self.runs.tracking_uri(self.spec.tracking.uri)
+
     def trials(self) -> list[TrialRecord]:
         """All trials, by number."""
         return read_trials(self.optuna_study, self.folder)

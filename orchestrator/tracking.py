@@ -40,6 +40,7 @@ STUDY_FOLDER = "snas.folder"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
 
+_STUDY_RUN = "tags.`snas.unit` = 'study'"
 _MAX_BATCH = 100  # params and tags that one request may carry
 _MAX_EPOCHS = 20  # epochs that one request may carry, of at most 1,000 metrics
 _PAGE = 1000  # runs
@@ -330,6 +331,20 @@ def kept_run(runs: Sequence[Run]) -> Run:
     that came back when its experiment was restored.
     """
     return min(runs, key=_rank)
+
+
+def study_params(tracking_uri: str, experiment: str) -> Mapping[str, str]:
+    """Parameters of a study's own run; none if there is no such run, or if the store cannot be read."""
+    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        return {}  # opening it would make an empty one
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        runs = client.search_runs([found.experiment_id], _STUDY_RUN, max_results=1) if found is not None else []
+    except (MlflowException, SQLAlchemyError):
+        return {}
+    params: Mapping[str, str] = runs[0].data.params if runs else {}
+    return params
 
 
 def _rank(run: Run) -> tuple[bool, bool, int, str]:

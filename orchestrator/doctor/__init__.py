@@ -16,6 +16,7 @@ from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS
 from orchestrator.doctor.report import Check, Finding, Notes, Report
+from orchestrator.doctor.settings import check_settings
 from orchestrator.doctor.trunk import check_trunk
 from orchestrator.doctor.truth import check_truth
 from orchestrator.doctor.units import (
@@ -68,6 +69,7 @@ def examine(name: str, runs: Runs) -> Report:
         notes.add(DRIVER, name, "info", f"{holder} runs the study: what is not there yet is a warning")
     if trials is not None:
         check_trials(case, notes)
+    check_settings(case, store, notes)
     check_truth(case, notes)
     check_trunk(case, notes)
     check_searches(case, notes)

@@ -148,7 +148,10 @@ def check_retrains(case: Case, notes: Notes) -> None:
         if recorded.damage:
             notes.add(RETRAINS, recorded.unit, "error", recorded.damage, f"restore {recorded.file} from a backup")
             continue
-        if wanted is not None and recorded.label not in wanted:
+        if wanted is not None and recorded.label not in wanted and _was_chosen(case, recorded):
+            message = "its cell was among the best before more trials came"
+            notes.add(RETRAINS, recorded.unit, "info", message)
+        elif wanted is not None and recorded.label not in wanted:
             message = f"the study asks for no such retraining, but {recorded.file} exists"
             notes.add(RETRAINS, recorded.unit, "error", message, "move the file away")
             continue
@@ -161,6 +164,12 @@ def check_retrains(case: Case, notes: Notes) -> None:
         if recorded.end == "complete" and "test_accuracy" not in (recorded.metrics or ({},))[-1]:
             message = "its last epoch must have `test_accuracy`, got none"
             notes.add(RETRAINS, recorded.unit, "error", message, f"restore {recorded.file} from a backup")
+
+
+def _was_chosen(case: Case, recorded: Recorded) -> bool:
+    """Whether the study asked for a retraining when it had fewer trials: `trials` may be raised."""
+    complete = [trial_label(trial.number) for trial in case.trials or () if trial.state == TrialState.COMPLETE]
+    return recorded.end is not None and recorded.label.partition("-")[0] in complete
 
 
 def check_checkpoints(case: Case, notes: Notes) -> None:

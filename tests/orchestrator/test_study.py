@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from orchestrator.progress import SilentView
 from orchestrator.runs import Runs
 from orchestrator.samplers import open_storage
 from orchestrator.study import Study
+from search_core.data import load_data
 from search_core.errors import ConstraintsError
-from tests.orchestrator.tiny import SEARCH, runs_of, tiny_spec, with_empty_store
+from tests.orchestrator.tiny import SEARCH, runs_of, snas, tiny_spec, with_empty_store
 
 
 @pytest.fixture(autouse=True)
@@ -66,21 +68,41 @@ def optuna_names(study: Study) -> list[str]:
     return list(optuna.get_all_study_names(open_storage(study.runs.optuna_url())))
 
 
-@pytest.mark.parametrize(
-    ("change", "digest"), [({"images": 110}, "digest"), ({"validation_images": 10}, "split_digest")]
-)
+@pytest.mark.parametrize("digest", ["digest", "split_digest"])
 @pytest.mark.slow
 def test_study_does_not_go_on_with_other_images(
-    tmp_path: Path, drivers: list[str], change: dict[str, int], digest: str
+    tmp_path: Path, drivers: list[str], digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny(tmp_path).run()
-    other = tiny(tmp_path, search={**SEARCH, "dataset": {**SEARCH["dataset"], **change}})
-    rule = rf"images of study `tiny` must be those it began with \({digest} \w+\), got \w+"
-    with pytest.raises(OrchestratorError, match=rule):
-        other.run()
+    rule = rf"images of study `tiny` must be those it began with \({digest} \w+\), got 0123"
+    with monkeypatch.context() as patch:
+        changed = {digest: "0123"}
+        patch.setattr(start_module, "load_data", lambda *given: replace(load_data(*given), **changed))
+        with pytest.raises(OrchestratorError, match=rule):
+            tiny(tmp_path).run()
     assert drivers == ["tiny"]
     tiny(tmp_path).run()
     assert drivers == ["tiny", "tiny"]
+
+
+@pytest.mark.slow
+def test_study_does_not_go_on_with_other_settings(tmp_path: Path, drivers: list[str]) -> None:
+    study = tiny(tmp_path)
+    study.run()
+    more = study.folder.spec_file.read_text().replace("trials: 3", "trials: 5").replace("cpu: 1.0", "cpu: 2.0")
+    study.folder.spec_file.write_text(more)
+    Study.load("tiny", study.runs).run()
+    assert drivers == ["tiny", "tiny"], "more trials and other resources are fine"
+    other = more.replace("nodes: 2", "nodes: 1").replace("  images: 100", "  images: 110")
+    study.folder.spec_file.write_text(other)
+    before = {file: file.read_bytes() for file in study.runs.root.rglob("*") if file.is_file()}
+    outcome = snas("study", "resume", "tiny", "--runs", study.runs.root)
+    assert outcome.code == 2
+    assert "2 faults" in outcome.said
+    assert ":19: search.dataset.images: must stay 100, with which the study ran, got 110; put it back" in outcome.said
+    assert ":21: search.network.nodes: must stay 2, with which the study ran, got 1; put it back" in outcome.said
+    assert {file: file.read_bytes() for file in study.runs.root.rglob("*") if file.is_file()} == before
+    assert len(drivers) == 2
 
 
 def test_study_without_a_run_in_mlflow_goes_on(tmp_path: Path, drivers: list[str]) -> None:

@@ -1,0 +1,74 @@
+"""Checks of the study file against the settings with which the study and each of its trials ran."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from mlflow.entities import Run
+
+from orchestrator.config import search_options
+from orchestrator.doctor.case import Case, Recorded
+from orchestrator.doctor.mlflow_store import StudyRuns
+from orchestrator.doctor.report import Notes
+from orchestrator.runs import trial_label
+from orchestrator.study_changes import REMEDY, Difference, forbidden_changes, param_changes
+from orchestrator.units import flatten
+from search_core.errors import GenotypeError, LatencyError, OptionsError
+
+SETTINGS = "settings"
+
+
+def check_settings(case: Case, store: StudyRuns | None, notes: Notes) -> None:
+    """The file has the settings that the study ran with last, and those of every trial and retraining.
+
+    What a trial ran with are the parameters of its MLflow run, which nobody can change.
+    """
+    if case.trials is not None:
+        _check_study(case, notes)
+    if store is not None:
+        runs = {run.data.tags.get("snas.unit", ""): run for run in reversed(store.runs)}
+        _check_units(case, {unit: run for unit, run in runs.items() if run.data.params}, notes)
+
+
+def _check_study(case: Case, notes: Notes) -> None:
+    study = case.study
+    notes.look(SETTINGS)
+    try:
+        found = forbidden_changes(study.optuna_study, study.spec, study.folder, study.tracking_uri)
+    except (GenotypeError, LatencyError) as error:
+        notes.add(SETTINGS, study.spec.name, "error", str(error), "restore the file that the study names")
+        return
+    for difference in found:
+        notes.add(SETTINGS, study.spec.name, "error", _told([difference]), REMEDY)
+
+
+def _check_units(case: Case, runs: Mapping[str, Run], notes: Notes) -> None:
+    """One finding for all units that differ alike."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for unit in (unit for unit in case.units if unit.unit in runs and not unit.damage):
+        notes.look(SETTINGS)
+        differences = _differences(case, unit, runs[unit.unit].data.params)
+        if differences:
+            alike[_told(differences)].append(unit.unit)
+    for message, units in alike.items():
+        more = f" (and {len(units) - 1} more: {', '.join(units[1:4])}{', ...' if len(units) > 4 else ''})"
+        notes.add(SETTINGS, units[0], "error", message + more * (len(units) > 1), REMEDY)
+
+
+def _differences(case: Case, unit: Recorded, logged: Mapping[str, str]) -> list[Difference]:
+    spec = case.study.spec
+    if unit.phase == "retrain":
+        return [] if spec.retrain is None else param_changes(logged, flatten(asdict(spec.retrain)), "retrain.")
+    values = next((trial.params for trial in case.trials or () if trial_label(trial.number) == unit.label), None)
+    if values is None:
+        return []
+    try:
+        return param_changes(logged, flatten(asdict(search_options(spec, values))), "search.")
+    except OptionsError:  # such a trial has failed with this reason
+        return []
+
+
+def _told(differences: list[Difference]) -> str:
+    return "; ".join(f"`{difference.key}` {difference.rule}" for difference in differences)
