@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.schema import check, fields_of
 from orchestrator.sections import (
     REPORT_METRICS,
@@ -71,6 +71,23 @@ __all__ = [
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 #: What lies beside the studies in the folder of runs.
 RESERVED_NAMES = ("searches", "retrains", "mlartifacts", "mlflow.db", "optuna.db")
+
+
+def check_name(name: str, *suffixes: str) -> None:
+    """Check a `--name` of the command line.
+
+    Args:
+        name: as the user gave it.
+        suffixes: that runs add to it.
+
+    Raises:
+        OrchestratorError: if it cannot be the name of a folder.
+    """
+    longest = 80 - max(map(len, suffixes), default=0)
+    if NAME_PATTERN.fullmatch(name) is None or len(name) > longest:
+        rule = f"must be 1 to {longest} letters, digits, `.`, `_` and `-`, the first a letter or digit"
+        raise OrchestratorError(f"--name {rule}, got `{name}`")
+
 
 SweepField = Annotated[
     SweepEntry, pydantic.PlainValidator(SweepEntry.from_data), pydantic.PlainSerializer(SweepEntry.to_data)

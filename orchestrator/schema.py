@@ -15,13 +15,14 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pydantic
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import ConfigError, did_you_mean
-from orchestrator.yaml_file import DOTTED_SECTION, Place, YamlFile, describe, place_text, split_key
+from orchestrator.yaml_file import DOTTED_SECTION, Place, YamlFile, describe, is_plain_number, place_text, split_key
 from search_core.errors import OptionsError
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
@@ -139,13 +140,27 @@ def _translated(error: pydantic.ValidationError, data: object, model: type[Model
         if isinstance(cause, OptionsError):
             for name in dict.fromkeys(name for name, _ in cause.faults):
                 messages = [message for other, message in cause.faults if other == name]
-                yield (*place, *split_key(name)), "; ".join(messages)
+                inner = (*place, *split_key(name))
+                yield inner, _nested_sweep(inner, data) or "; ".join(messages)
         elif item["type"] == "missing" and place and isinstance(place[-1], int):
             yield place[:-1], f"must have more items: item {place[-1] + 1} is missing, got {item['input']}"
         elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             yield (*place, "kind"), _unknown_kind(item)
         else:
             yield place, _message(item, place, model, data)
+
+
+def _nested_sweep(place: Place, data: Any) -> str:
+    """Of a swept setting that is written as a section in a section: how it is written."""
+    inner = data
+    for part in place:
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    if place[:1] != (DOTTED_SECTION,) or len(place) < 3 or not isinstance(inner, dict):
+        return ""
+    while len(inner) == 1 and isinstance(next(iter(inner.values())), dict):
+        ((key, inner),) = inner.items()
+        place = (*place, key)
+    return f"must be one key with dots, not sections: write `{'.'.join(map(str, place[1:]))}: {{...}}`"
 
 
 def _place_in(item: ErrorDetails, data: Any) -> Place:
@@ -190,13 +205,42 @@ def _message(item: ErrorDetails, place: Place, model: type[Model], data: object)
     return f"{item['msg'].replace('Input should be', 'must be')}, got {describe(value)}"
 
 
+#: Words that YAML 1.1 reads as booleans and YAML 1.2 as text.
+_OLD_BOOLEANS = {
+    **dict.fromkeys(("yes", "y", "on"), "true"),
+    **dict.fromkeys(("no", "n", "off"), "false"),
+}
+
+
 def _rewrite_hint(kind: str, value: object) -> str:
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
-    if kind in ("int_type", "float_type") and isinstance(value, str) and re.fullmatch(r"[-+]?[0-9][0-9.eE+-]*", value):
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        return _number_hint(value)
+    if kind == "bool_type" and str(value).lower() in _OLD_BOOLEANS:
+        return f"; write {_OLD_BOOLEANS[str(value).lower()]}"
+    if kind == "bool_type" and str(value).lower() in ("true", "false"):
         return "; leave out the quotes"
     if kind == "string_type" and isinstance(value, int | float | bool):
         return "; put it into quotes"
+    return ""
+
+
+def _number_hint(text: str) -> str:
+    """How to write the number that a text was meant for."""
+    if is_plain_number(text):
+        return "; leave out the quotes"
+    if re.fullmatch(r"[-+]?0[0-7]+", text):
+        return f"; write {int(text)}, or {int(text, 8)} if it is octal"
+    if re.fullmatch(r"[-+]?0[0-9]+", text):
+        return f"; write {int(text)}"
+    if re.fullmatch(r"[-+]?0[obOB][0-7]+", text):
+        with suppress(ValueError):
+            return f"; write {int(text, 0)}"
+    if re.fullmatch(r"[0-9]+(:[0-5]?[0-9])+", text):
+        return "; write one number, without `:`"
+    if re.fullmatch(r"[-+]?[0-9]{1,3}(,[0-9]{3})+", text):
+        return f"; write {text.replace(',', '')}"
     return ""
 
 

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from dashboards.databases import current_address, sqlite_file
 from dashboards.draw import render_cells_svg
 from orchestrator.bayesian import build_proposer
-from orchestrator.config import NAME_PATTERN, RetrainConfig, load_retrain
+from orchestrator.config import RetrainConfig, check_name, load_retrain
 from orchestrator.delivery import sync_now
 from orchestrator.errors import OrchestratorError
 from orchestrator.hours import with_hours
@@ -32,7 +32,7 @@ from search_core.child_search import ChildSearch, make_search
 from search_core.data import ImageData, load_data
 from search_core.dataset_options import DatasetOptions
 from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
-from search_core.genotype import Genotype
+from search_core.genotype import Genotype, load_genotype
 from search_core.reports import EpochReport
 from search_core.retrain import Retrain, RetrainReport
 from search_core.search import Search
@@ -70,9 +70,10 @@ def run_search(
 
     Raises:
         DataError: if the data set cannot be read.
-        OrchestratorError: if the name is taken.
+        OrchestratorError: if the name is taken, or cannot be a folder's.
         NonFiniteLossError: if the loss is not finite.
     """
+    check_name(name)
     device = default_device()
     data = _load(options.dataset, device, warn)
     search = make_search(options, data, device, build_proposer)
@@ -131,17 +132,19 @@ def run_retrain(
 
     Raises:
         DataError: if the data set cannot be read.
-        OrchestratorError: if the name is taken.
+        OrchestratorError: if the name is taken, or cannot be a folder's.
         NonFiniteLossError: if a loss is not finite.
     """
     device, section = default_device(), config.retrain
+    seeds = {seed: f"-seed{seed}" for seed in range(config.seed, config.seed + section.seeds)}
+    check_name(name, *seeds.values())
     dataset = section.dataset_for(config.dataset)
     data = _load(dataset, device, warn)
     tracker = open_tracker(runs, RETRAINS, data, parent_run)
     results = []
-    for seed in range(config.seed, config.seed + section.seeds):
+    for seed, suffix in seeds.items():
         retrain = Retrain(genotype, section, data, device, seed=seed)
-        label = f"{name}-seed{seed}"
+        label = f"{name}{suffix}"
         folder = _new_folder(runs.root / RETRAINS, label, tracker)
         (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
         params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
@@ -177,7 +180,7 @@ def found_cell(runs: Runs, run_id: str) -> Genotype:
         OrchestratorError: if there is no such run, or it has no genotype.
     """
     try:
-        return Genotype.from_json(_artifact(runs, run_id, "genotype.json").read_text(encoding="utf-8"))
+        return load_genotype(_artifact(runs, run_id, "genotype.json"))
     except (MlflowException, OSError) as error:
         raise OrchestratorError(
             f"run {run_id} in {runs.tracking_uri()} must exist and have the artifact genotype.json, got: {error}"
@@ -259,10 +262,6 @@ def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
 
 
 def _new_folder(parent: Path, name: str, tracker: Tracker) -> Path:
-    if NAME_PATTERN.fullmatch(name) is None:
-        raise OrchestratorError(
-            f"--name must be 1 to 80 letters, digits, `.`, `_` and `-`, the first a letter or digit, got `{name}`"
-        )
     try:
         (parent / name).mkdir(parents=True)
     except FileExistsError as error:

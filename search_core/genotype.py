@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from search_core.errors import GenotypeError
+from search_core.json_text import TextError, load_json, parse_json
 
 CellType = Literal["normal", "reduce"]
 CELL_TYPES: tuple[CellType, CellType] = ("normal", "reduce")
@@ -137,10 +138,10 @@ class Genotype:
             GenotypeError: if the text is not JSON or not a genotype.
         """
         try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:  # not JSON, a number of thousands of digits, too deep
+            document = parse_json(text)
+        except TextError as error:
             raise GenotypeError(f"a genotype must be a JSON document: {error}") from error
-        return cls.from_dict(document)
+        return cls.from_dict(document.value)
 
 
 def load_genotype(name_or_path: str | Path) -> Genotype:
@@ -157,9 +158,13 @@ def load_genotype(name_or_path: str | Path) -> Genotype:
             f"{str(name_or_path)!r} is neither a file nor a published cell; published: {', '.join(PUBLISHED)}"
         )
     try:
-        return Genotype.from_json(path.read_text(encoding="utf-8"))
-    except (GenotypeError, UnicodeDecodeError) as error:
-        raise GenotypeError(f"{path}: {error}") from error
+        document = load_json(path)
+    except TextError as error:
+        raise GenotypeError(error.of(path)) from error
+    try:
+        return Genotype.from_dict(document.value)
+    except GenotypeError as error:
+        raise GenotypeError(document.told(path, str(error))) from error
 
 
 def _check_edge(edge: Edge, place: str) -> None:

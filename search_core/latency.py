@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from search_core.cell import CellPlan, NetworkOptions, Size
 from search_core.errors import LatencyError
 from search_core.genotype import Genotype
+from search_core.json_text import TextError, load_json
 from search_core.latency_options import LatencyOptions
 from search_core.latency_parts import Shape, child_parts, network_parts, operation_key, sum_key
 
@@ -214,20 +215,13 @@ class LatencyTable:
                 dtype=str(data["dtype"]),
                 batch_size=int(data["batch_size"]),
                 cpu_time=bool(data["cpu_time"]),
-                parts={key: Timing(**{name: float(ms) for name, ms in row.items()})
-                       for key, row in data["parts"].items()},
+                parts={key: _timing(key, row) for key, row in data["parts"].items()},
                 comparison=comparison and Comparison(**{name: tuple(ms) for name, ms in comparison.items()}),
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, LatencyError):
                 raise
             raise LatencyError(f"a latency table must be what `snas latency measure` writes, got: {error!r}") from error
-        wrong = [key for key, row in table.parts.items() if not (math.isfinite(row.median_ms) and row.median_ms >= 0)]
-        if wrong:
-            raise LatencyError(
-                f"a latency must be a finite number of at least 0, got {table.parts[wrong[0]].median_ms} for "
-                f"`{wrong[0]}`"
-            )
         return table
 
 
@@ -238,11 +232,30 @@ def load_table(file: str | Path) -> LatencyTable:
         LatencyError: if the file is missing or is no table; the message names it.
     """
     try:
-        return LatencyTable.from_dict(json.loads(Path(file).read_text(encoding="utf-8")))
+        document = load_json(file)
     except OSError as error:
         raise LatencyError(f"the latency table {file} must be readable, got: {error.strerror}; {_REMEDY}") from error
-    except ValueError as error:  # LatencyError and those of JSON are
-        raise LatencyError(f"{file}: {error}") from error
+    except TextError as error:
+        raise LatencyError(error.of(file)) from error
+    try:
+        return LatencyTable.from_dict(document.value)
+    except LatencyError as error:
+        raise LatencyError(document.told(file, str(error))) from error
+
+
+def _timing(key: str, row: Mapping[str, Any]) -> Timing:
+    """Read the timing of a part.
+
+    Raises:
+        LatencyError: if it is something else; the message begins with its path.
+    """
+    names = [each.name for each in fields(Timing)]
+    values = [row.get(name) for name in names] if isinstance(row, Mapping) and set(row) == set(names) else [None]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(names) or not all(0 <= number < math.inf for number in numbers):
+        rule = f"must have {', '.join(names)}, each a finite number of at least 0"
+        raise LatencyError(f"parts.{key}: {rule}, got {row}")
+    return Timing(**dict(zip(names, map(float, numbers), strict=True)))
 
 
 def table_for(

@@ -46,9 +46,11 @@ def run(
 
     Example: `snas study run studies/quickstart.yaml --set trials=4 --name tiny`
     """
-    from orchestrator.config import load_study
+    from orchestrator.config import check_name, load_study
     from orchestrator.study import Study
 
+    if name is not None:
+        check_name(name)
     overrides = [*settings, f"name={json.dumps(name)}"] if name is not None else settings
     study = Study(load_study(file, overrides), Runs(runs))
     if study.exists:

@@ -145,7 +145,25 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("wrong enum", replaced("kind: linear,", "kind: linaer,"), [("search.temperature.kind", "must be constant, linear, exponential, cosine or step, got `linaer`; did you mean `linear`?")]),
     ("quoted number", replaced("epochs: 12", "epochs: '12'"), [("search.epochs", "must be a whole number, got the text `12`; leave out the quotes")]),
     ("fractional number", replaced("epochs: 12", "epochs: 12.0"), [("search.epochs", "must be a whole number, got 12.0; write 12")]),
-    ("yes is no boolean", replaced("log: true", "log: yes"), [("search.penalty.log", "must be true or false, got the text `yes`")]),
+    ("yes is no boolean", replaced("log: true", "log: yes"), [("search.penalty.log", "must be true or false, got the text `yes`; write true")]),
+    ("off is no boolean", replaced("log: true", "log: Off"), [("search.penalty.log", "got the text `Off`; write false")]),
+    ("quoted boolean", replaced("log: true", "log: 'true'"), [("search.penalty.log", "got the text `true`; leave out the quotes")]),
+    ("leading zero", replaced("epochs: 12", "epochs: 012"), [("search.epochs", "got the text `012`; write 12, or 10 if it is octal")]),
+    ("leading zero of no octal", replaced("start: 1.0", "start: 08"), [("search.temperature.start", "got the text `08`; write 8")]),
+    ("octal", replaced("epochs: 12", "epochs: 0o14"), [("search.epochs", "got the text `0o14`; write 12")]),
+    ("sexagesimal", replaced("epochs: 12", "epochs: 1:30"), [("search.epochs", "got the text `1:30`; write one number, without `:`")]),
+    ("thousands", replaced("epochs: 12", "epochs: 1,200"), [("search.epochs", "got the text `1,200`; write 1200")]),
+    ("date", replaced("epochs: 12", "epochs: 2024-01-02"), [("search.epochs", "must be a whole number, got the text `2024-01-02`")]),
+    ("infinity", replaced("strength: 1.0e-3", "strength: .inf"), [("search.penalty.strength", "finite")]),
+    ("thousands of digits", replaced("seed: 0", "seed: " + "9" * 5000), [("seed", "must be a number below 1e308, got one of 5,000 digits")]),
+    ("thousands of hexadecimal digits", replaced("seed: 0", "seed: 0x" + "f" * 5000), [("seed", "must be a number below 1e308")]),
+    ("hundreds of digits in a range", with_sweep("alpha.lr: {uniform: [1, 1" + "0" * 400 + "]}"), [("sweep.alpha.lr.uniform[1]", "must be a number below 1e308"), ("sweep.alpha.lr.uniform", "two finite numbers")]),
+    ("tag that does not fit", replaced("seed: 0", "seed: !!int abc"), [("seed", "must be what its tag `!!int` says, got `abc`")]),
+    ("merge key", SMALL + "stop: &a {patience: 9}\nscheduler:\n  <<: *a\n  kind: none\n", [("scheduler", "must not use the merge key `<<`: write its keys out")]),
+    ("half a surrogate", SMALL + 'tracking: {uri: "\\ud800"}\n', [("tracking.uri", "half of a surrogate pair")]),
+    ("half a surrogate in a key", SMALL + '"\\ud800": 1\n', [("", "half of a surrogate pair")]),
+    ("nested sweep", replaced("  penalty.strength: {log_uniform: [1.0e-5, 1.0e-1]}", "  penalty:\n    strength: {log_uniform: [1.0e-5, 1.0e-1]}"), [("sweep.penalty.strength", "must be one key with dots, not sections: write `penalty.strength: {...}`")]),
+    ("sweep nested twice", with_sweep("strategy: {estimate: {epochs: {int: [1, 2]}}}"), [("sweep.strategy.estimate", "write `strategy.estimate.epochs: {...}`")]),
     ("boolean is no number", replaced("strength: 1.0e-3", "strength: true"), [("search.penalty.strength", "must be a number, got true")]),
     ("number is no text", replaced("name: digits-quickstart", "name: 12"), [("name", "must be text, got 12; put it into quotes")]),
     ("empty section", replaced("resources: {cpu: 1}", "resources:"), [("resources", "must be a section of keys, got nothing (null)")]),
@@ -258,7 +276,22 @@ UNREADABLE = [
     ("open bracket", "name: [1\ntrials: 2\n", 2, 7, "must be valid YAML: expected ',' or ']'"),
     ("two colons", "name: a: b\n", 1, 8, "must be valid YAML: mapping values are not allowed here"),
     ("tab", "search:\n\tepochs: 3\n", 2, 1, "indent with spaces, not tabs"),
-    ("two documents", "name: a\n---\nname: b\n", 2, 1, "but found another document"),
+    (
+        "two documents",
+        "name: a\n---\nname: b\n",
+        2,
+        1,
+        "expected a single document in the stream, but found another document",
+    ),
+    ("control character", "name: a\nseed: \x00\n", 2, 7, "must be printable text, got the character U+0000"),
+    (
+        "aliases of aliases",
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        1,
+        None,
+        "must have at most 20,000 values, those of aliases counted",
+    ),
     ("alias in itself", "a: &x [*x]\n", 1, 4, "an alias must not contain itself"),
     ("deep", "a: " + "[" * 3000, None, None, "must not be nested so deeply"),
 ]
@@ -442,6 +475,59 @@ def test_faulty_overrides_are_told_with_their_origin(tmp_path: Path) -> None:
     )
     assert any(line.startswith("  --set x={a: [: must have a YAML value") for line in lines)
     assert any(line.startswith("  --set trails: unknown key `trails`; did you mean `trials`?") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["name=abc #1"], "--set name=abc #1: must not end in a comment, got `#1`: leave it out, or put the value into quotes, --set 'name=\"abc #1\"'"),
+        (["name=# a"], "--set name=# a: must not end in a comment, got `# a`"),
+        (["trials=3 # three"], "--set trials=3 # three: must not end in a comment, got `# three`: leave it out, or put the value into quotes"),
+        (["retrian.epochs=3"], "--set retrian: unknown key `retrian`; did you mean `retrain`?"),
+        (["retrain.epoch=3"], "--set retrain.epoch: unknown key `epoch`; did you mean `epochs`?"),
+        (["warm_start.top=1"], "--set warm_start.experiment: must be given"),
+        (["objectives[0].mode=max"], "--set objectives[0].mode=max: must name a key, not an item of a list: set `objectives` whole"),
+        (["seed=1", "seed=2"], "--set seed=2: must be given once, but another --set has `seed`"),
+        (["stop.patience=2", "stop={}"], "--set stop={}: must be given once, but another --set has `stop.patience`"),
+        (["seed=010"], "--set seed: must be a whole number, got the text `010`; write 10, or 8 if it is octal"),
+        (["seed=" + "9" * 5000], "...: must be a number below 1e308, got one of 5,000 digits"),
+        (["name=\udcff"], "must have a YAML value: must be printable text, got the character U+DCFF"),
+        (["x=" + "[" * 1500], "...: must have a YAML value: must not be nested so deeply"),
+        (["name=*a"], "--set name=*a: must have a YAML value: must be valid YAML: found undefined alias 'a'"),
+    ],
+)  # fmt: skip
+def test_faulty_override_is_one_fault_of_its_own(tmp_path: Path, settings: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(written(tmp_path, SMALL), settings)
+    (fault,) = caught.value.faults
+    assert fault.is_override
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 1200
+
+
+def test_overrides_keep_what_quotes_and_equals_signs_hold(tmp_path: Path) -> None:
+    overrides = ["tracking.uri=http://host/?a=b#c", "retrain={}", "retrain.register_as='a #1'", "retrain.epochs=3"]
+    spec = load_study(written(tmp_path, SMALL), overrides)
+    assert spec.tracking.uri == "http://host/?a=b#c"
+    assert spec.retrain is not None
+    assert (spec.retrain.register_as, spec.retrain.epochs) == ("a #1", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "rule"),
+    [
+        (SMALL.encode("utf-16"), "", "must be UTF-8 text, got UTF-16: save it as UTF-8"),
+        (SMALL.replace("t", "é").encode("latin-1"), ":1:7", "must be UTF-8 text, but the byte 0xe9 cannot be decoded"),
+    ],
+)
+def test_other_encodings_are_refused_by_name(tmp_path: Path, content: bytes, place: str, rule: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_study(file)
+    assert f"{file}{place}: {rule}" in str(caught.value)
+    file.write_text(SMALL, encoding="utf-8-sig")
+    assert load_study(file).name == "t"
 
 
 def test_search_loads_from_bare_file_and_from_study(tmp_path: Path) -> None:

@@ -103,14 +103,14 @@ def test_what_does_not_touch_trials_may_change(tmp_path: Path, changes: dict[str
         ({"warm_start": {"experiment": "other"}}, {"warm_start": (None, {"experiment": "other", "top": 5})}),
         ({"tracking": {"uri": "http://127.0.0.1:1"}}, {"tracking.uri": (None, "http://127.0.0.1:1")}),
         ({"storage": {"path": "/shared"}}, {"storage.path": (None, "/shared")}),
-        ({"seed": 3} | searched(epochs=3, batch_size=16), dict.fromkeys(("seed", "search.epochs", "search.batch_size"))),
+        ({"seed": 3} | searched(epochs=3, batch_size=8), dict.fromkeys(["seed", "search.epochs", "search.batch_size"])),
     ],
 )  # fmt: skip
 def test_all_else_is_refused_with_both_values(
     tmp_path: Path, changes: dict[str, Any], expected: dict[str, tuple[Any, Any] | None]
 ) -> None:
     found = Begun(tmp_path, tiny_spec()).changes(tiny_spec(**changes))
-    assert list(found) == list(expected) or set(found) == set(expected)
+    assert set(found) == set(expected)
     assert all(values is None or found[key] == values for key, values in expected.items())
 
 

@@ -148,7 +148,7 @@ def test_from_dict_names_a_missing_key(key: str) -> None:
         ("{", "a genotype must be a JSON document: .*line 1 column 2"),
         ("", "a genotype must be a JSON document"),
         ('{"normal_concat": [' + "9" * 5000 + "]}", "a genotype must be a JSON document: .*digits"),
-        ("[" * 100_000, "a genotype must be a JSON document: .*recursion"),
+        ("[" * 100_000, "a genotype must be a JSON document: must not be nested so deeply"),
         ("[]", "a genotype must be a JSON object, got list"),
         ("null", "a genotype must be a JSON object, got NoneType"),
     ],
@@ -220,8 +220,33 @@ def test_load_lists_the_published_names_when_nothing_fits(tmp_path: Path) -> Non
 def test_load_names_a_malformed_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(content)
-    with pytest.raises(GenotypeError, match=f"^{re.escape(str(path))}: "):
+    with pytest.raises(GenotypeError, match=f"^{re.escape(str(path))}:"):
         load_genotype(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "rest"),
+    [
+        (b'{"normal": [],\n "normal": []}', ":2:2: `normal` is given twice: line 1 has it already"),
+        (b'{"normal":\n [["skip_connect", NaN, 2]]}', ":2:20: numbers must be finite, got NaN"),
+        ('{"é": 1}'.encode("latin-1"), ":1:3: must be UTF-8 text, but the byte 0xe9 cannot be decoded"),
+        ("{}".encode("utf-16"), ": must be UTF-8 text, got UTF-16: save it as UTF-8"),
+        (b"", ": must be a JSON document, got nothing"),
+        (CHAIN.to_json().replace("skip_connect", "skip").encode(), ":4:5: normal[0]: the primitive must be one of"),
+    ],
+)
+def test_load_names_the_place_of_a_fault(tmp_path: Path, content: bytes, rest: str) -> None:
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(GenotypeError) as caught:
+        load_genotype(path)
+    assert str(caught.value).startswith(f"{path}{rest}")
+
+
+def test_load_reads_past_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "cell.json"
+    path.write_text(CHAIN.to_json(), encoding="utf-8-sig")
+    assert load_genotype(path) == CHAIN
 
 
 # Batch norm behind pools

@@ -282,6 +282,11 @@ def test_digest_is_of_all_that_was_measured(change: dict[str, Any]) -> None:
     assert replace(made_up_table(), **change).digest != made_up_table().digest
 
 
+def _with_part(timing: dict[str, Any]) -> str:
+    """A table as text, whose only part has this timing."""
+    return json.dumps({**made_up_table().to_dict(), "parts": {"x": timing}})
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
@@ -289,11 +294,14 @@ def test_digest_is_of_all_that_was_measured(change: dict[str, Any]) -> None:
         ("[]", "must be what `snas latency measure` writes"),
         ("{}", "must be what `snas latency measure` writes, got: KeyError"),
         (json.dumps({**made_up_table().to_dict(), "format": 0}), "format must be 1, got 0"),
-        (json.dumps({**made_up_table().to_dict(), "parts": {"sum 1x1x1": {"median_ms": 1}}}), "must be what"),
+        (_with_part({"median_ms": 1}), r":\d+:\d+: parts.x: must have median_ms, lower_ms, upper_ms, each a finite"),
         (
-            json.dumps({**made_up_table().to_dict(), "parts": {"x": dict.fromkeys(Timing.__annotations__, math.nan)}}),
-            "must be a finite number of at least 0, got nan for `x`",
+            _with_part(dict.fromkeys(Timing.__annotations__, "1")),
+            "a finite number of at least 0, got {'median_ms'",
         ),
+        (_with_part(dict.fromkeys(Timing.__annotations__, -1)), "a finite number of at least 0, got {'median_ms'"),
+        (_with_part(dict.fromkeys(Timing.__annotations__, math.nan)), r":1:\d+: numbers must be finite, got NaN"),
+        ('{"format": 1,\n "format": 1}', ":2:2: `format` is given twice: line 1 has it already"),
     ],
 )
 def test_file_that_is_no_table_is_refused_by_name(tmp_path: Path, text: str, rule: str) -> None:
