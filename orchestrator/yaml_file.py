@@ -269,7 +269,7 @@ def _usable(value: Any) -> Any:
     return value
 
 
-def _whole_number(loader: _Loader, node: yaml.Node) -> Any:
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     """Python refuses to read thousands of digits, which are beyond all floats anyway."""
     if len(node.value) > _LONG and node.value.lstrip("+-").replace("_", "").isdigit():
         raise OverflowError
@@ -286,8 +286,8 @@ def _line(node: yaml.Node) -> int:
 def _syntax_fault(error: yaml.YAMLError) -> TextError:
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    if problem.startswith("but ") and getattr(error, "context", None):
-        problem = f"{error.context}, {problem}"
+    if problem.startswith("but "):
+        problem = f"{getattr(error, 'context', '')}, {problem}"
     hint = "; indent with spaces, not tabs" if r"'\t'" in problem else ""
     place = () if mark is None else (mark.line + 1, mark.column + 1)
     return TextError(f"must be valid YAML: {problem}{hint}", *place)

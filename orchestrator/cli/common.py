@@ -90,5 +90,5 @@ def filled_table(
 
 def stamped(stem: str) -> str:
     """A name that is not taken: the stem, as far as a name may hold it, and the time."""
-    allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:60] or "run"
+    allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-")[:50] or "run"
     return f"{allowed}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -56,7 +56,8 @@ def retrain(
     if seeds is not None:
         recipe = replace(recipe, retrain=replace(recipe.retrain, seeds=seeds))
     stem = Path(genotype).stem if genotype is not None else f"run-{str(run)[:8]}"
-    results = run_retrain(cell, recipe, folder, name or stamped(stem), _print_epoch, parent_run=run, warn=warn)
+    label = stamped(stem) if name is None else name
+    results = run_retrain(cell, recipe, folder, label, _print_epoch, parent_run=run, warn=warn)
     accuracies = [result["test_accuracy"] for result in results]
     spread = f" ± {stdev(accuracies):.2%} over {len(accuracies)} seeds" if len(accuracies) > 1 else ""
     cost = f"{compact(results[0]['params'])} parameters, {compact(results[0]['madds'])} multiply-adds"

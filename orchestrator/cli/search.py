@@ -32,8 +32,8 @@ def search(
     from orchestrator.single import run_search
 
     options = load_search(config, settings)
-    place = Runs(runs)
-    genotype, folder = run_search(options, place, name or stamped(config.stem), _print_epoch, warn=warn)
+    label = stamped(config.stem) if name is None else name
+    genotype, folder = run_search(options, Runs(runs), label, _print_epoch, warn=warn)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True

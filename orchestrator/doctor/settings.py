@@ -8,11 +8,12 @@ from dataclasses import asdict
 
 from mlflow.entities import Run
 
-from orchestrator.config import search_options
-from orchestrator.doctor.case import Case, Recorded
+from orchestrator.config import StudySpec, search_options
+from orchestrator.doctor.case import Case
 from orchestrator.doctor.mlflow_store import StudyRuns
 from orchestrator.doctor.report import Notes
 from orchestrator.runs import trial_label
+from orchestrator.space import Scalar
 from orchestrator.study_changes import REMEDY, Difference, forbidden_changes, param_changes
 from orchestrator.units import flatten
 from search_core.errors import GenotypeError, LatencyError, OptionsError
@@ -46,10 +47,15 @@ def _check_study(case: Case, notes: Notes) -> None:
 
 def _check_units(case: Case, runs: Mapping[str, Run], notes: Notes) -> None:
     """One finding for all units that differ alike."""
+    values = {trial_label(trial.number): trial.params for trial in case.trials or ()}
     alike: dict[str, list[str]] = defaultdict(list)
-    for unit in (unit for unit in case.units if unit.unit in runs and not unit.damage):
+    for unit in (unit for unit in case.units if unit.unit in runs):
         notes.look(SETTINGS)
-        differences = _differences(case, unit, runs[unit.unit].data.params)
+        logged = runs[unit.unit].data.params
+        if unit.phase == "retrain":
+            differences = _recipe_differences(case.study.spec, logged)
+        else:
+            differences = _search_differences(case.study.spec, values.get(unit.label), logged)
         if differences:
             alike[_told(differences)].append(unit.unit)
     for message, units in alike.items():
@@ -57,11 +63,14 @@ def _check_units(case: Case, runs: Mapping[str, Run], notes: Notes) -> None:
         notes.add(SETTINGS, units[0], "error", message + more * (len(units) > 1), REMEDY)
 
 
-def _differences(case: Case, unit: Recorded, logged: Mapping[str, str]) -> list[Difference]:
-    spec = case.study.spec
-    if unit.phase == "retrain":
-        return [] if spec.retrain is None else param_changes(logged, flatten(asdict(spec.retrain)), "retrain.")
-    values = next((trial.params for trial in case.trials or () if trial_label(trial.number) == unit.label), None)
+def _recipe_differences(spec: StudySpec, logged: Mapping[str, str]) -> list[Difference]:
+    return [] if spec.retrain is None else param_changes(logged, flatten(asdict(spec.retrain)), "retrain.")
+
+
+def _search_differences(
+    spec: StudySpec, values: Mapping[str, Scalar] | None, logged: Mapping[str, str]
+) -> list[Difference]:
+    """Of a trial with these sampled values, if Optuna has it."""
     if values is None:
         return []
     try:

@@ -466,8 +466,7 @@ def test_search_refuses_a_name_that_the_store_has_from_another_folder(
 
 @pytest.mark.parametrize("name", ["it's", "../up", "a/b", ""])
 def test_search_refuses_a_name_that_is_no_name(found: Found, name: str) -> None:
-    if name:
-        refused(snas("search", found.config, "--name", name, "--runs", found.runs), "--name", name)
+    refused(snas("search", found.config, "--name", name, "--runs", found.runs), "--name", f"got `{name}`")
     assert not (found.runs / "up").exists()
 
 
@@ -545,6 +544,20 @@ def test_retrain_refuses_bad_input(found: Found) -> None:
 
 
 # --- nothing is half-started
+
+
+@pytest.mark.parametrize("name", ["it's", "", "a" * 81])
+@pytest.mark.parametrize("command", ["search", "study run", "retrain"])
+def test_name_is_shown_as_it_was_given(tmp_path: Path, command: str, name: str) -> None:
+    outcome = snas(*command_words(command, tmp_path), "--name", name, "--runs", tmp_path / "runs")
+    refused(outcome, "error: --name must be 1 to", f"got `{name}`")
+    assert "seed0" not in outcome.said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_name_leaves_room_for_the_seeds(tmp_path: Path) -> None:
+    words = [*command_words("retrain", tmp_path), "--seeds", 11, "--name", "a" * 74, "--runs", tmp_path / "runs"]
+    refused(snas(*words), "--name must be 1 to 73 letters")
 
 
 COMMANDS = ["search", "study run", "retrain"]

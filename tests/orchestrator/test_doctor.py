@@ -296,6 +296,13 @@ def edited(number: int, change: Callable[[list[dict[str, Any]]], object]) -> Cal
     return lambda copy: copy.edit(copy.journal(number), change)
 
 
+def replace_in(file: Path, old: str, new: str) -> None:
+    """Change a setting as a user does."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
 Damage = Callable[[Copy], object]
 
 
@@ -491,6 +498,26 @@ DAMAGES: dict[str, tuple[Damage, str, str, str]] = {
         "retrain-0002-seed0",
         "the study asks for no such retraining",
     ),
+    "setting of the study changed": (
+        lambda copy: replace_in(copy.folder / "study.yaml", "reduction_factor: 2", "reduction_factor: 3"),
+        "settings",
+        "sick",
+        "`scheduler.reduction_factor` must stay 2, with which the study ran, got 3",
+    ),
+    "trial ran with other settings": (
+        metrics_sql("UPDATE params SET value = '3' WHERE key = 'network.nodes' AND run_uuid = ?"),
+        "settings",
+        "trial-0000",
+        "`search.network.nodes` must stay 3, with which the study ran, got 2",
+    ),
+    "retraining ran with other settings": (
+        lambda copy: copy.sql(
+            "mlflow", "UPDATE params SET value = '9' WHERE key = 'lr' AND run_uuid = ?", copy.run_id(RETRAINED)
+        ),
+        "settings",
+        RETRAINED,
+        "`retrain.lr` must stay 9, with which the study ran, got 0.025",
+    ),
     "study file no study": (
         lambda copy: (copy.folder / "study.yaml").write_text("name: sick\n"),
         "study file",
@@ -525,6 +552,20 @@ def test_damage_is_found_and_named(name: str, copy: Copy) -> None:
     assert [(found.check, found.place) for found in errors] == [(check, place)], errors
     assert words in errors[0].message
     assert errors[0].remedy
+
+
+def test_changed_study_file_is_named_with_all_trials(copy: Copy) -> None:
+    replace_in(copy.folder / "study.yaml", "nodes: 2", "nodes: 3")
+    found = {finding.place: finding.message for finding in copy.examined().findings if finding.check == "settings"}
+    told = "`search.network.nodes` must stay 2, with which the study ran, got 3"
+    assert found == {"sick": told, "trial-0000": f"{told} (and 2 more: trial-0001, trial-0002)"}
+
+
+def test_retraining_of_a_cell_that_more_trials_left_behind_is_told(copy: Copy) -> None:
+    """Raising `trials` may move the front away from a cell that is trained already."""
+    journal = copy.retrain_journal.rename(copy.retrain_journal.with_name("0000-seed7.jsonl"))
+    found = [finding for finding in copy.examined().findings if finding.place == f"retrain-{journal.stem}"]
+    assert ("retrainings", "info") in [(finding.check, finding.severity) for finding in found]
 
 
 def test_run_of_no_trial_is_named_by_its_id(copy: Copy) -> None:
