@@ -74,9 +74,13 @@ def _search_differences(
     if values is None:
         return []
     try:
-        return param_changes(logged, flatten(asdict(search_options(spec, values))), "search.")
+        options = flatten(asdict(search_options(spec, values)))
     except OptionsError:  # such a trial has failed with this reason
         return []
+    fixed = {
+        key: value for key, value in options.items() if key not in values
+    }  # the others are Optuna's, not the file's
+    return param_changes(logged, fixed, "search.")
 
 
 def _told(differences: list[Difference]) -> str:
