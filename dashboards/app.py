@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from flask import Response, request
 
 from dashboards.charts.theme import THEMES
-from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, PortTakenError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
 from dashboards.memory import keep_memory_small
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
@@ -26,6 +25,7 @@ from dashboards.pages.study import study_view
 from dashboards.pages.trial import trial_view
 from dashboards.pages.view import Request, View, parse_query
 from dashboards.player import render_player
+from dashboards.ports import port_error
 from dashboards.records import RunRecord
 from dashboards.store import Store
 
@@ -80,7 +80,7 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
         ready: hears the address as soon as it is served.
 
     Raises:
-        PortTakenError: if the port is taken.
+        PortTakenError: if the port is taken or not permitted.
     """
     import waitress
 
@@ -91,7 +91,7 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
     try:
         server = waitress.create_server(app.server, host=HOST, port=port, threads=_THREADS, ident=None)
     except OSError as error:
-        raise PortTakenError(f"port {port} of {HOST} must be free, got: {os.strerror(error.errno or 0)}") from error
+        raise port_error(HOST, port, error) from error
     ready(f"http://{HOST}:{server.effective_port}")
     threading.Thread(target=_prepare, args=(store,), name="prepare", daemon=True).start()
     server.run()

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from dashboards.databases import schema_fault, sqlite_file
 from dashboards.errors import StoreAwayError
+from dashboards.store_lock import opened_client, store_lock
 
 Answer = TypeVar("Answer")
 
@@ -84,26 +85,13 @@ class MlflowAccess:
 
     def _opened(self) -> MlflowClient:
         with self._lock:
-            self._check_sqlite()  # each time: a connection to a file that is gone would create an empty one
+            # Each time: a connection to a file that is gone would create an empty one.
+            check_sqlite(self.tracking_uri, is_known=self._client is not None)
             if self._client is None and not self.is_server:
                 self._check_database()
             if self._client is None:
-                self._client = MlflowClient(self.tracking_uri)
+                self._client = opened_client(self.tracking_uri)
             return self._client
-
-    def _check_sqlite(self) -> None:
-        path = sqlite_file(self.tracking_uri)
-        if path is None:
-            return
-        if not path.is_file():
-            raise StoreAwayError(
-                f"the MLflow store {self.location} must be an existing file, got none there; run a study first, or "
-                "name the store with --tracking-uri"
-            )
-        if self._client is None and not _is_mlflow_database(path):
-            raise StoreAwayError(f"the MLflow store {self.location} must be a database of MLflow, got another file")
-        if self._client is None and (fault := schema_fault("MLflow", self.tracking_uri)) is not None:
-            raise StoreAwayError(f"{fault.what}: {fault.remedy}")
 
     def _check_database(self) -> None:
         """Connect once, briefly: MLflow would try ten times over two minutes, and all others would wait for it."""
@@ -132,6 +120,34 @@ class MlflowAccess:
             )
         hint = "start it, or name another with --tracking-uri" if self.is_server else "see that it can be read"
         return f"the MLflow store {self.location} must answer, got: {said[:300]}; {hint}"
+
+
+def check_sqlite(tracking_uri: str, *, is_known: bool = False) -> None:
+    """Refuse a store in a file that is not there, may not be read, or is no database of MLflow.
+
+    Args:
+        tracking_uri: of a store of any kind.
+        is_known: whether its tables were found before.
+
+    Raises:
+        StoreAwayError: saying which.
+    """
+    path, store = sqlite_file(tracking_uri), f"the MLflow store {masked(tracking_uri)}"
+    if path is None:
+        return
+    if not path.is_file():
+        raise StoreAwayError(
+            f"{store} must be an existing file, got none there; run a study first, or name the store with "
+            "--tracking-uri"
+        )
+    if not os.access(path, os.R_OK):
+        raise StoreAwayError(f"{store} must be readable, got a file that this user may not read")
+    if not is_known and not _is_mlflow_database(path):
+        raise StoreAwayError(f"{store} must be a database of MLflow, got another file")
+    with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
+        fault = None if is_known else schema_fault("MLflow", tracking_uri)
+    if fault is not None:
+        raise StoreAwayError(f"{fault.what}: {fault.remedy}")
 
 
 def search_all(client: MlflowClient, experiment_ids: list[str], query: str, page: int) -> list[Run]:

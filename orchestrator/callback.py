@@ -48,6 +48,7 @@ class PhaseCallback(Callback):
         track: hears that the journal of a job has something new.
         view: shows progress.
         has_room: whether a trial that ran out of memory may have more of it.
+        is_for_all: whether all trials of the phase would meet a permanent error of this kind, which ends the study.
         failed: hears the label of a trial that failed, after its journal has the reason.
         fault: keeps what goes wrong in here.
         timeout_s: seconds without a report after which a worker is killed; None for never.
@@ -62,13 +63,14 @@ class PhaseCallback(Callback):
         track: Callable[[dict[str, Any], Journal], None],
         view: StudyView,
         has_room: Callable[[Journal], bool],
+        is_for_all: Callable[[str], bool],
         failed: Callable[[str], object],
         fault: OwnFault,
         timeout_s: float | None,
     ) -> None:
         self._epochs, self._values, self._open_journal, self._track = epochs, values, open_journal, track
         self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
-        self._failed, self._fault = failed, fault
+        self._is_for_all, self._failed, self._fault = is_for_all, failed, fault
         self._watched: dict[str, _Watched] = {}
         self._last_step = time.monotonic()
         self.most_at_once = 0  # units that ran at a time
@@ -99,8 +101,10 @@ class PhaseCallback(Callback):
         label = job["label"]
         journal, epochs = self._open_journal(label), self._epochs(job)
         if "refused" in result:
-            raise OrchestratorError(f"{label} cannot go on: {result['refused']}")
-        if "out_of_memory" in result:
+            if self._is_for_all(result["refused_kind"]):  # left open: it goes on when that is mended
+                raise OrchestratorError(f"{label} cannot go on: {result['refused']}")
+            journal.finish("failed", result["refused"])
+        elif "out_of_memory" in result:
             kind = result.get("out_of_memory_kind", "gpu")
             self._out_of_memory(label, first_line(MemoryError(result["out_of_memory"])), kind)
         elif "failure" in result:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import ray
 from ray._private import services
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
-from ray.exceptions import RayError
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.stop_signals import kept_while_ray_starts
 
 #: What a driver takes to the nodes of a cluster.
 PACKAGES = ("search_core", "orchestrator", "dashboards")
@@ -129,8 +129,12 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         if address is not None:
             settings["address"] = _reach(address)
-        ray.init(**settings)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+        with kept_while_ray_starts():
+            ray.init(**settings)
+    except KeyboardInterrupt:
+        _shut_down()
+        raise
+    except Exception as error:  # of no class of its own if a node does not start in time
         _set_mode(before)
         raise OrchestratorError(f"the Ray cluster at {address or 'this machine'} must answer, got: {error}") from error
     try:

@@ -114,8 +114,8 @@ class DistributedRetrain(tune.Trainable):
         result: dict[str, Any] = ray.get(self._relay.ask.remote())
         if "died" in result:
             raise WorkerGroupDiedError(result["died"])
-        # When memory ran out on one rank, the others may wait for it for ever.
-        self._is_done = result["done"] and "out_of_memory" not in result
+        # When one rank alone cannot go on, the others may wait for it for ever.
+        self._is_done = result["done"] and not _is_of_one_rank(result)
         return result
 
     def cleanup(self) -> None:
@@ -245,9 +245,14 @@ def _train_rank(config: dict[str, Any]) -> None:
             ray.get(relay.wait_until_asked.remote())
         result = retrain.step()
         is_done = result["done"]
-        # A GPU that is too small may be that of another rank; the first one waits for that rank for ever.
-        if rank == 0 or "out_of_memory" in result:
+        # The first rank waits for ever for another one whose GPU is too small, or whose node lacks a file.
+        if rank == 0 or _is_of_one_rank(result):
             ray.get(relay.give.remote(result))
+
+
+def _is_of_one_rank(result: dict[str, Any]) -> bool:
+    """Whether a result says that its rank cannot go on, of which the others need not know."""
+    return "out_of_memory" in result or "refused" in result
 
 
 class _RankOfRetrain(RetrainTrainable):

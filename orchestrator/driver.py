@@ -15,12 +15,13 @@ from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.cluster import cluster, nodes
 from orchestrator.distributed import retrain_trainable
 from orchestrator.driver_children import DriverChildren
-from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, last_line
+from orchestrator.errors import OrchestratorError, StudyFailed, last_line
 from orchestrator.ground_truth import read_truth, truth_job, write_table
 from orchestrator.ground_truth import units as truth_units
 from orchestrator.journal import Journal
 from orchestrator.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
 from orchestrator.packing import Share, find_share, grown, retrain_share
+from orchestrator.permanent import is_for_all
 from orchestrator.progress import StudyView
 from orchestrator.records import FORK_SHARE, RetrainJob
 from orchestrator.runs import TRUNK, Phase, trial_label
@@ -59,6 +60,7 @@ class Driver:
         self._data = data
         self._journals: dict[tuple[Phase, str], Journal] = {}
         self._shares: dict[Phase, Share] = {}
+        self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
         self._log = StudyLog(study, tracker, view, parent, data, self._journal)
 
     def run(self, address: str | None) -> None:
@@ -69,14 +71,15 @@ class Driver:
 
         Raises:
             OrchestratorError: if the cluster does not answer, or Ray gives up again and again.
-            StudyInterrupted: if the user stopped it.
             StudyFailed: if all searches or all retrainings failed.
             TrackingAwayError: if MLflow is away at the end.
         """
         try:
-            self._log.begin()
             num_open = self._study.num_open_trials()
-            is_open = num_open or any(record.state == "running" for record in self._study.retrains())
+            if not num_open:
+                self._repeated = self._lost_models()
+            self._log.begin()
+            is_open = num_open or self._open_retrains()
             if is_open or self._open_truth_jobs():
                 self._view.step("starting Ray on this machine" if address is None else "joining the Ray cluster")
                 with cluster(address):
@@ -136,7 +139,7 @@ class Driver:
         if not self._has_trunk(epochs):
             folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
             raise OrchestratorError(
-                f"{folder} must have a whole checkpoint of {epochs} shared epochs, got none; {self._resume_hint()}"
+                f"{folder} must have a whole checkpoint of {epochs} shared epochs, got none; {self._study.resume_hint}"
             )
         study = self._study.optuna_study
         if FORK_SHARE not in study.user_attrs:
@@ -159,6 +162,14 @@ class Driver:
             self._view.phase("retrainings", done, len(jobs), ["val_accuracy", "test_accuracy"])
             self._launch_until_done("retrain", lambda: not self._open_retrains())
 
+    def _lost_models(self) -> set[str]:
+        """Trainings that are over, but whose last checkpoint could not be written before their model was logged."""
+        return {
+            job.label
+            for job in self._study.retrain_jobs()
+            if self._journal("retrain", job.label).end == "complete" and self._log.lacks_model(self._retrain_job(job))
+        }
+
     def _launch_until_done(self, phase: Phase, is_done: Callable[[], bool]) -> None:
         """Launch what is open until nothing is.
 
@@ -167,15 +178,12 @@ class Driver:
         """
         num_idle = 0
         while num_idle < _MAX_IDLE_LAUNCHES:
-            try:
-                num_steps = self._launch(phase)
-            except KeyboardInterrupt as error:
-                raise StudyInterrupted(self._resume_hint()) from error
+            num_steps = self._launch(phase)
             if is_done():
                 return
             num_idle = 0 if num_steps else num_idle + 1
             time.sleep(_PAUSE_S)
-        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times without a report; {self._resume_hint()}")
+        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times without a report; {self._study.resume_hint}")
 
     def _launch(self, phase: Phase) -> int:
         """Run one Tune experiment over all that is open; returns how much is new in the journals."""
@@ -192,6 +200,7 @@ class Driver:
             track=track,
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
+            is_for_all=partial(self._is_for_all, phase),
             failed=lambda label: searcher.tell_failed(label) if searcher else None,
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
@@ -213,12 +222,19 @@ class Driver:
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
         return callback.num_steps
 
+    def _is_for_all(self, phase: Phase, kind: str) -> bool:
+        if phase == "retrain":  # trainings differ in their cell alone
+            return kind != "GenotypeError"
+        return is_for_all(kind, self._spec.sweep if phase == "search" else ())
+
     def _jobs(self, phase: Phase) -> list[dict[str, Any]]:
         """A fixed list of what is open; the searcher gives the jobs of phase search."""
         if phase == "trunk":
             return self._trunk_jobs()
         if phase == "retrain":
-            return self._open_retrain_jobs()
+            jobs = self._open_retrain_jobs()
+            self._repeated.clear()  # a disk that is still full must not repeat them for ever
+            return jobs
         jobs = self._open_truth_jobs() if phase == "truth" else []
         return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
 
@@ -243,7 +259,11 @@ class Driver:
 
     def _open_retrains(self) -> list[RetrainJob]:
         """What is not over yet; what ran out of memory comes last, when others have ended."""
-        open_jobs = [job for job in self._study.retrain_jobs() if self._journal("retrain", job.label).end is None]
+        open_jobs = [
+            job
+            for job in self._study.retrain_jobs()
+            if job.label in self._repeated or self._journal("retrain", job.label).end is None
+        ]
         return sorted(open_jobs, key=lambda job: self._journal("retrain", job.label).count("out_of_memory"))
 
     def _journal(self, phase: Phase, label: str) -> Journal:
@@ -357,9 +377,6 @@ class Driver:
         self._view.step("logging to MLflow: what is left, models, summary")
         missing, reasons = self._log.finish([(job, self._retrain_job(job)) for job in self._study.retrain_jobs()])
         if missing:
-            self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._resume_hint()}")
+            self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._study.resume_hint}")
         for kind, reason in reasons.items():
             raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")
-
-    def _resume_hint(self) -> str:
-        return f"`{self._study.runs.command('study', 'resume', self._spec.name)}` goes on where it stopped"

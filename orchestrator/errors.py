@@ -29,8 +29,12 @@ class StoreStateError(OrchestratorError):
         super().__init__(f"{fault.what}: {fault.remedy}")
 
 
-class StudyInterrupted(OrchestratorError):
-    """The user stopped the study; nothing is lost and `snas study resume` goes on."""
+class RunInterrupted(OrchestratorError):
+    """A signal stopped a run; the message says what became of it."""
+
+
+class StudyInterrupted(RunInterrupted):
+    """A signal stopped the study; nothing is lost and `snas study resume` goes on."""
 
 
 class StudyFailed(OrchestratorError):

@@ -18,7 +18,7 @@ from orchestrator.json_lines import JsonLines
 
 #: `stopped` by a scheduler; `collapsed`: stopped since the search has nothing left to decide.
 End = Literal["complete", "stopped", "collapsed", "failed"]
-#: Faults that a trial survived: its worker died, ran out of memory, did not report in time, could not write.
+#: Faults that a trial may survive: its worker died, ran out of memory, did not report in time, could not write.
 Event = Literal["restart", "out_of_memory", "hang", "checkpoint"]
 
 
@@ -36,6 +36,7 @@ class Journal:
         self._path, self._file = path, JsonLines(path)
         self.epochs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self._num_survived = 0  # events with an epoch after them
         self.end: End | None = None
         self.reason = ""
         self._read()
@@ -54,7 +55,7 @@ class Journal:
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
         entry = {"time": time.time(), **record}
         self._file.append(entry)
-        self.epochs.append(entry)
+        self._add_epoch(entry)
         return True
 
     def finish(self, end: End, reason: str = "") -> None:
@@ -75,13 +76,22 @@ class Journal:
         self._file.append(entry)
         self.events.append(entry)
 
+    @property
+    def survived(self) -> list[dict[str, Any]]:
+        """Events that did not end it: of one that failed, only those after which it had another epoch."""
+        return self.events[: self._num_survived] if self.end == "failed" else self.events
+
     def count(self, event: Event) -> int:
-        """How many faults of one kind it survived."""
+        """How many faults of one kind it had."""
         return sum(entry["event"] == event for entry in self.events)
 
     def last_metric(self, name: str) -> float:
         """Metric of the last epoch; NaN if there is none."""
         return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
+
+    def _add_epoch(self, entry: dict[str, Any]) -> None:
+        self.epochs.append(entry)
+        self._num_survived = len(self.events)
 
     def _read(self) -> None:
         for number, line in enumerate(self._file.read(), start=1):
@@ -101,4 +111,4 @@ class Journal:
                     f"{self._path}:{number}: a journal line must be the JSON report of epoch {len(self.epochs)}, "
                     f"got {line[:60]!r}; the file is damaged: restore it, or run the study under another name"
                 )
-            self.epochs.append(entry)
+            self._add_epoch(entry)

@@ -284,4 +284,4 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
 
 
 def _survived(journal: Journal) -> dict[str, int]:
-    return dict(Counter(entry["event"] for entry in journal.events))
+    return dict(Counter(entry["event"] for entry in journal.survived))

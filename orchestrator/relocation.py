@@ -114,19 +114,21 @@ def _rewrite_studies(runs: Runs, former: Path) -> None:
             data = read_yaml(file).data
         except ConfigError:  # whoever loads the study says what is wrong
             continue
-        moved = _moved(data, f"{former}/", f"{runs.root}/")
-        if moved != data:
+        current = moved(data, former, runs.root)
+        if current != data:
             draft = file.with_name(f"{file.stem}-{os.getpid()}.tmp")
-            draft.write_text(dump_yaml(moved), encoding="utf-8")
+            draft.write_text(dump_yaml(current), encoding="utf-8")
             os.replace(draft, file)
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
+def moved(value: Any, former: Path | str, root: Path) -> Any:
+    """Settings whose paths inside a folder of runs lead to where that folder is now."""
     if isinstance(value, dict):
-        return {key: _moved(entry, old, new) for key, entry in value.items()}
+        return {key: moved(entry, former, root) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_moved(entry, old, new) for entry in value]
-    return new + value.removeprefix(old) if isinstance(value, str) and value.startswith(old) else value
+        return [moved(entry, former, root) for entry in value]
+    is_inside = isinstance(value, str) and value.startswith(f"{former}/")
+    return f"{root}/{value.removeprefix(f'{former}/')}" if is_inside else value
 
 
 def _path(address: str) -> Path:

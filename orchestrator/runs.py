@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from dashboards.databases import ARTIFACTS, DATABASE, sqlite_url
 from orchestrator.errors import OrchestratorError
 from orchestrator.secrets import take_tracking_credentials
+from orchestrator.stores import check_tracking_uri
 
 if TYPE_CHECKING:
     from orchestrator.config import StudySpec
@@ -71,10 +72,11 @@ class Runs:
         """MLflow store: the study file's, else `MLFLOW_TRACKING_URI`, else SQLite in this folder.
 
         Raises:
-            OrchestratorError: if no database can be in this folder, because of its name.
+            OrchestratorError: if it is of a kind that is not supported, or if no database can be in this folder,
+                because of its name.
         """
         given = configured or os.environ.get("MLFLOW_TRACKING_URI")
-        return take_tracking_credentials(given) if given else self._database(DATABASE)
+        return check_tracking_uri(take_tracking_credentials(given)) if given else self._database(DATABASE)
 
     def artifact_location(self, tracking_uri: str, experiment: str) -> str | None:
         """Folder of an experiment's artifacts; None where a tracking server decides."""

@@ -15,6 +15,7 @@ import psutil
 import sqlalchemy
 
 from dashboards.databases import schema_fault, sqlite_file
+from dashboards.store_lock import store_lock
 from orchestrator.absent import absent
 from orchestrator.config import StudySpec
 from orchestrator.errors import OrchestratorError, StoreStateError, last_line
@@ -96,15 +97,16 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     Raises:
         StoreStateError: if an older or newer Optuna made it.
     """
-    if (fault := schema_fault("Optuna", url)) is not None:
-        raise StoreStateError(fault)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     engine: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("sqlite:"):
         engine["connect_args"] = {"timeout": 60}
     with absent("pygments"):  # for the error pages of the templates that Optuna's migrations are written with
         import_module("alembic.context")
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    with store_lock(url):
+        if (fault := schema_fault("Optuna", url)) is not None:
+            raise StoreStateError(fault)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
     if (file := sqlite_file(url)) is not None and _is_on_local_disk(file):
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
     return storage

@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
 import torch
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dashboards.databases import current_address, sqlite_file
 from dashboards.draw import render_cells_svg
+from dashboards.store_lock import opened_client
 from orchestrator.bayesian import build_proposer
 from orchestrator.config import RetrainConfig, check_name, load_retrain
-from orchestrator.delivery import sync_now
-from orchestrator.errors import OrchestratorError
+from orchestrator.delivery import STORE_ERRORS, sync_now
+from orchestrator.errors import OrchestratorError, RunInterrupted
 from orchestrator.hours import with_hours
 from orchestrator.journal import Journal
 from orchestrator.models import log_child
 from orchestrator.relocation import relocate
 from orchestrator.runs import Runs
+from orchestrator.stores import store_error
 from orchestrator.tracking import Tracker
 from orchestrator.units import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
 from orchestrator.yaml_file import dump_yaml
@@ -71,6 +72,7 @@ def run_search(
     Raises:
         DataError: if the data set cannot be read.
         OrchestratorError: if the name is taken, or cannot be a folder's.
+        RunInterrupted: if a signal stopped it.
         NonFiniteLossError: if the loss is not finite.
     """
     check_name(name)
@@ -92,7 +94,7 @@ def run_search(
         about=about_search(asdict(options)),
     )
     journal = Journal(folder / "history.jsonl")
-    with _recorded(tracker, unit, journal):
+    with _stoppable(tracker, unit, folder), _recorded(tracker, unit, journal):
         for report in search:
             journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)))
             save_state(search, folder / STATE_FILE)
@@ -133,6 +135,7 @@ def run_retrain(
     Raises:
         DataError: if the data set cannot be read.
         OrchestratorError: if the name is taken, or cannot be a folder's.
+        RunInterrupted: if a signal stopped it.
         NonFiniteLossError: if a loss is not finite.
     """
     device, section = default_device(), config.retrain
@@ -151,24 +154,25 @@ def run_retrain(
         about = f"{name}, trained from scratch with seed {seed}"
         unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype, about=about)
         journal = Journal(folder / "history.jsonl")
-        with _recorded(tracker, unit, journal):
-            for report in retrain:
-                record = report.to_dict()
-                if retrain.epoch >= section.epochs:
-                    record["metrics"] |= retrain.final_metrics()
-                journal.append_epoch(with_hours(record, journal, **_whole(device)))
-                save_state(retrain, folder / STATE_FILE)
-                sync_now(tracker, unit, journal)
-                on_epoch(seed, report)
-        log_child(
-            tracker,
-            tracker.run_id(unit),
-            genotype=genotype,
-            options=section,
-            data=data,
-            state=retrain.state_dict(),
-            registered_name=section.register_as or f"{name}-child",
-        )
+        with _stoppable(tracker, unit, folder):
+            with _recorded(tracker, unit, journal):
+                for report in retrain:
+                    record = report.to_dict()
+                    if retrain.epoch >= section.epochs:
+                        record["metrics"] |= retrain.final_metrics()
+                    journal.append_epoch(with_hours(record, journal, **_whole(device)))
+                    save_state(retrain, folder / STATE_FILE)
+                    sync_now(tracker, unit, journal)
+                    on_epoch(seed, report)
+            log_child(
+                tracker,
+                tracker.run_id(unit),
+                genotype=genotype,
+                options=section,
+                data=data,
+                state=retrain.state_dict(),
+                registered_name=section.register_as or f"{name}-child",
+            )
         results.append(journal.epochs[-1]["metrics"])
     return results
 
@@ -192,7 +196,7 @@ def _artifact(runs: Runs, run_id: str, name: str) -> Path:
     uri = runs.tracking_uri()
     if (file := sqlite_file(uri)) is not None and not file.is_file():
         raise FileNotFoundError("there is no such store")  # asking would make an empty one
-    address = current_address(MlflowClient(uri).get_run(run_id).info.artifact_uri, uri)
+    address = current_address(opened_client(uri).get_run(run_id).info.artifact_uri, uri)
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/{name}", tracking_uri=uri))
 
 
@@ -203,7 +207,7 @@ def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
         OrchestratorError: if the run belongs to no study.
         ConfigError: if the study has no `retrain` section.
     """
-    client = MlflowClient(runs.tracking_uri())
+    client = opened_client(runs.tracking_uri())
     try:
         parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
         return load_retrain(_artifact(runs, parent, "study.yaml"))
@@ -219,11 +223,11 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
     tags = run_tags(data)
     try:
         if parent_run is not None:
-            client = MlflowClient(uri)
+            client = opened_client(uri)
             experiment = client.get_experiment(client.get_run(parent_run).info.experiment_id).name
         return Tracker(uri, experiment, artifact_location=runs.artifact_location(uri, experiment), tags=tags)
     except MlflowException as error:
-        raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
+        raise store_error(f"the MLflow store {uri}", error) from error
 
 
 def _load(options: DatasetOptions, device: torch.device, warn: Callable[[str], None] | None) -> ImageData:
@@ -247,18 +251,33 @@ def save_state(work: Search | ChildSearch | Retrain, file: Path) -> None:
 
 @contextmanager
 def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
-    """Record in journal and MLflow how the epochs inside end; a run that the user stops is marked as killed."""
+    """Record in journal and MLflow how the epochs inside end."""
     try:
         yield
     except (ConstraintsError, DataError, NonFiniteLossError) as error:
         journal.finish("failed", str(error))
         sync_now(tracker, unit, journal)
         raise
-    except KeyboardInterrupt:
-        tracker.client.set_terminated(tracker.run_id(unit), "KILLED")
-        raise
     journal.finish("complete")
     sync_now(tracker, unit, journal)
+
+
+@contextmanager
+def _stoppable(tracker: Tracker, unit: Unit, folder: Path) -> Iterator[None]:
+    """Mark the run as killed if a signal stops what is inside.
+
+    Raises:
+        RunInterrupted: saying what is left of it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        with suppress(*STORE_ERRORS):
+            tracker.client.set_terminated(tracker.run_id(unit), "KILLED")
+        raise RunInterrupted(
+            f"{unit.kind} `{unit.label}` is marked as killed in MLflow; {folder} has what it did, and the same command "
+            "begins a new one"
+        ) from error
 
 
 def _new_folder(parent: Path, name: str, tracker: Tracker) -> Path:

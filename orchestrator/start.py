@@ -19,11 +19,12 @@ from mlflow.exceptions import MlflowException
 from dashboards.databases import sqlite_file
 from orchestrator.driver import Driver
 from orchestrator.driver_lock import driver_lock
-from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.errors import OrchestratorError, StudyInterrupted
 from orchestrator.preflight import Needs, preflight
 from orchestrator.progress import SilentView, StudyView
 from orchestrator.relocation import relocate
 from orchestrator.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
+from orchestrator.stores import store_error
 from orchestrator.study_changes import keep_settings, require_unchanged, tracked_settings
 from orchestrator.sweep_check import strategy_corners
 from orchestrator.tracking import STUDY_FOLDER, Tracker
@@ -74,13 +75,15 @@ def start(study: Study, view: StudyView | None = None, *, address: str | None = 
     else:
         _begin(study, tracker)
     with driver_lock(study.folder.lock_file, study.spec.name):
-        keep_settings(study.optuna_study, study.spec)
-        parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
+        keep_settings(study.optuna_study, study.spec, study.folder)
         try:
+            parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
             Driver(study, tracker, view, parent, data).run(address)
-        except (OrchestratorError, KeyboardInterrupt):
+        except (OrchestratorError, KeyboardInterrupt) as error:
             with suppress(MlflowException):
                 tracker.suspend()
+            if isinstance(error, KeyboardInterrupt):
+                raise StudyInterrupted(study.resume_hint) from error
             raise
 
 
@@ -129,9 +132,7 @@ def _check_images(study: Study, tracker: Tracker, data: ImageData) -> None:
                         f"({tag.removeprefix('dataset.')} {before[tag]}), got {now[tag]}"
                     )
     except MlflowException as error:
-        raise OrchestratorError(
-            f"the MLflow store {tracker.tracking_uri} must be reachable, got: {first_line(error)}"
-        ) from error
+        raise store_error(f"the MLflow store {tracker.tracking_uri}", error) from error
 
 
 def _check_folder(study: Study, began: Path) -> None:
@@ -153,7 +154,7 @@ def _check_new(study: Study) -> None:
     try:
         check_warm_start(study.spec, url)
     except STORAGE_ERRORS as error:
-        raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {first_line(error)}") from error
+        raise store_error(f"the Optuna storage {url}", error) from error
     storage = study.folder.storage(study.spec)
     if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
         raise OrchestratorError(
@@ -176,7 +177,7 @@ def _begin(study: Study, tracker: Tracker) -> None:
         except optuna.exceptions.DuplicatedStudyError as error:
             raise OrchestratorError(f"the Optuna storage {url} {taken}") from error
         except STORAGE_ERRORS as error:
-            raise OrchestratorError(f"the Optuna storage {url} must be reachable, got: {first_line(error)}") from error
+            raise store_error(f"the Optuna storage {url}", error) from error
         try:
             draft.replace(study.folder.spec_file)
         except BaseException:
@@ -213,7 +214,7 @@ def _tracker(study: Study, data: ImageData) -> Tracker:
             is_new=not study.exists,
         )
     except MlflowException as error:
-        raise OrchestratorError(f"the MLflow store {uri} must be reachable, got: {error}") from error
+        raise store_error(f"the MLflow store {uri}", error) from error
 
 
 def _study_params(study: Study, data: ImageData) -> dict[str, object]:

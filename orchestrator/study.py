@@ -116,6 +116,11 @@ class Study:
         journal = Journal(self.folder.journal("trunk", TRUNK))
         return journal.reason if journal.end == "failed" else ""
 
+    @property
+    def resume_hint(self) -> str:
+        """The command that goes on with the study, and that it does."""
+        return f"`{self.runs.command('study', 'resume', self.spec.name)}` goes on where it stopped"
+
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""
         return num_open(self.optuna_study, self.spec)
@@ -135,9 +140,10 @@ class Study:
             LatencyError: if the latency table cannot be read or lacks a part of the search space.
             ConstraintsError: if a strategy chooses genotypes and none keeps the hard limits.
             GenotypeError: if the cell that the study file names cannot be read.
+            ConfigError: if the study began with other settings.
             OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
                 began with, or if another driver runs the study.
-            StudyInterrupted: if the user stopped it.
+            StudyInterrupted: if a signal stopped it.
             StudyFailed: if all searches or all retrainings failed.
         """
         if view is not None:

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from orchestrator.config import StudySpec, parse_study
 from orchestrator.errors import ConfigError
+from orchestrator.relocation import moved
 from orchestrator.runs import StudyFolder
 from orchestrator.samplers import patiently
 from orchestrator.tracking import study_params
@@ -25,7 +26,7 @@ from orchestrator.units import flatten
 from orchestrator.yaml_file import DOTTED_SECTION, Place, place_text, read_yaml, split_key
 from search_core.genotype import load_genotype
 
-#: User attribute of the Optuna study: the resolved study file, and the digests of the files that it names.
+#: User attribute of the Optuna study: the resolved study file, the digests of the files that it names, and where it lay.
 ATTRIBUTE = "settings"
 
 #: Settings and sections that change how a study runs, not what a trial is, which of them count, or where they are kept.
@@ -94,9 +95,9 @@ def require_unchanged(study: optuna.Study, spec: StudySpec, folder: StudyFolder,
         raise ConfigError(file.source, [file.fault(found.place, f"{found.rule}; {REMEDY}") for found in differences])
 
 
-def keep_settings(study: optuna.Study, spec: StudySpec) -> None:
+def keep_settings(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> None:
     """Keep what the study runs with from now on; for the one driver of the study only."""
-    current = {"file": spec.resolved(), "digests": _digests(spec)}
+    current = {"file": spec.resolved(), "digests": _digests(spec), "runs": str(folder.path.parent)}
     if study.user_attrs.get(ATTRIBUTE) != current:
         patiently(lambda: study.set_user_attr(ATTRIBUTE, current))
 
@@ -124,8 +125,10 @@ def forbidden_changes(study: optuna.Study, spec: StudySpec, folder: StudyFolder,
     kept = study.user_attrs.get(ATTRIBUTE)
     if kept is None:
         return _changes_of_old(study, spec, uri)
-    now, digests = spec.resolved(), _digests(spec)
-    before = kept["file"] if kept["file"] == now else _with_new_settings(kept["file"])
+    here, digests = folder.path.parent, _digests(spec)
+    before, now = (moved(file, kept["runs"], here) for file in (kept["file"], spec.resolved()))
+    if before != now:
+        before = _with_new_settings(before)
     for key in set(digests) & set(kept["digests"]):  # what a file holds counts, not where it lies
         *sections, name = key.split(".")
         for data, contents in ((before, kept["digests"][key]), (now, digests[key])):

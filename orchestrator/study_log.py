@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial
 
-from orchestrator.checkpoint import CheckpointFolder
+from orchestrator.checkpoint import Checkpoint, CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.curves import CurveFiles, file_of, logged_rows
-from orchestrator.delivery import Delivery
+from orchestrator.delivery import STORE_ERRORS, Delivery
 from orchestrator.hours import shared_of
 from orchestrator.journal import Journal
 from orchestrator.model_versions import drop_replaced
@@ -31,7 +31,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.trainable import from_plain
 from orchestrator.units import Unit, UnitKind, about_search, flatten, logged_metrics, picture_epochs
 from search_core.data import ImageData
-from search_core.errors import OptionsError
+from search_core.errors import OptionsError, StateError
 from search_core.genotype import Genotype
 from search_core.retrain_options import RetrainOptions
 
@@ -165,6 +165,21 @@ class StudyLog:
         self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
         return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons
 
+    def lacks_model(self, plain: Mapping[str, Any]) -> bool:
+        """Whether a training that is over has neither its model in MLflow nor the checkpoint to make it of.
+
+        False if MLflow is away: nothing is trained again on a guess. Only before `begin`.
+
+        Args:
+            plain: what its worker was given.
+        """
+        try:
+            run_id = self._tracker.known_run(unit_label("retrain", plain["label"]))
+            is_there = run_id is not None and is_logged(self._tracker, run_id)
+        except STORE_ERRORS:
+            return False
+        return not is_there and _last_checkpoint(plain) is None
+
     def stop(self) -> None:
         """Stop after what is being logged; the rest stays in the journals."""
         self._delivery.stop()
@@ -225,16 +240,14 @@ class StudyLog:
         run_id = self._tracker.run_id(self._unit("retrain", plain))
         if is_logged(self._tracker, run_id):
             return
-        options = from_plain(RetrainOptions, plain["options"])
-        final = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
-        if final is None or final.epoch != options.epochs:
-            self._view.warn(f"retraining {job.label} has no checkpoint of its last epoch: its model is not logged")
-            return
+        final = _last_checkpoint(plain)
+        if final is None:
+            raise StateError(f"there must be a checkpoint of the last epoch of {job.label} in {plain['checkpoints']}")
         log_child(
             self._tracker,
             run_id,
             genotype=job.genotype,
-            options=options,
+            options=from_plain(RetrainOptions, plain["options"]),
             data=self._data,
             state=final.state,
             registered_name=self._spec.registered_name,
@@ -287,3 +300,9 @@ class StudyLog:
             unit = self._unit("search", self._trial_job(number, trial.params))
             self._trial_runs[number] = self._tracker.run_id(unit)
         return self._trial_runs[number]
+
+
+def _last_checkpoint(plain: Mapping[str, Any]) -> Checkpoint | None:
+    """Checkpoint of the last epoch of a retraining; None if it was not written, or is damaged."""
+    newest = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
+    return newest if newest is not None and newest.epoch == plain["options"]["epochs"] else None

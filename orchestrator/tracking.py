@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alembic.util.exc import CommandError as AlembicError
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.databases import experiment_fault, schema_fault
+from dashboards.store_lock import store_lock
 from orchestrator.descriptions import describe_run
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.journal import Journal
@@ -91,20 +93,29 @@ class Tracker:
         self._runs: dict[str, _OpenRun] = {}
         self._listed: dict[str, _OpenRun] | None = None
         self._spare: dict[str, list[str]] = {}  # empty further runs of a label
-        if (fault := schema_fault("MLflow", tracking_uri)) is not None:
-            raise StoreStateError(fault)
         try:
-            self.client = MlflowClient(tracking_uri)
+            with store_lock(tracking_uri):
+                if (fault := schema_fault("MLflow", tracking_uri)) is not None:
+                    raise StoreStateError(fault)
+                self.client = MlflowClient(tracking_uri)
             found = self.client.get_experiment_by_name(experiment)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, AlembicError) as error:
             raise MlflowException(first_line(error)) from error
         if found is not None and found.lifecycle_stage != "active":
             raise StoreStateError(experiment_fault(tracking_uri, experiment, found.experiment_id, is_new=is_new))
         self.experiment_id: str = (
-            found.experiment_id
-            if found is not None
-            else self.client.create_experiment(experiment, artifact_location=artifact_location, tags=_EXPERIMENT_TAGS)
+            found.experiment_id if found is not None else self._make_experiment(experiment, artifact_location)
         )
+
+    def _make_experiment(self, name: str, artifact_location: str | None) -> str:
+        try:
+            made: str = self.client.create_experiment(name, artifact_location=artifact_location, tags=_EXPERIMENT_TAGS)
+        except MlflowException:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:  # else another process was faster
+                raise
+            made = found.experiment_id
+        return made
 
     def open_study(self, name: str, params: Mapping[str, object], spec_file: Path) -> str:
         """Find or create the parent run of a study, and mark it as running.

@@ -16,11 +16,12 @@ from ray import tune
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.errors import OrchestratorError
+from orchestrator.permanent import PERMANENT, refusal
 from search_core.cell import NetworkOptions
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.data import ImageData, load_data
 from search_core.dataset_options import DatasetOptions
-from search_core.errors import ConstraintsError, LatencyError, NonFiniteLossError, StateError
+from search_core.errors import ConstraintsError, NonFiniteLossError, OptionsError, StateError
 from search_core.genotype import Genotype
 from search_core.ground_truth import GroundTruth
 from search_core.ground_truth_options import GroundTruthOptions
@@ -108,9 +109,9 @@ class EpochTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch, or first the report of the checkpoint that is continued.
 
-        A loss that is not finite, hard limits that no genotype keeps, a GPU that is too small, a checkpoint of
-        something else and a latency table that cannot be used end the trial with the reason. A checkpoint that cannot
-        be written does not: a full disk costs the way back, not the search.
+        A loss that is not finite, hard limits that no genotype keeps, a GPU that is too small and all that is
+        `PERMANENT` end the trial with the reason. A checkpoint that cannot be written does not: a full disk costs the
+        way back, not the search.
         """
         try:
             self.begin()
@@ -122,8 +123,8 @@ class EpochTrainable(tune.Trainable):
             return self._end_result(failure=str(error))
         except torch.OutOfMemoryError as error:
             return self._end_result(out_of_memory=str(error))
-        except (StateError, LatencyError) as error:
-            return self._end_result(refused=str(error))
+        except PERMANENT as error:
+            return self._end_result(**refusal(error))
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
         except OSError as error:
@@ -266,8 +267,16 @@ def _freeze_imports() -> None:
 
 
 def from_plain(options_class: type[Options], data: Mapping[str, Any]) -> Options:
-    """Options from the plain data of `dataclasses.asdict`."""
-    return pydantic.TypeAdapter(options_class).validate_python(data)
+    """Options from the plain data of `dataclasses.asdict`.
+
+    Raises:
+        OptionsError: if they break a rule.
+    """
+    try:
+        return pydantic.TypeAdapter(options_class).validate_python(data)
+    except pydantic.ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        raise OptionsError(tuple(faults)) from error
 
 
 @lru_cache(maxsize=1)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from mlflow import MlflowClient
-
 from dashboards.databases import sqlite_file
+from dashboards.store_lock import opened_client
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import search_options
 from orchestrator.doctor.mlflow_store import READ_ERRORS
@@ -67,7 +66,7 @@ def find_run(study: Study, label: str) -> str | None:
     if (file := sqlite_file(uri)) is not None and not file.is_file():
         return None  # asking would make an empty store
     try:
-        client = MlflowClient(uri)
+        client = opened_client(uri)
         experiment = client.get_experiment_by_name(study.spec.name)
         if experiment is None:
             return None

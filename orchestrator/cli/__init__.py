@@ -12,8 +12,10 @@ from typing import NoReturn
 
 from orchestrator.cli.commands import COMMANDS
 from orchestrator.cli.lazy import command_line
-from orchestrator.errors import OrchestratorError, StudyFailed, StudyInterrupted, TrackingAwayError, first_line
+from orchestrator.errors import OrchestratorError, RunInterrupted, StudyFailed, TrackingAwayError, first_line
 from orchestrator.secrets import masked
+from orchestrator.stop_signals import exit_code, stopping
+from orchestrator.stores import store_error
 from search_core.errors import (
     ConstraintsError,
     DataError,
@@ -24,7 +26,7 @@ from search_core.errors import (
 )
 
 _HELP = "Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages."
-#: Exit codes: bad input, a run that failed, a run that the user stopped.
+#: Exit codes: bad input, a run that failed, a run that was stopped by no signal of `stop_signals`.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
@@ -34,12 +36,21 @@ def main() -> None:
     # A server that is away should be said within seconds: the journals are brought up later, so nothing hangs on it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    with stopping():
+        _run()
+
+
+def _run() -> None:
     try:
         command_line("snas", _HELP, COMMANDS)()
-    except StudyInterrupted as error:
-        _end(f"interrupted: {error}", INTERRUPTED)
+    except RunInterrupted as error:
+        _end(f"interrupted: {error}", exit_code() or INTERRUPTED)
     except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        _end("interrupted", exit_code() or INTERRUPTED)
+    except SystemExit as end:
+        if exit_code() is None or not end.code:  # a server ends well when it is stopped
+            raise
+        _end("interrupted", exit_code() or INTERRUPTED)  # Typer makes an exit of it
     except (NonFiniteLossError, StudyFailed, TrackingAwayError) as error:
         _end(f"failed: {error}", FAILED)
     except (OrchestratorError, ConstraintsError, DataError, GenotypeError, LatencyError, OptionsError) as error:
@@ -52,7 +63,7 @@ def main() -> None:
         if _is(error, "mlflow.exceptions", "MlflowException"):  # a store that answered at the start and then went away
             _end(f"failed: MLflow: {first_line(error)}", FAILED)
         if _is(error, "sqlalchemy.exc", "SQLAlchemyError"):
-            _end(f"error: a store could not be read or written: {first_line(error)}", BAD_INPUT)
+            _end(f"error: {store_error('a store', error)}", BAD_INPUT)
         raise
 
 

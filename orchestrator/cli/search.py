@@ -32,8 +32,8 @@ def search(
     from orchestrator.single import run_search
 
     options = load_search(config, settings)
-    label = stamped(config.stem) if name is None else name
-    genotype, folder = run_search(options, Runs(runs), label, _print_epoch, warn=warn)
+    place, label = Runs(runs), stamped(config.stem) if name is None else name
+    genotype, folder = run_search(options, place, label, _print_epoch, warn=warn)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True

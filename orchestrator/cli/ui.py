@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from dashboards.databases import sqlite_file
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
 from orchestrator.relocation import relocate
 from orchestrator.runs import Runs
 from orchestrator.secrets import masked
+
+_HOST = "127.0.0.1"
 
 
 def ui(
@@ -24,16 +25,23 @@ def ui(
 
     Example: `snas ui --runs runs --port 5000`
     """
+    from dashboards.errors import DashboardError
+    from dashboards.mlflow_access import check_sqlite
+    from dashboards.ports import check_port
+
     folder = Runs(runs)
     uri = folder.tracking_uri()
     if uri.startswith(("http:", "https:")):
         stdout.print(f"the tracking server {masked(uri)} has its own UI", highlight=False)
         return
-    if (file := sqlite_file(uri)) is not None and not file.exists():
-        raise OrchestratorError(f"there is no store at {uri} yet: run a study first, or name its folder with --runs")
+    try:  # MLflow's server would end with a stack, and with exit code 0
+        check_sqlite(uri)
+        check_port(_HOST, port)
+    except DashboardError as error:
+        raise OrchestratorError(f"{error}; --port and --runs choose others") from error
     relocate(folder, None, lambda line: stdout.print(line, markup=False, highlight=False, soft_wrap=True))
-    stdout.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C stops it)", highlight=False)
+    stdout.print(f"MLflow on http://{_HOST}:{port} (Ctrl-C stops it)", highlight=False)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not on the command line, which every user of the machine can read
-    command = ["mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = ["mlflow", "ui", "--host", _HOST, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command])

@@ -151,7 +151,7 @@ def read_recorded(folder: StudyFolder, phase: Phase, label: str) -> Recorded:
         metrics=metrics,
         end=journal.end,
         reason=journal.reason,
-        events=tuple(str(entry["event"]) for entry in journal.events),
+        events=tuple(str(entry["event"]) for entry in journal.survived),
         genotype=genotype,
         genotype_faults=faults,
         has_children=phase == "search" and folder.order_log(label).is_file(),

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from dashboards.databases import experiment_fault, schema_fault, sqlite_file
+from dashboards.store_lock import opened_client, store_lock
 from orchestrator.curves import logged_rows
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.model_versions import all_versions, existing_run
@@ -72,10 +72,12 @@ class StudyRuns:
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         if (file := sqlite_file(tracking_uri)) is not None and not file.is_file():
             raise FileNotFoundError("there is no such file")
-        if (fault := schema_fault("MLflow", tracking_uri)) is not None:
+        with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
+            fault = schema_fault("MLflow", tracking_uri)
+        if fault is not None:
             raise StoreStateError(fault)
         self._uri = tracking_uri
-        self._client = MlflowClient(tracking_uri)
+        self._client = opened_client(tracking_uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             raise MlflowException(f"there is no experiment `{experiment}`")

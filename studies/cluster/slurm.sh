@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # A study on a Slurm allocation: Ray's head and the driver on the first node, Ray on every other one.
 #   sbatch --nodes 4 --gpus-per-node 8 studies/cluster/slurm.sh STUDY.yaml [options of `snas study run`]
-# Submitted again after the time limit, it goes on with the study where it stopped.
+# Two minutes before the time limit the study is stopped as by Ctrl-C and the job queued again, or submitted again by
+# hand: it goes on with the study where it stopped. `scancel` does not queue it again.
 # Needs: an environment with snas on a shared disk (SNAS_VENV), a shared folder of runs (SNAS_RUNS), and for more than
 # one node OPTUNA_STORAGE and MLFLOW_TRACKING_URI; credentials as in docs/cluster.md.
 #SBATCH --job-name=snas
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 
@@ -39,6 +43,12 @@ stop() {
 }
 trap stop EXIT
 
+# Slurm signals this shell alone. bash runs a trap when `wait` returns, not while a program in the foreground runs.
+driver="" is_at_limit=""
+pass_on() { if [[ -n "$driver" ]]; then kill -TERM "$driver" 2> /dev/null || true; fi; }
+trap 'is_at_limit=1; pass_on' USR1
+trap 'pass_on; [[ -n "$driver" ]] || exit 143' TERM
+
 start_on() {
     local node="$1"
     shift
@@ -63,7 +73,19 @@ done
 
 name="$(python -c 'import sys; from orchestrator.config import load_study; print(load_study(sys.argv[1]).name)' "$study")"
 if [[ -e "$SNAS_RUNS/$name/study.yaml" ]]; then
-    snas study resume "$name" --address "$head_ip:$port" --runs "$SNAS_RUNS"
+    command=(resume "$name")
 else
-    snas study run "$study" --address "$head_ip:$port" --runs "$SNAS_RUNS" "$@"
+    command=(run "$study" "$@")
 fi
+code=143
+if [[ -z "$is_at_limit" ]]; then
+    snas study "${command[@]}" --address "$head_ip:$port" --runs "$SNAS_RUNS" &
+    driver="$!"
+    while kill -0 "$driver" 2> /dev/null; do wait "$driver" || true; done # a signal ends `wait` too
+    code=0
+    wait "$driver" || code=$?
+fi
+if [[ -n "$is_at_limit" && "$code" == 143 ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+[[ "$code" == 0 ]] || exit "$code"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ from orchestrator.callback import PhaseCallback
 from orchestrator.errors import OrchestratorError
 from orchestrator.journal import Journal
 from orchestrator.launch import OwnFault
+from orchestrator.permanent import is_for_all, refusal
 from orchestrator.progress import SilentView
+from search_core.errors import DataError, StateError
 from tests.orchestrator.tiny import real_records, search_job
 
 EPOCHS = 3
 
 
 def callback_of(
-    journal: Journal, fault: OwnFault | None = None, track: Callable[..., None] | None = None
+    journal: Journal,
+    fault: OwnFault | None = None,
+    track: Callable[..., None] | None = None,
+    swept: Sequence[str] = (),
 ) -> PhaseCallback:
     return PhaseCallback(
         epochs=lambda job: EPOCHS,
@@ -31,6 +36,7 @@ def callback_of(
         track=track or (lambda job, journal: None),
         view=SilentView(),
         has_room=lambda journal: journal.count("out_of_memory") < 2,
+        is_for_all=lambda kind: is_for_all(kind, swept),
         failed=lambda label: None,
         fault=fault or OwnFault(),
         timeout_s=None,
@@ -39,6 +45,10 @@ def callback_of(
 
 def results() -> list[dict[str, Any]]:
     return [{"record": record, "epochs": record["epoch"] + 1, **record["metrics"]} for record in real_records(EPOCHS)]
+
+
+def refused(error: Exception) -> dict[str, Any]:
+    return {**refusal(error), "done": True}
 
 
 @pytest.fixture
@@ -73,10 +83,17 @@ def test_checkpoint_of_something_else_stops_the_study_and_leaves_the_trial_open(
     journal, fault = Journal(tmp_path / "0000.jsonl"), OwnFault()
     with pytest.raises(OrchestratorError, match="0000 cannot go on: the state must come from equal options"):
         callback_of(journal, fault).on_trial_result(
-            0, [trial], trial, {"refused": "the state must come from equal options and data", "done": True}
+            0, [trial], trial, refused(StateError("the state must come from equal options and data"))
         )
     assert fault.error is not None
     assert journal.end is None
+
+
+def test_permanent_error_of_swept_values_fails_its_trial_alone(tmp_path: Path, trial: Trial) -> None:
+    journal, fault = Journal(tmp_path / "0000.jsonl"), OwnFault()
+    result = refused(DataError("a.png holds no image"))
+    callback_of(journal, fault, swept=["dataset.root"]).on_trial_result(0, [trial], trial, result)
+    assert (journal.end, journal.reason, fault.error) == ("failed", "a.png holds no image", None)
 
 
 def test_trial_that_runs_out_of_memory_fails_only_when_there_is_no_more(tmp_path: Path, trial: Trial) -> None:

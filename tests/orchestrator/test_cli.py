@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from orchestrator.journal import Journal
 from search_core.cell import NetworkOptions
@@ -304,6 +308,15 @@ def test_runs_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyt
     assert str(tmp_path / "option") in snas("study", "list", "--runs", tmp_path / "option").said
 
 
+@pytest.fixture(scope="module")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As much of MLflow's database as tells that it is one."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE experiments (name TEXT)")
+    return file
+
+
 def test_ui_without_a_store_says_so(tmp_path: Path) -> None:
     refused(snas("ui", "--runs", tmp_path), str(tmp_path / "mlflow.db"))
 
@@ -322,12 +335,66 @@ def test_dashboard_refuses_bad_input(words: list[str], named: list[str]) -> None
     refused(snas("dashboard", *words), *named)
 
 
-def test_dashboard_names_a_port_that_is_taken() -> None:
+@pytest.mark.parametrize("command", ["dashboard", "ui"])
+def test_server_names_a_port_that_is_taken(command: str, mlflow_database: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        refused(snas("dashboard", "--port", port, "--tracking-uri", "http://127.0.0.1:9"), "--port", str(port), "free")
+        outcome = snas(command, "--port", port, "--runs", mlflow_database.parent)
+        refused(outcome, "--port", str(port), "must be free")
+        assert "http://" not in outcome.said, "no address is told before it is served"
+
+
+@pytest.mark.parametrize("command", ["dashboard", "ui"])
+@pytest.mark.parametrize(
+    ("number", "rule"),
+    [(errno.EACCES, "must be one that this user may serve"), (errno.EADDRNOTAVAIL, "must be one of this machine")],
+)
+def test_server_names_a_port_that_it_may_not_have(
+    command: str, number: int, rule: str, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As port 80, but for root."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("socket.socket.bind", fail)
+    refused(snas(command, "--port", 80, "--runs", mlflow_database.parent), "--port", "port 80", rule)
+
+
+def test_ui_refuses_a_store_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("text")
+    refused(snas("ui", "--runs", tmp_path), str(tmp_path / "mlflow.db"), "must be a database of MLflow")
+
+
+def test_ui_refuses_a_store_that_may_not_be_read(mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read all files
+    refused(snas("ui", "--runs", mlflow_database.parent), str(mlflow_database), "must be readable")
+
+
+@pytest.mark.parametrize("uri", ["file:./mlruns", "mlruns", "databricks", "s3://bucket/runs", "sqlite://", "http://"])
+@pytest.mark.parametrize("command", ["dashboard", "ui", "search"])
+def test_tracking_uri_of_another_kind_is_not_supported(
+    command: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    words = command_words(command, tmp_path) if command == "search" else [command]
+    refused(snas(*words, "--runs", tmp_path / "runs"), repr(uri), "is not supported: use", "sqlite:///FILE")
+    assert nothing_begun(tmp_path / "runs")
+
+
+def test_store_that_may_only_be_read_is_named_without_its_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReadOnly:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise MlflowException(
+                "(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT INTO x]"
+            )
+
+    monkeypatch.setattr("orchestrator.single.Tracker", ReadOnly)
+    outcome = snas(*command_words("search", tmp_path), "--runs", tmp_path / "runs")
+    refused(outcome, "mlflow.db must be writable")
+    assert "SQL" not in outcome.said
 
 
 def test_help_names_every_command() -> None:

@@ -56,6 +56,19 @@ def test_journal_keeps_the_faults_that_a_trial_survived(tmp_path: Path) -> None:
     assert len(journal.epochs) == 3
 
 
+def test_faults_of_a_trial_that_failed_were_survived_only_before_another_epoch(tmp_path: Path) -> None:
+    file = two_epochs(tmp_path)
+    Journal(file).note("restart", "survived")
+    Journal(file).append_epoch(made_up_record(2, loss=0.5))
+    journal = Journal(file)
+    for _ in range(3):
+        journal.note("restart", "of what it failed")
+    assert len(journal.survived) == 4, "it may survive them yet"
+    journal.finish("failed", "of what it failed")
+    for known in (journal, Journal(file)):
+        assert [event["reason"] for event in known.survived] == ["survived"]
+
+
 @pytest.mark.slow
 def test_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     """In one process: the half line must not stay before the next one."""

@@ -49,7 +49,7 @@ class Begun:
         self.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
         self.optuna: optuna.Study = opened_study(spec, self.runs.optuna_url())
         if is_kept:
-            keep_settings(self.optuna, spec)
+            keep_settings(self.optuna, spec, self.folder)
         suggest(self.optuna.ask(), spec.sweep)
 
     def changes(self, spec: StudySpec) -> dict[str, tuple[Any, Any]]:
@@ -134,7 +134,7 @@ def test_retraining_may_change_until_the_first_has_begun(tmp_path: Path) -> None
 
 def test_accepted_change_is_what_the_next_is_held_against(tmp_path: Path) -> None:
     begun = Begun(tmp_path, tiny_spec(retrain=RETRAIN))
-    keep_settings(begun.optuna, tiny_spec(retrain={**RETRAIN, "lr": 0.5}))
+    keep_settings(begun.optuna, tiny_spec(retrain={**RETRAIN, "lr": 0.5}), begun.folder)
     begun.retrained()
     assert begun.changes(tiny_spec(retrain={**RETRAIN, "lr": 0.5})) == {}
     assert begun.changes(tiny_spec(retrain=RETRAIN)) == {"retrain.lr": (0.5, 0.025)}

@@ -14,10 +14,17 @@ import torch
 
 from orchestrator.checkpoint import CheckpointFolder
 from orchestrator.config import REPORT_METRICS
-from orchestrator.trainable import EpochTrainable, RetrainTrainable, SearchTrainable, _freeze_imports, from_plain
+from orchestrator.trainable import (
+    EpochTrainable,
+    RetrainTrainable,
+    SearchTrainable,
+    _cached_data,
+    _freeze_imports,
+    from_plain,
+)
 from search_core.child_training import ChildOrder, ChildTraining
 from search_core.constraints import Constraints, Limit
-from search_core.errors import StateError
+from search_core.errors import DataError, GenotypeError, LatencyError, OptionsError, StateError
 from search_core.estimate_options import EstimateOptions
 from search_core.learning_curve import CurveStop
 from search_core.retrain_options import RetrainOptions
@@ -268,6 +275,43 @@ def test_checkpoint_of_another_search_ends_the_trial_with_the_reason() -> None:
     result = search(epochs=3, seed=1).step()
     assert result["done"] is True
     assert "they differ in seed" in result["refused"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("a.png holds no image"),
+        GenotypeError("no edge"),
+        LatencyError("no table"),
+        OptionsError((("batch_size", "must be at least 1, got 0"),)),
+        ImportError("No module named 'torchvision'"),
+        PermissionError(errno.EACCES, "Permission denied", "/data/a.png"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/data"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_permanent_error_ends_the_trial_with_the_reason(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raised, Ray would have the trial meet it again and again."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("orchestrator.trainable.load_data", fail)
+    _cached_data.cache_clear()
+    result = search().step()
+    assert result["done"] is True
+    assert result["refused_kind"] == type(error).__name__
+    assert str(getattr(error, "filename", None) or error) in result["refused"]
+
+
+def test_error_that_may_pass_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/data/a.png")
+
+    monkeypatch.setattr("orchestrator.trainable.load_data", fail)
+    _cached_data.cache_clear()
+    with pytest.raises(OSError, match="Input/output"):
+        search().step()
 
 
 def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
