@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mlflow import MlflowClient
 
 from orchestrator.journal import Journal
 from orchestrator.yaml_file import dump_yaml
@@ -172,6 +173,11 @@ class StudyProcess:
     def events(self) -> list[str]:
         """Kinds of the faults that the trials survived."""
         return sorted(event["event"] for journal in self._all_journals() for event in journal.events)
+
+    @property
+    def client(self) -> MlflowClient:
+        """Of the embedded store."""
+        return MlflowClient(f"sqlite:///{self.runs}/mlflow.db")
 
     def doctor(self) -> Outcome:
         """What `snas study doctor` says."""

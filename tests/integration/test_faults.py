@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from ray.cluster_utils import Cluster
 
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.integration.studies import EPOCHS, STUDY, StudyProcess
+from tests.orchestrator.tiny import runs_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
@@ -196,16 +198,50 @@ def test_disk_full_under_the_journals(
     assert_as_if_nothing_had_happened(full, undisturbed)
 
 
-def test_interrupted_by_the_user(study: Start, undisturbed: StudyProcess) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_stopped_by_a_signal(study: Start, undisturbed: StudyProcess, number: signal.Signals, code: int) -> None:
+    """Ctrl-C, a time limit or an eviction, a closed terminal."""
     stopped = study()
     stopped.start()
     with stopped.held(2):
-        stopped.process.send_signal(signal.SIGINT)
-        stopped.finish(code=130)
-    assert "goes on where it stopped" in stopped.log
+        started = psutil.Process(stopped.process.pid).children(recursive=True)
+        stopped.process.send_signal(number)
+        stopped.finish(code)
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == [], "nothing of Ray outlives the driver that started it"
+    assert stopped.log.count("interrupted: `snas study resume faulty") == 1
+    assert "Traceback" not in stopped.log
+    assert {run.info.status for run in runs_of(stopped.client, "faulty")} == {"KILLED"}
     stopped.resume()
     stopped.finish()
     assert_as_if_nothing_had_happened(stopped, undisturbed)
+
+
+def test_stopped_by_sigterm_on_a_cluster(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
+    stopped = study(address=three_nodes.address)
+    stopped.start()
+    with stopped.held(2):
+        stopped.process.send_signal(signal.SIGTERM)
+        stopped.finish(143)
+    assert "Traceback" not in stopped.log
+    stopped.resume()
+    stopped.finish()
+    assert_as_if_nothing_had_happened(stopped, undisturbed)
+
+
+def test_impatient_user(study: Start) -> None:
+    """Six times Ctrl-C in two seconds."""
+    stopped = study()
+    stopped.start()
+    stopped.wait_for_epochs(1)
+    started = psutil.Process(stopped.process.pid).children(recursive=True)
+    for _ in range(6):
+        if stopped.process.poll() is None:
+            stopped.process.send_signal(signal.SIGINT)
+            time.sleep(0.35)
+    stopped.finish(130)
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert "Traceback" not in stopped.log
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])

@@ -59,7 +59,9 @@ def refused(outcome: Outcome, *words: str) -> None:
 
 def nothing_begun(runs: Path) -> bool:
     """Whether no run left a trace; a store may have been made."""
-    return not any(path.name not in ("mlflow.db", "optuna.db", "mlartifacts") for path in runs.glob("*"))
+    return not any(
+        path.name not in ("mlflow.db", "optuna.db", "mlartifacts", ".stores.lock") for path in runs.glob("*")
+    )
 
 
 # --- profile
