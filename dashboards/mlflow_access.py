@@ -142,10 +142,12 @@ def check_sqlite(tracking_uri: str, *, is_known: bool = False) -> None:
         )
     if not os.access(path, os.R_OK):
         raise StoreAwayError(f"{store} must be readable, got a file that this user may not read")
-    if not is_known and not _is_mlflow_database(path):
+    if is_known:
+        return
+    if not _is_mlflow_database(path):
         raise StoreAwayError(f"{store} must be a database of MLflow, got another file")
     with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
-        fault = None if is_known else schema_fault("MLflow", tracking_uri)
+        fault = schema_fault("MLflow", tracking_uri)
     if fault is not None:
         raise StoreAwayError(f"{fault.what}: {fault.remedy}")
 

@@ -29,7 +29,8 @@ def refusal(error: Exception) -> dict[str, str]:
     """What a worker sends of a permanent error: `refused`, its words, and `refused_kind`."""
     words = first_line(error)
     if words.startswith("Caught "):  # by a loader process of PyTorch, which sends its traceback as the message
-        words = last_line(error).partition(": ")[2]
+        whole = str(error).replace("\\n", "\n")  # `DataError` has it escaped
+        words = last_line(RuntimeError(whole)).partition(": ")[2]
     elif isinstance(error, OSError) and error.filename is not None:
         words = f"{error.filename} must be usable: {error.strerror}"
     if isinstance(error, _OF_NODE):

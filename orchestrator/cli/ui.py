@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dashboards.databases import sqlite_file
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
 from orchestrator.errors import OrchestratorError
 from orchestrator.relocation import relocate
@@ -25,7 +26,7 @@ def ui(
 
     Example: `snas ui --runs runs --port 5000`
     """
-    from dashboards.errors import DashboardError
+    from dashboards.errors import PortTakenError, StoreAwayError
     from dashboards.mlflow_access import check_sqlite
     from dashboards.ports import check_port
 
@@ -34,11 +35,15 @@ def ui(
     if uri.startswith(("http:", "https:")):
         stdout.print(f"the tracking server {masked(uri)} has its own UI", highlight=False)
         return
+    if (file := sqlite_file(uri)) is not None and not file.exists():
+        raise OrchestratorError(f"there is no store at {uri} yet: run a study first, or name its folder with --runs")
     try:  # MLflow's server would end with a stack, and with exit code 0
         check_sqlite(uri)
         check_port(_HOST, port)
-    except DashboardError as error:
-        raise OrchestratorError(f"{error}; --port and --runs choose others") from error
+    except StoreAwayError as error:
+        raise OrchestratorError(str(error)) from error
+    except PortTakenError as error:
+        raise OrchestratorError(f"--port: {error}; choose another one") from error
     relocate(folder, None, lambda line: stdout.print(line, markup=False, highlight=False, soft_wrap=True))
     stdout.print(f"MLflow on http://{_HOST}:{port} (Ctrl-C stops it)", highlight=False)
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
