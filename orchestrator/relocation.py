@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from dashboards.databases import ARTIFACTS, sqlite_file
+from dashboards.store_lock import store_lock
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.runs import Runs
 from orchestrator.yaml_file import dump_yaml, read_yaml
@@ -70,20 +71,22 @@ def relocate(runs: Runs, configured: str | None, tell: Callable[[str], object]) 
         OrchestratorError: if the store or a study file cannot be written.
     """
     uri = runs.tracking_uri(configured)
-    roots = former_roots(runs, uri)
-    for root in roots:
-        former = _path(root)
-        try:
-            _rewrite_studies(runs, former)
-            _rewrite_store(runs, uri, root)  # last: as long as it is not done, all is done again
-        except (sqlite3.Error, OSError) as error:
-            raise OrchestratorError(
-                f"the folder of runs {runs.root} was moved or copied from {former}, so its MLflow store and study "
-                f"files must be writable once, got: {error}"
-            ) from error
-        _forget_addresses()
-        tell(f"runs were moved or copied from {former}: MLflow's files and study files are now found in {runs.root}")
-    return bool(roots)
+    if not former_roots(runs, uri):
+        return False
+    with store_lock(uri):
+        for root in former_roots(runs, uri):  # again: another process may have been faster
+            former = _path(root)
+            try:
+                _rewrite_studies(runs, former)
+                _rewrite_store(runs, uri, root)  # last: as long as it is not done, all is done again
+            except (sqlite3.Error, OSError) as error:
+                raise OrchestratorError(
+                    f"the folder of runs {runs.root} was moved or copied from {former}, so its MLflow store and study "
+                    f"files must be writable once, got: {error}"
+                ) from error
+            tell(f"runs were moved or copied from {former}: MLflow's and study files are now found in {runs.root}")
+    _forget_addresses()
+    return True
 
 
 def _rewrite_store(runs: Runs, uri: str, root: str) -> None:

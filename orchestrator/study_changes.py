@@ -26,7 +26,7 @@ from orchestrator.units import flatten
 from orchestrator.yaml_file import DOTTED_SECTION, Place, place_text, read_yaml, split_key
 from search_core.genotype import load_genotype
 
-#: User attribute of the Optuna study: the resolved study file, the digests of the files that it names, and where it lay.
+#: User attribute of the Optuna study: the resolved study file, the digests of files that it names, its folder of runs.
 ATTRIBUTE = "settings"
 
 #: Settings and sections that change how a study runs, not what a trial is, which of them count, or where they are kept.
