@@ -1,11 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 
 from tests.integration.servers import MlflowServer, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def socket_folder() -> Iterator[Callable[[], Path]]:
+    """Makes folders for the sockets of Ray, which take 107 bytes of path at most: pytest-xdist takes more."""
+    with TemporaryDirectory(prefix="snas-", ignore_cleanup_errors=True) as parent:
+        yield lambda: Path(mkdtemp(dir=parent))
 
 
 @pytest.fixture

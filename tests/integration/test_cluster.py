@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -124,9 +124,9 @@ def test_cluster_check_says_what_fails(two_nodes: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def guarded(socket_folder: Callable[[], Path]) -> Iterator[str]:
     """A cluster that wants a token."""
-    folder = tmp_path_factory.mktemp("g")  # short: sockets lie in it
+    folder = socket_folder()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
@@ -189,11 +189,9 @@ def test_missing_and_wrong_tokens_are_said_within_seconds(guarded: str, monkeypa
 
 
 @pytest.fixture
-def machines(
-    network_namespaces: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, Machine, Machine]]:
+def machines(network_namespaces: None, socket_folder: Callable[[], Path]) -> Iterator[tuple[Path, Machine, Machine]]:
     """A folder, and two machines; Ray's head runs on the first, the second has its own `local` and `ray` there."""
-    folder = tmp_path_factory.mktemp("m")
+    folder = socket_folder()
     for name in ("local", "ray"):
         (folder / name).mkdir()
     with two_machines(folder / "local", folder / "ray") as (first, second):

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ exec ray start --num-cpus 1 "$@"
 
 
 def test_job_runs_a_study_and_goes_on_with_it_when_submitted_again(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, socket_folder: Callable[[], Path]
 ) -> None:
     tools, runs = tmp_path / "tools", Runs(tmp_path / "runs")
     tools.mkdir()
@@ -49,7 +50,7 @@ def test_job_runs_a_study_and_goes_on_with_it_when_submitted_again(
         **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
         "PATH": f"{tools}:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
-        "RAY_TMPDIR": str(tmp_path_factory.mktemp("s")),  # short: sockets lie in it
+        "RAY_TMPDIR": str(socket_folder()),
         "SLURM_JOB_ID": "77",
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SNAS_VENV": str(venv),

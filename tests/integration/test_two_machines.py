@@ -26,9 +26,9 @@ SPEC: dict[str, Any] = {**STUDY, "resources": {"cpu": 1}}
 
 
 @pytest.fixture(scope="module")
-def machines(network_namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine, Machine]]:
+def machines(network_namespaces: None, socket_folder: Callable[[], Path]) -> Iterator[tuple[Machine, Machine]]:
     """Two machines; Ray's head runs on the first."""
-    folder = tmp_path_factory.mktemp("m")  # short: sockets lie in it
+    folder = socket_folder()
     (folder / "ray").mkdir()
     with two_machines(folder / "ray") as (first, second):
         first.start_ray_head(folder)
