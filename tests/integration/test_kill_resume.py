@@ -1,4 +1,7 @@
-"""A study whose driver is killed loses nothing, repeats nothing and finds the same cells."""
+"""A study whose driver is killed loses nothing, repeats nothing and finds the same cells.
+
+The one whole study of `make test`: real Ray, Optuna and MLflow, from the study file to the registered child.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from orchestrator.runs import Runs
 from orchestrator.study import Study
 from search_core.data import load_data
 from search_core.search import Search
-from tests.orchestrator.tiny import with_empty_store
+from tests.orchestrator.tiny import snas, with_empty_store
 
 pytestmark = pytest.mark.integration
 
@@ -31,21 +34,17 @@ search:
   network: {nodes: 2, cells: 3, init_channels: 4}
   temperature: {kind: linear, start: 1.0, end: 0.1}
   alpha: {lr: 0.05}
-  epochs: 5
+  epochs: 3
 sweep:
   penalty.strength: {log_uniform: [1.0e-5, 1.0e-1]}
   temperature.kind: {choice: [linear, exponential, cosine]}
-trials: 4
+trials: 2
 max_concurrent: 2
 resources: {cpu: 0.5}
-retrain: {top: 1, epochs: 2, cells: 3, init_channels: 4, drop_path: 0.0}
+retrain: {top: 1, epochs: 1, cells: 3, init_channels: 4, drop_path: 0.0}
 """
-NUM_TRIALS, NUM_EPOCHS = 4, 5
+NUM_TRIALS, NUM_EPOCHS = 2, 3
 TIMING = ("seconds", "images_per_s", "cpu_core_hours")
-
-
-def _snas(*words: str) -> list[str]:
-    return [sys.executable, "-c", "from orchestrator.cli import main; main()", *words]
 
 
 def _recorded_epochs(runs: Path) -> int:
@@ -54,28 +53,30 @@ def _recorded_epochs(runs: Path) -> int:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study whose driver was killed twice, at two depths, and resumed to its end."""
+    """A study whose driver was killed and resumed to its end."""
     folder = tmp_path_factory.mktemp("kill")
     file, runs = folder / "study.yaml", folder / "runs"
     file.write_text(STUDY)
     with_empty_store(runs)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    commands = (
-        (_snas("study", "run", str(file), "--runs", str(runs)), 3),
-        (_snas("study", "resume", "killed", "--runs", str(runs)), 8),
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study"]
+    driver = subprocess.Popen(
+        [*command, "run", str(file), "--runs", str(runs)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment,
     )
-    for command, epochs in commands:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-        deadline = time.monotonic() + 240
-        while _recorded_epochs(runs) < epochs:
-            assert driver.poll() is None, f"the driver ended by itself with {driver.returncode}"
-            assert time.monotonic() < deadline, "the driver made no progress"
-            time.sleep(0.05)
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
+    deadline = time.monotonic() + 240
+    while _recorded_epochs(runs) < 2:
+        assert driver.poll() is None, f"the driver ended by itself with {driver.returncode}"
+        assert time.monotonic() < deadline, "the driver made no progress"
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
     assert _recorded_epochs(runs) < NUM_TRIALS * NUM_EPOCHS, "the study was over before it was killed"
-    last = subprocess.run(commands[1][0], capture_output=True, text=True, env=environment, timeout=400, check=False)
-    assert last.returncode == 0, last.stdout + last.stderr
+    resume = [*command, "resume", "killed", "--runs", str(runs)]
+    done = subprocess.run(resume, capture_output=True, text=True, env=environment, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     return Study.load("killed", Runs(runs))
 
 
@@ -93,10 +94,8 @@ def test_resumed_study_has_all_trials_once(resumed: Study) -> None:
 
 
 def test_resumed_study_is_whole(resumed: Study) -> None:
-    command = _snas("study", "doctor", "killed", "--runs", str(resumed.runs.root))
-    said = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert "the study is whole" in said.stdout
+    doctor = snas("study", "doctor", "killed", "--runs", resumed.runs.root)
+    assert (doctor.code, "the study is whole" in doctor.said) == (0, True), doctor.said
 
 
 def test_resumed_study_has_one_mlflow_run_per_trial(resumed: Study, client: MlflowClient) -> None:
@@ -143,8 +142,7 @@ def test_resumed_trials_equal_undisturbed_searches(resumed: Study) -> None:
 def test_resume_of_a_complete_study_changes_nothing(resumed: Study, client: MlflowClient) -> None:
     experiment = client.get_experiment_by_name("killed")
     before = {run.info.run_id: run.data.metrics for run in client.search_runs([experiment.experiment_id])}
-    command = _snas("study", "resume", "killed", "--runs", str(resumed.runs.root))
-    assert subprocess.run(command, capture_output=True, timeout=200, check=False).returncode == 0
+    assert snas("study", "resume", "killed", "--runs", resumed.runs.root).code == 0
     after = {run.info.run_id: run.data.metrics for run in client.search_runs([experiment.experiment_id])}
     assert after == before
     assert len(client.search_model_versions("name = 'killed-child'")) == 1

@@ -25,7 +25,7 @@ from tests.orchestrator.tiny import (
     study_data,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: Two objectives, two at a time, and a retraining of the front with two seeds.
 FRONT: dict[str, Any] = study_data(
@@ -288,7 +288,6 @@ def test_resume_of_a_complete_study_changes_nothing(front: Done) -> None:
     assert front.counts() == before
 
 
-@pytest.mark.slow
 def test_found_cell_is_retrained_with_the_recipe_of_its_study(front: Done) -> None:
     trial = front.mlflow_runs["trial-0000"].info.run_id
     outcome = snas("retrain", "--run", trial, "--seeds", 1, "--name", "once-more", "--runs", front.runs)
@@ -298,7 +297,6 @@ def test_found_cell_is_retrained_with_the_recipe_of_its_study(front: Done) -> No
     assert (run.data.params["init_channels"], run.data.params["epochs"]) == ("4", "1")
 
 
-@pytest.mark.slow
 def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped: Done) -> None:
     assert stopped.outcome.code == 0, stopped.outcome.said
     assert stopped.outcome.err == ""
@@ -314,7 +312,6 @@ def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped
     assert reason in snas("study", "show", "stopped", "--runs", stopped.runs).said
 
 
-@pytest.mark.slow
 def test_show_of_a_failed_trial_has_its_reason_and_no_cell(stopped: Done, tmp_path: Path) -> None:
     said = snas("trial", "show", "stopped", 1, "--runs", stopped.runs).said
     assert "trial 1 of study stopped: failed reason: the training loss must stay finite" in said
@@ -327,7 +324,6 @@ def test_show_of_a_failed_trial_has_its_reason_and_no_cell(stopped: Done, tmp_pa
     assert "1 failure: trial 1: the training loss must stay finite" in study
 
 
-@pytest.mark.slow
 def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
     journals = [stopped.journal(number) for number in range(3)]
     assert [len(journal.epochs) for journal in journals] == [3, 0, 1]
@@ -345,7 +341,6 @@ def test_scheduler_stops_a_trial_and_no_epoch_is_lost(stopped: Done) -> None:
     assert "expected_cost_madds" in run.data.metrics
 
 
-@pytest.mark.slow
 def test_grid_ran_its_points_in_order(stopped: Done) -> None:
     values = [record["values"] for record in stopped.shown()["trial_records"]]
     assert [(value["network.init_channels"], value["theta.lr"]) for value in values] == [
@@ -356,7 +351,6 @@ def test_grid_ran_its_points_in_order(stopped: Done) -> None:
     assert [row["trial"] for row in stopped.shown()["front"]] == [0]
 
 
-@pytest.mark.slow
 def test_resume_does_not_try_failed_and_stopped_trials_again(stopped: Done) -> None:
     before = stopped.counts()
     assert snas("study", "resume", "stopped", "--runs", stopped.runs).code == 0
