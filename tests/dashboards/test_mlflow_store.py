@@ -453,6 +453,7 @@ def test_a_file_that_is_being_written_is_read_again(
         (b"[" * 100_000, "must be a genotype"),
         (b"", "must be a genotype"),
     ],
+    ids=["script", "not UTF-8", "too deep", "empty"],
 )
 def test_a_broken_genotype_names_run_and_file(
     server: MlflowServer, live: WrittenStudy, content: bytes, message: str

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 import pytest
 
 from tests.integration.servers import MlflowServer, PostgresServer
+from tests.integration.studies import StudyProcess
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,15 @@ def socket_folder() -> Iterator[Callable[[], Path]]:
     """Makes folders for the sockets of Ray, which take 107 bytes of path at most: pytest-xdist takes more."""
     with TemporaryDirectory(prefix="snas-", ignore_cleanup_errors=True) as parent:
         yield lambda: Path(mkdtemp(dir=parent))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
+    """`STUDY` without any fault."""
+    study = StudyProcess(tmp_path_factory.mktemp("undisturbed"))
+    study.start()
+    study.finish()
+    return study
 
 
 @pytest.fixture

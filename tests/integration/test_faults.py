@@ -19,21 +19,12 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from tests.integration.servers import MlflowServer, PostgresServer
-from tests.integration.studies import EPOCHS, STUDY, StudyProcess
+from tests.integration.studies import EPOCHS, STUDY, StudyProcess, assert_as_if_nothing_had_happened
 from tests.orchestrator.tiny import runs_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
 Start = Callable[..., StudyProcess]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
-    """The study without any fault."""
-    study = StudyProcess(tmp_path_factory.mktemp("undisturbed"))
-    study.start()
-    study.finish()
-    return study
 
 
 @pytest.fixture
@@ -60,14 +51,6 @@ def three_nodes() -> Iterator[Cluster]:
     nodes.shutdown()
 
 
-def assert_as_if_nothing_had_happened(study: StudyProcess, undisturbed: StudyProcess) -> None:
-    said = study.doctor()
-    assert said.code == 0, said.said
-    assert "the study is whole" in said.said
-    assert [study.journal(number).end for number in (0, 1)] == ["complete", "complete"]
-    assert study.records() == undisturbed.records()
-
-
 def test_undisturbed_study_is_whole_and_survived_nothing(undisturbed: StudyProcess) -> None:
     assert_as_if_nothing_had_happened(undisturbed, undisturbed)
     assert undisturbed.events() == []
@@ -84,6 +67,18 @@ def test_worker_killed(study: Start, undisturbed: StudyProcess) -> None:
     assert_as_if_nothing_had_happened(killed, undisturbed)
 
 
+def test_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
+    silent = study({**STUDY, "failure": {"timeout_s": 40}})
+    silent.start()
+    with silent.held(2) as workers:
+        worker = workers.pop(0)
+    silent.finish()
+    assert silent.events() == ["hang"]
+    assert "no report for 40 s" in silent.log
+    assert not worker.is_running()
+    assert_as_if_nothing_had_happened(silent, undisturbed)
+
+
 def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
     on_nodes = study(address=three_nodes.address)
     on_nodes.start()
@@ -95,14 +90,20 @@ def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Clu
     assert_as_if_nothing_had_happened(on_nodes, undisturbed)
 
 
-def test_driver_killed_on_a_cluster_that_goes_on(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
+def test_driver_killed_and_stopped_on_a_cluster_that_goes_on(
+    study: Start, undisturbed: StudyProcess, three_nodes: Cluster
+) -> None:
     driven = study(address=three_nodes.address)
     driven.start()
-    for epochs in (2, 4):
-        with driven.held(epochs):
-            driven.kill()
-        assert driven.doctor().code == 1, "it is not whole yet"
-        driven.resume()
+    with driven.held(2):
+        driven.kill()
+    assert driven.doctor().code == 1, "it is not whole yet"
+    driven.resume()
+    with driven.held(4):
+        driven.process.send_signal(signal.SIGTERM)
+        driven.finish(143)
+    assert "Traceback" not in driven.log
+    driven.resume()
     driven.finish()
     assert_as_if_nothing_had_happened(driven, undisturbed)
 
@@ -199,89 +200,53 @@ def test_disk_full_under_the_journals(
     assert_as_if_nothing_had_happened(full, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_stopped_by_a_signal(study: Start, undisturbed: StudyProcess, number: signal.Signals, code: int) -> None:
-    """Ctrl-C, a time limit or an eviction, a closed terminal."""
+def test_stopped_by_signals(study: Start, undisturbed: StudyProcess) -> None:
+    """Ctrl-C, a time limit or an eviction, a closed terminal, and at last six times Ctrl-C in two seconds."""
     stopped = study()
     stopped.start()
-    with stopped.held(2):
-        started = psutil.Process(stopped.process.pid).children(recursive=True)
-        stopped.process.send_signal(number)
-        stopped.finish(code)
-    _, alive = psutil.wait_procs(started, timeout=10)
-    assert alive == [], "nothing of Ray outlives the driver that started it"
-    assert stopped.log.count("interrupted: `snas study resume faulty") == 1
-    assert "Traceback" not in stopped.log
-    assert {run.info.status for run in runs_of(stopped.client, "faulty")} == {"KILLED"}
-    stopped.resume()
-    stopped.finish()
-    assert_as_if_nothing_had_happened(stopped, undisturbed)
-
-
-def test_stopped_by_sigterm_on_a_cluster(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
-    stopped = study(address=three_nodes.address)
-    stopped.start()
-    with stopped.held(2):
-        stopped.process.send_signal(signal.SIGTERM)
-        stopped.finish(143)
-    assert "Traceback" not in stopped.log
-    stopped.resume()
-    stopped.finish()
-    assert_as_if_nothing_had_happened(stopped, undisturbed)
-
-
-def test_impatient_user(study: Start) -> None:
-    """Six times Ctrl-C in two seconds."""
-    stopped = study()
-    stopped.start()
-    stopped.wait_for_epochs(1)
+    signals = ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129))
+    for times, (number, code) in enumerate(signals, start=1):
+        with stopped.held(2 * times):
+            started = psutil.Process(stopped.process.pid).children(recursive=True)
+            stopped.process.send_signal(number)
+            stopped.finish(code)
+        assert_nothing_is_left(started)
+        assert stopped.log.count("interrupted: `snas study resume faulty") == times
+        assert {run.info.status for run in runs_of(stopped.client, "faulty")} == {"KILLED"}
+        stopped.resume()
+    stopped.wait_for_epochs(7)
     started = psutil.Process(stopped.process.pid).children(recursive=True)
     for _ in range(6):
         if stopped.process.poll() is None:
             stopped.process.send_signal(signal.SIGINT)
             time.sleep(0.35)
     stopped.finish(130)
-    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert_nothing_is_left(started)
     assert "Traceback" not in stopped.log
+    stopped.resume()
+    stopped.finish()
+    assert_as_if_nothing_had_happened(stopped, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
-def test_checkpoint_damaged(study: Start, undisturbed: StudyProcess, damage: str) -> None:
+def assert_nothing_is_left(started: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == [], "nothing of Ray outlives the driver that started it"
+
+
+def test_checkpoints_damaged(study: Start, undisturbed: StudyProcess) -> None:
     damaged = study()
     damaged.start()
-    with damaged.held(3) as workers:
-        damaged.kill()
-        for worker in workers.values():  # else it may write one more checkpoint before it sees that it is alone
-            worker.kill()
-    for number in (0, 1):
-        newest = max(damaged.checkpoints(number).glob("epoch-*.pt"))
-        content = bytearray(newest.read_bytes())
-        content[len(content) // 2] ^= 1
-        newest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    assert "damaged" in damaged.doctor().said
-    damaged.resume()
+    for epochs, damage in ((3, "truncated"), (6, "flipped")):
+        with damaged.held(epochs) as workers:
+            damaged.kill()
+            for worker in workers.values():  # else it may write one more checkpoint before it sees that it is alone
+                worker.kill()
+        for number in (0, 1):
+            newest = max(damaged.checkpoints(number).glob("epoch-*.pt"))
+            content = bytearray(newest.read_bytes())
+            content[len(content) // 2] ^= 1
+            newest.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+        assert "damaged" in damaged.doctor().said
+        damaged.resume()
     damaged.finish()
     assert_as_if_nothing_had_happened(damaged, undisturbed)
-
-
-def test_loss_that_is_not_finite_fails_its_trial_alone(study: Start) -> None:
-    sweep = {"theta.lr": {"choice": [0.025, 1.0e30]}}
-    diverging = study({**STUDY, "sweep": sweep})
-    diverging.start()
-    diverging.finish()
-    assert [diverging.journal(number).end for number in (0, 1)] == ["complete", "failed"]
-    assert "the training loss must stay finite" in diverging.journal(1).reason
-    said = diverging.doctor()
-    assert said.code == 0, said.said
-
-
-def test_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
-    silent = study({**STUDY, "failure": {"timeout_s": 40}})
-    silent.start()
-    with silent.held(2) as workers:
-        worker = workers.pop(0)
-    silent.finish()
-    assert silent.events() == ["hang"]
-    assert "no report for 40 s" in silent.log
-    assert not worker.is_running()
-    assert_as_if_nothing_had_happened(silent, undisturbed)

@@ -32,6 +32,7 @@ seed: 3
 search:
   dataset: {name: digits, train_images: 200, validation_images: 100}
   network: {nodes: 2, cells: 3, init_channels: 4}
+  recalibration_batches: 2
   temperature: {kind: linear, start: 1.0, end: 0.1}
   alpha: {lr: 0.05}
   epochs: 3

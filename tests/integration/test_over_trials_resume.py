@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.journal import Journal
 from tests.integration.studies import CLOCKS, StudyProcess
+from tests.search_core.tiny import FEW_PRIMITIVES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
@@ -20,8 +21,10 @@ STUDY: dict[str, Any] = {
     "name": "children",
     "seed": 3,
     "search": {
-        "dataset": {"name": "digits", "train_images": 400, "validation_images": 100},
-        "network": {"nodes": 2, "cells": 3, "init_channels": 4},
+        "dataset": {"name": "digits", "train_images": 128, "validation_images": 64},
+        "network": {"nodes": 2, "cells": 3, "init_channels": 4, "primitives": list(FEW_PRIMITIVES)},
+        "batch_size": 32,
+        "recalibration_batches": 2,
         "strategy": {
             "kind": "regularised_evolution",
             "children": 3,

@@ -16,8 +16,7 @@ import pytest
 
 from tests.integration.namespaces import RAY_ADDRESS, Machine, joined_to_this, two_machines
 from tests.integration.servers import MlflowServer, PostgresServer
-from tests.integration.studies import STUDY, StudyProcess
-from tests.integration.test_faults import assert_as_if_nothing_had_happened
+from tests.integration.studies import STUDY, StudyProcess, assert_as_if_nothing_had_happened
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
@@ -76,15 +75,6 @@ def start(
     for process in made:
         process.kill()
     second.end_processes()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
-    """The study on this machine alone, without any fault."""
-    study = StudyProcess(tmp_path_factory.mktemp("undisturbed"))
-    study.start()
-    study.finish()
-    return study
 
 
 def workers_on(machine: Machine, study: StudyProcess) -> int:

@@ -310,6 +310,8 @@ def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped
     assert reason in run.data.tags["snas.reason"]
     assert stopped.mlflow_runs["stopped"].info.status == "FINISHED"
     assert reason in snas("study", "show", "stopped", "--runs", stopped.runs).said
+    doctor = snas("study", "doctor", "stopped", "--runs", stopped.runs)
+    assert doctor.code == 0, doctor.said
 
 
 def test_show_of_a_failed_trial_has_its_reason_and_no_cell(stopped: Done, tmp_path: Path) -> None:
