@@ -42,10 +42,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	$(BIN)/python -m search_core.kernels.ahead
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	$(BIN)/python -m search_core.kernels.ahead float32 float64
 	touch $@ $(VENV)/.installed
 
 # Run it when CI has passed with what is installed.

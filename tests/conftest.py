@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from search_core.kernels.ahead import is_compiled
 from tests.tools import TOOLS
 
 pytest_plugins = ["tests.browser"]
@@ -23,10 +24,10 @@ _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Before tests run side by side, kernels are compiled, once."""
+    """Before tests run side by side, kernels are compiled, once; `make` has done so."""
     config = session.config
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        subprocess.run([sys.executable, "-m", "tests.compiled_kernels"], cwd=config.rootpath, check=True)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and not is_compiled():
+        subprocess.run([sys.executable, "-m", "search_core.kernels.ahead", "float32", "float64"], check=True)
 
 
 def pytest_itemcollected(item: pytest.Function) -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import packages_distributions
 from typing import Any
 
@@ -40,14 +41,21 @@ def declared(*extras: str) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
 
 
+@cache
+def trees(package: str) -> list[ast.Module]:
+    """The sources of a package."""
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in sources(package)]
+
+
+@cache
+def imported(package: str) -> set[str]:
+    """Modules that a package imports anywhere, `pytest.importorskip` included."""
+    return {name for tree in trees(package) for name in {*(name for name, _ in imports(tree)), *skipped_without(tree)}}
+
+
 def third_party(packages: Iterable[str]) -> set[str]:
-    """Third-party modules that the packages import anywhere, `pytest.importorskip` included."""
-    found: set[str] = set()
-    for package in packages:
-        for path in sources(package):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found |= {name for name, _ in imports(tree)} | skipped_without(tree)
-    return found - set(sys.stdlib_module_names) - OWN - NOT_INSTALLED
+    """Third-party modules that the packages import."""
+    return set().union(*map(imported, packages)) - set(sys.stdlib_module_names) - OWN - NOT_INSTALLED
 
 
 def skipped_without(tree: ast.AST) -> set[str]:
@@ -59,9 +67,12 @@ def skipped_without(tree: ast.AST) -> set[str]:
     }
 
 
+_distributions = cache(packages_distributions)
+
+
 def distributions(modules: Iterable[str]) -> dict[str, set[str]]:
     """Distributions that hold each module, by canonical names; none for a module that is not installed."""
-    known = packages_distributions()
+    known = _distributions()
     return {module: {canonicalize_name(name) for name in known.get(module, ())} for module in modules}
 
 
@@ -98,8 +109,8 @@ def test_libraries_whose_private_interfaces_are_used_have_an_upper_bound() -> No
     private = {
         name.split(".")[0]
         for package in ("search_core", "orchestrator", "dashboards")
-        for path in sources(package)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for tree in trees(package)
+        for node in ast.walk(tree)
         for name in _imported_names(node)
         if re.search(r"\._(?!_)|\bv2\b", name)
     } - OWN

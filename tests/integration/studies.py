@@ -44,10 +44,11 @@ STUDY: dict[str, Any] = {
     "resources": {"cpu": 0.5},
 }
 _PATIENCE_S = 300.0
-#: Ctrl-C ends it even where the tests run in the background of a shell, which has its children ignore the signal.
+#: Signals end it even where the tests run in the background of a shell or under `nohup`, whose children ignore some.
 _SNAS = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from orchestrator.cli import main
 main()
 """

@@ -40,7 +40,7 @@ sweep:
   penalty.strength: {log_uniform: [1.0e-5, 1.0e-1]}
   temperature.kind: {choice: [linear, exponential, cosine]}
 trials: 2
-max_concurrent: 2
+max_concurrent: 1
 resources: {cpu: 0.5}
 retrain: {top: 1, epochs: 1, cells: 3, init_channels: 4, drop_path: 0.0}
 """

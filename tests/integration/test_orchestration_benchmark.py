@@ -16,7 +16,7 @@ SMALL = [
     "--reports",
     "3",
     "--seconds",
-    "2",
+    "0.5",
     "--searches",
     "2",
     "--repeats",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -68,12 +67,12 @@ def guarded_mlflow(postgres_with_password: PostgresServer, tmp_path: Path) -> It
 
 
 @pytest.fixture
-def scratch() -> Iterator[Path]:
-    """For Ray's session and temporary files; its path is short, since sockets lie in it."""
-    with tempfile.TemporaryDirectory(prefix="snas-s-", ignore_cleanup_errors=True) as folder:
-        for name in ("ray", "tmp", "home"):
-            (Path(folder) / name).mkdir()
-        yield Path(folder)
+def scratch(socket_folder: Callable[[], Path]) -> Path:
+    """For Ray's session and temporary files."""
+    folder = socket_folder()
+    for name in ("ray", "tmp", "home"):
+        (folder / name).mkdir()
+    return folder
 
 
 def in_variables(postgres: PostgresServer, server: MlflowServer) -> dict[str, str]:

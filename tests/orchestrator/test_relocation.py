@@ -101,7 +101,7 @@ def test_place_that_is_only_called_otherwise_is_not_another(original: Runs, tmp_
 
 
 def test_store_elsewhere_is_left_alone(original: Runs, copy: Runs) -> None:
-    for uri in (original.tracking_uri(), "http://127.0.0.1:9", "sqlite://"):
+    for uri in (original.tracking_uri(), "http://127.0.0.1:9"):
         assert former_roots(copy, uri) == []
         assert not relocate(copy, uri, print)
     assert former_roots(copy, copy.tracking_uri()) == [original.root.as_uri()]

@@ -34,6 +34,7 @@ def handlers_as_before() -> Iterator[None]:
     """After a signal they stay, for a process is ending then; this one is not."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under `nohup`
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

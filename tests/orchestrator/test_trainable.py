@@ -327,6 +327,7 @@ def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: 
     assert [path for path in Path("0000").iterdir() if path.suffix != ".sha256"] == [], "no torn file is left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["setup", "step"])
 def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_big(*_: object, **__: object) -> None:

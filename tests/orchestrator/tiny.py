@@ -18,6 +18,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from dashboards.databases import sqlite_file
 from orchestrator.config import StudySpec, parse_study
 from orchestrator.journal import Journal
 from orchestrator.samplers import create_optuna_study, load_optuna_study
@@ -164,8 +165,18 @@ def image_steps(client: MlflowClient, run_id: str, key: str = "cells") -> list[i
     return sorted(int(name.split("+")[2]) for name in pictures)
 
 
+@cache
+def _empty_storage() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optuna.db"
+        optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
+        return file.read_bytes()
+
+
 def opened_study(spec: StudySpec, url: str) -> optuna.Study:
-    """The Optuna study of a spec, made if the storage has none."""
+    """The Optuna study of a spec, made if the storage has none; a file that is not there is made once for all tests."""
+    if (file := sqlite_file(url)) is not None and not file.exists():
+        file.write_bytes(_empty_storage())
     with suppress(optuna.exceptions.DuplicatedStudyError):
         create_optuna_study(spec, url)
     return load_optuna_study(spec, url)

@@ -361,6 +361,7 @@ def test_inherit_refuses_what_the_supernet_does_not_have(genotype: Genotype, mes
 # Discretised forward
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("position", range(len(SPACES)))
 def test_discretised_forward_equals_one_hot_weights_in_logits_gradients_and_statistics(position: int) -> None:

@@ -147,6 +147,7 @@ def test_child_cost_follows_pool_norm(pool_norm: bool) -> None:
     assert num_params(child) == cost.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_shape", [(1, 8, 8), (3, 7, 9)])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_supernet_cost_counts_what_the_supernet_has_and_does(input_shape: tuple[int, int, int], stem: Any) -> None:

@@ -55,6 +55,7 @@ def test_resident_memory_grows_by_the_peak_of_a_step() -> None:
     assert 0.8 < (large.host_bytes - small.host_bytes) / (large_step - small_step) < 2.0
 
 
+@pytest.mark.slow
 def test_peak_of_the_starting_process_does_not_count() -> None:
     """`ru_maxrss` of a child begins with the peak of its parent, so a driver's own memory would be measured."""
     child = "from search_core.dry_run import peak_resident_bytes; print(peak_resident_bytes())"

@@ -136,6 +136,7 @@ def test_derived_child_has_the_highest_reward_of_those_sampled(monkeypatch: pyte
     assert strategy.genotype() == SPACE.decode(best[0])
 
 
+@pytest.mark.slow
 def test_controller_learns_what_is_rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a reward that is known: the share of edges with the last primitive, 1/4 for random children."""
     strategy = build(EnasOptions(held_out=0.5, controller_steps=100, children_per_step=4))

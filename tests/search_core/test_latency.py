@@ -505,6 +505,7 @@ def test_baseline_follows_the_cost_and_is_part_of_the_state() -> None:
         assert state["baselines"][name].tolist() == pytest.approx([11.0] * 5)
 
 
+@pytest.mark.slow
 def test_black_box_search_pushes_towards_faster_children(table_file: Path) -> None:
     options = tiny_options(
         epochs=6,

@@ -124,6 +124,7 @@ def test_a_process_of_its_own_prints_one_json_object() -> None:
     assert json.loads(ended.stdout) == asdict(measured())
 
 
+@pytest.mark.slow
 def test_measuring_apart_says_in_one_line_why_it_failed() -> None:
     with pytest.raises(MeasurementError, match="more than 1 value per channel") as raised:
         measure_apart(NETWORK, (3, 2, 2), CLASSES, 1, CPU)  # batch norm of one pixel in the last cells

@@ -64,6 +64,7 @@ def _measure(peer: Path, **changes: Any) -> dict[str, object]:
     return measure_peer(str(peer), **{"fast_step": lambda: 0.5, **sizes, **changes})
 
 
+@pytest.mark.slow
 def test_peer_darts_checkout_gives_a_ratio_pair_by_pair(tmp_path: Path) -> None:
     seconds = iter((1.0, 2.0, 4.0))
     result = _measure(_checkout(tmp_path / "cnn", model_search=_MODEL), fast_step=lambda: next(seconds))
@@ -77,6 +78,7 @@ def test_peer_darts_checkout_gives_a_ratio_pair_by_pair(tmp_path: Path) -> None:
     assert set(result["versions"]) == {"python", "torch"}
 
 
+@pytest.mark.slow
 def test_peer_snas_checkout_gets_the_defaults_of_its_script(tmp_path: Path) -> None:
     checkout = _checkout(tmp_path / "SNAS", model_search=_SNAS_MODEL, train_search=_SNAS_SETTINGS, dist_util_torch="")
     result = _measure(checkout, repeats=1)

@@ -25,6 +25,8 @@ from search_core.retrain_options import RetrainOptions
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import TINY_DATASET, differences, images_of, seeded, through_file
 
+pytestmark = pytest.mark.slow
+
 TINY = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, cutout=2)
 #: Sums over the images of a batch run in another order in two processes: float32 differs by some 1e-7 of the largest
 #: term, and a step of SGD and the next forward pass carry that on.

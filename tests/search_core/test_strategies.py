@@ -207,6 +207,7 @@ def test_global_random_state_is_left_alone(name: str) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @every_strategy
 def test_state_round_trip_goes_on_bit_for_bit(name: str) -> None:
     strategy, other = build(name), build(name, seed=1)
@@ -286,6 +287,7 @@ def test_strategy_that_chooses_among_genotypes_keeps_the_hard_limits(name: str) 
         assert strategy.child_cost(strategy._context.limits).madds <= tight.madds.max
 
 
+@pytest.mark.slow
 @choosing
 def test_limits_that_no_child_keeps_are_an_error(name: str) -> None:
     with pytest.raises(ConstraintsError, match="no genotype in 10,000 draws keeps the constraints: at most params 1"):
