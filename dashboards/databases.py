@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,10 @@ from urllib.parse import unquote, urlsplit
 _USERINFO = re.compile(r"://[^\s/'\"]*@")
 #: What addresses of databases take for something else: the beginning of options, an escaped character.
 _MISREAD = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+
+#: What a file of Alembic says of a version of tables: its own name, and those of the versions that it follows.
+_REVISION = re.compile(r"^(revision|down_revision)\b[^=]*=(.*)", re.MULTILINE)
+_WORD = re.compile(r"[\"']([^\"']+)[\"']")
 
 #: MLflow's embedded database in a folder of runs, and the folder beside it that has the files of runs.
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -91,9 +96,10 @@ def schema_fault(tool: Literal["MLflow", "Optuna"], url: str) -> StoreFault | No
     """
     revision = _revision(url)
     package, folder, *upgrade = _TABLES[tool]
-    if revision is None or revision == _revisions(package, folder)[0]:
+    newest, known = _revisions(package, folder)
+    if revision in (None, newest):
         return None
-    state = "older" if revision in _revisions(package, folder) else "newer"
+    state = "older" if revision in known else "newer"
     command = shlex.join([*upgrade, "ADDRESS" if _USERINFO.search(url) else _absolute(url)])
     return _fault(state, store=_USERINFO.sub("://", url), tool=tool, installed=version(package), command=command)
 
@@ -157,13 +163,14 @@ def _revision(url: str) -> str | None:
 
 
 @cache
-def _revisions(package: str, folder: str) -> tuple[str, ...]:
-    """All versions of tables that an installed package knows, the newest first."""
-    from importlib.util import find_spec
-
-    from alembic.script import ScriptDirectory
-
+def _revisions(package: str, folder: str) -> tuple[str, frozenset[str]]:
+    """The newest version of tables that an installed package knows, and all; Alembic takes half a second to say so."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None
-    return tuple(script.revision for script in ScriptDirectory(str(Path(spec.origin).parent / folder)).walk_revisions())
+    known, followed = set[str](), set[str]()
+    for file in (Path(spec.origin).parent / folder / "versions").glob("*.py"):
+        for name, value in _REVISION.findall(file.read_text(encoding="utf-8")):
+            (known if name == "revision" else followed).update(_WORD.findall(value))
+    (newest,) = known - followed
+    return newest, frozenset(known)

@@ -106,7 +106,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     with store_lock(url):
         if (fault := schema_fault("Optuna", url)) is not None:
             raise StoreStateError(fault)
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=engine, skip_compatibility_check=True)
     if (file := sqlite_file(url)) is not None and _is_on_local_disk(file):
         sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
     return storage

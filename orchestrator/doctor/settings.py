@@ -77,9 +77,7 @@ def _search_differences(
         options = flatten(asdict(search_options(spec, values)))
     except OptionsError:  # such a trial has failed with this reason
         return []
-    fixed = {
-        key: value for key, value in options.items() if key not in values
-    }  # the others are Optuna's, not the file's
+    fixed = {key: value for key, value in options.items() if key not in values}  # the others are sampled
     return param_changes(logged, fixed, "search.")
 
 
