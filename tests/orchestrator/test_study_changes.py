@@ -132,6 +132,21 @@ def test_retraining_may_change_until_the_first_has_begun(tmp_path: Path) -> None
     assert begun.changes(tiny_spec(retrain={**RETRAIN, "seeds": 3, "workers": 2})) == {}
 
 
+def test_what_moves_with_the_folder_of_runs_is_no_change(tmp_path: Path) -> None:
+    (tmp_path / "former").mkdir()
+    Begun(tmp_path / "former", tiny_spec(storage={"path": str(tmp_path / "former" / "checkpoints")}))
+    runs = Runs((tmp_path / "former").rename(tmp_path / "now"))
+
+    def changes(place: str) -> list[str]:
+        spec = tiny_spec(storage={"path": str(tmp_path / place / "checkpoints")})
+        found = forbidden_changes(opened_study(spec, runs.optuna_url()), spec, runs.study(spec.name), NOWHERE)
+        return [difference.key for difference in found]
+
+    assert changes("former") == [], "before its study file names the new place"
+    assert changes("now") == []
+    assert changes("elsewhere") == ["storage.path"]
+
+
 def test_accepted_change_is_what_the_next_is_held_against(tmp_path: Path) -> None:
     begun = Begun(tmp_path, tiny_spec(retrain=RETRAIN))
     keep_settings(begun.optuna, tiny_spec(retrain={**RETRAIN, "lr": 0.5}), begun.folder)
