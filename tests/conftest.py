@@ -18,6 +18,7 @@ from search_core.kernels.ahead import is_compiled
 from tests.tools import TOOLS
 
 pytest_plugins = ["tests.browser"]
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside another process of tests
 
 _NEEDS = "needs "
 _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
