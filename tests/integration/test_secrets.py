@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -111,27 +111,22 @@ def test_leak_is_found(text: str, tmp_path: Path) -> None:
     assert sorted(leaks(tmp_path)) == [f"{tmp_path}/archive.zip: member", f"{tmp_path}/folder/binary"]
 
 
-@pytest.mark.parametrize("credentials", [in_variables, in_addresses])
 def test_no_password_is_left_behind(
-    credentials: Any,
-    postgres_with_password: PostgresServer,
-    guarded_mlflow: MlflowServer,
-    tmp_path: Path,
-    scratch: Path,
+    postgres_with_password: PostgresServer, guarded_mlflow: MlflowServer, tmp_path: Path, scratch: Path
 ) -> None:
+    """Of commands that take the passwords from variables of their own, and from the addresses, in turn."""
     postgres = postgres_with_password
     postgres.create_database("optuna")
-    environment: Mapping[str, str] = {
-        **credentials(postgres, guarded_mlflow),
-        "RAY_TMPDIR": str(scratch / "ray"),
-        "TMPDIR": str(scratch / "tmp"),
-        "HOME": str(scratch / "home"),
-    }
-    study = StudyProcess(tmp_path / "study", SPEC, environment=environment)
+    places = {"RAY_TMPDIR": str(scratch / "ray"), "TMPDIR": str(scratch / "tmp"), "HOME": str(scratch / "home")}
+    studies = [
+        StudyProcess(tmp_path / "study", SPEC, environment={**credentials(postgres, guarded_mlflow), **places})
+        for credentials in (in_variables, in_addresses)
+    ]
     try:
-        _run_through_faults(study, postgres, guarded_mlflow)
+        _run_through_faults(*studies, postgres, guarded_mlflow)
     finally:
-        study.kill()
+        for study in studies:
+            study.kill()
 
     left = [path.relative_to(scratch).as_posix() for path in scratch.rglob("*")]
     assert any(path.startswith("ray/") and path.endswith("/raylet.out") for path in left), "Ray's logs"
@@ -145,27 +140,33 @@ def test_no_password_is_left_behind(
         assert not any(form in dump.encode() for form in FORMS), database
 
 
-def _run_through_faults(study: StudyProcess, postgres: PostgresServer, server: MlflowServer) -> None:
-    """Run a study to its end with all servers killed meanwhile, so that it says all that it can say of them."""
+def _run_through_faults(
+    study: StudyProcess, other: StudyProcess, postgres: PostgresServer, server: MlflowServer
+) -> None:
+    """Run a study to its end by two processes in turn, which are killed, and say all that they can say of servers."""
     study.start()
     with study.held(1):
         server.kill()
     study.wait_until(lambda: "MLflow is behind and will be brought up later" in study.log)
     study.kill()
-    study.resume()
-    study.finish(2)
-    assert f"the MLflow store http://127.0.0.1:{server.port} must be reachable" in _words(study.log)
+    other.resume()
+    other.finish(2)
+    assert f"the MLflow store http://127.0.0.1:{server.port} must be reachable" in _words(other.log)
     server.start()
     postgres.kill()
-    study.start("show", study.name)
-    study.finish(2)
-    assert f"@127.0.0.1:{postgres.port}/optuna must hold the study" in _words(study.log)
+    for number, process in enumerate((study, other), start=1):
+        process.start("show", study.name)
+        process.finish(2)
+        assert _words(study.log).count(f"@127.0.0.1:{postgres.port}/optuna must hold the study") == number
     postgres.start()
+    other.resume()
+    with other.held(3):
+        other.kill()
     study.resume()
     study.finish()
-    study.start("doctor", study.name)
-    study.finish()
-    assert "the study is whole" in _words(study.log)
+    other.start("doctor", study.name)
+    other.finish()
+    assert "the study is whole" in _words(other.log)
 
 
 def _words(text: str) -> str:
