@@ -29,7 +29,7 @@ from tests.orchestrator.tiny import runs_of, steps_of
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import images_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EPOCHS = 8
 STUDY = f"""

@@ -13,7 +13,7 @@ from orchestrator.journal import Journal
 from tests.integration.studies import CLOCKS, StudyProcess
 from tests.search_core.tiny import FEW_PRIMITIVES
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CHILD_EPOCHS, NUM_CHILDREN = 3, 9
 #: Two children at a time, of which either may end first; later children inherit weights from their parents.

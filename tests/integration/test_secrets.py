@@ -15,7 +15,7 @@ from tests.integration.servers import MlflowServer, PostgresServer
 from tests.integration.studies import STUDY, StudyProcess
 from tests.orchestrator.tiny import RETRAIN
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 #: What is looked for; the passwords around them have characters that an address must escape.
 DATABASE_CORE, TRACKING_CORE = "pl4ntedAtPostgres7f3a", "pl4ntedAtMlflow9c1e"

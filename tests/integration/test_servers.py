@@ -29,7 +29,7 @@ from tests.orchestrator.tiny import (
     tiny_spec,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PASSWORD = "planted-password-4711"
 

@@ -17,7 +17,7 @@ from orchestrator.runs import Runs
 from orchestrator.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SCONTROL = """#!/bin/bash
