@@ -64,7 +64,7 @@ def test_wheel_has_the_templates_and_runs_a_study(environment: Path, tmp_path: P
     listed = _run(snas, "init", cwd=tmp_path)
     assert all(file.stem in listed for file in (ROOT / "studies").glob("*.yaml"))
     _run(snas, "init", "quickstart", "tiny.yaml", cwd=tmp_path)
-    assert "tiny.yaml: valid; 8 trials" in _run(snas, "study", "validate", "tiny.yaml", cwd=tmp_path)
+    assert "tiny.yaml: valid; 6 trials" in _run(snas, "study", "validate", "tiny.yaml", cwd=tmp_path)
     settings = [word for setting in TINY for word in ("--set", setting)]
     said = _run(snas, "study", "run", "tiny.yaml", "--name", "tiny", *settings, cwd=tmp_path)
     assert "front: the best trade-offs" in said
