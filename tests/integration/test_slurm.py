@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from ray.util import get_node_ip_address
 
+from orchestrator.journal import Journal
 from orchestrator.runs import Runs
 from orchestrator.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
@@ -21,7 +24,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SCONTROL = """#!/bin/bash
-[[ "$*" == "show hostnames node[1-2]" ]] && printf 'node1\\nnode2\\n'
+case "$*" in
+    "show hostnames node[1-2]") printf 'node1\\nnode2\\n' ;;
+    requeue*) echo "requeued: $2" >> "$SRUN_LOG" ;;
+    *) exit 1 ;;
+esac
 """
 #: Runs the command on this machine, whatever node is named; an address is that of this machine.
 SRUN = """#!/bin/bash
@@ -33,7 +40,7 @@ exec ray start --num-cpus 1 "$@"
 """
 
 
-def test_job_runs_a_study_and_goes_on_with_it_when_submitted_again(
+def test_job_at_its_time_limit_is_queued_again_and_goes_on_with_its_study(
     tmp_path: Path, socket_folder: Callable[[], Path]
 ) -> None:
     tools, runs = tmp_path / "tools", Runs(tmp_path / "runs")
@@ -42,7 +49,9 @@ def test_job_runs_a_study_and_goes_on_with_it_when_submitted_again(
         (tools / name).write_text(body)
         (tools / name).chmod(0o755)
     study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump({"name": "slurm", "search": SEARCH, "sweep": ETA, "trials": 2}))
+    network = {**SEARCH["network"], "primitives": ["none", "max_pool_3x3", "skip_connect"]}  # few kernels to compile
+    search = {**SEARCH, "network": network, "epochs": 60}
+    study.write_text(yaml.safe_dump({"name": "slurm", "search": search, "sweep": ETA, "trials": 1}))
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
     venv = _environment(tmp_path / "venv")
@@ -61,20 +70,32 @@ def test_job_runs_a_study_and_goes_on_with_it_when_submitted_again(
         "OMP_NUM_THREADS": "1",
     }
 
-    def submit(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [ROOT / "studies" / "cluster" / "slurm.sh", study, *options]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    command = [ROOT / "studies" / "cluster" / "slurm.sh", study]
 
-    first = submit("--set", "trials=1")
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert [trial.state for trial in Study.load("slurm", runs).trials()] == ["complete"]
+    def submit() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        )
+
+    first = submit()
+    journal, deadline = runs.study("slurm").journal("search", "0000"), time.monotonic() + 300
+    while not journal.is_file() or not Journal(journal).epochs:
+        assert first.poll() is None, first.communicate()
+        assert time.monotonic() < deadline, "the study made no progress"
+        time.sleep(0.05)
+    first.send_signal(signal.SIGUSR1)  # as Slurm does ahead of the time limit
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 143, said
+    assert "interrupted: `snas study resume slurm" in said
     started = (tmp_path / "srun.log").read_text().splitlines()
-    assert [line.split(":")[0] for line in started] == ["node1", "node1", "node2"]
+    assert [line.split(":")[0] for line in started] == ["node1", "node1", "node2", "requeued"]
     assert "--head" in started[1]
     assert f"--address {environment['THIS_IP']}:{port}" in started[2]
+    assert started[3] == "requeued: 77"
     second = submit()
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert len(Study.load("slurm", runs).trials()) == 1, "the study of the first job, not a new one"
+    said, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, said
+    assert [trial.state for trial in Study.load("slurm", runs).trials()] == ["complete"], "of the first job, no new one"
     assert [path.name for path in runs.root.glob(".ray-token*")] == [], "a job takes its token away"
 
 
