@@ -21,8 +21,8 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.databases import experiment_fault, schema_fault
-from dashboards.store_lock import store_lock
+from dashboards.databases import experiment_fault, schema_fault, sqlite_file
+from dashboards.store_lock import opened_client, store_lock
 from orchestrator.descriptions import describe_run
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.journal import Journal
@@ -346,10 +346,11 @@ def kept_run(runs: Sequence[Run]) -> Run:
 
 def study_params(tracking_uri: str, experiment: str) -> Mapping[str, str]:
     """Parameters of a study's own run; none if there is no such run, or if the store cannot be read."""
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
-        return {}  # opening it would make an empty one
+    file = sqlite_file(tracking_uri)
+    if (file is not None and not file.is_file()) or schema_fault("MLflow", tracking_uri) is not None:
+        return {}  # opening it would make an empty one, or migrate it
     try:
-        client = MlflowClient(tracking_uri)
+        client = opened_client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         runs = client.search_runs([found.experiment_id], _STUDY_RUN, max_results=1) if found is not None else []
     except (MlflowException, SQLAlchemyError):

@@ -5,6 +5,7 @@ Numba keeps the machine code beside its source. Run: `python -m search_core.kern
 
 from __future__ import annotations
 
+import os
 import sys
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +41,10 @@ def compile_for(dtype: str, channels: int) -> None:
 
 
 if __name__ == "__main__":
-    jobs = [(dtype, channels) for dtype in sys.argv[1:] or ["float32"] for channels in _CHANNELS[dtype]]
-    with get_context("spawn").Pool() as processes:
+    wanted = sys.argv[1:] or ["float32"]
+    if unknown := set(wanted) - set(_CHANNELS):
+        print(f"error: a precision must be {' or '.join(_CHANNELS)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
+        sys.exit(2)
+    jobs = [(dtype, channels) for dtype in wanted for channels in _CHANNELS[dtype]]
+    with get_context("spawn").Pool(min(len(jobs), os.cpu_count() or 1)) as processes:
         processes.starmap(compile_for, jobs, chunksize=1)
