@@ -26,6 +26,7 @@ PACKAGES = ("search_core", "orchestrator", "dashboards")
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # an idle process for every core, which no trial takes
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journals are the record of a trial
     "TUNE_WARN_THRESHOLD_S": "30",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it ends an experiment as if it were done; Ctrl-C must reach the driver

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from scipy.stats import kendalltau
-
 from orchestrator.ground_truth import TruthTable
 from orchestrator.journal import Journal
 from orchestrator.records import TrialRecord
@@ -75,6 +73,8 @@ class Judge:
 
     def __call__(self, trial: TrialRecord) -> Judgement:
         """What a search that is over comes to."""
+        from scipy.stats import kendalltau  # a CPU second that every driver would take
+
         journal = Journal(self._study.folder.journal("search", trial_label(trial.number)))
         scores = scored(journal, self._space)
         pairs = [(score, self._means[code]) for code, score in scores.items() if math.isfinite(score)]

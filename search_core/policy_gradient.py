@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from search_core.controller import Controller
+from search_core.optimisers import Adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Learner(ABC):
     def __init__(self, controller: Controller) -> None:
         self.controller, self.options = controller, controller.options
         self.baseline: float | None = None
-        self._optimiser = torch.optim.Adam(controller.parameters(), self.options.lr, foreach=True)
+        self._optimiser = Adam(controller.parameters(), self.options.lr, foreach=True)
 
     @abstractmethod
     def update(self, experience: Experience) -> None:

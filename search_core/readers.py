@@ -9,6 +9,7 @@ import pickle
 import struct
 import zlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,19 +62,18 @@ class RawImages:
 
 
 def read_digits() -> RawImages:
-    """Read scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; they come with scikit-learn.
+    """Read scikit-learn's 1,797 handwritten digits of 8 x 8 pixels from its file; importing it takes 2 CPU seconds.
 
     Raises:
         DataError: if scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DataError(f"data set `digits` needs scikit-learn (`pip install scikit-learn`), got: {error}") from error
-    digits = load_digits()
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("data set `digits` needs scikit-learn (`pip install scikit-learn`), got: it is not installed")
+    rows = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.int64)
     # Grey levels are 0..16; 255 / 16 = 15.9375 spreads them over a byte, so that all in-memory sets are alike.
-    images = np.rint(digits.images * 15.9375).astype(np.uint8)[:, None]
-    return RawImages(images, digits.target.astype(np.int64), None, 10)
+    images = np.rint(rows[:, :64] * 15.9375).astype(np.uint8).reshape(-1, 1, 8, 8)
+    return RawImages(images, rows[:, 64], None, 10)
 
 
 def make_fake(shape: tuple[int, int, int], num_classes: int, num_images: int) -> RawImages:

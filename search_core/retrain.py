@@ -22,6 +22,7 @@ from search_core.errors import NonFiniteLossError, StateError, require, require_
 from search_core.evaluation import Evaluation, evaluate
 from search_core.genotype import Genotype
 from search_core.network import make_generators
+from search_core.optimisers import SGD
 from search_core.ranks import ALONE, Ranks
 from search_core.retrain_options import RetrainOptions, shares_rule
 
@@ -102,7 +103,7 @@ class Retrain:
             self.child = nn.SyncBatchNorm.convert_sync_batchnorm(self.child)
         self._network = _training_network(self.child, ranks)
         self._augment = replace(data.augmentation, cutout=options.cutout)
-        self._optimiser = torch.optim.SGD(
+        self._optimiser = SGD(
             self.child.parameters(),
             options.lr,
             momentum=options.momentum,

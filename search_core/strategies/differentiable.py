@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from search_core.cell import NetworkOptions, cell_edges
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import GenotypeSpace
+from search_core.optimisers import SGD, Adam
 from search_core.strategies.base import EpochSettings, SearchContext, Strategy
 
 
@@ -29,10 +30,10 @@ class DifferentiableStrategy(Strategy):
         device = next(self.supernet.parameters()).device
         self._alpha = initial_alpha(self.supernet.options, context.seed, device)
         theta, alpha = context.theta, context.alpha
-        self._theta_optimiser = torch.optim.SGD(
+        self._theta_optimiser = SGD(
             self.supernet.parameters(), theta.lr, momentum=theta.momentum, weight_decay=theta.weight_decay, foreach=True
         )
-        self._alpha_optimiser = torch.optim.Adam(
+        self._alpha_optimiser = Adam(
             list(self._alpha.values()),
             alpha.lr,
             betas=alpha.betas,

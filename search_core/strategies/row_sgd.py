@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from search_core.genotype import CellType
+from search_core.optimisers import SGD
 from search_core.search_cell import SearchCell
 from search_core.supernet import Supernet
 
 
 @torch.no_grad()
-def step_used(optimiser: torch.optim.SGD, supernet: Supernet, used: Mapping[CellType, Tensor]) -> None:
+def step_used(optimiser: SGD, supernet: Supernet, used: Mapping[CellType, Tensor]) -> None:
     """One step of SGD in which the weights of unused operations rest: neither decay nor momentum moves them.
 
     So it is where every edge has parameters of its own, whose gradient is None without use. Here a stack has a gradient

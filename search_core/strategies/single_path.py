@@ -17,6 +17,7 @@ from search_core.child import discretised_forward, inherit_child
 from search_core.evaluation import evaluate
 from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code, GenotypeSpace
+from search_core.optimisers import SGD
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.row_sgd import step_used
 
@@ -38,7 +39,7 @@ class SinglePathStrategy(Strategy):
         self.space = GenotypeSpace(context.supernet.options)
         self._device = next(self.supernet.parameters()).device
         theta = context.theta
-        self._theta_optimiser = torch.optim.SGD(
+        self._theta_optimiser = SGD(
             self.supernet.parameters(), theta.lr, momentum=theta.momentum, weight_decay=theta.weight_decay, foreach=True
         )
         self._settings = EpochSettings(temperature=1.0, eta=context.penalty.strength, theta_lr=theta.lr)

@@ -42,6 +42,7 @@ STUDY: dict[str, Any] = {
     "trials": 2,
     "max_concurrent": 2,
     "resources": {"cpu": 0.5},
+    "tracking": {"picture_every": EPOCHS // 2},
 }
 _PATIENCE_S = 300.0
 #: Signals end it even where the tests run in the background of a shell or under `nohup`, whose children ignore some.
@@ -83,7 +84,7 @@ class StudyProcess:
         self._address = [] if address is None else ["--address", address]
         self._environment, self._machine = {**os.environ, **(environment or {})}, machine
         self._process: subprocess.Popen[bytes] | None = None
-        if "MLFLOW_TRACKING_URI" not in self._environment and "tracking" not in spec:
+        if "MLFLOW_TRACKING_URI" not in self._environment and "uri" not in spec.get("tracking", {}):
             with_empty_store(self.runs)
 
     def start(self, *words: str) -> None:
