@@ -13,7 +13,7 @@ from search_core.retrain_options import RetrainOptions
 from search_core.schedules import CostMix, PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
 from search_core.search import Search
 from search_core.search_options import SearchOptions
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing_options import SnasOptions
 from search_core.supernet import Supernet
 

@@ -12,7 +12,7 @@ from search_core.dataset_options import DatasetOptions
 from search_core.errors import literal_rules, require
 from search_core.latency_options import LatencyOptions
 from search_core.schedules import PenaltyOptions, TemperatureOptions
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.weight_sharing_options import SnasOptions
 

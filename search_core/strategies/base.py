@@ -22,7 +22,7 @@ from search_core.genotype import CELL_TYPES, CellType, Genotype
 from search_core.genotype_space import Code
 from search_core.held_out import SearchImages
 from search_core.schedules import PenaltyOptions
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.supernet import Supernet
 
 

@@ -40,7 +40,7 @@ from search_core.schedules import PenaltyOptions
 from search_core.search import build_context
 from search_core.search_options import SearchOptions
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.benchmarks.counts import count_operations, saved_bytes
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights

@@ -30,7 +30,7 @@ from search_core.learning_curve import CurveStop
 from search_core.retrain_options import RetrainOptions
 from search_core.schedules import PenaltyOptions
 from search_core.search_options import SearchOptions
-from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.optimiser_options import ThetaOptions
 from search_core.strategies.over_trials_options import RandomSearchOptions
 from search_core.strategies.ranked_draws_options import RandomSamplingOptions
 from tests.orchestrator.tiny import cell_of, search_job

@@ -13,7 +13,7 @@ from search_core.collapse import StopOptions, collapse_reason
 from search_core.errors import OptionsError
 from search_core.schedules import PenaltyOptions
 from search_core.search import Search
-from search_core.strategies.optimisers import AlphaOptions
+from search_core.strategies.optimiser_options import AlphaOptions
 from tests.search_core.tiny import CPU, images_of, tiny_options
 
 NEVER = StopOptions(none_edges=False)

@@ -16,7 +16,7 @@ from search_core.genotype import CELL_TYPES, CellType, Edge
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.darts import Darts, strongest_inputs, unrolled_gradient
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing_options import DartsOptions
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options

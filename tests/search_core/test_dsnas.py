@@ -15,7 +15,7 @@ from search_core.schedules import PenaltyOptions
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.dsnas import Dsnas
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing_options import DsnasOptions
 from search_core.supernet import Supernet
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options

@@ -15,7 +15,7 @@ from search_core.genotype import CELL_TYPES, CellType
 from search_core.search import Search, build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.one_shot import OneShot, drop_rates, symmetrised_kl
-from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.optimiser_options import ThetaOptions
 from search_core.strategies.ranked_draws_options import OneShotOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 

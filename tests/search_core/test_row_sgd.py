@@ -17,7 +17,7 @@ from search_core.genotype_space import Code
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.dsnas import Dsnas
-from search_core.strategies.optimisers import ThetaOptions
+from search_core.strategies.optimiser_options import ThetaOptions
 from search_core.strategies.ranked_draws_options import RandomSamplingOptions, SmashOptions
 from search_core.strategies.weight_sharing_options import DsnasOptions, EnasOptions, SposOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options

@@ -21,7 +21,7 @@ from search_core.reports import METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.schedules import PenaltyOptions, TemperatureOptions
 from search_core.search import Search
 from search_core.search_options import SearchOptions
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.search_core.tiny import TINY_DATASET, differences, images_of, through_file, tiny_options
 

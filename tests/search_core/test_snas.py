@@ -17,7 +17,7 @@ from search_core.schedules import CostMix, PenaltyOptions
 from search_core.search import build_context
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.differentiable import derive_genotype, initial_alpha
-from search_core.strategies.optimisers import AlphaOptions, ThetaOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.snas import Snas
 from search_core.strategies.weight_sharing_options import SnasOptions
 from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
