@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 # PIP_ARGS="-c constraints.txt" installs the versions that CI ran with.
 PIP_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+# Hundreds of processes import this code: that it is compiled is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-all test-rest lint format constraints clean
 
@@ -42,12 +44,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
-	$(BIN)/python -m search_core.kernels.ahead
+	$(BIN)/python -m search_core.network.ahead
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
-	$(BIN)/python -m search_core.kernels.ahead float32 float64
+	$(BIN)/python -m search_core.network.ahead float32 float64
 	touch $@ $(VENV)/.installed
 
 # Run it when CI has passed with what is installed.

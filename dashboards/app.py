@@ -24,7 +24,7 @@ from dashboards.pages.studies import studies_view
 from dashboards.pages.study import study_view
 from dashboards.pages.trial import trial_view
 from dashboards.pages.view import Request, View, parse_query
-from dashboards.player import render_player
+from dashboards.player.page import render_player
 from dashboards.ports import port_error
 from dashboards.records import RunRecord
 from dashboards.store import Store

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dashboards.cell_layout import cell_edges
 from dashboards.errors import BrokenArtifactError
-from search_core.genotype import CELL_TYPES, CellType, Genotype
+from dashboards.pictures.cell_layout import cell_edges
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 
 _PRIMITIVES = b"snas.primitives"  # in the metadata of the file: names of the columns of alpha
 

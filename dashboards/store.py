@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dashboards.history import History
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
-from search_core.genotype import Genotype
+from search_core.space.genotype import Genotype
 
 
 class Store(Protocol):

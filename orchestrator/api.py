@@ -1,12 +1,13 @@
 """The public names of this package."""
 
-from orchestrator.config import RetrainConfig, StudySpec, load_retrain, load_search, load_study, parse_study
+from orchestrator.driver.progress import ConsoleView, StudyView
+from orchestrator.driver.single import found_cell, run_retrain, run_search
+from orchestrator.driver.start import run_study
 from orchestrator.errors import ConfigError, OrchestratorError, StudyFailed, StudyInterrupted
-from orchestrator.progress import ConsoleView, StudyView
-from orchestrator.records import RetrainRecord, TrialRecord, front_rows
-from orchestrator.runs import Runs
-from orchestrator.single import found_cell, run_retrain, run_search
-from orchestrator.study import Study
+from orchestrator.files.layout import Runs
+from orchestrator.study.records import RetrainRecord, TrialRecord, front_rows
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import RetrainConfig, StudySpec, load_retrain, load_search, load_study, parse_study
 
 __all__ = [
     "ConfigError",
@@ -29,4 +30,5 @@ __all__ = [
     "parse_study",
     "run_retrain",
     "run_search",
+    "run_study",
 ]

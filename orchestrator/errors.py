@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dashboards.databases import StoreFault
-from orchestrator.secrets import masked
+from dashboards.mlflow_store.databases import StoreFault
+from orchestrator.credentials import masked
 
 
 class OrchestratorError(Exception):

@@ -1,21 +1,22 @@
 """The public names of this package."""
 
-from search_core.cell import NetworkOptions
-from search_core.child import Child, inherit_child
-from search_core.cost import Cost, NetworkCost, child_cost, primitive_cost, supernet_cost
-from search_core.data import ImageData, load_data
-from search_core.dataset_options import DatasetOptions
+from search_core.cost.counts import Cost, NetworkCost, child_cost, primitive_cost, supernet_cost
+from search_core.cost.penalty_options import CostMix, PenaltyOptions, penalty_strength_at
+from search_core.data.dataset_options import DatasetOptions
+from search_core.data.datasets import ImageData, load_data
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError, StateError
-from search_core.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype, load_genotype
-from search_core.reports import EpochReport
-from search_core.retrain import Retrain, RetrainReport
-from search_core.retrain_options import RetrainOptions
-from search_core.schedules import CostMix, PenaltyOptions, TemperatureOptions, penalty_strength_at, temperature_at
-from search_core.search import Search
-from search_core.search_options import SearchOptions
+from search_core.network.child import Child, inherit_child
+from search_core.network.supernet import Supernet
+from search_core.search.options import SearchOptions
+from search_core.search.reports import EpochReport
+from search_core.search.search import Search
+from search_core.search.temperature import TemperatureOptions, temperature_at
+from search_core.space.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype, load_genotype
+from search_core.space.plan import NetworkOptions
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
-from search_core.strategies.weight_sharing_options import SnasOptions
-from search_core.supernet import Supernet
+from search_core.strategies.weight_sharing.options import SnasOptions
+from search_core.training.retrain import Retrain, RetrainReport
+from search_core.training.retrain_options import RetrainOptions
 
 __all__ = [
     "PRIMITIVES",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from search_core.kernels.ahead import is_compiled
+from search_core.network.ahead import is_compiled
 from tests.tools import TOOLS
 
 pytest_plugins = ["tests.browser"]
@@ -29,7 +29,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Before tests run side by side, kernels are compiled, once; `make` has done so."""
     config = session.config
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and not is_compiled():
-        subprocess.run([sys.executable, "-m", "search_core.kernels.ahead", "float32", "float64"], check=True)
+        subprocess.run([sys.executable, "-m", "search_core.network.ahead", "float32", "float64"], check=True)
 
 
 def pytest_itemcollected(item: pytest.Function) -> None:

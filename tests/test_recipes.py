@@ -11,7 +11,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.runs import Runs
+from orchestrator.files.layout import Runs
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "studies" / "cluster"

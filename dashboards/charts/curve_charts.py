@@ -11,9 +11,9 @@ import numpy as np
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import DASHES, SYMBOLS, Theme, axis, layout
+from dashboards.formatting import counted, metric_factor, metric_name, metric_title, shown_metric
 from dashboards.history import History
 from dashboards.records import Trial
-from dashboards.wording import counted, metric_factor, metric_name, metric_title, shown_metric
 
 _FEW = 7  # series that still get a colour and a dash of their own
 

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dashboards.cell_layout import cell_edges
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped, finite
 from dashboards.charts.theme import Theme, layout
 from dashboards.history import CellHistory, History
-from search_core.genotype import CellType
+from dashboards.pictures.cell_layout import cell_edges
+from search_core.space.genotype import CellType
 
 Quantity = Literal["probability", "alpha"]
 

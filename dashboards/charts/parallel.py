@@ -9,8 +9,8 @@ from typing import Any
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import Theme, layout
+from dashboards.formatting import MISSING, counted, exact, metric_factor, metric_name, metric_title
 from dashboards.records import StudyRecord, Trial
-from dashboards.wording import MISSING, counted, exact, metric_factor, metric_name, metric_title
 
 _MAX_SHADES = 6
 _MOST_LINES, _MOST_BEST = 240, 80

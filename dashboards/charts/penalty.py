@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.analysis import MIN_RELATED, rank_correlation
+from dashboards.analysis.importance import MIN_RELATED, rank_correlation
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import ColourBy, points, zero_tick
 from dashboards.charts.theme import Theme, axis, layout
+from dashboards.formatting import metric_factor, metric_name, metric_title
 from dashboards.records import StudyRecord, Trial
-from dashboards.wording import metric_factor, metric_name, metric_title
 
 _MOST_POINTS = 200  # per panel; more hide each other, and take a browser long
 _BINS = 16

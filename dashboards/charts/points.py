@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
+from dashboards.formatting import metric_name, shown_metric
 from dashboards.records import Trial
-from dashboards.wording import metric_name, shown_metric
 
 ColourBy = Literal["eta", "schedule", "strategy"]
 

@@ -11,8 +11,8 @@ from statistics import mean, stdev
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import SYMBOLS, Theme, layout
+from dashboards.formatting import counted, metric_factor, metric_title, shown_metric
 from dashboards.records import Retraining
-from dashboards.wording import counted, metric_factor, metric_title, shown_metric
 
 #: Published results on CIFAR-10: test error in % and parameters (SNAS, table 1; with cutout, 20 cells).
 PUBLISHED_CIFAR10: dict[str, tuple[float, float]] = {

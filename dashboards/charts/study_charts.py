@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dashboards.analysis import MIN_RATED, importances
+from dashboards.analysis.front import front_mask
+from dashboards.analysis.importance import MIN_RATED, importances
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import COSTS, ColourBy, escaped, points
 from dashboards.charts.theme import Theme, layout
-from dashboards.front import front_mask
+from dashboards.formatting import counted, metric_factor, metric_name, metric_title, metric_unit
 from dashboards.records import Objective, StudyRecord, Trial
-from dashboards.wording import counted, metric_factor, metric_name, metric_title, metric_unit
 
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
 _MOST_OTHERS = 400  # points that are drawn beside the front

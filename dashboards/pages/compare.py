@@ -7,11 +7,12 @@ from functools import partial
 
 from dash import dcc, html
 
-from dashboards.analysis import differing_params, edit_distance
+from dashboards.analysis.claims import claims, searches_of
+from dashboards.analysis.importance import differing_params, edit_distance
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves
-from dashboards.claims import claims, searches_of
 from dashboards.errors import NotFoundError
+from dashboards.formatting import MISSING, metric_name, shown_metric
 from dashboards.history import History
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
@@ -30,8 +31,7 @@ from dashboards.pages.trial import find_trial, player_frame
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
-from dashboards.wording import MISSING, metric_name, shown_metric
-from search_core.genotype import Genotype
+from search_core.space.genotype import Genotype
 
 _FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
 _CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dash import html
 
 from dashboards.charts.curve_charts import many_curves
+from dashboards.formatting import metric_name
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import chart_card, choices, prose, slot
 from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
-from dashboards.wording import metric_name
 
 METRICS = (
     "child_val_error",

@@ -10,6 +10,7 @@ from dash import html
 
 from dashboards.charts.curve_charts import retrain_curves
 from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
+from dashboards.formatting import MISSING, shown_metric
 from dashboards.history import History
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
@@ -27,7 +28,6 @@ from dashboards.pages.study import head
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import ModelRecord, Retraining, StudyRecord, Trial
 from dashboards.store import Store
-from dashboards.wording import MISSING, shown_metric
 
 _COLUMNS = ("cell", "test error", "seeds", "validation", "parameters", "multiply-adds", "child before retraining")
 _RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it in Python")

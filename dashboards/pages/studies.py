@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from dash import html
 
+from dashboards.formatting import MISSING, duration, metric_name, moment, shown_metric
 from dashboards.pages.parts import badge, link, message, table
 from dashboards.pages.view import Component, Request, View, address
 from dashboards.records import StudyOverview
 from dashboards.store import Store
-from dashboards.wording import MISSING, duration, metric_name, moment, shown_metric
 
 _COLUMNS = ("study", "state", "searches over", "best so far", "reserved", "time left for searches", "last report")
 

@@ -15,7 +15,18 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
 from dashboards.charts.theme import Theme
-from dashboards.databases import snas_command
+from dashboards.formatting import (
+    MISSING,
+    counted,
+    duration,
+    exact,
+    metric_factor,
+    metric_name,
+    metric_title,
+    moment,
+    shown_metric,
+)
+from dashboards.mlflow_store.databases import snas_command
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
@@ -34,17 +45,6 @@ from dashboards.pages.parts import (
 from dashboards.pages.view import Component, Request, View, address
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
-from dashboards.wording import (
-    MISSING,
-    counted,
-    duration,
-    exact,
-    metric_factor,
-    metric_name,
-    metric_title,
-    moment,
-    shown_metric,
-)
 
 #: Metrics in the table of trials.
 _GRID_METRICS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")

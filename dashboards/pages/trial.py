@@ -9,9 +9,10 @@ from dash import html
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
-from dashboards.databases import snas_command
 from dashboards.errors import NotFoundError
+from dashboards.formatting import MISSING, duration, metric_name, shown_metric, shown_number
 from dashboards.history import History
+from dashboards.mlflow_store.databases import snas_command
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
@@ -30,8 +31,7 @@ from dashboards.pages.parts import (
 from dashboards.pages.view import Component, Request, View, address
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
-from dashboards.wording import MISSING, duration, metric_name, shown_metric, shown_number
-from search_core.genotype import CELL_TYPES
+from search_core.space.genotype import CELL_TYPES
 
 _FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
 

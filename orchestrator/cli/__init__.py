@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from orchestrator.cli.commands import COMMANDS
 from orchestrator.cli.lazy import command_line
+from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError, RunInterrupted, StudyFailed, TrackingAwayError, first_line
-from orchestrator.secrets import masked
 from orchestrator.stop_signals import exit_code, stopping
 from orchestrator.stores import store_error
 from search_core.errors import (

@@ -1,4 +1,4 @@
-"""Cells and courses in a terminal: text from `dashboards.cell_text` with colours, and small bars of a metric."""
+"""Cells and courses in a terminal: `dashboards.pictures.cell_text` with colours, and small bars of a metric."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.text import Text
 
-from dashboards.cell_text import cell_lines
-from search_core.genotype import PRIMITIVES, Genotype
+from dashboards.pictures.cell_text import cell_lines
+from search_core.space.genotype import PRIMITIVES, Genotype
 
 #: Colours of the terminal's own palette, which fits its background; near those of the pictures.
 _COLOURS = {

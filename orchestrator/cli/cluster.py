@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
-from orchestrator.runs import Runs
+from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Node
-    from orchestrator.preflight import Check, Needs
+    from orchestrator.cluster.connection import Node
+    from orchestrator.cluster.preflight import Check, Needs
 
 app = typer.Typer(help="Ray clusters: is everything there that a study needs?", no_args_is_help=True)
 
@@ -39,9 +39,9 @@ def check(
 
     Example: `snas cluster check --address auto studies/quickstart.yaml`
     """
-    from orchestrator.cluster import cluster, nodes
-    from orchestrator.node_check import versions
-    from orchestrator.preflight import run_checks
+    from orchestrator.cluster.connection import cluster, nodes
+    from orchestrator.cluster.node_check import versions
+    from orchestrator.cluster.preflight import run_checks
 
     needs = needs_of(file, Runs(runs))
     with cluster(address):
@@ -71,9 +71,9 @@ def needs_of(file: Path | None, runs: Runs) -> Needs:
     """
     import torch
 
-    from orchestrator.config import load_study
-    from orchestrator.preflight import Needs
-    from search_core.data import load_data
+    from orchestrator.cluster.preflight import Needs
+    from orchestrator.study_file.spec import load_study
+    from search_core.data.datasets import load_data
 
     if file is None:
         return Needs(storage=runs.root, tracking_uri=runs.tracking_uri(), optuna_url=runs.optuna_url())

@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from dashboards.formatting import compact, percent
 from orchestrator.cli.completion import strategy_settings
-from orchestrator.runs import DEFAULT_RUNS
-from orchestrator.wording import compact, percent
+from orchestrator.files.layout import DEFAULT_RUNS
 
 RunsOption = Annotated[
     Path,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from orchestrator.cli.common import make_table, stdout
-from orchestrator.comparison import Comparison
-from orchestrator.comparison_text import (
+from orchestrator.reports.comparison import Comparison
+from orchestrator.reports.comparison_text import (
     ACCURACY_COLUMNS,
     COST_COLUMNS,
     HOW_TO_READ,

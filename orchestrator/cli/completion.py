@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from orchestrator.runs import DEFAULT_RUNS, Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
+from orchestrator.study_file.templates import templates as study_file_templates
 
 
 def study_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -15,7 +16,7 @@ def study_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def published_cells(incomplete: str) -> list[str]:
     """Published cells; where one of them or a file may stand, shells complete files if none of them fits."""
-    from search_core.genotype import PUBLISHED
+    from search_core.space.genotype import PUBLISHED
 
     return [name for name in PUBLISHED if name.startswith(incomplete)]
 
@@ -30,6 +31,4 @@ def strategy_settings(incomplete: str) -> list[str]:
 
 def templates(incomplete: str) -> list[str]:
     """Study files that come with the package."""
-    from orchestrator.cli.init import templates as known
-
-    return [name for name in known() if name.startswith(incomplete)]
+    return [name for name in study_file_templates() if name.startswith(incomplete)]

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError
-from orchestrator.runs import Runs
-from orchestrator.secrets import masked
+from orchestrator.files.layout import Runs
 
 
 def dashboard(
@@ -26,7 +26,7 @@ def dashboard(
     """
     from dashboards.app import serve
     from dashboards.errors import PortTakenError
-    from dashboards.mlflow_store import MlflowStore
+    from dashboards.mlflow_store.mlflow_store import MlflowStore
 
     uri = Runs(runs).tracking_uri(tracking_uri)
     store = MlflowStore(uri)

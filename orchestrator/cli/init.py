@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from importlib import resources
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +11,7 @@ import typer
 from orchestrator.cli import completion
 from orchestrator.cli.common import make_table, stdout
 from orchestrator.errors import OrchestratorError, did_you_mean
+from orchestrator.study_file.templates import purpose, templates
 
 
 def init(
@@ -58,21 +57,6 @@ def init(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def templates() -> dict[str, str]:
-    """Text of every study file that comes with the package, by the name of the template."""
-    files = [file for file in resources.files("studies").iterdir() if file.name.endswith(".yaml")]
-    return {
-        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
-        for file in sorted(files, key=lambda file: file.name)
-    }
-
-
-def purpose(text: str) -> str:
-    """What a study file is for: the first paragraph of the comment at its head."""
-    head = takewhile(lambda line: line.startswith("# "), text.splitlines())
-    return " ".join(line.removeprefix("# ") for line in head)
 
 
 def _print_templates(known: dict[str, str]) -> None:

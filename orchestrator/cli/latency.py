@@ -13,13 +13,13 @@ import typer
 
 from orchestrator.cli.common import JsonOption, SetOption, filled_table, make_table, stdout
 from orchestrator.errors import OrchestratorError
-from search_core.latency_options import Dtype
+from search_core.cost.latency_options import Dtype
 
 if TYPE_CHECKING:
     import torch
 
-    from orchestrator.latency import LatencyRequest
-    from search_core.latency import Comparison, LatencyTable, Place
+    from orchestrator.cluster.latency import LatencyRequest
+    from search_core.cost.latency_table import Comparison, LatencyTable, Place
 
 app = typer.Typer(help="Latency of children: measure a table for a device.", no_args_is_help=True)
 
@@ -67,11 +67,11 @@ def measure(
     import torch
     from rich.console import Console
 
-    from orchestrator.config import load_search
-    from orchestrator.latency import LatencyRequest, measure_on_device
-    from search_core.data import load_data
-    from search_core.latency import Place
-    from search_core.latency_measure import TimingOptions
+    from orchestrator.cluster.latency import LatencyRequest, measure_on_device
+    from orchestrator.study_file.spec import load_search
+    from search_core.cost.latency_measure import TimingOptions
+    from search_core.cost.latency_table import Place
+    from search_core.data.datasets import load_data
 
     if children < 2:
         raise typer.BadParameter(f"must be at least 2, got {children}", param_hint="--children")
@@ -112,7 +112,7 @@ def _device(device: str | None, address: str | None) -> torch.device | None:
     """A device of this machine; None for the cluster."""
     import torch
 
-    from orchestrator.single import default_device
+    from orchestrator.driver.single import default_device
 
     if (device == "cluster") != (address is not None) and (device == "cluster" or device is not None):
         raise typer.BadParameter("cluster and --address go together", param_hint="--device")
@@ -129,22 +129,22 @@ def _device(device: str | None, address: str | None) -> torch.device | None:
 
 
 def _on_cluster(request: LatencyRequest, address: str) -> list[LatencyTable]:
-    from orchestrator.cluster import cluster
-    from orchestrator.latency import measure_on_cluster
+    from orchestrator.cluster.connection import cluster
+    from orchestrator.cluster.latency import measure_on_cluster
 
     with cluster(address):
         return measure_on_cluster(request)
 
 
 def _file(output: Path | None, place: Place) -> Path:
-    from orchestrator.latency import file_stem
+    from orchestrator.cluster.latency import file_stem
 
     return output if output is not None else Path(f"{file_stem(place)}.json")
 
 
 def _named(folder: Path, tables: list[LatencyTable]) -> list[Path]:
     """A free file for each table: what took minutes is not lost because of its name."""
-    from orchestrator.latency import file_stem
+    from orchestrator.cluster.latency import file_stem
 
     files = []
     for table in tables:
@@ -181,7 +181,7 @@ def _data(file: Path, table: LatencyTable) -> dict[str, Any]:
 
 def _summary(table: LatencyTable) -> dict[str, float | None]:
     """How well a table predicts: median ratio of predicted to measured, Spearman's rho, largest |ratio - 1|."""
-    from dashboards.analysis import rank_correlation
+    from dashboards.analysis.importance import rank_correlation
 
     comparison = _compared(table)
     return {

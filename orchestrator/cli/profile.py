@@ -13,14 +13,14 @@ from rich.table import Table
 
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import published_cells
-from orchestrator.runs import Runs
-from search_core.cell import NetworkOptions
-from search_core.genotype import PUBLISHED, load_genotype
+from orchestrator.files.layout import Runs
+from search_core.space.genotype import PUBLISHED, load_genotype
+from search_core.space.plan import NetworkOptions
 
 if TYPE_CHECKING:
     from orchestrator.cli.profile_memory import Step
-    from search_core.cost import NetworkCost
-    from search_core.genotype import Genotype
+    from search_core.cost.counts import NetworkCost
+    from search_core.space.genotype import Genotype
 
 _CELLS_HELP = f"Genotype file, or a published cell: {', '.join(PUBLISHED)}."
 
@@ -124,7 +124,7 @@ def _title(genotype: str | None, run: str | None, supernet: bool) -> str:
 def _cell(genotype: str | None, run: str | None, runs: Path) -> Genotype:
     if genotype is not None:
         return load_genotype(genotype)
-    from orchestrator.single import found_cell
+    from orchestrator.driver.single import found_cell
 
     return found_cell(Runs(runs), str(run))
 
@@ -136,7 +136,7 @@ def _cost(
     classes: int,
     pool_norm: bool | None,
 ) -> NetworkCost:
-    from search_core.cost import child_cost, supernet_cost
+    from search_core.cost.counts import child_cost, supernet_cost
 
     if cell is None:
         return supernet_cost(options, shape, classes)

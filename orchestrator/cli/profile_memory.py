@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.common import make_table
-from orchestrator.single import default_device
-from search_core.cell import NetworkOptions
-from search_core.memory import MeasurementError, StepMemory, measure_apart
+from orchestrator.driver.single import default_device
+from search_core.cost.memory import MeasurementError, StepMemory, measure_apart
+from search_core.space.plan import NetworkOptions
 
 #: Share of a GPU that searches may fill; data sets and fragmentation take some of the rest.
 _USABLE = 0.9

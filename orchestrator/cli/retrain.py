@@ -11,11 +11,11 @@ import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
-from orchestrator.runs import Runs
+from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
-    from orchestrator.config import RetrainConfig
-    from search_core.retrain import RetrainReport
+    from orchestrator.study_file.spec import RetrainConfig
+    from search_core.training.retrain import RetrainReport
 
 
 def retrain(
@@ -39,9 +39,9 @@ def retrain(
 
     Example: `snas retrain --genotype SNAS_mild --config studies/quickstart.yaml --seeds 3`
     """
-    from orchestrator.config import load_retrain
-    from orchestrator.single import found_cell, run_retrain, study_recipe
-    from search_core.genotype import load_genotype
+    from orchestrator.driver.single import found_cell, run_retrain, study_recipe
+    from orchestrator.study_file.spec import load_retrain
+    from search_core.space.genotype import load_genotype
 
     if (genotype is None) == (run is None):
         raise typer.BadParameter("give either --genotype or --run", param_hint="--genotype / --run")
@@ -66,8 +66,8 @@ def retrain(
 
 def _small_recipe() -> RetrainConfig:
     """What is trained when neither a file nor a study says: a small child on digits, minutes on a laptop."""
-    from orchestrator.config import RetrainConfig, RetrainSection
-    from search_core.dataset_options import DatasetOptions
+    from orchestrator.study_file.spec import RetrainConfig, RetrainSection
+    from search_core.data.dataset_options import DatasetOptions
 
     retrain = RetrainSection(epochs=15, cells=8, init_channels=16, drop_path=0.0)
     return RetrainConfig(dataset=DatasetOptions(name="digits"), retrain=retrain)

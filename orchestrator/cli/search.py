@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout, warn
-from orchestrator.runs import Runs
+from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
-    from search_core.reports import EpochReport
+    from search_core.search.reports import EpochReport
 
 _HEAD = "epoch  supernet   child  recalib.   loss  entropy  temp.  edges     madds     s"
 
@@ -28,8 +28,8 @@ def search(
 
     Example: `snas search studies/quickstart.yaml --set search.epochs=3 --set penalty.strength=1e-2`
     """
-    from orchestrator.config import load_search
-    from orchestrator.single import run_search
+    from orchestrator.driver.single import run_search
+    from orchestrator.study_file.spec import load_search
 
     options = load_search(config, settings)
     place, label = Runs(runs), stamped(config.stem) if name is None else name

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dashboards.wording import duration
+from dashboards.formatting import duration, hours_text
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError
-from orchestrator.runs import Runs
-from orchestrator.wording import hours_text
+from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
-    from orchestrator.study import Study
+    from orchestrator.study.study import Study
 
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 
@@ -46,8 +45,8 @@ def run(
 
     Example: `snas study run studies/quickstart.yaml --set trials=4 --name tiny`
     """
-    from orchestrator.config import check_name, load_study
-    from orchestrator.study import Study
+    from orchestrator.study.study import Study
+    from orchestrator.study_file.spec import check_name, load_study
 
     if name is not None:
         check_name(name)
@@ -67,7 +66,7 @@ def resume(name: NameArgument, address: AddressOption = None, runs: RunsOption =
 
     Example: `snas study resume digits-quickstart`
     """
-    from orchestrator.study import Study
+    from orchestrator.study.study import Study
 
     _run(Study.load(name, Runs(runs)), address)
 
@@ -78,7 +77,7 @@ def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -
 
     Example: `snas study list`
     """
-    from orchestrator.study import Study
+    from orchestrator.study.study import Study
 
     folder = Runs(runs)
     studies = [_overview(Study.load(name, folder)) for name in folder.study_names()]
@@ -106,9 +105,9 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     Example: `snas study show digits-quickstart`
     """
     from orchestrator.cli.cells import drawn_cells
-    from orchestrator.records import front_rows
-    from orchestrator.study import Study
-    from orchestrator.study_facts import study_facts
+    from orchestrator.reports.relations import study_facts
+    from orchestrator.study.records import front_rows
+    from orchestrator.study.study import Study
 
     study = Study.load(name, Runs(runs))
     trials, retrains = study.trials(), study.retrains()
@@ -148,8 +147,8 @@ def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
     Example: `snas study report compare-strategies`
     """
     from orchestrator.cli.comparison import print_comparison
-    from orchestrator.comparison import compare
-    from orchestrator.study import Study
+    from orchestrator.reports.comparison import compare
+    from orchestrator.study.study import Study
 
     comparison = compare(Study.load(name, Runs(runs)))
     if as_json:
@@ -164,7 +163,7 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
 
     Example: `snas study validate studies/quickstart.yaml`
     """
-    from orchestrator.config import load_study
+    from orchestrator.study_file.spec import load_study
 
     spec = load_study(file, settings)
     goals = " and ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)
@@ -193,11 +192,14 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 def _run(study: Study, address: str | None) -> None:
     from rich.console import Console
 
-    from orchestrator.progress import ConsoleView
-    from orchestrator.records import front_rows
+    from orchestrator.driver.progress import ConsoleView
+    from orchestrator.study.records import front_rows
 
     with ConsoleView(Console()) as view:
-        study.run(view, address=address)
+        view.step("loading PyTorch, Ray and MLflow")
+        from orchestrator.driver.start import run_study  # readers need none of them, and they take seconds
+
+        run_study(study, view, address=address)
     if study.spec.num_trials:
         print_front(front_rows(study.trials(), study.retrains(), study.spec))
     print_retrains(study.retrains())

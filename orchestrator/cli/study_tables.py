@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dashboards.wording import counted
+from dashboards.formatting import counted
 from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
 
 if TYPE_CHECKING:
-    from orchestrator.records import RetrainRecord, TrialRecord
+    from orchestrator.study.records import RetrainRecord, TrialRecord
 
 #: What a trial may survive, by `journal.Event`.
 _FAULTS = {

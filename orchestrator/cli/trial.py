@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dashboards.wording import counted, duration
+from dashboards.formatting import compact, counted, duration, hours_text, percent
 from orchestrator.cli.cells import drawn_cells, sparkline
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import faults, shown
 from orchestrator.errors import OrchestratorError
-from orchestrator.hours import hours_of
-from orchestrator.runs import Runs
-from orchestrator.wording import compact, hours_text, percent
-from search_core.genotype import Genotype
+from orchestrator.files.layout import Runs
+from orchestrator.study.hours import hours_of
+from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
-    from orchestrator.study import Study
+    from orchestrator.study.study import Study
 
 app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)
 
@@ -77,8 +76,8 @@ def show(
 
     Example: `snas trial show digits-quickstart 3`
     """
-    from orchestrator.study import Study
-    from orchestrator.trial_facts import trial_facts
+    from orchestrator.cli.trial_facts import trial_facts
+    from orchestrator.study.study import Study
 
     loaded = Study.load(study, Runs(runs))
     facts = trial_facts(loaded, number)
@@ -146,7 +145,7 @@ def _value(name: str, value: float, unit: str) -> str:
 
 
 def _print_curves(curves: dict[str, list[float]]) -> None:
-    from orchestrator.trial_facts import CURVES
+    from orchestrator.cli.trial_facts import CURVES
 
     table = make_table("how it went, first epoch to last")
     for column in ("", "first", "", "last"):

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from dashboards.databases import sqlite_file
+from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError
-from orchestrator.relocation import relocate
-from orchestrator.runs import Runs
-from orchestrator.secrets import masked
+from orchestrator.files.layout import Runs
+from orchestrator.files.relocation import relocate
 
 _HOST = "127.0.0.1"
 
@@ -27,7 +27,7 @@ def ui(
     Example: `snas ui --runs runs --port 5000`
     """
     from dashboards.errors import PortTakenError, StoreAwayError
-    from dashboards.mlflow_access import check_sqlite
+    from dashboards.mlflow_store.mlflow_access import check_sqlite
     from dashboards.ports import check_port
 
     folder = Runs(runs)

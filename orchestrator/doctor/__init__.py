@@ -9,8 +9,7 @@ from __future__ import annotations
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from dashboards.databases import sqlite_file
-from orchestrator.config import NAME_PATTERN
+from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.doctor.case import Case, Recorded, read_recorded
 from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
@@ -28,14 +27,15 @@ from orchestrator.doctor.units import (
     check_trials,
     tell_faults,
 )
-from orchestrator.driver_lock import lock_holder
 from orchestrator.errors import OrchestratorError, StoreStateError, first_line
-from orchestrator.ground_truth import units
-from orchestrator.records import RetrainJob
-from orchestrator.relocation import former_roots
-from orchestrator.runs import TRUNK, Runs, trial_label
-from orchestrator.study import Study
-from orchestrator.units import UnitKind
+from orchestrator.files.layout import TRUNK, Runs, trial_label
+from orchestrator.files.lock import lock_holder
+from orchestrator.files.relocation import former_roots
+from orchestrator.study.ground_truth import units
+from orchestrator.study.records import RetrainJob
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import NAME_PATTERN
+from orchestrator.tracking.run_spec import UnitKind
 
 __all__ = ["Check", "Finding", "Report", "examine"]
 

@@ -11,12 +11,12 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.doctor.report import Severity
 from orchestrator.errors import OrchestratorError
-from orchestrator.journal import End, Journal
-from orchestrator.records import RetrainJob
-from orchestrator.runs import Phase, StudyFolder, trial_label, unit_label
-from orchestrator.study import Study
+from orchestrator.files.journal import End, Journal
+from orchestrator.files.layout import Phase, StudyFolder, trial_label, unit_label
+from orchestrator.study.records import RetrainJob
+from orchestrator.study.study import Study
 from search_core.errors import GenotypeError
-from search_core.genotype import Genotype
+from search_core.space.genotype import Genotype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from orchestrator.child_trials import OrderLog
-from orchestrator.config import search_options
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
+from orchestrator.driver.child_trials import OrderLog
 from orchestrator.errors import OrchestratorError
-from orchestrator.journal import Journal
-from orchestrator.runs import child_label, trial_label
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import child_label, trial_label
+from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
-from search_core.strategies.over_trials_options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import OverTrialsOptions
 
 CHILDREN = "children"
 

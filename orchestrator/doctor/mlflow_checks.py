@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow.entities import Run
 
-from dashboards.databases import mlflow_command, sqlite_file
-from orchestrator.curves import FOLDER, file_of
+from dashboards.mlflow_store.databases import mlflow_command, sqlite_file
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, StudyRuns
 from orchestrator.doctor.model_checks import check_models
 from orchestrator.doctor.report import Notes, Severity
 from orchestrator.errors import StoreStateError, first_line
-from orchestrator.markdown import RUN_LIMIT
-from orchestrator.run_content import CELLS, GENOTYPE, HISTORY, PLAYER
-from orchestrator.study_summary import PUBLISHED_COSTS
-from orchestrator.tally import ENDS
-from orchestrator.tracking import kept_run
-from orchestrator.units import logged_metrics
-from search_core.genotype import Genotype
+from orchestrator.study.standing import ENDS
+from orchestrator.tracking.artifacts import CELLS, GENOTYPE, HISTORY, PLAYER
+from orchestrator.tracking.curves import FOLDER, file_of
+from orchestrator.tracking.markdown import RUN_LIMIT
+from orchestrator.tracking.run_spec import logged_metrics
+from orchestrator.tracking.study_artifacts import PUBLISHED_COSTS
+from orchestrator.tracking.tracker import kept_run
+from search_core.space.genotype import Genotype
 
 RUNS, METRICS, ARTIFACTS = "MLflow runs", "MLflow metrics", "MLflow artifacts"
 _OUR_UNITS = re.compile(r"trial-\d{4,}|retrain-(\d{4,}|cell)-seed\d+|study")

@@ -15,13 +15,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.databases import experiment_fault, schema_fault, sqlite_file
-from dashboards.store_lock import opened_client, store_lock
-from orchestrator.curves import logged_rows
+from dashboards.mlflow_store.databases import experiment_fault, schema_fault, sqlite_file
+from dashboards.mlflow_store.store_lock import opened_client, store_lock
 from orchestrator.errors import StoreStateError, first_line
-from orchestrator.model_versions import all_versions, existing_run
+from orchestrator.tracking.curves import logged_rows
+from orchestrator.tracking.model_versions import all_versions, existing_run
 from search_core.errors import GenotypeError
-from search_core.genotype import Genotype
+from search_core.space.genotype import Genotype
 
 #: What a store or server that is away, or no store at all, may raise; requests' errors are OSErrors.
 READ_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)

@@ -8,14 +8,14 @@ from dataclasses import asdict
 
 from mlflow.entities import Run
 
-from orchestrator.config import StudySpec, search_options
 from orchestrator.doctor.case import Case
 from orchestrator.doctor.mlflow_store import StudyRuns
 from orchestrator.doctor.report import Notes
-from orchestrator.runs import trial_label
-from orchestrator.space import Scalar
-from orchestrator.study_changes import REMEDY, Difference, forbidden_changes, param_changes
-from orchestrator.units import flatten
+from orchestrator.driver.changes import REMEDY, Difference, forbidden_changes, param_changes
+from orchestrator.files.layout import trial_label
+from orchestrator.study_file.spec import StudySpec, search_options
+from orchestrator.study_file.sweep import Scalar
+from orchestrator.tracking.run_spec import flatten
 from search_core.errors import GenotypeError, LatencyError, OptionsError
 
 SETTINGS = "settings"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from orchestrator.checkpoint import CheckpointFolder, is_whole
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
-from orchestrator.runs import TRUNK
+from orchestrator.files.checkpoint import CheckpointFolder, is_whole
+from orchestrator.files.layout import TRUNK
 
 SHARED = "shared epochs"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
-from orchestrator.ground_truth import units
+from orchestrator.study.ground_truth import units
 
 TRUTH = "ground truth"
 

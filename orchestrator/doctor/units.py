@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestrator.checkpoint import CheckpointFolder, is_whole
-from orchestrator.config import search_options
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes, Severity
-from orchestrator.runs import trial_label
+from orchestrator.files.checkpoint import CheckpointFolder, is_whole
+from orchestrator.files.layout import trial_label
+from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
 
 TRIALS, JOURNALS, VALUES = "Optuna trials", "journals", "values told to Optuna"

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_core.cell import cell_edges
-from search_core.child import inherit_child
-from search_core.constraints import ChildLimits
-from search_core.cost import NetworkCost
-from search_core.cost_table import CostTable
-from search_core.genotype import CELL_TYPES, CellType, Genotype
-from search_core.genotype_space import Code
-from search_core.held_out import SearchImages
-from search_core.schedules import PenaltyOptions
+from search_core.cost.constraints import ChildLimits
+from search_core.cost.counts import NetworkCost
+from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_options import PenaltyOptions
+from search_core.network.child import inherit_child
+from search_core.network.supernet import Supernet
+from search_core.space.codes import Code
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.plan import cell_edges
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
-from search_core.supernet import Supernet
+from search_core.training.held_out import SearchImages
 
 
 @dataclass(frozen=True, kw_only=True)

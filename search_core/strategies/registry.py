@@ -6,20 +6,24 @@ from __future__ import annotations
 
 from typing import get_args
 
-from search_core.strategies.over_trials_options import (
+from search_core.strategies.multi_trial.options import (
     BayesianOptions,
     NasnetOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
     RlNasOptions,
 )
-from search_core.strategies.ranked_draws_options import OneShotOptions, RandomSamplingOptions, SmashOptions
-from search_core.strategies.weight_sharing_options import (
+from search_core.strategies.weight_sharing.options import (
     DartsOptions,
     DsnasOptions,
     EnasOptions,
     SnasOptions,
     SposOptions,
+)
+from search_core.strategies.weight_sharing.ranked_draws_options import (
+    OneShotOptions,
+    RandomSamplingOptions,
+    SmashOptions,
 )
 
 #: Strategies inside one search, whose children share their weights.

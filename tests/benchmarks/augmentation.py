@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from search_core.augment import Augmentation
-from search_core.splits import TensorSplit
+from search_core.data.augment import Augmentation
+from search_core.data.splits import TensorSplit
 
 _MEAN, _STD = (0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)
 _AUGMENTATION = Augmentation(crop_padding=4, flip=True, cutout=16)

@@ -36,9 +36,9 @@ def write_study(runs: Path, num_trials: int = 24) -> None:
     """A study named `STUDY`, whose trials are made up and complete."""
     import optuna
 
-    from orchestrator.runs import Runs
-    from orchestrator.study import Study
-    from orchestrator.yaml_file import dump_yaml
+    from orchestrator.files.layout import Runs
+    from orchestrator.study.study import Study
+    from orchestrator.study_file.yaml_file import dump_yaml
     from tests.orchestrator.tiny import TWO_OBJECTIVES, made_up_record, opened_study, tiny_spec, written_journal
 
     study = Study(tiny_spec(name=STUDY, objectives=TWO_OBJECTIVES, trials=num_trials), Runs(runs))

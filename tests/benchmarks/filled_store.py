@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from sqlalchemy import Connection, MetaData, create_engine
 
 from dashboards.history import curves_table, history_table, parquet_bytes
-from dashboards.player import render_player
+from dashboards.player.page import render_player
 from dashboards.records import RunRecord
-from search_core.genotype import PRIMITIVES
+from search_core.space.genotype import PRIMITIVES
 from tests.dashboards.generated import GeneratedStudy, generated_study, published_costs
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 

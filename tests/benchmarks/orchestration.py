@@ -46,12 +46,13 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.config import StudySpec, parse_study, search_options
-from orchestrator.journal import Journal
-from orchestrator.progress import SilentView
-from orchestrator.runs import Runs
-from orchestrator.study import Study
-from orchestrator.trainable import SearchTrainable
+from orchestrator.driver.progress import SilentView
+from orchestrator.driver.start import run_study
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import StudySpec, parse_study, search_options
+from orchestrator.worker.trainable import SearchTrainable
 from tests.benchmarks.timed_trials import (
     NOTES,
     STUB_SECONDS,
@@ -109,13 +110,13 @@ def noted(folder: Path, stub_seconds: float) -> Iterator[None]:
         yield
 
 
-def run_study(
+def stubbed_study(
     spec: StudySpec, folder: Path, trainable: type[SearchTrainable], view: SilentView, stub_seconds: float = 0.0
 ) -> tuple[Study, list[Step]]:
     """Run a study to its end with trials of this class; also every step that its workers made."""
     study = Study(spec, Runs(folder / "runs"))
-    with noted(folder / "notes", stub_seconds), mock.patch("orchestrator.driver.SearchTrainable", trainable):
-        study.run(view)
+    with noted(folder / "notes", stub_seconds), mock.patch("orchestrator.driver.driver.SearchTrainable", trainable):
+        run_study(study, view)
     return study, noted_steps(folder / "notes")
 
 
@@ -127,7 +128,7 @@ def measure_scale(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tracking = {"picture_every": given.picture_every or 0}
     spec = study_spec(given, "scale", trials=given.trials, epochs=given.reports, tracking=tracking)
     ledger = Ledger(every=max(1, given.trials // 100))
-    study, _ = run_study(spec, folder, StubTrainable, ledger)
+    study, _ = stubbed_study(spec, folder, StubTrainable, ledger)
     end, cpu = time.time(), time.process_time()
     return {
         "events_per_s": len(ledger.times) / (end - ledger.times[0]),
@@ -203,7 +204,7 @@ def all_runs(client: MlflowClient, name: str) -> list[Run]:
 def measure_start(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How long a worker waits for its next trial."""
     spec = study_spec(given, "start", trials=20 * given.concurrent, epochs=4)
-    _, steps = run_study(spec, folder, StubTrainable, SilentView(), stub_seconds=0.25)
+    _, steps = stubbed_study(spec, folder, StubTrainable, SilentView(), stub_seconds=0.25)
     waits = starts_of(steps)
     return {
         "next_trial_start_s": statistics.median(waits),
@@ -250,7 +251,7 @@ def measure_overhead(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for repeat in range(given.repeats):
         bare = run_all_bare(spec, etas, folder / f"bare-{repeat}", is_stub, stub_seconds, given.concurrent)
         begin = time.time()
-        _, steps = run_study(spec, folder / f"study-{repeat}", trainable, SilentView(), stub_seconds)
+        _, steps = stubbed_study(spec, folder / f"study-{repeat}", trainable, SilentView(), stub_seconds)
         ends.append((min(step.begin for step in steps) - begin, time.time() - max(step.end for step in steps)))
         seconds["bare"].append(span_of(bare))
         seconds["study"].append(span_of(steps))

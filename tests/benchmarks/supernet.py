@@ -31,17 +31,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.cell import NetworkOptions, cell_edges
-from search_core.cost_table import CostTable
-from search_core.data import load_data
-from search_core.dataset_options import DatasetOptions
-from search_core.genotype import CELL_TYPES
-from search_core.schedules import PenaltyOptions
-from search_core.search import build_context
-from search_core.search_options import SearchOptions
+from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_options import PenaltyOptions
+from search_core.data.dataset_options import DatasetOptions
+from search_core.data.datasets import load_data
+from search_core.search.options import SearchOptions
+from search_core.search.search import build_context
+from search_core.space.genotype import CELL_TYPES
+from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
-from search_core.strategies.weight_sharing_options import SnasOptions
+from search_core.strategies.weight_sharing.build import build_strategy
+from search_core.strategies.weight_sharing.options import SnasOptions
 from tests.benchmarks.counts import count_operations, saved_bytes
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 
@@ -88,13 +89,13 @@ class Contender:
 
 
 def fast_contender(setting: Setting) -> Contender:
-    """The supernet of a search, stepped by the strategy as `search_core.search` does."""
+    """The supernet of a search, stepped by the strategy as `search_core.search.search` does."""
     device = setting.device
     images, labels = setting.batch_of_noise()
     data = load_data(DatasetOptions(name="fake", shape=setting.image, classes=NUM_CLASSES), device)
     options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA)
     context = build_context(options, data, CostTable(setting.network, setting.image, device), device)
-    strategy, generator = SnasOptions().build(context), torch.Generator(device).manual_seed(0)
+    strategy, generator = build_strategy(SnasOptions(), context), torch.Generator(device).manual_seed(0)
     strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.strength, theta_lr=THETA.lr), generator)
     return Contender(lambda: strategy.step(images, labels, generator), strategy.supernet, images)
 

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.trainable import SearchTrainable, from_plain
-from search_core.cell import NetworkOptions, cell_edges
-from search_core.data import load_data
-from search_core.genotype import CELL_TYPES, Edge, Genotype
-from search_core.reports import METRICS, CellReport, EpochReport
-from search_core.search import Search
-from search_core.search_options import SearchOptions
+from orchestrator.study_file.validation import from_plain
+from orchestrator.worker.trainable import SearchTrainable
+from search_core.data.datasets import load_data
+from search_core.search.options import SearchOptions
+from search_core.search.reports import METRICS, CellReport, EpochReport
+from search_core.search.search import Search
+from search_core.space.genotype import CELL_TYPES, Edge, Genotype
+from search_core.space.plan import NetworkOptions, cell_edges
 
 #: Ray's workers give way to the driver, and so to everything else on the machine; bare searches do the same.
 NICENESS = 15

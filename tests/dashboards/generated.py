@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from dashboards.mlflow_store.study_records import study_record
 from dashboards.records import Objective, RunRecord, StudyRecord
-from dashboards.study_records import study_record
-from search_core.genotype import PUBLISHED
+from search_core.space.genotype import PUBLISHED
 from tests.dashboards.generated_params import ENVIRONMENT_TAGS, REASONS, SEARCH_PARAMS, SWEPT
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 

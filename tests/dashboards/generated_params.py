@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_core.genotype import PRIMITIVES
+from search_core.space.genotype import PRIMITIVES
 
 REASONS = (
     "out of memory: the trial asked for 2.0 GiB more than the GPU's 15.8 GiB",

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dashboards.cell_layout import cell_edges
 from dashboards.history import History, history_table, parquet_bytes, read_history
-from search_core.genotype import CELL_TYPES, PRIMITIVES, CellType, Edge, Genotype
-from search_core.schedules import TemperatureOptions, temperature_at
+from dashboards.pictures.cell_layout import cell_edges
+from search_core.search.temperature import TemperatureOptions, temperature_at
+from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Edge, Genotype
 
 CLASSES, PIXELS = 10, 32 * 32
 #: Kernel area and number of (depthwise, pointwise) pairs of each operation with weights.

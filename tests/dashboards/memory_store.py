@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
 from dashboards.history import History, read_history
-from dashboards.player import render_player
+from dashboards.mlflow_store.study_records import overview
+from dashboards.player.page import render_player
 from dashboards.records import ModelRecord, RunRecord, StudyOverview, StudyRecord
-from dashboards.study_records import overview
 from search_core.errors import GenotypeError
-from search_core.genotype import Genotype
+from search_core.space.genotype import Genotype
 from tests.dashboards.generated import NOW_S, GeneratedStudy, published_costs
 from tests.dashboards.generated_search import GeneratedRetraining, GeneratedSearch
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dashboards.cell_layout import cell_edges
 from dashboards.history import CellHistory, History
-from search_core.genotype import CELL_TYPES, PRIMITIVES, Edge, Genotype
+from dashboards.pictures.cell_layout import cell_edges
+from search_core.space.genotype import CELL_TYPES, PRIMITIVES, Edge, Genotype
 
 
 def made_up_search(num_epochs=150, num_nodes=4, *, primitives=PRIMITIVES, seed=0, edges_per_node=None):

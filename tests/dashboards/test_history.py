@@ -12,7 +12,7 @@ import pytest
 
 from dashboards.errors import BrokenArtifactError
 from dashboards.history import curves_table, history_table, parquet_bytes, read_curves, read_history
-from search_core.genotype import PRIMITIVES
+from search_core.space.genotype import PRIMITIVES
 from tests.dashboards.generated import generated_study
 
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from orchestrator.journal import Journal
-from orchestrator.tracking import Tracker
-from orchestrator.units import Unit
+from orchestrator.files.journal import Journal
+from orchestrator.tracking.run_spec import Unit
+from orchestrator.tracking.tracker import Tracker
 from tests.integration.servers import MlflowServer
 from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, real_records, runs_of, study_data, written_journal
 from tests.search_core.tiny import FEW_PRIMITIVES

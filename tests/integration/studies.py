@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 from mlflow import MlflowClient
 
-from orchestrator.journal import Journal
-from orchestrator.yaml_file import dump_yaml
+from orchestrator.files.journal import Journal
+from orchestrator.study_file.yaml_file import dump_yaml
 from tests.integration.namespaces import Machine
 from tests.orchestrator.tiny import Outcome, snas, with_empty_store
 from tests.search_core.tiny import FEW_PRIMITIVES

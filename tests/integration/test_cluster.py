@@ -18,13 +18,14 @@ from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from orchestrator.cluster import PACKAGES, cluster, nodes
-from orchestrator.config import parse_study
+from orchestrator.cluster.connection import PACKAGES, cluster, nodes
+from orchestrator.cluster.preflight import Needs, run_checks
+from orchestrator.driver.progress import ConsoleView
+from orchestrator.driver.start import run_study
 from orchestrator.errors import OrchestratorError
-from orchestrator.preflight import Needs, run_checks
-from orchestrator.progress import ConsoleView
-from orchestrator.runs import Runs
-from orchestrator.study import Study
+from orchestrator.files.layout import Runs
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import parse_study
 from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines
 from tests.orchestrator.tiny import ETA, SEARCH, snas
 
@@ -48,7 +49,7 @@ def two_nodes() -> Iterator[str]:
 def test_study_runs_on_a_cluster_of_two_nodes(two_nodes: str, tmp_path: Path) -> None:
     study = Study(parse_study(STUDY), Runs(tmp_path / "runs"))
     with ConsoleView(Console(quiet=True)) as view:
-        study.run(view, address=two_nodes)
+        run_study(study, view, address=two_nodes)
     assert [trial.state for trial in study.trials()] == ["complete", "complete"]
     assert [trial.epochs for trial in study.trials()] == [2, 2]
 

@@ -19,7 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Download, expect
 
-from dashboards.wording import shown_metric
+from dashboards.formatting import shown_metric
 from orchestrator.api import Runs, Study, front_rows
 from tests.browser import serious_faults
 from tests.integration.dashboard import ROOT, DashboardProcess, Visit

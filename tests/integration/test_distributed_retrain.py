@@ -17,14 +17,14 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from orchestrator.distributed import max_groups
 from orchestrator.errors import OrchestratorError
-from orchestrator.journal import Journal
-from search_core.dataset_options import DatasetOptions
-from search_core.genotype import PUBLISHED
+from orchestrator.files.journal import Journal
+from orchestrator.worker.distributed import max_groups
+from search_core.data.dataset_options import DatasetOptions
 from search_core.ranks import ALONE, Ranks
-from search_core.retrain import Retrain
-from search_core.retrain_options import RetrainOptions
+from search_core.space.genotype import PUBLISHED
+from search_core.training.retrain import Retrain
+from search_core.training.retrain_options import RetrainOptions
 from tests.orchestrator.tiny import runs_of, steps_of
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import images_of

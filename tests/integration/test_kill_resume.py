@@ -17,11 +17,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from orchestrator.config import search_options
-from orchestrator.runs import Runs
-from orchestrator.study import Study
-from search_core.data import load_data
-from search_core.search import Search
+from orchestrator.files.layout import Runs
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import search_options
+from search_core.data.datasets import load_data
+from search_core.search.search import Search
 from tests.orchestrator.tiny import snas, with_empty_store
 
 pytestmark = pytest.mark.integration

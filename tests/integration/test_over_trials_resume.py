@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.journal import Journal
+from orchestrator.files.journal import Journal
 from tests.integration.studies import CLOCKS, StudyProcess
 from tests.search_core.tiny import FEW_PRIMITIVES
 

@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
-from orchestrator.runs import Runs
-from orchestrator.samplers import create_optuna_study, load_optuna_study
-from orchestrator.study import Study
-from orchestrator.units import SEARCH_METRICS
+from orchestrator.files.layout import Runs
+from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
+from orchestrator.study.study import Study
+from orchestrator.tracking.run_spec import SEARCH_METRICS
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.orchestrator.tiny import (
     RETRAIN,

@@ -15,9 +15,9 @@ import pytest
 import yaml
 from ray.util import get_node_ip_address
 
-from orchestrator.journal import Journal
-from orchestrator.runs import Runs
-from orchestrator.study import Study
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs
+from orchestrator.study.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from orchestrator.checkpoint import CheckpointFolder
-from orchestrator.journal import Journal
-from orchestrator.runs import Runs, trial_label
-from orchestrator.searcher import tell
-from orchestrator.space import suggest
-from orchestrator.start import _begin, _tracker
-from orchestrator.study import Study
-from search_core.data import ImageData, load_data
-from search_core.retrain import Retrain, RetrainOptions
+from orchestrator.driver.searcher import tell
+from orchestrator.driver.start import _begin, _tracker, run_study
+from orchestrator.files.checkpoint import CheckpointFolder
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs, trial_label
+from orchestrator.study.study import Study
+from orchestrator.study_file.sweep import suggest
+from search_core.data.datasets import ImageData, load_data
+from search_core.training.retrain import Retrain, RetrainOptions
 from tests.orchestrator.tiny import ONE_OBJECTIVE, RETRAIN, real_records, tiny_spec
 
 
@@ -35,7 +35,7 @@ def made_study(root: Path, name: str = "made", *, retrain: bool = False, **chang
         tell(study.optuna_study, study.spec, number, journal)
     for job in study.retrain_jobs():
         _train(study, job.label, job.genotype, data)
-    study.run()  # nothing is open: MLflow is brought up to the journals
+    run_study(study)  # nothing is open: MLflow is brought up to the journals
     return study
 
 

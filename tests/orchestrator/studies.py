@@ -14,7 +14,7 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.journal import Journal
+from orchestrator.files.journal import Journal
 from tests.orchestrator.tiny import Outcome, image_steps, runs_of, snas, steps_of
 
 

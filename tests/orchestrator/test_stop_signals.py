@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import stop_signals
 from orchestrator.errors import StudyInterrupted
-from orchestrator.runs import Runs
+from orchestrator.files.layout import Runs
 from orchestrator.stop_signals import STOPPING, Stopped, exit_code, stopping
 from tests.orchestrator.tiny import snas
 
@@ -91,7 +91,7 @@ def test_handlers_are_those_of_before_when_nobody_asked() -> None:
 def test_command_that_is_stopped_says_so_in_one_sentence(
     number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.runs.Runs.study_names", lambda runs: signal.raise_signal(number))
+    monkeypatch.setattr("orchestrator.files.layout.Runs.study_names", lambda runs: signal.raise_signal(number))
     outcome = snas("study", "list")
     assert (outcome.code, outcome.said) == (code, "interrupted")
 
@@ -103,6 +103,6 @@ def test_study_that_is_stopped_gives_the_command_that_goes_on(monkeypatch: pytes
         except KeyboardInterrupt as error:
             raise StudyInterrupted("`snas study resume digits` goes on where it stopped") from error
 
-    monkeypatch.setattr("orchestrator.runs.Runs.study_names", run)
+    monkeypatch.setattr("orchestrator.files.layout.Runs.study_names", run)
     outcome = snas("study", "list")
     assert (outcome.code, outcome.said) == (143, "interrupted: `snas study resume digits` goes on where it stopped")

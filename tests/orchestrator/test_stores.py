@@ -9,15 +9,15 @@ from pathlib import Path
 import optuna
 import pytest
 
-from dashboards.store_lock import store_lock
+from dashboards.mlflow_store.store_lock import store_lock
 from orchestrator.errors import OrchestratorError
 from orchestrator.stores import check_tracking_uri, store_error
 
 #: Opens both stores of a folder when it is given a line.
 _OPEN = """
 import sys
-from orchestrator.samplers import open_storage
-from orchestrator.tracking import Tracker
+from orchestrator.sampling.samplers import open_storage
+from orchestrator.tracking.tracker import Tracker
 folder = sys.argv[1]
 print("ready", flush=True)
 sys.stdin.readline()

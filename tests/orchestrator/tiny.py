@@ -18,12 +18,12 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from dashboards.databases import sqlite_file
-from orchestrator.config import StudySpec, parse_study
-from orchestrator.journal import Journal
-from orchestrator.samplers import create_optuna_study, load_optuna_study
-from search_core.genotype import Edge, Genotype
-from search_core.search import Search
+from dashboards.mlflow_store.databases import sqlite_file
+from orchestrator.files.journal import Journal
+from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
+from orchestrator.study_file.spec import StudySpec, parse_study
+from search_core.search.search import Search
+from search_core.space.genotype import Edge, Genotype
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, images_of, tiny_options
 
 #: A search of a second, as a user writes it.

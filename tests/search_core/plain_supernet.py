@@ -3,7 +3,7 @@
 It is written as DARTS' `model_search.py` and the SNAS authors' code are: every edge owns modules for all its
 operations, runs them all, and a node is the sum of its edges (SNAS equation 3). Nothing of `search_core` is used, so
 that the two cannot share a mistake. `copy_weights`, `stacked_state` and `stacked_gradients` translate between its one
-module per edge and the stacked tensors of `search_core.supernet`.
+module per edge and the stacked tensors of `search_core.network.supernet`.
 
 Shape suffixes: E edges, O operations, L cells of one type, N images.
 """

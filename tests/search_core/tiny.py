@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_core.cell import NetworkOptions, cell_edges
-from search_core.data import ImageData, load_data
-from search_core.dataset_options import DatasetOptions
-from search_core.genotype import CELL_TYPES, CellType, Edge, Genotype
-from search_core.search_options import SearchOptions
+from search_core.data.dataset_options import DatasetOptions
+from search_core.data.datasets import ImageData, load_data
+from search_core.search.options import SearchOptions
+from search_core.space.genotype import CELL_TYPES, CellType, Edge, Genotype
+from search_core.space.plan import NetworkOptions, cell_edges
 
 PUBLISHED_CELLS = Path(__file__).parent.parent / "data" / "published_cells.json"
 CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""What studies say when they are looked at as a whole."""

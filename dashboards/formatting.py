@@ -1,0 +1,137 @@
+"""Numbers in words: the same everywhere on the pages and in the terminal."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+#: Where there is no number.
+MISSING = "\N{EN DASH}"
+
+#: Metrics by name: what they are called, their unit, and the factor from the logged number to that unit.
+_METRICS: dict[str, tuple[str, str, float]] = {
+    "child_val_error": ("child validation error", "%", 100),
+    "child_val_accuracy": ("child validation accuracy", "%", 100),
+    "child_val_accuracy_recalibrated": ("child accuracy, batch norm recalibrated", "%", 100),
+    "supernet_val_accuracy": ("supernet validation accuracy", "%", 100),
+    "discretization_gap": ("discretization gap", "percentage points", 100),
+    "train_accuracy": ("training accuracy", "%", 100),
+    "val_accuracy": ("validation accuracy", "%", 100),
+    "test_accuracy": ("test accuracy", "%", 100),
+    "train_loss": ("training loss", "nats", 1),
+    "val_loss": ("validation loss", "nats", 1),
+    "supernet_val_loss": ("supernet validation loss", "nats", 1),
+    "child_val_loss": ("child validation loss", "nats", 1),
+    "train_penalty": ("penalty", "", 1),
+    "entropy_normal": ("entropy of the normal cell", "nats", 1),
+    "entropy_reduce": ("entropy of the reduction cell", "nats", 1),
+    "entropy_total": ("entropy of both cells", "nats", 1),
+    "temperature": ("temperature", "", 1),
+    "eta": ("penalty strength η", "", 1),
+    "expected_cost_params": ("expected parameters of the searched edges", "thousands", 1e-3),
+    "expected_cost_madds": ("expected multiply-adds of the searched edges", "millions", 1e-6),
+    "expected_cost_memory_access": ("expected memory access of the searched edges", "million elements", 1e-6),
+    "child_params": ("parameters", "thousands", 1e-3),
+    "child_madds": ("multiply-adds", "millions", 1e-6),
+    "child_memory_access": ("memory access", "million elements", 1e-6),
+    "child_latency_ms": ("latency", "ms", 1),
+    "params": ("parameters", "thousands", 1e-3),
+    "madds": ("multiply-adds", "millions", 1e-6),
+    "edges_normal": ("edges of the normal cell", "", 1),
+    "edges_reduce": ("edges of the reduction cell", "", 1),
+    "gpu_hours": ("reserved", "GPU hours", 1),
+    "cpu_core_hours": ("reserved", "CPU core hours", 1),
+    "seconds": ("time of the epoch", "s", 1),
+}
+
+#: Units of counts, with what is counted where the name does not say it; and sizes from the largest.
+_COUNTS = {"thousands": "", "millions": "", "million elements": "elements"}
+_SIZES = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called; unknown ones keep their name."""
+    return _METRICS[metric][0] if metric in _METRICS else metric.replace("_", " ")
+
+
+def metric_title(metric: str) -> str:
+    """Name with unit, for axes and columns."""
+    unit = metric_unit(metric)
+    return f"{metric_name(metric)} ({unit})" if unit else metric_name(metric)
+
+
+def metric_unit(metric: str) -> str:
+    """Unit in which a metric is shown."""
+    return _METRICS[metric][1] if metric in _METRICS else ""
+
+
+def metric_factor(metric: str) -> float:
+    """Factor from the logged number to the unit in which it is shown."""
+    return _METRICS[metric][2] if metric in _METRICS else 1.0
+
+
+def shown_metric(metric: str, value: float | None) -> str:
+    """A metric's value in its unit with three or four figures; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return MISSING
+    unit = metric_unit(metric)
+    if unit in _COUNTS:  # a child of a digit search has thousands of parameters, one for ImageNet has millions
+        size, name = next((entry for entry in _SIZES if abs(value) >= entry[0]), (1.0, ""))
+        return " ".join(part for part in (f"{value / size:.4g}", name, _COUNTS[unit]) if part)
+    text = f"{value * metric_factor(metric):.4g}"
+    separator = "" if unit == "%" else " "
+    return f"{text}{separator}{unit}" if unit else text
+
+
+def shown_number(value: float | str | None) -> str:
+    """A swept value: three figures if it is a fraction."""
+    if value is None:
+        return MISSING
+    return exact(value) if isinstance(value, float) else value
+
+
+def exact(value: float, figures: int = 3) -> str:
+    """A number with some significant figures; whole numbers, such as seeds, with all of theirs."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.{figures}g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in its two largest units."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return MISSING
+    if seconds < 1:
+        return "under 1 s"
+    whole = round(seconds)
+    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            count, rest = divmod(whole, size)
+            return f"{count} {unit}" + (f" {rest // smaller_size} {smaller}" if rest // smaller_size else "")
+    return f"{whole} s"
+
+
+def moment(unix_s: float | None) -> str:
+    """A point in time, UTC."""
+    return MISSING if unix_s is None else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count with its noun."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage, or a dash."""
+    return "-" if fraction is None else f"{fraction:.1%}"
+
+
+def compact(count: float) -> str:
+    """A count with three figures and k, M or G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def hours_text(metric: str, hours: float) -> str:
+    """Reserved hours, by the name of their metric."""
+    return f"{hours:.3g} {metric_unit(metric)}"

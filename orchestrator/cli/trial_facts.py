@@ -1,0 +1,105 @@
+"""All that is known of one trial of a study, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from dashboards.mlflow_store.databases import sqlite_file
+from dashboards.mlflow_store.store_lock import opened_client
+from orchestrator.doctor.mlflow_store import READ_ERRORS
+from orchestrator.errors import OrchestratorError
+from orchestrator.files.checkpoint import CheckpointFolder
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import trial_label, unit_label
+from orchestrator.study.records import TrialRecord
+from orchestrator.study.study import Study
+from orchestrator.study_file.spec import search_options
+from search_core.errors import OptionsError
+
+#: Metrics whose course is shown, with what they are called.
+CURVES = {
+    "entropy_total": "entropy (nats)",
+    "temperature": "temperature",
+    "discretization_gap": "discretization gap",
+    "child_val_accuracy": "child accuracy",
+}
+
+
+def trial_facts(study: Study, number: int) -> dict[str, Any]:
+    """Facts about one trial.
+
+    Keys: those of `TrialRecord`; `planned_epochs`, `curves` (metric -> value per epoch), `probabilities` (of the last
+    epoch), `retrainings` (of its cell), `checkpoints`, `run_id` (None if MLflow does not say), `commands`.
+
+    Raises:
+        OrchestratorError: if the study has no such trial.
+    """
+    trials = study.trials()
+    trial = next((trial for trial in trials if trial.number == number), None)
+    if trial is None:
+        known = f"0 to {len(trials) - 1}" if trials else "none yet"
+        raise OrchestratorError(f"study `{study.spec.name}` has no trial {number}; its trials: {known}")
+    epochs = Journal(study.folder.journal("search", trial_label(number))).epochs
+    run_id = find_run(study, unit_label("search", trial_label(number)))
+    try:
+        planned = search_options(study.spec, trial.values).epochs
+    except OptionsError:  # such a trial has failed with this reason
+        planned = None
+    cells = epochs[-1]["cells"] if epochs else {}
+    return {
+        "study": study.spec.name,
+        **asdict(trial),
+        "planned_epochs": planned,
+        "curves": {name: [record["metrics"][name] for record in epochs] for name in CURVES},
+        "probabilities": {cell_type: cell["probabilities"] for cell_type, cell in cells.items()} or None,
+        "retrainings": _retrainings(study, trials, trial),
+        "checkpoints": _checkpoints(study, number),
+        "run_id": run_id,
+        "commands": _commands(study, number, run_id) if trial.genotype is not None else {},
+    }
+
+
+def find_run(study: Study, label: str) -> str | None:
+    """The MLflow run of a unit; None if the store does not answer or has none."""
+    uri = study.runs.tracking_uri(study.spec.tracking.uri)
+    if (file := sqlite_file(uri)) is not None and not file.is_file():
+        return None  # asking would make an empty store
+    try:
+        client = opened_client(uri)
+        experiment = client.get_experiment_by_name(study.spec.name)
+        if experiment is None:
+            return None
+        runs = client.search_runs([experiment.experiment_id], f"tags.`snas.unit` = '{label}'", max_results=1)
+    except READ_ERRORS:
+        return None
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _retrainings(study: Study, trials: list[TrialRecord], trial: TrialRecord) -> list[dict[str, Any]]:
+    """Trainings of the trial's cell, which may have been found by another trial first."""
+    cells = {other.number: other.genotype for other in trials}
+    return [
+        asdict(record)
+        for record in study.retrains()
+        if record.trial is not None and trial.genotype is not None and cells[record.trial] == trial.genotype
+    ]
+
+
+def _checkpoints(study: Study, number: int) -> dict[str, Any]:
+    place = study.folder.checkpoints(study.spec, "search", trial_label(number))
+    return {"folder": str(place), "files": [file.name for file in CheckpointFolder(place).files()]}
+
+
+def _commands(study: Study, number: int, run_id: str | None) -> dict[str, str]:
+    """What to type next; a cell is written to a file where MLflow cannot be asked for it."""
+    spec, runs = study.spec, study.runs
+    file, network = f"{spec.name}-trial{number}.json", spec.search.network
+    export = runs.command("trial", "show", spec.name, str(number), "--export", file)
+    recipe = ["--config", str(study.folder.spec_file)] if spec.retrain is not None else []
+    by_file = runs.command("retrain", "--genotype", file, *recipe)
+    return {
+        "export": export,
+        "profile": f"snas profile {file} --init-channels {network.init_channels} --cells {network.cells}",
+        "retrain": by_file if run_id is None or not recipe else runs.command("retrain", "--run", run_id),
+    }

@@ -1,0 +1,233 @@
+"""Packing: what share of a node one search takes, by measurement, and what it takes after it ran out of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from orchestrator.cluster.connection import Node, nodes
+from orchestrator.cluster.memory_trial import Measured, measure_on
+from orchestrator.errors import OrchestratorError
+from orchestrator.study_file.spec import StudySpec
+from orchestrator.study_file.sweep import SweepEntry, corner_points
+from orchestrator.study_file.sweep_check import apply_values
+from search_core.cost.counts import supernet_cost
+from search_core.errors import OptionsError
+from search_core.search.child_recipe import child_recipe
+from search_core.search.options import SearchOptions
+from search_core.strategies.multi_trial.options import OverTrialsOptions
+
+#: Share of a GPU that searches may fill; fragmentation takes some of the rest.
+_USABLE = 0.9
+#: Resident memory grows somewhat over a long search.
+_HOST_MARGIN = 1.3
+#: Ray counts resources in steps of so much.
+_RAY_STEPS = 10_000
+#: Settings besides `network` that decide how much memory a search takes.
+_MEMORY_KEYS = (
+    "batch_size",
+    "precision",
+    "cuda_graph",
+    "dataset.name",
+    "dataset.image_size",
+    "dataset.images",
+    "strategy.kind",
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What Ray reserves for one trial.
+
+    Attributes:
+        cpu: CPU cores.
+        gpu: GPUs; below 1 the part of one.
+        memory_gb: memory in GB; None for no reservation.
+        explanation: where the numbers come from, for people.
+    """
+
+    cpu: float
+    gpu: float
+    memory_gb: float | None
+    explanation: str = field(default="as the study file says", compare=False)
+
+
+def find_share(spec: StudySpec) -> Share:
+    """The share of one search; where the study file says `auto`, from a dry run on the connected Ray cluster.
+
+    Raises:
+        OrchestratorError: if a GPU share is to be measured and no node has a GPU, or if the search cannot be run on
+            one of the GPU types.
+    """
+    wanted = spec.resources
+    if wanted.gpu != "auto" and wanted.memory_gb != "auto":
+        return Share(wanted.cpu, wanted.gpu, wanted.memory_gb)
+    found = nodes()
+    measured = measure_on(_nodes_to_measure(spec, found), hardest_settings(spec.search, spec.sweep), wanted.cpu)
+    told: list[str] = []
+    gpu, memory_gb = wanted.gpu, wanted.memory_gb
+    if gpu == "auto":
+        per_gpu, text = pack(measured, found, wanted.cpu)
+        gpu = gpu_fraction(per_gpu)
+        told.append(text)
+    if memory_gb == "auto":
+        peak_bytes = max(figure.host_bytes for figure in measured)
+        memory_gb = memory_to_reserve_gb(peak_bytes)
+        told.append(f"its process takes {peak_bytes / 1e9:.1f} GB of memory: {memory_gb:g} GB are reserved")
+    return Share(wanted.cpu, gpu, memory_gb, "; ".join(told))
+
+
+def retrain_share(spec: StudySpec) -> Share:
+    """The share of one retraining, or of each worker of a group.
+
+    The dry run measures searches, not children, so `auto` is a whole GPU. A worker of a group takes one in any case.
+    """
+    wanted, is_group = spec.resources, spec.retrain is not None and spec.retrain.workers > 1
+    gpu = 1.0 if wanted.gpu == "auto" or (is_group and wanted.gpu) else wanted.gpu
+    memory_gb = None if wanted.memory_gb == "auto" else wanted.memory_gb
+    is_auto = "auto" in (wanted.gpu, wanted.memory_gb)
+    told = "`auto` measures searches: a retraining takes a whole GPU, and no memory is reserved for it"
+    return Share(wanted.cpu, gpu, memory_gb, told) if is_auto else Share(wanted.cpu, gpu, memory_gb)
+
+
+def pack(measured: Sequence[Measured], nodes: Sequence[Node], cpu: float) -> tuple[int, str]:
+    """How many searches share a GPU, on the type where fewest do, and why.
+
+    Args:
+        measured: one figure for each GPU type of the cluster.
+        nodes: all nodes.
+        cpu: CPU cores of one search.
+    """
+    counts, told = [], []
+    for figure in measured:
+        assert figure.gpu_bytes is not None
+        assert figure.gpu_total_bytes is not None
+        by_memory = max(1, int(_USABLE * figure.gpu_total_bytes / figure.gpu_bytes))
+        count = max(1, min(by_memory, cap_by_cpus(nodes, figure.gpu_type, cpu)))
+        room = f"{by_memory} share a GPU" if by_memory > 1 else "it takes a whole GPU"
+        limit = f", limited to {count} by its CPUs" if count < by_memory else ""
+        told.append(
+            f"one search peaks at {figure.gpu_bytes / 1e9:.1f} GB on {figure.gpu_type} "
+            f"({figure.gpu_total_bytes / 1e9:.0f} GB): {room}{limit}"
+        )
+        counts.append(count)
+    if len(set(counts)) > 1:
+        told.append(f"so {min(counts)} share a GPU of any type")
+    return min(counts), "; ".join(told)
+
+
+def cap_by_cpus(nodes: Iterable[Node], gpu_type: str, cpu: float) -> int:
+    """How many searches of `cpu` cores a GPU of this type has CPUs for, on the node that has fewest."""
+    return min(int(node.cpu / node.gpu / cpu) for node in nodes if node.gpu_type == gpu_type and node.gpu)
+
+
+def gpu_fraction(per_gpu: int) -> float:
+    """1 / `per_gpu`, rounded down to Ray's steps: it would round 1/6 up, and six would not fit."""
+    return (_RAY_STEPS // per_gpu) / _RAY_STEPS
+
+
+def memory_to_reserve_gb(peak_bytes: int) -> float:
+    """What to reserve for a process with this peak, in whole tenths of a GB (10^9 bytes)."""
+    return math.ceil(_HOST_MARGIN * peak_bytes / 1e8) / 10
+
+
+def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node], workers: int = 1) -> Share | None:
+    """The share with which a trial is tried again after it ran out of memory.
+
+    Args:
+        share: what it had.
+        kind: whose memory ran out: `gpu` leaves it half as many neighbours on its GPU; `host` doubles the reserved
+            memory up to all that a node has. Where nothing was reserved, half of such a node is.
+        nodes: the nodes of the cluster.
+        workers: how many such shares a trial needs at a time.
+
+    Returns:
+        None if it had all there is already: a further try would end the same.
+    """
+    if kind == "gpu":
+        if share.gpu <= 0 or share.gpu >= 1:
+            return None
+        per_gpu = max(1, int(1 / share.gpu) // 2)
+        alone = "alone on its GPU" if per_gpu == 1 else f"as one of {per_gpu} on its GPU"
+        return replace(share, gpu=gpu_fraction(per_gpu), explanation=f"{alone}, as it ran out of GPU memory")
+    most = math.floor(10 * _most_memory_gb(share, nodes, workers)) / 10
+    before = share.memory_gb or 0.0
+    memory_gb = min(most, 2 * before if before else math.ceil(5 * most) / 10)
+    if memory_gb <= before:
+        return None
+    told = f"with {memory_gb:g} GB of memory in place of {f'{before:g}' if before else 'none reserved'}"
+    return replace(share, memory_gb=memory_gb, explanation=f"{told}, as it ran out of memory")
+
+
+def _most_memory_gb(share: Share, nodes: Sequence[Node], workers: int) -> float:
+    """What each of so many shares could reserve, with the cluster to themselves."""
+    each = []
+    for node in nodes:
+        count = min(int(node.cpu / share.cpu), int(node.gpu / share.gpu) if share.gpu else workers, workers)
+        each += [node.memory_gb / number for number in range(1, count + 1)]  # of the first, the second, ...
+    return sorted(each, reverse=True)[workers - 1] if len(each) >= workers else 0.0
+
+
+def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[SearchOptions]:
+    """The settings among which is the one that takes most memory: the corners of the sweep, as far as they matter.
+
+    Among corners that differ in size alone, the one that moves most elements in a step stands for all; corners that
+    differ in what is kept of a step (`recompute`, `precision`, `cuda_graph`), in the strategy or in the images are
+    measured each.
+    """
+    largest: dict[object, tuple[int, SearchOptions]] = {}
+    for values in corner_points(_memory_sweep(sweep)):
+        try:
+            options = apply_values(search, values)
+        except OptionsError:  # ends of ranges that do not go together; such a trial fails before it takes memory
+            continue
+        kind = (options.network.recompute, options.precision, options.cuda_graph, options.dataset, *_family(options))
+        demand = _demand(options)
+        if kind not in largest or demand > largest[kind][0]:
+            largest[kind] = (demand, options)
+    return [options for _, options in largest.values()] or [search]
+
+
+def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
+    """The swept keys that decide the memory, and those that their conditions name; ends stand for ranges."""
+    waiting = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
+    needed: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    return {key: replace(entry, kind="choice") for key, entry in sweep.items() if key in needed}
+
+
+def _demand(options: SearchOptions) -> int:
+    """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
+    network, batch_size, shape = options.network, options.batch_size, (3, 32, 32)
+    if isinstance(options.strategy, OverTrialsOptions):
+        recipe = child_recipe(options.strategy.estimate, options)
+        network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
+        batch_size = recipe.batch_size
+    return batch_size * supernet_cost(network, shape, num_classes=10).memory_access
+
+
+def _family(options: SearchOptions) -> tuple[str, int | None]:
+    """Strategy inside one search; those over trials take the same memory, but for the size of the images."""
+    strategy = options.strategy
+    return ("child", strategy.estimate.resolution) if isinstance(strategy, OverTrialsOptions) else (strategy.kind, None)
+
+
+def _nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:
+    """One node of each GPU type, or for searches on the CPU the first that is large enough."""
+    large = [node for node in nodes if node.cpu >= spec.resources.cpu]
+    with_gpu = list({node.gpu_type: node for node in reversed(large) if node.gpu}.values())
+    chosen = with_gpu if spec.resources.uses_gpu else large[:1]
+    if not chosen:
+        gpus = " and a GPU" if spec.resources.uses_gpu else ""
+        have = "; ".join(f"{node.cpu:g} cpu and {node.gpu:g} gpu" for node in nodes)
+        raise OrchestratorError(
+            f"`resources` with `auto` must fit on one node of the cluster, which needs {spec.resources.cpu:g} cpu{gpus}"
+            f"; the nodes have: {have}"
+        )
+    return chosen

@@ -1,0 +1,229 @@
+"""What the driver does with the events of a Tune trial: journal, MLflow, progress view, a watch on silent workers."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from orchestrator.driver.launch import OwnFault, job_label
+from orchestrator.driver.progress import StudyView
+from orchestrator.errors import OrchestratorError, first_line, last_line
+from orchestrator.files.journal import Journal
+from orchestrator.study.hours import reserved, with_hours
+from orchestrator.worker.distributed import release
+
+_LONGEST_STEP_S = 5.0
+#: How Ray says that its memory monitor killed a worker, and how we do.
+_MEMORY_MONITOR = ("low on memory", "out of memory issue")
+_KILLED_FOR_MEMORY = "killed by Ray's memory monitor, as its node was full"
+
+
+@dataclass
+class _Watched:
+    """A trial that runs: the worker it has, and when that was heard of last (monotonic seconds)."""
+
+    actor: Any
+    heard: float = field(default_factory=time.monotonic)
+    is_killed: bool = False
+
+
+class PhaseCallback(Callback):
+    """Serves one phase of a study.
+
+    The journal is written first and MLflow is brought up to it elsewhere, so that a tracking server that is away for a
+    while costs nothing but a warning.
+
+    Args:
+        epochs: epochs of a trial with a given job.
+        values: what makes a trial with a given job differ from others, in one line.
+        open_journal: journal by label.
+        track: hears that the journal of a job has something new.
+        view: shows progress.
+        has_room: whether a trial that ran out of memory may have more of it.
+        is_for_all: whether all trials of the phase would meet a permanent error of this kind, which ends the study.
+        failed: hears the label of a trial that failed, after its journal has the reason.
+        fault: keeps what goes wrong in here.
+        timeout_s: seconds without a report after which a worker is killed; None for never.
+    """
+
+    def __init__(
+        self,
+        *,
+        epochs: Callable[[dict[str, Any]], int],
+        values: Callable[[dict[str, Any]], str],
+        open_journal: Callable[[str], Journal],
+        track: Callable[[dict[str, Any], Journal], None],
+        view: StudyView,
+        has_room: Callable[[Journal], bool],
+        is_for_all: Callable[[str], bool],
+        failed: Callable[[str], object],
+        fault: OwnFault,
+        timeout_s: float | None,
+    ) -> None:
+        self._epochs, self._values, self._open_journal, self._track = epochs, values, open_journal, track
+        self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
+        self._is_for_all, self._failed, self._fault = is_for_all, failed, fault
+        self._watched: dict[str, _Watched] = {}
+        self._last_step = time.monotonic()
+        self.most_at_once = 0  # units that ran at a time
+        self.num_steps = 0  # what is new in the journals: not reports that are sent again
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show that a trial runs, and watch it."""
+        label, job = job_label(trial), trial.config["job"]
+        self._watched[label] = _Watched(trial.temporary_state.ray_actor)
+        self.most_at_once = max(self.most_at_once, len(self._watched))
+        if not is_child(job):
+            with self._fault.noted():
+                self._view.started(label, self._epochs(job), self._open_journal(label), self._values(job))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Record an epoch, and the end if this is the last one."""
+        self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
+        with self._fault.noted():
+            self._record(trial.config["job"], result)
+
+    def _record(self, job: dict[str, Any], result: dict[str, Any]) -> None:
+        label = job["label"]
+        journal, epochs = self._open_journal(label), self._epochs(job)
+        if "refused" in result:
+            if self._is_for_all(result["refused_kind"]):  # left open: it goes on when that is mended
+                raise OrchestratorError(f"{label} cannot go on: {result['refused']}")
+            journal.finish("failed", result["refused"])
+        elif "out_of_memory" in result:
+            kind = result.get("out_of_memory_kind", "gpu")
+            self._out_of_memory(label, first_line(MemoryError(result["out_of_memory"])), kind)
+        elif "failure" in result:
+            journal.finish("failed", result["failure"])
+        elif "record" in result:
+            # Taken out: Ray would keep it, and statistics of all its numbers.
+            record = with_hours(result.pop("record"), journal, **reserved(job))
+            self.num_steps += journal.append_epoch(record)
+        if "checkpoint_fault" in result:
+            journal.note("checkpoint", result["checkpoint_fault"])
+            self._view.warn(f"{label}: {result['checkpoint_fault']}")
+        if len(journal.epochs) >= epochs:
+            journal.finish("complete")
+        elif journal.epochs and "stopped" in journal.epochs[-1]:
+            journal.finish("stopped", journal.epochs[-1]["stopped"])
+        elif "collapse" in result:
+            journal.finish("collapsed", result["collapse"])
+        elif result.get("done") and "out_of_memory" not in result:
+            journal.finish("stopped", f"stopped by the scheduler after {len(journal.epochs)} of {epochs} epochs")
+        if result.get("done"):
+            self._watched.pop(label, None)
+        if journal.end is not None or "out_of_memory" not in result:
+            self._tell(job, journal, is_over=bool(result.get("done")))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record that a trial goes on from its checkpoint, and after what."""
+        label = job_label(trial)
+        watched = self._watched.pop(label, None)
+        if watched is None or not watched.is_killed:  # a hang is recorded where it is found
+            self._open_journal(label).note("restart", _reason(trial))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Drop what Ray keeps of an ended trial: its statistics of every metric would add up in a large study."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Record that a trial failed for good, and why."""
+        label = job_label(trial)
+        watched = self._watched.pop(label, None)
+        was_silent = watched is not None and watched.is_killed
+        with self._fault.noted():
+            journal = self._open_journal(label)
+            if any(phrase in _last_error(trial) for phrase in _MEMORY_MONITOR):  # the node stayed full for a while
+                self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
+            else:
+                journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
+            release(trial.config["job"])
+            if journal.end is not None:
+                self._failed(label)
+                self._tell(trial.config["job"], journal, is_over=True)
+        self.on_trial_complete(iteration, trials, trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Kill the workers that have been silent for too long: their trials go on from their checkpoints."""
+        if self._timeout_s is None:
+            return
+        with self._fault.noted():
+            self._kill_silent(self._timeout_s)
+
+    def _kill_silent(self, timeout_s: float) -> None:
+        now = time.monotonic()
+        gap, self._last_step = now - self._last_step, now
+        if gap > _LONGEST_STEP_S:  # this process was held up: it could not hear anybody
+            for watched in self._watched.values():
+                watched.heard += gap
+        for label, watched in self._watched.items():
+            if not watched.is_killed and now - watched.heard > timeout_s:
+                watched.is_killed = True
+                self._open_journal(label).note("hang", f"no report for {timeout_s:g} s")
+                self._view.warn(f"{label}: no report for {timeout_s:g} s, its worker is killed")
+                ray.kill(watched.actor)
+
+    def ray_gave_up(self, message: str) -> None:
+        """Record whom Ray's memory monitor killed: its message names the actor."""
+        for label, watched in self._watched.items():
+            if watched.actor is not None and watched.actor._actor_id.hex() in message:
+                self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
+
+    def _out_of_memory(self, label: str, reason: str, kind: str) -> None:
+        """The trial ends for this launch; a later one tries it again with a larger share, if there is any."""
+        journal = self._open_journal(label)
+        journal.note("out_of_memory", reason, kind=kind)
+        self.num_steps += 1
+        if self._has_room(journal):
+            self._view.warn(f"{label}: {reason}; it is tried again later with a larger share")
+        else:
+            journal.finish("failed", f"out of memory with all that a node has: {reason}")
+
+    def _tell(self, job: dict[str, Any], journal: Journal, *, is_over: bool) -> None:
+        if is_child(job):  # people are shown its search
+            self.num_steps += is_over
+        elif is_over:
+            self.num_steps += 1
+            self._view.ended(job["label"], journal)
+        else:
+            self._view.epoch(job["label"], journal)
+        self._track(job, journal)
+
+
+def is_child(job: dict[str, Any]) -> bool:
+    """Whether a job trains a child of a search over trials, rather than being a whole search or retraining."""
+    return "child" in job
+
+
+def _last_error(trial: Trial) -> str:
+    """All that Ray says of a trial's last failure."""
+    file = trial.error_file
+    return Path(file).read_text(encoding="utf-8").split("\nFailure #")[-1] if file and Path(file).is_file() else ""
+
+
+def _reason(trial: Trial) -> str:
+    """Last line of what a trial died of."""
+    said = _last_error(trial)
+    # Ray brings the file to where `get_pickled_error` looks when the trial has ended; one that goes on has it here.
+    pickled = Path(trial.pickled_error_file or "")
+    if pickled.is_file():
+        error = pickle.loads(pickled.read_bytes())
+        if str(error) in said:  # not that of a failure before
+            cause = getattr(error, "cause", None) or error
+            return f"{type(cause).__name__}: {last_line(cause)}"
+    return last_line(RuntimeError(said)) if said else "the worker died without a message"

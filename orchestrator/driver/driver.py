@@ -1,0 +1,382 @@
+"""The process that runs a study: launches Ray Tune, hears every report, keeps journals, Optuna and MLflow in step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from orchestrator.cluster.connection import cluster, nodes
+from orchestrator.cluster.packing import Share, find_share, grown, retrain_share
+from orchestrator.driver.callback import PhaseCallback, is_child
+from orchestrator.driver.children import DriverChildren
+from orchestrator.driver.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
+from orchestrator.driver.progress import StudyView
+from orchestrator.driver.searcher import StudySearcher
+from orchestrator.errors import OrchestratorError, StudyFailed, last_line
+from orchestrator.files.checkpoint import CheckpointFolder
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import TRUNK, Phase, trial_label
+from orchestrator.sampling.samplers import patiently
+from orchestrator.study.ground_truth import read_truth, truth_job, write_table
+from orchestrator.study.ground_truth import units as truth_units
+from orchestrator.study.records import FORK_SHARE, RetrainJob
+from orchestrator.tracking.run_spec import swept_values
+from orchestrator.tracking.study_runs import StudyLog
+from orchestrator.tracking.tracker import Tracker
+from orchestrator.worker.distributed import retrain_trainable
+from orchestrator.worker.permanent import is_for_all
+from orchestrator.worker.trainable import SearchTrainable, TruthTrainable, last_epoch
+from search_core.data.datasets import ImageData
+from search_core.search.options import SearchOptions
+
+if TYPE_CHECKING:
+    from orchestrator.study.study import Study
+
+#: Launches in a row without a single new report, after which a study is not launched again.
+_MAX_IDLE_LAUNCHES = 3
+#: What is left by a launch ran out of memory: others on its node get time to end.
+_PAUSE_S = 10.0
+
+
+class Driver:
+    """Runs one study in this process.
+
+    Args:
+        study: what to run.
+        tracker: MLflow.
+        view: shows progress.
+        parent: MLflow run of the study.
+        data: the data set, on the CPU.
+    """
+
+    def __init__(self, study: Study, tracker: Tracker, view: StudyView, parent: str, data: ImageData) -> None:
+        self._study, self._spec, self._folder = study, study.spec, study.folder
+        self._view = view
+        self._data = data
+        self._journals: dict[tuple[Phase, str], Journal] = {}
+        self._shares: dict[Phase, Share] = {}
+        self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
+        self._log = StudyLog(study, tracker, view.warn, parent, data, self._journal)
+
+    def run(self, address: str | None) -> None:
+        """Do all that is not done yet.
+
+        Args:
+            address: Ray cluster; None starts one on this machine.
+
+        Raises:
+            OrchestratorError: if the cluster does not answer, or Ray gives up again and again.
+            StudyFailed: if all searches or all retrainings failed.
+            TrackingAwayError: if MLflow is away at the end.
+        """
+        try:
+            num_open = self._study.num_open_trials()
+            if not num_open:
+                self._repeated = self._lost_models()
+            self._log.begin()
+            is_open = num_open or self._open_retrains()
+            if is_open or self._open_truth_jobs():
+                self._view.step("starting Ray on this machine" if address is None else "joining the Ray cluster")
+                with cluster(address):
+                    share = find_share(self._spec)
+                    self._shares = dict.fromkeys(("trunk", "truth", "search"), share)
+                    self._shares["retrain"] = retrain_share(self._spec)
+                    self._tell_shares()
+                    self._find_truth()
+                    self._search()
+                    self._retrain()
+            self._finish()
+        finally:
+            self._log.stop()
+
+    def _find_truth(self) -> None:
+        """Train every genotype of the search space that is not trained yet."""
+        if self._spec.ground_truth is None:
+            return
+        if num_open := len(self._open_truth_jobs()):
+            total = len(list(truth_units(self._spec)))
+            self._view.phase("ground truth", total - num_open, total)
+            self._launch_until_done("truth", lambda: not self._open_truth_jobs())
+        table = read_truth(self._spec, self._folder)
+        if table is None:
+            doctor = self._study.runs.command("study", "doctor", self._spec.name)
+            reasons = [self._journal("truth", label).reason for label, _ in truth_units(self._spec)]
+            reason = next(filter(None, reasons), f"a journal lacks trainings; `{doctor}` names it")
+            raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
+        write_table(table, self._folder.path / "ground_truth.json")
+
+    def _open_truth_jobs(self) -> list[dict[str, Any]]:
+        if self._spec.ground_truth is None:
+            return []
+        return [
+            truth_job(self._spec, self._folder, label, codes)
+            for label, codes in truth_units(self._spec)
+            if self._journal("truth", label).end is None
+        ]
+
+    def _search(self) -> None:
+        total = self._spec.num_trials
+        if self._study.num_open_trials() == 0:
+            return
+        if self._spec.fork is not None:
+            self._grow_trunk(self._spec.fork.epoch)
+        metrics = [objective.metric for objective in self._spec.objectives]
+        self._view.phase("searches", total - self._study.num_open_trials(), total, metrics)
+        self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
+
+    def _grow_trunk(self, epochs: int) -> None:
+        """Run the epochs that all trials share, unless they were and their checkpoint is whole."""
+        if self._trunk.end != "failed" and not self._has_trunk(epochs):
+            self._view.phase("shared epochs", 0, 1, ["child_val_accuracy"])
+            self._launch_until_done("trunk", lambda: self._trunk.end is not None)
+        if self._trunk.end == "failed":
+            raise StudyFailed(f"the shared epochs of study `{self._spec.name}` failed: {self._trunk.reason}")
+        if not self._has_trunk(epochs):
+            folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
+            raise OrchestratorError(
+                f"{folder} must have a whole checkpoint of {epochs} shared epochs, got none; {self._study.resume_hint}"
+            )
+        study = self._study.optuna_study
+        if FORK_SHARE not in study.user_attrs:
+            patiently(lambda: study.set_user_attr(FORK_SHARE, self._plain_share("trunk", TRUNK)))
+
+    @property
+    def _trunk(self) -> Journal:
+        return self._journal("trunk", TRUNK)
+
+    def _has_trunk(self, epochs: int) -> bool:
+        found = CheckpointFolder(self._folder.checkpoints(self._spec, "trunk", TRUNK)).newest_whole()
+        return self._trunk.end == "complete" and found is not None and found.epoch == epochs
+
+    def _retrain(self) -> None:
+        jobs = self._study.retrain_jobs()
+        if jobs:
+            self._log.expect_retrainings(len(jobs))
+        if jobs and self._open_retrains():
+            done = len(jobs) - len(self._open_retrains())
+            self._view.phase("retrainings", done, len(jobs), ["val_accuracy", "test_accuracy"])
+            self._launch_until_done("retrain", lambda: not self._open_retrains())
+
+    def _lost_models(self) -> set[str]:
+        """Trainings that are over, but whose last checkpoint could not be written before their model was logged."""
+        return {
+            job.label
+            for job in self._study.retrain_jobs()
+            if self._journal("retrain", job.label).end == "complete" and self._log.lacks_model(self._retrain_job(job))
+        }
+
+    def _launch_until_done(self, phase: Phase, is_done: Callable[[], bool]) -> None:
+        """Launch what is open until nothing is.
+
+        A launch leaves open what ran out of memory, and Ray gives up on everything that runs when its memory monitor
+        kills one trial. In the next launch, what ran out of memory comes last.
+        """
+        num_idle = 0
+        while num_idle < _MAX_IDLE_LAUNCHES:
+            num_steps = self._launch(phase)
+            if is_done():
+                return
+            num_idle = 0 if num_steps else num_idle + 1
+            time.sleep(_PAUSE_S)
+        raise OrchestratorError(f"Ray gave up {_MAX_IDLE_LAUNCHES} times without a report; {self._study.resume_hint}")
+
+    def _launch(self, phase: Phase) -> int:
+        """Run one Tune experiment over all that is open; returns how much is new in the journals."""
+        fault = OwnFault()
+        searcher = self._searcher(fault, lambda: callback.most_at_once) if phase == "search" else None
+
+        def track(job: dict[str, Any], journal: Journal) -> None:
+            self._track(phase, job, journal, callback.most_at_once)
+
+        callback = PhaseCallback(
+            epochs=last_epoch,
+            values=lambda job: swept_values(self._spec.sweep, job["options"]) if phase == "search" else "",
+            open_journal=partial(self._journal, phase),
+            track=track,
+            view=self._view,
+            has_room=lambda journal: self._share(phase, journal) is not None,
+            is_for_all=partial(self._is_for_all, phase),
+            failed=lambda label: searcher.tell_failed(label) if searcher else None,
+            fault=fault,
+            timeout_s=self._spec.failure.timeout_s,
+        )
+        jobs = self._jobs(phase)
+        try:
+            run_phase(
+                self._spec,
+                self._trainable(phase),
+                self._shares[phase],
+                callback=callback,
+                fault=fault,
+                stopper=CollapseStopper(self._spec, partial(self._journal, phase)) if searcher else None,
+                searcher=searcher,
+                jobs=jobs,
+            )
+        except RayGaveUpError as error:
+            callback.ray_gave_up(str(error))
+            self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
+        return callback.num_steps
+
+    def _is_for_all(self, phase: Phase, kind: str) -> bool:
+        if phase == "retrain":  # trainings differ in their cell alone
+            return kind != "GenotypeError"
+        return is_for_all(kind, self._spec.sweep if phase == "search" else ())
+
+    def _jobs(self, phase: Phase) -> list[dict[str, Any]]:
+        """A fixed list of what is open; the searcher gives the jobs of phase search."""
+        if phase == "trunk":
+            return self._trunk_jobs()
+        if phase == "retrain":
+            jobs = self._open_retrain_jobs()
+            self._repeated.clear()  # a disk that is still full must not repeat them for ever
+            return jobs
+        jobs = self._open_truth_jobs() if phase == "truth" else []
+        return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
+
+    def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
+        children = DriverChildren(
+            self._spec,
+            self._folder,
+            self._data,
+            open_journal=partial(self._journal, "search"),
+            make_job=self._search_job,
+            track=lambda job, journal: self._track("search", job, journal, at_once()),
+            view=self._view,
+        )
+        return StudySearcher(
+            self._study.optuna_study,
+            self._spec,
+            lambda number: self._journal("search", trial_label(number)),
+            lambda number, options: self._search_job(trial_label(number), options),
+            fault,
+            children,
+        )
+
+    def _open_retrains(self) -> list[RetrainJob]:
+        """What is not over yet; what ran out of memory comes last, when others have ended."""
+        open_jobs = [
+            job
+            for job in self._study.retrain_jobs()
+            if job.label in self._repeated or self._journal("retrain", job.label).end is None
+        ]
+        return sorted(open_jobs, key=lambda job: self._journal("retrain", job.label).count("out_of_memory"))
+
+    def _journal(self, phase: Phase, label: str) -> Journal:
+        journal = self._journals.get((phase, label)) or Journal(self._folder.journal(phase, label))
+        # Only what still runs is kept: a driver's memory must not grow with the number of trials.
+        if journal.end is None:
+            self._journals[phase, label] = journal
+        else:
+            self._journals.pop((phase, label), None)
+        return journal
+
+    def _trainable(self, phase: Phase) -> type[tune.Trainable]:
+        if phase != "retrain":
+            return TruthTrainable if phase == "truth" else SearchTrainable
+        assert self._spec.retrain is not None
+        return retrain_trainable(self._spec.retrain.workers)
+
+    def _trunk_jobs(self) -> list[dict[str, Any]]:
+        assert self._spec.fork is not None
+        return [
+            {
+                "label": TRUNK,
+                "options": asdict(self._spec.search),
+                "until": self._spec.fork.epoch,
+                "checkpoints": str(self._folder.checkpoints(self._spec, "trunk", TRUNK)),
+                "share": self._plain_share("trunk", TRUNK),
+            }
+        ]
+
+    def _open_retrain_jobs(self) -> list[dict[str, Any]]:
+        return [
+            {**self._retrain_job(job), "share": self._plain_share("retrain", job.label)}
+            for job in self._open_retrains()
+        ]
+
+    def _search_job(self, label: str, options: SearchOptions) -> dict[str, Any]:
+        """What a worker is given to run a trial, or but for the child itself a child."""
+        job: dict[str, Any] = {
+            "label": label,
+            "options": asdict(options),
+            "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
+            "share": self._plain_share("search", label),
+        }
+        if self._spec.ground_truth is not None:
+            job["scores"] = True
+        if self._spec.fork is not None:
+            job["fork"] = self._forked(job)
+        return job
+
+    def _forked(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Begin the journal of a trial with the shared epochs, and say from where the trial goes on."""
+        journal, trunk = self._journal("search", job["label"]), self._trunk
+        for record in trunk.epochs[len(journal.epochs) :]:
+            journal.append_epoch(record)
+        self._log.track("search", job)
+        folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
+        return {"checkpoints": str(folder), "epochs": len(trunk.epochs)}
+
+    def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
+        """What a worker is given to train a cell, but for its share."""
+        section = self._spec.retrain
+        assert section is not None
+        return {
+            "label": job.label,
+            "trial": job.trial,
+            "genotype": job.genotype.to_dict(),
+            "options": asdict(section),
+            "dataset": asdict(section.dataset_for(self._spec.search.dataset)),
+            "seed": job.seed,
+            "checkpoints": str(self._folder.checkpoints(self._spec, "retrain", job.label)),
+        }
+
+    def _share(self, phase: Phase, journal: Journal) -> Share | None:
+        """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
+        share: Share | None = self._shares[phase]
+        workers = self._spec.retrain.workers if phase == "retrain" and self._spec.retrain else 1
+        for event in journal.events:
+            if event["event"] == "out_of_memory" and share is not None:
+                share = grown(share, event["kind"], nodes(), workers)
+        return share
+
+    def _plain_share(self, phase: Phase, label: str) -> dict[str, Any]:
+        share = self._share(phase, self._journal(phase, label))
+        # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
+        return asdict(share or self._shares[phase])
+
+    def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
+        if phase == "trunk" or phase == "truth":  # logged with the trials that grow from it, and with the study
+            return
+        if is_child(job):  # its search is tracked
+            return
+        self._log.track(phase, job)
+        if journal.end is not None:
+            self._log.ended(phase, job, journal, at_once)
+
+    def _tell_shares(self) -> None:
+        """Say where measured shares come from, on the terminal and in MLflow."""
+        resources = self._spec.resources
+        if "auto" in (resources.gpu, resources.memory_gb):
+            told = self._shares["search"].explanation
+            self._view.note(f"resources: {told}")
+            self._log.tell_share(told)
+
+    def _finish(self) -> None:
+        """Bring MLflow up to all that was done.
+
+        Raises:
+            StudyFailed: if all searches or all retrainings failed.
+            TrackingAwayError: if MLflow is away.
+        """
+        self._view.step("logging to MLflow: what is left, models, summary")
+        missing, reasons = self._log.finish([(job, self._retrain_job(job)) for job in self._study.retrain_jobs()])
+        if missing:
+            self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._study.resume_hint}")
+        for kind, reason in reasons.items():
+            raise StudyFailed(f"every {kind} of study `{self._spec.name}` failed, the first because: {reason}")

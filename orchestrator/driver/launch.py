@@ -1,0 +1,176 @@
+"""Run one phase of a study (its searches, or its retrainings) as Tune trials."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune import Callback
+from ray.tune.error import TuneError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from orchestrator.cluster.connection import check_resources
+from orchestrator.cluster.packing import Share
+from orchestrator.errors import OrchestratorError
+from orchestrator.files.journal import Journal
+from orchestrator.study_file.spec import StudySpec
+from orchestrator.worker.distributed import DistributedRetrain, max_groups, release
+from search_core.search.collapse import collapse_reason
+
+
+class RayGaveUpError(OrchestratorError):
+    """Ray ended an experiment by itself, as it does after its memory monitor killed a trial."""
+
+
+class OwnFault:
+    """The first exception of our own code inside an experiment: Ray would take it for a trial's, and try again."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keep what is raised inside; it goes on to Ray all the same."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+def run_phase(
+    spec: StudySpec,
+    trainable: type[tune.Trainable],
+    share: Share,
+    *,
+    callback: Callback,
+    fault: OwnFault,
+    stopper: Stopper | None = None,
+    searcher: Searcher | None = None,
+    jobs: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Run trials until the searcher is done or all jobs are.
+
+    Args:
+        spec: resources, concurrency, scheduler and faults.
+        trainable: what a trial runs.
+        share: what each takes, unless its job says otherwise.
+        stopper: says which trials end early; default: none does.
+        callback: hears every report.
+        fault: what our own code raised meanwhile.
+        searcher: gives the trials' jobs; or
+        jobs: a fixed list of them, which no scheduler stops.
+
+    Raises:
+        RayGaveUpError: if Ray gives up.
+        Exception: what `fault` noted.
+    """
+    is_group = issubclass(trainable, DistributedRetrain)
+    max_concurrent = _max_groups(spec, share) if is_group else spec.max_concurrent
+    if not is_group:
+        check_resources(share.cpu, share.gpu, share.memory_gb)
+    # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
+    with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
+        tuner = tune.Tuner(
+            trainable,
+            param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=make_scheduler(spec) if searcher else None,
+                num_samples=-1 if searcher else 1,
+                max_concurrent_trials=max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=job_label,
+                trial_dirname_creator=job_label,
+            ),
+            run_config=tune.RunConfig(
+                name=spec.name,
+                storage_path=folder,
+                callbacks=[callback],
+                stop=stopper,
+                failure_config=tune.FailureConfig(max_failures=spec.failure.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except (RayError, TuneError, RuntimeError) as error:
+            if fault.error is None:
+                raise RayGaveUpError(str(error)) from error
+        finally:  # whatever became of a trial, nothing of its group stays reserved
+            for job in jobs if is_group else ():
+                release(job)
+        if fault.error is not None:
+            raise fault.error
+
+
+def _max_groups(spec: StudySpec, share: Share) -> int:
+    assert spec.retrain is not None
+    room = max_groups(spec.retrain.workers, asdict(share))
+    return min(room, spec.max_concurrent or room)
+
+
+def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
+    """The study's scheduler, counting epochs rather than seconds; None for first in, first out."""
+    goal, options = spec.scheduler_goal, spec.scheduler
+    if options.kind == "asha":
+        return AsyncHyperBandScheduler(
+            time_attr="epochs",
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=spec.search.epochs,
+            grace_period=min(options.grace_period, spec.search.epochs),
+            reduction_factor=options.reduction_factor,
+        )
+    if options.kind == "median":
+        return MedianStoppingRule(
+            time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
+        )
+    return None
+
+
+class CollapseStopper(Stopper):
+    """Ends searches that have nothing left to decide; the reason is added to the result, where the callback finds it.
+
+    Args:
+        spec: the rules and the number of epochs.
+        open_journal: journal of a trial by label.
+    """
+
+    def __init__(self, spec: StudySpec, open_journal: Callable[[str], Journal]) -> None:
+        self._options, self._open_journal = spec.stop, open_journal
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles it for its own restore, which is not used here.
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial ends with this result."""
+        record, job = result.get("record"), result["config"]["job"]
+        if record is None or "child" in job:  # a child has no distribution that could collapse
+            return False
+        before = self._open_journal(job["label"]).epochs[: record["epoch"]]  # without this one, if it is sent again
+        reason = collapse_reason(
+            self._options, [*before[-self._options.patience :], record], int(job["options"]["epochs"])
+        )
+        if reason is not None:
+            result["collapse"] = reason
+        return reason is not None
+
+    def stop_all(self) -> bool:
+        """The study goes on."""
+        return False
+
+
+def job_label(trial: Trial) -> str:
+    """Label of the job that a Tune trial runs."""
+    return str(trial.config["job"]["label"])

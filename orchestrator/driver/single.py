@@ -1,0 +1,291 @@
+"""One search or one retraining in this process, without Ray: journal, checkpoint and MLflow run like in a study."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import mlflow
+import torch
+from mlflow.exceptions import MlflowException
+
+from dashboards.mlflow_store.databases import current_address, sqlite_file
+from dashboards.mlflow_store.store_lock import opened_client
+from dashboards.pictures.cells import render_cells_svg
+from orchestrator.errors import OrchestratorError, RunInterrupted
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs
+from orchestrator.files.relocation import relocate
+from orchestrator.sampling.bayesian import build_proposer
+from orchestrator.stores import store_error
+from orchestrator.study.hours import with_hours
+from orchestrator.study_file.spec import RetrainConfig, check_name, load_retrain
+from orchestrator.study_file.yaml_file import dump_yaml
+from orchestrator.tracking.delivery import STORE_ERRORS, sync_now
+from orchestrator.tracking.models import log_child
+from orchestrator.tracking.run_spec import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
+from orchestrator.tracking.tracker import Tracker
+from search_core.data.dataset_options import DatasetOptions
+from search_core.data.datasets import ImageData, load_data
+from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
+from search_core.search.child_search import ChildSearch, make_search
+from search_core.search.options import SearchOptions
+from search_core.search.reports import EpochReport
+from search_core.search.search import Search
+from search_core.space.genotype import Genotype, load_genotype
+from search_core.training.retrain import Retrain, RetrainReport
+
+SEARCHES = "searches"
+RETRAINS = "retrains"
+STATE_FILE = "state.pt"
+
+
+def default_device() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run_search(
+    options: SearchOptions,
+    runs: Runs,
+    name: str,
+    on_epoch: Callable[[EpochReport], None],
+    *,
+    warn: Callable[[str], None] | None = None,
+) -> tuple[Genotype, Path]:
+    """Run one search and keep what it found.
+
+    Args:
+        options: the search.
+        runs: folder of all runs; this one's files lie in `searches/<name>`.
+        name: of the folder and of the MLflow run.
+        on_epoch: hears every report.
+        warn: called with what the user should know of the images.
+
+    Returns:
+        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, `state.pt`.
+
+    Raises:
+        DataError: if the data set cannot be read.
+        OrchestratorError: if the name is taken, or cannot be a folder's.
+        RunInterrupted: if a signal stopped it.
+        NonFiniteLossError: if the loss is not finite.
+    """
+    check_name(name)
+    device = default_device()
+    data = _load(options.dataset, device, warn)
+    search = make_search(options, data, device, build_proposer)
+    tracker = open_tracker(runs, SEARCHES, data)
+    folder = _new_folder(runs.root / SEARCHES, name, tracker)
+    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
+    primitives = options.network.primitives
+    unit = Unit(
+        label=name,
+        kind="search",
+        params=flatten(asdict(options)),
+        metrics=logged_metrics(),
+        primitives=primitives,
+        pictures=picture_epochs(None, options.epochs),
+        histories=picture_epochs(None, options.epochs),
+        about=about_search(asdict(options)),
+    )
+    journal = Journal(folder / "history.jsonl")
+    with _stoppable(tracker, unit, folder), _recorded(tracker, unit, journal):
+        for report in search:
+            journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)))
+            save_state(search, folder / STATE_FILE)
+            sync_now(tracker, unit, journal)
+            on_epoch(report)
+    genotype = search.genotype()
+    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.probabilities().items()}
+    picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
+    (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
+    (folder / "cells.svg").write_text(picture, encoding="utf-8")
+    return genotype, folder
+
+
+def run_retrain(
+    genotype: Genotype,
+    config: RetrainConfig,
+    runs: Runs,
+    name: str,
+    on_epoch: Callable[[int, RetrainReport], None],
+    *,
+    parent_run: str | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train a cell from scratch, once per seed, and register the children.
+
+    Args:
+        genotype: the cell.
+        config: data set and recipe.
+        runs: folder of all runs; files lie in `retrains/<name>-seed<seed>`.
+        name: of the folders and of the MLflow runs.
+        on_epoch: hears every report, with its seed.
+        parent_run: MLflow run of the search that found the cell; the new runs go below it.
+        warn: called with what the user should know of the images.
+
+    Returns:
+        The last epoch's metrics of each seed, with `test_accuracy`, `params` and `madds`.
+
+    Raises:
+        DataError: if the data set cannot be read.
+        OrchestratorError: if the name is taken, or cannot be a folder's.
+        RunInterrupted: if a signal stopped it.
+        NonFiniteLossError: if a loss is not finite.
+    """
+    device, section = default_device(), config.retrain
+    seeds = {seed: f"-seed{seed}" for seed in range(config.seed, config.seed + section.seeds)}
+    check_name(name, *seeds.values())
+    dataset = section.dataset_for(config.dataset)
+    data = _load(dataset, device, warn)
+    tracker = open_tracker(runs, RETRAINS, data, parent_run)
+    results = []
+    for seed, suffix in seeds.items():
+        retrain = Retrain(genotype, section, data, device, seed=seed)
+        label = f"{name}{suffix}"
+        folder = _new_folder(runs.root / RETRAINS, label, tracker)
+        (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
+        params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
+        about = f"{name}, trained from scratch with seed {seed}"
+        unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype, about=about)
+        journal = Journal(folder / "history.jsonl")
+        with _stoppable(tracker, unit, folder):
+            with _recorded(tracker, unit, journal):
+                for report in retrain:
+                    record = report.to_dict()
+                    if retrain.epoch >= section.epochs:
+                        record["metrics"] |= retrain.final_metrics()
+                    journal.append_epoch(with_hours(record, journal, **_whole(device)))
+                    save_state(retrain, folder / STATE_FILE)
+                    sync_now(tracker, unit, journal)
+                    on_epoch(seed, report)
+            log_child(
+                tracker,
+                tracker.run_id(unit),
+                genotype=genotype,
+                options=section,
+                data=data,
+                state=retrain.state_dict(),
+                registered_name=section.register_as or f"{name}-child",
+            )
+        results.append(journal.epochs[-1]["metrics"])
+    return results
+
+
+def found_cell(runs: Runs, run_id: str) -> Genotype:
+    """The genotype that a search's MLflow run has as an artifact.
+
+    Raises:
+        OrchestratorError: if there is no such run, or it has no genotype.
+    """
+    try:
+        return load_genotype(_artifact(runs, run_id, "genotype.json"))
+    except (MlflowException, OSError) as error:
+        raise OrchestratorError(
+            f"run {run_id} in {runs.tracking_uri()} must exist and have the artifact genotype.json, got: {error}"
+        ) from error
+
+
+def _artifact(runs: Runs, run_id: str, name: str) -> Path:
+    """A file of a run, from where it is now."""
+    uri = runs.tracking_uri()
+    if (file := sqlite_file(uri)) is not None and not file.is_file():
+        raise FileNotFoundError("there is no such store")  # asking would make an empty one
+    address = current_address(opened_client(uri).get_run(run_id).info.artifact_uri, uri)
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/{name}", tracking_uri=uri))
+
+
+def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
+    """The retrain recipe of the study to which a trial's MLflow run belongs.
+
+    Raises:
+        OrchestratorError: if the run belongs to no study.
+        ConfigError: if the study has no `retrain` section.
+    """
+    client = opened_client(runs.tracking_uri())
+    try:
+        parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
+        return load_retrain(_artifact(runs, parent, "study.yaml"))
+    except (KeyError, MlflowException, OSError) as error:
+        raise OrchestratorError(f"run {run_id} belongs to no study: name a recipe with --config") from error
+
+
+def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str | None = None) -> Tracker:
+    """Tracker of an experiment; with `parent_run`, of the experiment of that run."""
+    uri = runs.tracking_uri()
+    runs.root.mkdir(parents=True, exist_ok=True)
+    relocate(runs, None, lambda line: print(line, file=sys.stderr))
+    tags = run_tags(data)
+    try:
+        if parent_run is not None:
+            client = opened_client(uri)
+            experiment = client.get_experiment(client.get_run(parent_run).info.experiment_id).name
+        return Tracker(uri, experiment, artifact_location=runs.artifact_location(uri, experiment), tags=tags)
+    except MlflowException as error:
+        raise store_error(f"the MLflow store {uri}", error) from error
+
+
+def _load(options: DatasetOptions, device: torch.device, warn: Callable[[str], None] | None) -> ImageData:
+    data = load_data(options, device)
+    if warn is not None:
+        for warning in data.warnings():
+            warn(warning)
+    return data
+
+
+def _whole(device: torch.device) -> dict[str, float]:
+    """What a process that has a device for itself reserves: a GPU, or as many cores as torch computes with."""
+    return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
+
+
+def save_state(work: Search | ChildSearch | Retrain, file: Path) -> None:
+    """Write a checkpoint so that a kill leaves the last whole one."""
+    torch.save(work.state_dict(), file.with_suffix(".tmp"))
+    os.replace(file.with_suffix(".tmp"), file)
+
+
+@contextmanager
+def _recorded(tracker: Tracker, unit: Unit, journal: Journal) -> Iterator[None]:
+    """Record in journal and MLflow how the epochs inside end."""
+    try:
+        yield
+    except (ConstraintsError, DataError, NonFiniteLossError) as error:
+        journal.finish("failed", str(error))
+        sync_now(tracker, unit, journal)
+        raise
+    journal.finish("complete")
+    sync_now(tracker, unit, journal)
+
+
+@contextmanager
+def _stoppable(tracker: Tracker, unit: Unit, folder: Path) -> Iterator[None]:
+    """Mark the run as killed if a signal stops what is inside.
+
+    Raises:
+        RunInterrupted: saying what is left of it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        with suppress(*STORE_ERRORS):
+            tracker.client.set_terminated(tracker.run_id(unit), "KILLED")
+        raise RunInterrupted(
+            f"{unit.kind} `{unit.label}` is marked as killed in MLflow; {folder} has what it did, and the same command "
+            "begins a new one"
+        ) from error
+
+
+def _new_folder(parent: Path, name: str, tracker: Tracker) -> Path:
+    try:
+        (parent / name).mkdir(parents=True)
+    except FileExistsError as error:
+        raise OrchestratorError(f"{parent / name} exists: choose another --name") from error
+    if tracker.has_run(name):  # of another folder of runs
+        (parent / name).rmdir()
+        raise OrchestratorError(f"{tracker.tracking_uri} has a run `{name}` already: choose another --name")
+    return parent / name

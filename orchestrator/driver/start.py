@@ -1,0 +1,246 @@
+"""A study begins or goes on: everything is checked before anything is written, then the driver runs.
+
+Apart from `study`, whose readers need neither the driver nor what it imports: Ray, MLflow and PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import optuna
+import torch
+from mlflow.exceptions import MlflowException
+
+from dashboards.mlflow_store.databases import sqlite_file
+from orchestrator.cluster.preflight import Needs, preflight
+from orchestrator.driver.changes import keep_settings, require_unchanged, tracked_settings
+from orchestrator.driver.driver import Driver
+from orchestrator.driver.progress import SilentView, StudyView
+from orchestrator.errors import OrchestratorError, StudyInterrupted
+from orchestrator.files.lock import driver_lock
+from orchestrator.files.relocation import relocate
+from orchestrator.sampling.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
+from orchestrator.sampling.warm_start import check_warm_start
+from orchestrator.stores import store_error
+from orchestrator.study.study import Study
+from orchestrator.study_file.sweep_check import strategy_corners
+from orchestrator.study_file.yaml_file import dump_yaml
+from orchestrator.tracking.run_spec import run_tags
+from orchestrator.tracking.tracker import STUDY_FOLDER, Tracker
+from search_core.cost.constraints import ChildLimits
+from search_core.cost.latency_measure import latency_of_children
+from search_core.cost.latency_table import table_for
+from search_core.data.datasets import ImageData, check_batch_size, load_data
+from search_core.search.child_search import check_estimate
+from search_core.search.options import SearchOptions
+from search_core.space.codes import GenotypeSpace
+from search_core.space.genotype import load_genotype
+from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.weight_sharing.options import SposOptions
+from search_core.training.held_out import SearchImages
+from search_core.training.retrain import check_recipe
+
+#: What the images of a study are known by, in the tags of its parent run.
+_IMAGES = ("dataset.digest", "dataset.split_digest")
+
+
+def run_study(study: Study, view: StudyView | None = None, *, address: str | None = None) -> None:
+    """Do all of a study that is not done yet: searches, retrainings, summary.
+
+    Everything that can be checked is checked before anything is written.
+
+    Args:
+        study: new, or begun before.
+        view: shows progress; default: nothing is shown.
+        address: Ray cluster; None starts one on this machine.
+
+    Raises:
+        DataError: if the data set cannot be read.
+        OptionsError: if the recipe does not fit the images.
+        LatencyError: if the latency table cannot be read or lacks a part of the search space.
+        ConstraintsError: if a strategy chooses genotypes and none keeps the hard limits.
+        GenotypeError: if the cell that the study file names cannot be read.
+        ConfigError: if the study began with other settings.
+        OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
+            began with, or if another driver runs the study.
+        StudyInterrupted: if a signal stopped it.
+        StudyFailed: if all searches or all retrainings failed.
+    """
+    view = view or SilentView()
+    if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
+        study = type(study).load(study.spec.name, study.runs)  # its file may have changed
+    if study.exists:
+        require_unchanged(study.optuna_study, study.spec, study.folder, study.tracking_uri)
+    view.step(f"loading the images of {study.spec.search.dataset.name}")
+    data = load_data(study.spec.search.dataset, torch.device("cpu"))
+    _check_work(study, data)
+    for warning in data.warnings():
+        view.warn(warning)
+    if address is not None:  # before anything begins: a study that is refused leaves nothing behind
+        view.step("checking the nodes of the Ray cluster")
+        preflight(address, Needs.of(study.spec, study.runs, data.digest))
+    if not study.exists:
+        _check_new(study)
+    view.step("opening the stores of Optuna and MLflow")
+    tracker = _tracker(study, data)
+    if study.exists:
+        _check_images(study, tracker, data)
+    else:
+        _begin(study, tracker)
+    with driver_lock(study.folder.lock_file, study.spec.name):
+        keep_settings(study.optuna_study, study.spec, study.folder)
+        try:
+            parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
+            Driver(study, tracker, view, parent, data).run(address)
+        except (OrchestratorError, KeyboardInterrupt) as error:
+            with suppress(MlflowException):
+                tracker.suspend()
+            if isinstance(error, KeyboardInterrupt):
+                raise StudyInterrupted(study.resume_hint) from error
+            raise
+
+
+def _check_work(study: Study, data: ImageData) -> None:
+    """Build what the trials will build, small and unused, so that a misfit shows before anything begins."""
+    if study.spec.num_trials:
+        check_batch_size(study.spec.search.batch_size, data)
+        search = study.spec.search
+        anywhere = dataclasses.replace(search.latency, same_device=False)  # the trials may run elsewhere
+        size = (search.network, data.input_shape, data.num_classes)
+        table = table_for(anywhere, *size, torch.device("cpu"))
+        corners = list(strategy_corners(search, study.spec.sweep))
+        if not _sweeps_limits(study) and any(map(_keeps_limits, corners)):
+            latency = latency_of_children(anywhere, table, *size, torch.device("cpu"), is_measured=False)
+            limits = ChildLimits(search.constraints, *size, latency)
+            limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
+        for options in corners:
+            if isinstance(options.strategy, OverTrialsOptions):
+                check_estimate(options, data)
+            else:
+                fraction = options.strategy.held_out_fraction
+                SearchImages.of(data, fraction, batch_size=options.batch_size, recalibration_batches=1)
+    if study.spec.retrain is not None:
+        check_recipe(study.spec.retrain, data, study.spec.retrain.workers)
+        if study.spec.retrain.genotype is not None:
+            load_genotype(study.spec.retrain.genotype)
+
+
+def _sweeps_limits(study: Study) -> bool:
+    """Whether trials differ in their hard limits or in what children cost: then each is for itself."""
+    sections = ("constraints.", "network.", "dataset.", "latency.")
+    return any(key.startswith(sections) for key in study.spec.sweep)
+
+
+def _check_images(study: Study, tracker: Tracker, data: ImageData) -> None:
+    """Refuse other images than those the study began with: its trials could not be compared."""
+    try:
+        # None: a driver was killed before it made the run, and nothing was searched.
+        for run in tracker.client.search_runs([tracker.experiment_id], "tags.`snas.unit` = 'study'", max_results=1):
+            before, now = run.data.tags, run_tags(data)
+            _check_folder(study, Path(before.get(STUDY_FOLDER, study.folder.path)))
+            for tag in _IMAGES:
+                if before.get(tag, now[tag]) != now[tag]:
+                    raise OrchestratorError(
+                        f"the images of study `{study.spec.name}` must be those it began with "
+                        f"({tag.removeprefix('dataset.')} {before[tag]}), got {now[tag]}"
+                    )
+    except MlflowException as error:
+        raise store_error(f"the MLflow store {tracker.tracking_uri}", error) from error
+
+
+def _check_folder(study: Study, began: Path) -> None:
+    """Refuse a copy that shares a store with the study it was copied from, which is still there."""
+    runs, spec = study.runs, study.spec
+    addresses = (runs.tracking_uri(spec.tracking.uri), runs.optuna_url(spec.storage.url))
+    shared = [url for url in addresses if (file := sqlite_file(url)) is None or file.parent != runs.root]
+    original = began / study.folder.spec_file.name
+    if shared and original.is_file() and not original.samefile(study.folder.spec_file):
+        raise OrchestratorError(
+            f"{study.folder.path} must not be resumed while the study it was copied from is in {began}, as both would "
+            f"write to {' and '.join(shared)}: resume that one, or delete its study.yaml"
+        )
+
+
+def _check_new(study: Study) -> None:
+    """Refuse what can be refused before any store is touched."""
+    url = study.runs.optuna_url(study.spec.storage.url)
+    try:
+        check_warm_start(study.spec, url)
+    except STORAGE_ERRORS as error:
+        raise store_error(f"the Optuna storage {url}", error) from error
+    storage = study.folder.storage(study.spec)
+    if storage.exists() and any(storage.iterdir()):  # they would be taken for this study's
+        raise OrchestratorError(
+            f"the folder {storage} has checkpoints of a study `{study.spec.name}`: choose another --name"
+        )
+
+
+def _begin(study: Study, tracker: Tracker) -> None:
+    """Make the study in Optuna's storage and its folder; refuse a name that either store knows already.
+
+    The folder first: a full disk must not leave a study in Optuna's storage, whose name could not be used again.
+    """
+    name, url = study.spec.name, study.runs.optuna_url(study.spec.storage.url)
+    taken = f"has a study `{name}` from elsewhere: choose another --name"
+    if tracker.has_run("study"):
+        raise OrchestratorError(f"the MLflow store {tracker.tracking_uri} {taken}")
+    with _draft(study) as draft:
+        try:
+            create_optuna_study(study.spec, url)
+        except optuna.exceptions.DuplicatedStudyError as error:
+            raise OrchestratorError(f"the Optuna storage {url} {taken}") from error
+        except STORAGE_ERRORS as error:
+            raise store_error(f"the Optuna storage {url}", error) from error
+        try:
+            draft.replace(study.folder.spec_file)
+        except BaseException:
+            with suppress(*STORAGE_ERRORS):
+                optuna.delete_study(study_name=name, storage=open_storage(url))
+            raise
+
+
+@contextmanager
+def _draft(study: Study) -> Iterator[Path]:
+    """The study file beside its place; if it does not get there, nothing is left."""
+    draft = study.folder.path / f"study-{os.getpid()}.tmp"  # another driver may begin a study of this name
+    study.folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        draft.write_text(dump_yaml(study.spec.resolved()), encoding="utf-8")
+        yield draft
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+            study.folder.path.rmdir()  # unless it holds anything
+        raise
+
+
+def _tracker(study: Study, data: ImageData) -> Tracker:
+    uri = study.tracking_uri
+    tags = {"snas.study": study.spec.name, **run_tags(data)}
+    try:
+        location = study.runs.artifact_location(uri, study.spec.name)
+        return Tracker(
+            uri,
+            study.spec.name,
+            artifact_location=location,
+            tags=tags,
+            is_new=not study.exists,
+        )
+    except MlflowException as error:
+        raise store_error(f"the MLflow store {uri}", error) from error
+
+
+def _study_params(study: Study, data: ImageData) -> dict[str, object]:
+    sizes = {f"images.{split}": size for split, size in data.sizes.items()}
+    return {"name": study.spec.name, "trials": study.spec.num_trials, **tracked_settings(study.spec), **sizes}
+
+
+def _keeps_limits(search: SearchOptions) -> bool:
+    """Whether a search cannot begin without a genotype of full size that keeps the hard limits."""
+    strategy = search.strategy
+    is_narrow = isinstance(strategy, SposOptions) and min(strategy.channels) < 1  # a child with fewer channels may do
+    return "constraints" in strategy.uses and not is_narrow

@@ -1,0 +1,1 @@
+"""What a study comes to: comparison of strategies, regret, relations."""

@@ -1,0 +1,1 @@
+"""Optuna: its storage, its samplers, and what they draw."""

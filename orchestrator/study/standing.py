@@ -1,0 +1,210 @@
+"""How a study stands: what is over, the front, the hours, the time left; counted as it happens, never read again.
+
+A driver that goes on with a study reads the journals of what ended before once; they are the truth.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.files.journal import End, Journal
+from orchestrator.sampling.constraints import broken_limits, excesses, plain_limits
+from orchestrator.study.hours import HOURS, hours_of
+from orchestrator.study.records import described
+from orchestrator.study_file.spec import StudySpec
+from search_core.search.temperature import TemperatureOptions
+from search_core.space.genotype import Genotype
+
+ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "failed")
+_SHOWN = ("child_val_error", "child_madds", "child_params")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedTrial:
+    """A search that is over.
+
+    Attributes:
+        number: in the study.
+        end: how it ended.
+        reason: why, unless it is complete; which limits it broke.
+        values: of the objectives, if they count as a result and keep the limits; else empty.
+        metrics: a few of the last epoch; empty without one.
+        hours: name of the unit (`hours.HOURS`) and how many it reserved; None if not known.
+        seconds: of its epochs.
+        eta: penalty strength, None if its values did not fit together.
+        temperature: its schedule in words, likewise.
+        cell: stands for its cell: equal for equal cells.
+    """
+
+    number: int
+    end: End
+    reason: str
+    values: tuple[float, ...]
+    metrics: Mapping[str, float]
+    hours: tuple[str, float] | None
+    seconds: float
+    eta: float | None
+    temperature: str
+    cell: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedRetraining:
+    """A retraining that is over: whose cell it trained (None: one that was named), how it ended, and what it gave."""
+
+    label: str
+    trial: int | None
+    end: End
+    reason: str
+    test_accuracy: float | None
+
+
+class Tally:
+    """Counts of one study; added to in one thread and read in another, from a `snapshot`.
+
+    Args:
+        spec: the study file.
+
+    Attributes:
+        trials: searches that are over, by number.
+        retrainings: retrainings that are over, by label.
+        num_retrainings: all that the study asks for; None before that is known.
+        shared_hours: hours of the epochs that forked trials share, which each of them counts.
+        shared_seconds: seconds of these epochs, likewise.
+        at_once: most searches that ran at a time.
+    """
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._signs = tuple(1 if objective.mode == "min" else -1 for objective in spec.objectives)
+        self._lock = threading.Lock()
+        self._front: list[EndedTrial] = []
+        self.trials: dict[int, EndedTrial] = {}
+        self.retrainings: dict[str, EndedRetraining] = {}
+        self.num_retrainings: int | None = None
+        self.shared_hours = self.shared_seconds = 0.0
+        self.at_once = 1
+
+    def add_trial(self, number: int, options: Mapping[str, Any], journal: Journal) -> None:
+        """Count a search that is over, unless it is.
+
+        Args:
+            number: in the study.
+            options: plain data of its options.
+            journal: closed.
+        """
+        assert journal.end is not None
+        if number in self.trials:
+            return
+        last = journal.epochs[-1] if journal.epochs else {"metrics": {}}
+        values = tuple(journal.last_metric(objective.metric) for objective in self._spec.objectives)
+        is_result = journal.end == "complete" or (journal.end == "stopped" and len(values) > 1)  # as Optuna is told
+        found = excesses(plain_limits(options), last["metrics"]) if is_result else {}
+        broken = {name: amount for name, amount in found.items() if amount > 0}
+        temperature, penalty = options.get("temperature"), options.get("penalty")
+        trial = EndedTrial(
+            number=number,
+            end=journal.end,
+            reason=journal.reason or broken_limits(broken),
+            values=values if is_result and not broken and all(map(math.isfinite, values)) else (),
+            metrics={name: last["metrics"][name] for name in _SHOWN if name in last["metrics"]},
+            hours=hours_of(last["metrics"]),
+            seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
+            eta=penalty["strength"] if isinstance(penalty, Mapping) else None,
+            temperature=described(TemperatureOptions(**temperature)) if isinstance(temperature, Mapping) else "",
+            cell=hash(Genotype.from_dict(last["genotype"])) if "genotype" in last else None,
+        )
+        with self._lock:
+            if number not in self.trials:
+                self.trials[number] = trial
+                self._place(trial)
+
+    def add_retraining(self, label: str, trial: int | None, journal: Journal) -> None:
+        """Count a retraining that is over, unless it is."""
+        assert journal.end is not None
+        accuracy = journal.epochs[-1]["metrics"].get("test_accuracy") if journal.epochs else None
+        record = EndedRetraining(
+            label=label, trial=trial, end=journal.end, reason=journal.reason, test_accuracy=accuracy
+        )
+        with self._lock:
+            self.retrainings.setdefault(label, record)
+
+    def snapshot(self) -> Tally:
+        """A copy that stays as it is."""
+        other = Tally(self._spec)
+        with self._lock:
+            other._front, other.trials, other.retrainings = self._front, dict(self.trials), dict(self.retrainings)
+        other.shared_hours, other.shared_seconds = self.shared_hours, self.shared_seconds
+        other.num_retrainings, other.at_once = self.num_retrainings, self.at_once
+        return other
+
+    @property
+    def front(self) -> list[EndedTrial]:
+        """Searches that no other beats in all objectives, by the first objective."""
+        return sorted(self._front, key=lambda trial: (self._costs(trial), trial.number))
+
+    @property
+    def ends(self) -> dict[End, int]:
+        """How many searches ended in each way."""
+        counts = Counter(trial.end for trial in self.trials.values())
+        return {end: counts[end] for end in ENDS}
+
+    @property
+    def hours(self) -> tuple[str, float] | None:
+        """Unit and sum of what the searches reserved, the shared epochs once; None if it is not known of any."""
+        known = [trial.hours for trial in self.trials.values() if trial.hours is not None]
+        for name in HOURS:
+            own = [hours - self.shared_hours for unit, hours in known if unit == name]
+            if own:
+                return name, math.fsum(own) + self.shared_hours
+        return None
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Searches that are open x mean seconds of one that is over / searches at a time; None before one is over.
+
+        Shared epochs are not counted: open searches do not run them again.
+        """
+        known = [trial.seconds - self.shared_seconds for trial in self.trials.values()]
+        seconds = [own for own in known if own > 0]
+        num_open = self._spec.num_trials - len(self.trials)
+        return num_open * math.fsum(seconds) / len(seconds) / self.at_once if seconds else None
+
+    def trial_metrics(self) -> dict[str, float]:
+        """Metrics of the study when a search is over."""
+        metrics = {f"trials_{end}": float(count) for end, count in self.ends.items()}
+        for index, objective in enumerate(self._spec.objectives):
+            values = [trial.values[index] for trial in self._front]  # the best of each objective is on the front
+            if values:
+                metrics[f"best_{objective.metric}"] = min(values) if self._signs[index] == 1 else max(values)
+        if self.hours is not None:
+            metrics[self.hours[0]] = self.hours[1]
+        if self.time_left_s is not None:
+            metrics["time_left_s"] = self.time_left_s
+        return metrics
+
+    def retraining_metrics(self) -> dict[str, float]:
+        """Metrics of the study when a retraining is over, or when it is known how many there are."""
+        counts = Counter(record.end for record in self.retrainings.values())
+        metrics = {f"retrainings_{end}": float(counts[end]) for end in ("complete", "failed")}
+        if self.num_retrainings is not None:
+            metrics["retrainings_total"] = float(self.num_retrainings)
+        return metrics
+
+    def _place(self, trial: EndedTrial) -> None:
+        """Bring the front up to one more search."""
+        if not trial.values or any(self._beats(other, trial) for other in self._front):
+            return
+        self._front = [other for other in self._front if not self._beats(trial, other)] + [trial]
+
+    def _beats(self, one: EndedTrial, other: EndedTrial) -> bool:
+        costs, others = self._costs(one), self._costs(other)
+        return costs != others and all(a <= b for a, b in zip(costs, others, strict=True))
+
+    def _costs(self, trial: EndedTrial) -> tuple[float, ...]:
+        return tuple(sign * value for sign, value in zip(self._signs, trial.values, strict=True))

@@ -1,0 +1,443 @@
+"""The study file: its schema, its rules across sections, and how it is loaded.
+
+`search` mirrors the options dataclasses of search_core and must be valid by itself; the values of `sweep` then replace
+its own, trial by trial.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.study_file.sections import (
+    REPORT_METRICS,
+    Failure,
+    Fork,
+    Mode,
+    Objective,
+    Resources,
+    RetrainSection,
+    Scheduler,
+    Storage,
+    Tracking,
+    WarmStart,
+)
+from orchestrator.study_file.sweep import Scalar, SweepEntry, grid_points
+from orchestrator.study_file.sweep_check import SearchFile, apply_values, sweep_faults
+from orchestrator.study_file.validation import check, fields_of
+from orchestrator.study_file.yaml_file import YamlFile, read_yaml
+from search_core.cost.latency_options import absolute_table
+from search_core.data.dataset_options import DatasetOptions, absolute_root
+from search_core.errors import OptionsError
+from search_core.search.collapse import StopOptions
+from search_core.search.options import FORK_SECTIONS, SearchOptions
+from search_core.search.reports import OPTIONAL_METRICS
+from search_core.space.codes import GenotypeSpace
+from search_core.strategies.registry import OVER_TRIALS
+from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
+
+__all__ = [
+    "REPORT_METRICS",
+    "Failure",
+    "Fork",
+    "Mode",
+    "Objective",
+    "Resources",
+    "RetrainConfig",
+    "RetrainSection",
+    "Scheduler",
+    "StopOptions",
+    "Storage",
+    "StudySpec",
+    "SweepEntry",
+    "Tracking",
+    "WarmStart",
+    "load_retrain",
+    "load_search",
+    "load_study",
+    "parse_study",
+    "search_options",
+]
+
+#: Names of studies and runs: they become folders and MLflow tags.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+#: What lies beside the studies in the folder of runs.
+RESERVED_NAMES = ("searches", "retrains", "mlartifacts", "mlflow.db", "optuna.db")
+
+
+def check_name(name: str, *suffixes: str) -> None:
+    """Check a `--name` of the command line.
+
+    Args:
+        name: as the user gave it.
+        suffixes: that runs add to it.
+
+    Raises:
+        OrchestratorError: if it cannot be the name of a folder.
+    """
+    longest = 80 - max(map(len, suffixes), default=0)
+    if NAME_PATTERN.fullmatch(name) is None or len(name) > longest:
+        rule = f"must be 1 to {longest} letters, digits, `.`, `_` and `-`, the first a letter or digit"
+        raise OrchestratorError(f"--name {rule}, got `{name}`")
+
+
+SweepField = Annotated[
+    SweepEntry, pydantic.PlainValidator(SweepEntry.from_data), pydantic.PlainSerializer(SweepEntry.to_data)
+]
+
+
+class StudySpec(pydantic.BaseModel):
+    """A whole study file.
+
+    Attributes:
+        name: letters, digits, `.`, `_` and `-`, at most 80.
+        seed: seed of the searches, unless `seed` is swept, and of the sampler.
+        search: fixed settings of every search.
+        sweep: dotted key inside `search` -> what it may be.
+        objectives: one or two.
+        sampler: how Optuna chooses values. `grid` needs `choice` and `int` entries only.
+        trials: how many searches at most; 0 with `retrain.genotype`. See `num_trials`.
+        max_concurrent: trials at a time; default: as many as the resources allow.
+        scheduler: early stopping; with two objectives it follows the first unless it names a metric.
+        stop: when a search counts as collapsed and is stopped.
+        warm_start: a finished study whose best values are tried first; default: none.
+        fork: first epochs that all trials share; default: none.
+        resources: what one trial takes.
+        failure: what happens to a trial whose worker dies or is silent.
+        ground_truth: train every genotype of the search space first, to judge the strategies by; default: no.
+        retrain: what is trained from scratch after the search; default: nothing.
+        tracking: where MLflow keeps the study.
+        storage: where the study's state is kept.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    seed: int = 0
+    search: SearchOptions
+    sweep: dict[str, SweepField] = pydantic.Field(default_factory=dict)
+    objectives: tuple[Objective, ...] = (
+        Objective(metric="child_val_error", mode="min"),
+        Objective(metric="child_madds", mode="min"),
+    )
+    sampler: Literal["tpe", "nsga2", "gp", "random", "grid"] = "tpe"
+    trials: int
+    max_concurrent: int | None = None
+    scheduler: Scheduler = Scheduler()
+    stop: StopOptions = StopOptions()
+    warm_start: WarmStart | None = None
+    fork: Fork | None = None
+    resources: Resources = Resources()
+    failure: Failure = Failure()
+    ground_truth: GroundTruthOptions | None = None
+    retrain: RetrainSection | None = None
+    tracking: Tracking = Tracking()
+    storage: Storage = Storage()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        faults = [(place, message) for place, holds, message in self._rules() if not holds]
+        faults += [(f"sweep.{key}", message) for key, message in sweep_faults(self.search, self.sweep)]
+        if faults:
+            raise OptionsError(tuple(faults))
+        # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another; and
+        # trials have other working directories.
+        dataset, latency = absolute_root(self.search.dataset), absolute_table(self.search.latency)
+        search = dataclasses.replace(self.search, seed=self.seed, dataset=dataset, latency=latency)
+        object.__setattr__(self, "search", search)
+        if self.retrain is not None and self.retrain.genotype is not None and Path(self.retrain.genotype).is_file():
+            file = str(Path(self.retrain.genotype).absolute())
+            object.__setattr__(self, "retrain", dataclasses.replace(self.retrain, genotype=file))
+        return self
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        metrics = [objective.metric for objective in self.objectives]
+        concurrent = self.max_concurrent
+        yield (
+            "name",
+            NAME_PATTERN.fullmatch(self.name) is not None,
+            f"must be 1 to 80 letters, digits, `.`, `_` and `-`, the first a letter or digit, got `{self.name}`",
+        )
+        yield (
+            "name",
+            self.name not in RESERVED_NAMES,
+            f"must not be one of {', '.join(RESERVED_NAMES)}, got `{self.name}`",
+        )
+        yield "seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"
+        yield "objectives", len(metrics) in (1, 2), f"must be one or two, got {len(metrics)}"
+        yield (
+            "objectives",
+            len(set(metrics)) == len(metrics),
+            f"must differ in their metric, got {' and '.join(metrics)}",
+        )
+        yield "max_concurrent", concurrent is None or concurrent >= 1, f"must be at least 1, got {concurrent}"
+        yield (
+            "search.cuda_graph",
+            not self.search.cuda_graph or self.resources.uses_gpu,
+            f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
+        )
+        yield (
+            "search.precision",
+            self.search.precision == "float32" or self.resources.uses_gpu,
+            f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
+        )
+        followed: list[tuple[str, str | None]] = [("objectives", metric) for metric in metrics]
+        for place, name in (*followed, ("scheduler.metric", self.scheduler.metric)):
+            is_reported = name not in OPTIONAL_METRICS or self.search.latency.table is not None
+            yield place, is_reported, f"must not follow {name} without `search.latency.table`, which predicts it"
+        yield from self._trial_rules()
+        yield from self._warm_start_rules()
+        yield from self._fork_rules()
+        yield from self._ground_truth_rules()
+        yield from self._over_trials_rules()
+        for key, entry in self.sweep.items():
+            listable = self.sampler != "grid" or entry.is_finite
+            yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
+
+    def _trial_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.retrain is not None and self.retrain.genotype is not None:
+            given = f"with `genotype` {self.retrain.genotype}, as there is nothing to look for"
+            yield "trials", self.trials == 0, f"must be 0 {given}, got {self.trials}"
+            yield "sweep", not self.sweep, f"must be empty {given}, got {', '.join(self.sweep)}"
+            return
+        yield "trials", self.trials >= 1, f"must be at least 1 (or 0 with `retrain.genotype`), got {self.trials}"
+        yield (
+            "trials",
+            self.trials <= 1 or bool(self.sweep),
+            f"must be 1 with an empty `sweep`, since all trials would be identical, got {self.trials}; "
+            "or sweep `seed`: {int: [0, 9]}",
+        )
+
+    def _warm_start_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.warm_start is None:
+            return
+        yield "warm_start", self.sampler != "grid", "must be left out for sampler grid, which tries every point anyway"
+        yield (
+            "warm_start",
+            bool(self.sweep),
+            "must be left out with an empty `sweep`: no value could be taken over",
+        )
+        yield (
+            "warm_start.experiment",
+            self.warm_start.experiment != self.name,
+            f"must name another study than this one, got `{self.name}`",
+        )
+
+    def _fork_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.fork is None:
+            return
+        epochs = self.search.epochs
+        yield (
+            "fork.epoch",
+            self.fork.epoch < epochs,
+            f"must be below `search.epochs` {epochs}, got {self.fork.epoch}",
+        )
+        # Ray's ASHA would fill all rungs below it at once, and stop trials that hardly differ yet.
+        grace = self.scheduler.grace_period
+        yield (
+            "scheduler.grace_period",
+            self.scheduler.kind == "none" or grace > self.fork.epoch,
+            f"must be above `fork.epoch` {self.fork.epoch}, up to which all trials are alike, got {grace}",
+        )
+        for key in self.sweep:
+            yield (
+                f"sweep.{key}",
+                key.split(".")[0] in FORK_SECTIONS,
+                f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
+            )
+
+    def _ground_truth_rules(self) -> Iterator[tuple[str, bool, str]]:
+        if self.ground_truth is None:
+            return
+        size = GenotypeSpace(self.search.network).size
+        yield (
+            "ground_truth",
+            size <= MOST_GENOTYPES,
+            f"must be left out for a search space of more than {MOST_GENOTYPES:,} genotypes, got one of {size:,}: use "
+            "fewer `search.network.nodes` or `primitives`",
+        )
+        for key in self.sweep:
+            own = key.split(".")[0] not in ("dataset", "network")
+            yield f"sweep.{key}", own, "must be left out with `ground_truth`, which is that of one space and its images"
+
+    def _over_trials_rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
+        kinds = [kind for kind in self.strategy_kinds if kind in OVER_TRIALS]
+        trained = f"with strategy {' and '.join(kinds)}, which trains every child for itself"
+        yield (
+            "scheduler.kind",
+            not kinds or self.scheduler.kind == "none",
+            f"must be none {trained}, got {self.scheduler.kind}; `strategy.estimate.stop` stops poor children",
+        )
+        yield "fork", not kinds or self.fork is None, f"must be left out {trained}"
+
+    @property
+    def strategy_kinds(self) -> tuple[str, ...]:
+        """Strategies that the study's searches may have."""
+        swept = self.sweep.get("strategy.kind")
+        return (self.search.strategy.kind,) if swept is None else tuple(map(str, swept.values))
+
+    @property
+    def num_trials(self) -> int:
+        """How many searches run: `trials`, or the size of the grid if that is smaller."""
+        if self.sampler != "grid":
+            return self.trials
+        return len(grid_points(self.sweep, limit=self.trials))
+
+    @property
+    def scheduler_goal(self) -> Objective:
+        """What the scheduler compares: its own metric, or else the first objective."""
+        if self.scheduler.metric is None or self.scheduler.mode is None:
+            return self.objectives[0]
+        return Objective(metric=self.scheduler.metric, mode=self.scheduler.mode)
+
+    @property
+    def registered_name(self) -> str:
+        """Name under which retrained children are registered."""
+        named = self.retrain.register_as if self.retrain else None
+        return named or f"{self.name}-child"
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain data with all defaults written out; `parse_study` reads it back to an equal study."""
+        data: dict[str, Any] = _plain(self.model_dump())
+        del data["search"]["seed"]
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    """What `snas retrain` takes from a file.
+
+    Attributes:
+        dataset: images to train on.
+        retrain: size and recipe of the child.
+        seed: seed of the first training.
+    """
+
+    dataset: DatasetOptions
+    retrain: RetrainSection
+    seed: int = 0
+
+
+class _RetrainFile(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    dataset: DatasetOptions
+    retrain: RetrainSection
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
+
+
+#: Values for required keys that are missing, so that the rest of the file is checked all the same.
+_STUDY_STAND_INS = {"name": "study", "search": {}, "trials": 1}
+
+
+def load_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySpec:
+    """Load a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` settings with dotted keys from the file's root and YAML values.
+
+    Raises:
+        ConfigError: with all faults.
+    """
+    file = read_yaml(path)
+    file.override(overrides)
+    return _study(file)
+
+
+def parse_study(data: Mapping[str, Any], source: str = "study") -> StudySpec:
+    """A study from plain data, such as `StudySpec.resolved` gave.
+
+    Raises:
+        ConfigError: with all faults.
+    """
+    return _study(YamlFile(source, copy.deepcopy(dict(data))))
+
+
+def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchOptions:
+    """Load the settings of one search: a file that holds just these, or the `search` section of a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` settings; for a study file, keys of `search` may leave out `search.`.
+
+    Raises:
+        ConfigError: with all faults of the file.
+    """
+    file = read_yaml(path)
+    if not _is_study(file):
+        file.override(overrides)
+        return check(file, SearchFile, root="search").search
+    file.override(overrides, lambda key: _from_root(key, {"search": SearchOptions}))
+    return _study(file).search
+
+
+def load_retrain(path: Path | str, overrides: Sequence[str] = ()) -> RetrainConfig:
+    """Load a recipe for retraining: a study file, or one with the keys `dataset`, `retrain` and perhaps `seed`.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` settings; keys of `retrain`, and for a study file `search`, may leave out the section.
+
+    Raises:
+        ConfigError: with all faults of the file; also if a study has no `retrain`.
+    """
+    file = read_yaml(path)
+    if not _is_study(file):
+        file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection}, _RetrainFile))
+        recipe = check(file, _RetrainFile, stand_ins={"dataset": {}, "retrain": {}})
+        return RetrainConfig(dataset=recipe.dataset, retrain=recipe.retrain, seed=recipe.seed)
+    file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection, "search": SearchOptions}))
+    study = _study(file)
+    if study.retrain is None:
+        fault = file.fault(("retrain",), "must be given to retrain a cell; `retrain: {}` takes the defaults")
+        raise ConfigError(file.source, [fault])
+    return RetrainConfig(dataset=study.search.dataset, retrain=study.retrain, seed=study.seed)
+
+
+def search_options(spec: StudySpec, values: Mapping[str, Scalar]) -> SearchOptions:
+    """The settings of one trial: those of the study, with its seed, and the sampled values in their place.
+
+    Raises:
+        OptionsError: if the values do not fit the settings.
+    """
+    return apply_values(spec.search, values)
+
+
+def _study(file: YamlFile) -> StudySpec:
+    if isinstance(file.data.get("scheduler"), str):
+        file.data["scheduler"] = {"kind": file.data["scheduler"]}
+    search = file.data.get("search")
+    if isinstance(search, dict) and "seed" in search:
+        message = "must be left out: the study's own `seed` seeds its searches; or sweep `seed`"
+        file.faults.append(file.fault(("search", "seed"), message))
+        del search["seed"]
+    return check(file, StudySpec, stand_ins=_STUDY_STAND_INS)
+
+
+def _is_study(file: YamlFile) -> bool:
+    return bool({"search", "trials", "sweep"} & set(file.data))
+
+
+def _from_root(key: str, sections: Mapping[str, Any], root: Any = StudySpec) -> str:
+    """The full dotted key of an override that leaves out its section; root keys win."""
+    head = key.split(".")[0]
+    if head in fields_of(root):
+        return key
+    return next((f"{section}.{key}" for section, schema in sections.items() if head in fields_of(schema)), key)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, at any depth."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

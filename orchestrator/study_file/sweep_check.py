@@ -1,0 +1,221 @@
+"""Sampled values put into the search settings, and the check that all values of a sweep fit there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from orchestrator.errors import did_you_mean
+from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points
+from orchestrator.study_file.validation import leaf_keys, parse
+from search_core.errors import OptionsError
+from search_core.search.options import SearchOptions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Values = Mapping[str, Scalar]
+Case = tuple[Values, str]  # swept values, and the message of the fault that they lead to
+
+#: Dotted paths of all search settings.
+SEARCH_KEYS = tuple(leaf_keys(SearchOptions))
+
+
+class SearchFile(pydantic.BaseModel):
+    """Holds search settings alone; gives the plain dataclass pydantic's strictness about unknown keys."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    search: SearchOptions
+
+
+def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
+    """The search settings with some replaced.
+
+    Args:
+        search: fixed settings.
+        values: dotted key inside `search` -> value.
+
+    Raises:
+        OptionsError: if the settings are invalid together.
+    """
+    return parse(SearchFile, {"search": _with_values(_settings(search), values)}).search
+
+
+def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
+    """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
+    waiting = [key for key in sweep if key.startswith("strategy.")]
+    needed: set[str] = set()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    for values in corner_points({key: entry for key, entry in sweep.items() if key in needed}):
+        with suppress(OptionsError):
+            yield apply_values(search, values)
+
+
+def sweep_faults(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
+    """All faults of a sweep: (swept key, message)."""
+    faults = [(key, _unknown_key(key)) for key in sweep if key not in SEARCH_KEYS]
+    faults += condition_faults(sweep)
+    sound = _without(sweep, {key for key, _ in faults})
+    for group in _related(sound):
+        faults += _misfits(search, group)
+    return faults
+
+
+def _settings(options: DataclassInstance) -> dict[str, Any]:
+    """Settings that differ from their defaults, nested.
+
+    Defaults are left out because another kind, once sampled, may not take them; `kind` stays since it tells the class.
+    """
+    settings: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            settings[field.name] = _settings(value)
+        elif field.name == "kind" or value != field.default:
+            settings[field.name] = value
+    return settings
+
+
+def _with_values(settings: dict[str, Any], values: Values) -> dict[str, Any]:
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = settings
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return settings
+
+
+def _unknown_key(key: str) -> str:
+    inside = [name for name in SEARCH_KEYS if name.startswith(f"{key}.")]
+    if inside:
+        return f"must be a single setting, but `{key}` is a section; its settings: {', '.join(inside)}"
+    same_name = [name for name in SEARCH_KEYS if name.split(".")[-1] == key.split(".")[-1]]
+    hint = did_you_mean(key, SEARCH_KEYS) or (f"; did you mean `{same_name[0]}`?" if same_name else "")
+    return f"must be the dotted path of a setting inside `search`, got `{key}`{hint}"
+
+
+def _without(sweep: Mapping[str, SweepEntry], faulty: set[str]) -> dict[str, SweepEntry]:
+    """The entries that neither are faulty nor depend on one that is."""
+    sound = {key: entry for key, entry in sweep.items() if key not in faulty}
+    dependent = {key for key, entry in sound.items() if not set(entry.when) <= set(sound)}
+    return _without(sound, dependent) if dependent else sound
+
+
+def _related(sweep: Mapping[str, SweepEntry]) -> list[dict[str, SweepEntry]]:
+    """Groups of entries that may restrict each other: those of one section, and those linked by conditions.
+
+    Options know only their own section and those inside it, so combinations across groups need not be tried.
+    """
+    groups: list[tuple[set[str], dict[str, SweepEntry]]] = []
+    for key, entry in sweep.items():
+        sections = {section for name in (key, *entry.when) for section in _sections_of(name)}
+        members: dict[str, SweepEntry] = {}
+        for other in [group for group in groups if group[0] & sections]:
+            groups.remove(other)
+            sections |= other[0]
+            members |= other[1]
+        groups.append((sections, {**members, key: entry}))
+    return [members for _, members in groups]
+
+
+def _sections_of(key: str) -> Iterator[str]:
+    """`a.b.c` -> `a.b`, `a`; the outermost section itself for a key that is in no other."""
+    section = key.rpartition(".")[0]
+    yield section
+    while "." in section:
+        section = section.rpartition(".")[0]
+        yield section
+
+
+def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
+    """Faults of the search settings under the corner values of a group, each told at the entry that causes it."""
+    tried: list[Values] = []
+    failed: dict[str, list[Case]] = {}
+    for values in corner_points(group):
+        tried.append(values)
+        try:
+            apply_values(search, values)
+        except OptionsError as error:
+            for place, message in error.faults:
+                failed.setdefault(place.removeprefix("search."), []).append((values, message))
+    told: dict[str, list[str]] = {}
+    for setting, cases in failed.items():
+        causes = [key for key in group if _matters(key, [values for values, _ in cases], tried)]
+        # A section may be the fault of each swept setting in it, where another kind does not have it.
+        swept = [key for key in group if key == setting or key.startswith(f"{setting}.")]
+        if all(any(key in values for key in swept) for values, _ in cases):
+            for key in swept:
+                own = [case for case in cases if key in case[0]]
+                if own:
+                    told.setdefault(key, []).append(_swept_misfit(key, own, causes, group))
+        else:
+            # Conditions may leave the setting itself, or what matters, inactive: blame a key that has a value.
+            cause = next(key for key in (*causes, *group) if key in cases[0][0] and key != setting)
+            told.setdefault(cause, []).append(_fixed_misfit(setting, cases, cause, group[cause], search))
+    return [(key, "; ".join(messages)) for key, messages in told.items()]
+
+
+def _matters(key: str, failed: list[Values], tried: list[Values]) -> bool:
+    """Whether the fault depends on the value of `key`: some of its values never lead to it."""
+    leading, possible = ({values[key] for values in some if key in values} for some in (failed, tried))
+    return leading != possible
+
+
+def _swept_misfit(setting: str, cases: list[Case], causes: list[str], group: Mapping[str, SweepEntry]) -> str:
+    """A swept setting whose own values break a rule, perhaps only together with values of other swept settings."""
+    kind = group[setting].kind
+    if kind in ("uniform", "log_uniform") and all(message.startswith("must be a whole") for _, message in cases):
+        return f"must have whole numbers, so `int` or `choice`, got `{kind}`"
+    messages = []
+    for value in dict.fromkeys(values[setting] for values, _ in cases):
+        values, message = next(case for case in cases if case[0][setting] == value)
+        others = [f"`{key}` is {_shown(values[key])}" for key in causes if key != setting and key in values]
+        messages.append(f"{message} (when {' and '.join(others)})" if others else message)
+    hint = ""
+    if len(causes) == 1 and setting not in causes:  # Every value fails under some values of one other key.
+        wrong = [values[causes[0]] for values, _ in cases if causes[0] in values]
+        hint = _when_hint(causes[0], group[causes[0]], wrong)
+    return "; ".join(dict.fromkeys(messages)) + (f"; add {hint}" if hint else "")
+
+
+def _fixed_misfit(setting: str, cases: list[Case], cause: str, entry: SweepEntry, search: SearchOptions) -> str:
+    """A fixed setting that a swept value does not go with, such as a rate that only one kind takes."""
+    wrong = list(dict.fromkeys(values[cause] for values, _ in cases if cause in values))
+    message = f"{_shown(wrong[0])} does not fit: `{setting}` {cases[0][1]}"
+    # A setting that is there must go for the wrong values; one that is missing is needed just for them.
+    given = _is_given(search, setting)
+    others = [value for value in entry.values if value not in wrong]
+    hint = _when_hint(cause, entry, wrong if given else others)
+    if not hint:
+        return message
+    sweep_too = " or ".join(f"`{key}`" for key in SEARCH_KEYS if key == setting or key.startswith(f"{setting}."))
+    return f"{message}; sweep {sweep_too} too, with {hint}{', and leave it out of `search`' if given else ''}"
+
+
+def _when_hint(key: str, entry: SweepEntry, wrong: list[Scalar]) -> str:
+    """The condition on `key` that leaves out the wrong values; empty if there is none."""
+    fitting = [_shown(value) for value in entry.values if value not in wrong]
+    return f"`when: {{{key}: [{', '.join(fitting)}]}}`" if entry.kind == "choice" and fitting else ""
+
+
+def _is_given(search: SearchOptions, setting: str) -> bool:
+    section: Any = _settings(search)
+    for part in setting.split("."):
+        if not isinstance(section, dict) or part not in section:
+            return False
+        section = section[part]
+    return True
+
+
+def _shown(value: Scalar) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,159 @@
+"""What one MLflow run of a search or retraining stands for: its name, parameters, metrics, pictures and tags."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from dashboards.formatting import shown_number
+from orchestrator.study.hours import HOURS
+from search_core.data.datasets import ImageData
+from search_core.search.reports import OPTIONAL_METRICS
+from search_core.space.genotype import PRIMITIVES, Genotype
+
+UnitKind = Literal["search", "retrain"]
+
+#: MLflow's pages grow slow with many metric keys: the rest of the report is in `history.parquet`.
+SEARCH_METRICS: tuple[str, ...] = (
+    "child_val_error",
+    "child_val_accuracy",
+    "child_val_accuracy_recalibrated",
+    "supernet_val_accuracy",
+    "discretization_gap",
+    "train_loss",
+    "entropy_normal",
+    "entropy_reduce",
+    "temperature",
+    "eta",
+    "expected_cost_madds",
+    "child_madds",
+    "child_params",
+    "child_memory_access",
+    "edges_normal",
+    "edges_reduce",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What one MLflow run stands for.
+
+    Attributes:
+        label: unique in the experiment; the run's name, and the tag by which it is found again.
+        kind: a search (with cells per epoch) or a retraining.
+        parent: id of the parent run.
+        params: flat parameters.
+        tags: further tags.
+        metrics: names of the metrics to log; others stay in the history.
+        primitives: candidate operations, for the pictures of a search.
+        pictures: epochs of which a picture of the cells is kept.
+        histories: epochs after which the history and player are written.
+        genotype: the cell that a retraining trains.
+        about: one line for people that says what it is, such as its swept values.
+    """
+
+    label: str
+    kind: UnitKind
+    parent: str | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[str] | None = None
+    primitives: Sequence[str] = PRIMITIVES
+    pictures: Container[int] = ()
+    histories: Container[int] = ()
+    genotype: Genotype | None = None
+    about: str = ""
+
+
+def logged_metrics(*objectives: str) -> tuple[str, ...]:
+    """Names of a search's metrics that MLflow gets if it reports them, those of the objectives among them."""
+    return tuple(dict.fromkeys((*SEARCH_METRICS, *OPTIONAL_METRICS, *HOURS, *objectives)))
+
+
+def picture_epochs(every: int | None, epochs: int) -> list[int]:
+    """The epochs of which a picture is kept or after which files are written, the first and the last among them.
+
+    Args:
+        every: epochs from one to the next; 0 for none; None for about ten over the whole search, for each takes a tenth
+            of a second.
+        epochs: of the search.
+    """
+    if every == 0:
+        return []
+    return sorted({*range(0, epochs, every or max(1, epochs // 10)), epochs - 1})
+
+
+def about_search(options: Mapping[str, Any]) -> str:
+    """One line about a search: penalty, temperature, strategy and seed.
+
+    Args:
+        options: plain data of `SearchOptions`, or sampled values that do not fit together.
+    """
+    flat = flatten(options)
+    start, end = (flat.get(f"temperature.{name}") for name in ("start", "end"))
+    kind = flat.get("temperature.kind")
+    parts = {
+        "eta": f"{flat['penalty.strength']:.3g} on {flat.get('penalty.cost', 'the cost')}"
+        if isinstance(flat.get("penalty.strength"), float | int)
+        else None,
+        "temperature": None if kind is None else f"{kind} {start}" + (f" to {end}" if kind != "constant" else ""),
+        "strategy": flat.get("strategy.kind"),
+        "seed": flat.get("seed"),
+    }
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
+
+
+def swept_values(keys: Iterable[str], options: Mapping[str, Any]) -> str:
+    """The values of swept keys in one line; keys that these options lack are left out.
+
+    Args:
+        keys: dotted keys inside `search`.
+        options: plain data of `SearchOptions`.
+    """
+    flat = flatten(options)
+    return ", ".join(f"{key} {_shown(flat[key])}" for key in keys if key in flat)
+
+
+def _shown(value: object) -> str:
+    return shown_number(value) if isinstance(value, float) else str(value)
+
+
+def run_tags(data: ImageData) -> dict[str, str]:
+    """Data set, versions and git commit, as tags of every run."""
+    return {
+        "dataset": data.name,
+        "dataset.digest": data.digest,
+        "dataset.split_digest": data.split_digest,
+        **environment_tags(),
+    }
+
+
+def environment_tags() -> dict[str, str]:
+    """Versions and git commit, as tags of every run."""
+    packages = ("snas-orchestrator", "torch", "ray", "optuna", "mlflow", "numpy")
+    tags = {f"version.{package}": version(package) for package in packages}
+    return {**tags, "version.python": platform.python_version(), "git.commit": _git_commit()}
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Nested settings as dotted keys; settings that are None are left out."""
+    flat: dict[str, object] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git checkout"

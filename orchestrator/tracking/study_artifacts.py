@@ -1,0 +1,108 @@
+"""The study as a whole, on the parent run in MLflow: the table of the front and a picture of one page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dashboards.pictures.figures import figure_png
+from dashboards.pictures.study_summary import TrialPoint, render_study
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import trial_label
+from orchestrator.reports.comparison import compare
+from orchestrator.reports.comparison_text import comparison_markdown
+from orchestrator.study.records import TrialRecord, front_rows
+from orchestrator.study_file.spec import StudySpec, search_options
+from orchestrator.tracking.artifacts import log_files
+from orchestrator.tracking.tracker import Tracker
+from search_core.cost.counts import child_cost
+from search_core.data.datasets import ImageData
+from search_core.space.genotype import PUBLISHED
+
+if TYPE_CHECKING:
+    from orchestrator.study.study import Study
+
+PUBLISHED_COSTS, SUMMARY = "published.json", "summary.png"
+COMPARISON = "comparison"
+#: The same picture for descriptions, which MLflow shows at its own size in about 800 pixels.
+NARROW = "summary-narrow.png"
+
+
+def log_published(tracker: Tracker, run_id: str, spec: StudySpec, data: ImageData) -> None:
+    """Log what the published cells cost at the size of the study's searches, once, for comparison with its children."""
+    if any(entry.path == PUBLISHED_COSTS for entry in tracker.client.list_artifacts(run_id)):
+        return
+    network = spec.search.network
+    costs = {
+        name: child_cost(
+            genotype,
+            cells=network.cells,
+            init_channels=network.init_channels,
+            input_shape=data.input_shape,
+            num_classes=data.num_classes,
+            stem=network.stem,
+        )
+        for name, genotype in PUBLISHED.items()
+    }
+    document = {
+        name: {
+            "child_params": cost.params,
+            "child_madds": cost.madds,
+            "child_memory_access": cost.memory_access,
+        }
+        for name, cost in costs.items()
+    }
+    tracker.client.log_dict(run_id, document, PUBLISHED_COSTS)
+
+
+def log_comparison(tracker: Tracker, run_id: str, study: Study) -> None:
+    """Keep how the strategies of a study compare, beside its journals and with its parent run.
+
+    Nothing is written of a study with one strategy and no ground truth.
+    """
+    comparison = compare(study)
+    if len({row.kind for row in comparison.rows}) < 2 and comparison.truth is None:
+        return
+    texts = {
+        f"{COMPARISON}.md": comparison_markdown(comparison),
+        f"{COMPARISON}.json": json.dumps(comparison.to_dict(), indent=1),
+    }
+    for name, text in texts.items():
+        (study.folder.path / name).write_text(text, encoding="utf-8")
+        tracker.client.log_text(run_id, text, name)
+
+
+def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:
+    """Log the one-page picture, the table of the front and what a fork saved to the parent run.
+
+    Returns:
+        Whether there is a picture: there is none of a study without searches.
+    """
+    trials = study.trials()
+    document = {"study": study.spec.name, "front": front_rows(trials, study.retrains(), study.spec)}
+    tracker.client.log_dict(run_id, document, "front.json")
+    savings = study.fork_savings()
+    if savings is not None:
+        tracker.client.set_tag(run_id, "snas.fork_savings", str(savings))
+    points = [trial_point(trial, study) for trial in trials if trial.epochs]
+    if points:
+        figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
+        narrow = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches", columns=1)
+        log_files(tracker.client, run_id, {SUMMARY: figure_png(figure), NARROW: figure_png(narrow, dpi=96)})
+    return bool(points)
+
+
+def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
+    """What the summary picture shows of one trial."""
+    epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
+    return TrialPoint(
+        number=trial.number,
+        eta=search_options(study.spec, trial.values).penalty.strength,
+        error=trial.metrics["child_val_error"],
+        madds=trial.metrics["child_madds"],
+        on_front=trial.on_front,
+        epochs=[record["epoch"] for record in epochs],
+        entropy=[record["metrics"]["entropy_total"] for record in epochs],
+        gap=[record["metrics"]["discretization_gap"] for record in epochs],
+        temperature=[record["metrics"]["temperature"] for record in epochs],
+    )

@@ -1,0 +1,307 @@
+"""Keeps MLflow in step with a study while it runs: runs, curves, counts, models, summary; all in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial
+
+from orchestrator.credentials import masked
+from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import TRUNK, Phase, trial_label, unit_label
+from orchestrator.sampling.samplers import patiently
+from orchestrator.study.hours import shared_of
+from orchestrator.study.records import RetrainJob, TrialRecord
+from orchestrator.study.standing import Tally
+from orchestrator.study_file.spec import search_options
+from orchestrator.study_file.sweep import Scalar
+from orchestrator.study_file.validation import from_plain
+from orchestrator.tracking.curves import CurveFiles, file_of, logged_rows
+from orchestrator.tracking.delivery import STORE_ERRORS, Delivery
+from orchestrator.tracking.model_versions import drop_replaced
+from orchestrator.tracking.models import is_logged, log_child
+from orchestrator.tracking.run_spec import Unit, UnitKind, about_search, flatten, logged_metrics, picture_epochs
+from orchestrator.tracking.study_artifacts import log_comparison, log_published, log_summary
+from orchestrator.tracking.study_note import StudyProgress
+from orchestrator.tracking.tracker import Tracker
+from search_core.data.datasets import ImageData
+from search_core.errors import OptionsError, StateError
+from search_core.space.genotype import Genotype
+from search_core.training.retrain_options import RetrainOptions
+
+if TYPE_CHECKING:
+    from orchestrator.study.study import Study
+
+#: How long the end of a study waits for MLflow.
+_PATIENCE_S = 600.0
+
+
+class StudyLog:
+    """What a driver tells MLflow.
+
+    Args:
+        study: the study.
+        tracker: MLflow.
+        warn: is called with warnings.
+        parent: MLflow run of the study.
+        data: the data set, on the CPU.
+        open_journal: journal by phase and label.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        tracker: Tracker,
+        warn: Callable[[str], None],
+        parent: str,
+        data: ImageData,
+        open_journal: Callable[[Phase, str], Journal],
+    ) -> None:
+        self._study, self._spec, self._folder = study, study.spec, study.folder
+        self._tracker, self._parent, self._data = tracker, parent, data
+        self._journal = open_journal
+        self._delivery = Delivery(masked(tracker.tracking_uri), warn)
+        self._trial_runs: dict[int, str] = {}
+        self._curves = CurveFiles(tracker.client, parent, self._folder, partial(open_journal, "search"))
+        self._rows: dict[str, int] = {}  # of the files of curves that were written from here
+        self.tally = Tally(self._spec)
+        self._progress = StudyProgress(self._spec, self.tally, tracker, parent)
+
+    def begin(self) -> None:
+        """Log what is known before anything runs; what a driver before has counted is read in the background."""
+        self._push("published cells", lambda: log_published(self._tracker, self._parent, self._spec, self._data))
+        groups: dict[str, list[int]] = {}
+        for trial in patiently(self._finished):
+            groups.setdefault(file_of(trial.number), []).append(trial.number)
+        for name, numbers in groups.items():  # a few at a time, so that a user who stops it need not wait for all
+            self._push(f"counts of trials {Path(name).stem}", partial(self._count_searches, numbers))
+        self._push("counts of retrainings", self._count_retrainings)
+        self._push("study", self._progress.log)
+
+    def tell_share(self, explanation: str) -> None:
+        """Log where measured shares come from."""
+        self._push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
+
+    def track(self, phase: UnitKind, job: Mapping[str, Any]) -> None:
+        """Have the MLflow run of a job brought up to its journal."""
+        label = job["label"]
+
+        def bring_up() -> None:
+            unit = self._unit(phase, job)
+            if self._tracker.is_closed(unit.label):  # its journal need not be read again
+                self._tracker.run_id(unit)  # but its parent may be a new one
+            else:
+                self._tracker.sync(unit, self._journal(phase, label))
+
+        self._push(unit_label(phase, label), bring_up)
+
+    def ended(self, phase: UnitKind, job: Mapping[str, Any], journal: Journal, at_once: int) -> None:
+        """Count a unit that is over, and have the study's own run brought up to it.
+
+        Args:
+            phase: its kind.
+            job: what its worker was given.
+            journal: closed.
+            at_once: most units that ran at a time in this launch.
+        """
+        if phase == "search":
+            number, self.tally.at_once = int(job["label"]), max(at_once, 1)
+            self._know_shared()
+            self.tally.add_trial(number, job["options"], journal)
+            self._push_curves(file_of(number))
+        else:
+            self.tally.add_retraining(job["label"], job["trial"], journal)
+        self._push("study", self._progress.log)
+
+    def expect_retrainings(self, count: int) -> None:
+        """Log how many retrainings there will be."""
+        self.tally.num_retrainings = count
+        self._push("study", self._progress.log)
+
+    def finish(self, jobs: Sequence[tuple[RetrainJob, Mapping[str, Any]]]) -> tuple[list[str], dict[str, str]]:
+        """Bring MLflow up to all journals, then log the models, then the summary and the end of the study.
+
+        Args:
+            jobs: retrainings, with what their workers were given.
+
+        Returns:
+            What MLflow lacks, and the first reason of each kind of units that failed all.
+
+        Raises:
+            TrackingAwayError: if MLflow is away.
+        """
+        trials = self._study.trials()
+        for trial in trials:
+            self.track("search", self._trial_job(trial.number, trial.values))
+        for _, plain in jobs:
+            self.track("retrain", plain)
+        missing = self._delivery.drain(_PATIENCE_S)
+        for job, plain in jobs:
+            if self._journal("retrain", job.label).end == "complete":
+                self._push(f"model-{job.label}", partial(self._log_model, job, plain))
+        if jobs:
+            store, name = (self._tracker.client, self._tracker.experiment_id), self._spec.registered_name
+            self._push("model versions", lambda: drop_replaced(*store, name))
+        missing += self._delivery.drain(_PATIENCE_S)
+        retrains = self._study.retrains()
+        reasons = {
+            kind: records[0].reason
+            for kind, records in (("search", trials), ("retraining", retrains))
+            if records and all(record.state == "failed" for record in records)
+        }
+        is_complete = not reasons and not missing
+        if self._spec.retrain is not None:
+            self.tally.num_retrainings = len(jobs)
+        self._push("curves", lambda: self._complete_curves(trials))
+        self._push("summary", self._log_summary)
+        self._push("comparison", lambda: log_comparison(self._tracker, self._parent, self._study))
+        self._push("counts", self._count_anew)
+        self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
+        return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons
+
+    def lacks_model(self, plain: Mapping[str, Any]) -> bool:
+        """Whether a training that is over has neither its model in MLflow nor the checkpoint to make it of.
+
+        False if MLflow is away: nothing is trained again on a guess. Only before `begin`.
+
+        Args:
+            plain: what its worker was given.
+        """
+        try:
+            run_id = self._tracker.known_run(unit_label("retrain", plain["label"]))
+            is_there = run_id is not None and is_logged(self._tracker, run_id)
+        except STORE_ERRORS:
+            return False
+        return not is_there and _last_checkpoint(plain) is None
+
+    def stop(self) -> None:
+        """Stop after what is being logged; the rest stays in the journals."""
+        self._delivery.stop()
+
+    def _push(self, label: str, action: Callable[[], object]) -> None:
+        self._delivery.push(label, action)
+
+    def _push_curves(self, name: str) -> None:
+        def write() -> None:
+            self._rows[name] = self._curves.write(name)
+
+        self._push(f"curves of trials {Path(name).stem}", write)
+
+    def _complete_curves(self, trials: Sequence[TrialRecord]) -> None:
+        """Write the files that lack epochs: a driver before may have been killed before it could."""
+        wanted: dict[str, int] = {}
+        for trial in trials:
+            wanted[file_of(trial.number)] = wanted.get(file_of(trial.number), 0) + trial.epochs
+        unsure = [name for name, rows in wanted.items() if self._rows.get(name) != rows]
+        logged = logged_rows(self._tracker.client, self._parent, unsure)
+        for name in unsure:
+            if logged.get(name) != wanted[name]:
+                self._rows[name] = self._curves.write(name)
+
+    def _count_anew(self) -> None:
+        """Count what ended without being told to `ended`, and log it."""
+        self._count_searches([trial.number for trial in self._finished()])
+        self._count_retrainings()
+        self._progress.log()
+
+    def _finished(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.optuna_study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+    def _count_searches(self, numbers: Sequence[int]) -> None:
+        self._know_shared()
+        trials = self._study.optuna_study.get_trials(deepcopy=False)
+        for number in numbers:
+            if number not in self.tally.trials:
+                journal = Journal(self._folder.journal("search", trial_label(number)))
+                if journal.end is not None:
+                    self.tally.add_trial(number, self._trial_job(number, trials[number].params)["options"], journal)
+
+    def _count_retrainings(self) -> None:
+        for file in sorted(self._folder.journal("retrain", "any").parent.glob("*.jsonl")):
+            if file.stem not in self.tally.retrainings and (journal := Journal(file)).end is not None:
+                trial = file.stem.partition("-")[0]
+                self.tally.add_retraining(file.stem, int(trial) if trial.isdigit() else None, journal)
+
+    def _know_shared(self) -> None:
+        if self._spec.fork is not None and not self.tally.shared_seconds:
+            shared = shared_of(Journal(self._folder.journal("trunk", TRUNK)))
+            self.tally.shared_seconds, self.tally.shared_hours = shared
+
+    def _log_summary(self) -> None:
+        self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)
+
+    def _log_model(self, job: RetrainJob, plain: Mapping[str, Any]) -> None:
+        run_id = self._tracker.run_id(self._unit("retrain", plain))
+        if is_logged(self._tracker, run_id):
+            return
+        final = _last_checkpoint(plain)
+        if final is None:
+            raise StateError(f"there must be a checkpoint of the last epoch of {job.label} in {plain['checkpoints']}")
+        log_child(
+            self._tracker,
+            run_id,
+            genotype=job.genotype,
+            options=from_plain(RetrainOptions, plain["options"]),
+            data=self._data,
+            state=final.state,
+            registered_name=self._spec.registered_name,
+        )
+
+    def _unit(self, phase: UnitKind, job: Mapping[str, Any]) -> Unit:
+        """The MLflow run of a job."""
+        name = unit_label(phase, job["label"])
+        tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
+        if phase == "search":
+            epochs = int(job["options"].get("epochs", 1))
+            return Unit(
+                label=name,
+                kind="search",
+                parent=self._parent,
+                params=flatten(job["options"]),
+                tags=tags,
+                metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
+                primitives=self._spec.search.network.primitives,
+                pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
+                histories=picture_epochs(None, epochs),
+                about=about_search(job["options"]),
+            )
+        trial = job["trial"]
+        parent = self._parent if trial is None else self._run_of(trial)
+        params = {
+            **flatten(job["options"]),
+            **flatten(job["dataset"], "dataset."),
+            "seed": job["seed"],
+            "trial": "none" if trial is None else trial,
+        }
+        genotype = Genotype.from_dict(job["genotype"])
+        whose = "a named cell" if trial is None else f"the cell of trial {trial}"
+        about = f"{whose}, trained from scratch with seed {job['seed']}"
+        return Unit(label=name, kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype, about=about)
+
+    def _trial_job(self, number: int, values: Mapping[str, Scalar]) -> dict[str, Any]:
+        """As much of a trial's job as its MLflow run needs."""
+        options: Mapping[str, Any]
+        try:
+            options = asdict(search_options(self._spec, values))
+        except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
+            options = values
+        return {"label": trial_label(number), "options": options}
+
+    def _run_of(self, number: int) -> str:
+        """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
+        if number not in self._trial_runs:
+            trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
+            unit = self._unit("search", self._trial_job(number, trial.params))
+            self._trial_runs[number] = self._tracker.run_id(unit)
+        return self._trial_runs[number]
+
+
+def _last_checkpoint(plain: Mapping[str, Any]) -> Checkpoint | None:
+    """Checkpoint of the last epoch of a retraining; None if it was not written, or is damaged."""
+    newest = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
+    return newest if newest is not None and newest.epoch == plain["options"]["epochs"] else None

@@ -1,0 +1,283 @@
+"""A retraining on several GPUs as one Tune trial: a group of Ray Train workers, each a rank of the training.
+
+The trial itself computes nothing. It starts the group, asks rank 0 for one result after another and hands them on, so
+that journal, MLflow and faults are those of a trial on one device: a worker that dies ends the trial, and Tune starts
+it again from its checkpoint. Ray Train restarts nothing by itself, as the study would never hear of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import ray
+from ray import train, tune
+from ray._raylet import PlacementGroupID
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from torch import distributed
+
+from orchestrator.cluster.connection import nodes
+from orchestrator.errors import OrchestratorError, last_line
+from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.worker.trainable import RetrainTrainable
+from search_core.ranks import ALONE, Ranks
+from search_core.search.reports import METRICS, OPTIONAL_METRICS
+
+#: Longer than Ray Train needs to notice that its workers have returned, and that they were killed.
+_END_TIMEOUT_S = 30.0
+_KILL_TIMEOUT_S = 10.0
+#: How long a group waits for its resources, which another study may have; Ray Train's own minute is not enough.
+_WAIT_S = 3600
+#: Steps in which memory is reserved, bytes.
+_STEP = 2**24
+
+
+class WorkerGroupDiedError(OrchestratorError):
+    """A worker of the group died or raised; the message names the ranks and the reasons."""
+
+
+def retrain_trainable(workers: int) -> type[tune.Trainable]:
+    """What trains a child on so many workers."""
+    return RetrainTrainable if workers == 1 else DistributedRetrain
+
+
+def max_groups(workers: int, share: dict[str, Any]) -> int:
+    """How many groups the cluster can hold at a time; more trials would only wait for each other.
+
+    Args:
+        workers: processes of one group.
+        share: `cpu`, `gpu` and `memory_gb` of one worker, as in a job.
+
+    Raises:
+        OrchestratorError: if there is no room for a single group: Ray would wait for ever.
+    """
+    wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
+    memory = f" and memory_gb {share['memory_gb']:g}" if "memory" in wanted else ""
+    given = [node.resources for node in nodes()]
+    # A small tolerance: shares such as 0.1 are not exact.
+    room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in given)
+    if room < workers:
+        raise OrchestratorError(
+            f"`retrain.workers` must be at most {room}, as many as the cluster has room for with cpu {wanted['CPU']:g} "
+            f"and gpu {wanted.get('GPU', 0):g}{memory} for each, got {workers}"
+        )
+    return room // workers
+
+
+def release(job: dict[str, Any]) -> None:
+    """Give back what the group of a trial holds that will not be run again; nothing to do for other trials.
+
+    Args:
+        job: as in the configuration of the trial.
+    """
+    if job["options"].get("workers", 1) > 1:
+        _release(_mark(job))
+
+
+class DistributedRetrain(tune.Trainable):
+    """The trial. Its job is that of `RetrainTrainable`: `options.workers` ranks, each with the `share` of a trial."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Next to nothing, beside the driver: a share of a CPU could be the one that its own workers wait for."""
+        return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the group; it builds the training and continues its newest whole checkpoint."""
+        job = config["job"]
+        self._mark = _mark(job)
+        _release(self._mark)
+        self._relay = _Relay.remote()  # type: ignore[attr-defined]
+        # The folder must be seen by all nodes, as that of the checkpoints is.
+        self._train_folder = Path(job["checkpoints"]) / "ray-train"
+        self._thread = Thread(target=_run_group, args=(job, self._relay, self._train_folder), daemon=True)
+        self._thread.start()
+        self._is_done = False
+
+    def step(self) -> dict[str, Any]:
+        """The next result of rank 0, as `EpochTrainable.step`.
+
+        Raises:
+            WorkerGroupDiedError: if there will be none.
+        """
+        result: dict[str, Any] = ray.get(self._relay.ask.remote())
+        if "died" in result:
+            raise WorkerGroupDiedError(result["died"])
+        # When one rank alone cannot go on, the others may wait for it for ever.
+        self._is_done = result["done"] and not _is_of_one_rank(result)
+        return result
+
+    def cleanup(self) -> None:
+        """Let the workers return after the last result; in mid-course they are ended."""
+        if self._is_done:
+            self._thread.join(_END_TIMEOUT_S)
+        ray.kill(self._relay)
+        _release(self._mark)
+        self._thread.join(_KILL_TIMEOUT_S)  # else it would write to the folder again
+        shutil.rmtree(self._train_folder, ignore_errors=True)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Serve another trial in this process.
+
+        Never refused: Ray would fail the other trial without a word to the study. A group that does not end has lost
+        its workers by then, and what is left of it waits in a thread of its own.
+        """
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+
+@ray.remote(num_cpus=0)
+class _Relay:
+    """Hands results of rank 0 to the trial, one whenever it asks.
+
+    Rank 0 waits to be asked before each epoch. The trial asks again when the driver has dealt with a result, so the
+    checkpoints are never more than one epoch ahead of the journal.
+    """
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._results: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def ask(self) -> dict[str, Any]:
+        self._asked.set()
+        return await self._results.get()
+
+    async def wait_until_asked(self) -> None:
+        await self._asked.wait()
+
+    async def give(self, result: dict[str, Any]) -> None:
+        self._asked.clear()
+        await self._results.put(result)
+
+
+def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
+    """Run the workers to their end, and tell the trial if that is not the end of the training."""
+    resources = _worker_resources(job["share"])
+    resources["memory"] += _mark(job)
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_WAIT_S))
+    trainer = TorchTrainer(
+        _train_rank,
+        train_loop_config={"job": job, "relay": relay},
+        scaling_config=train.ScalingConfig(
+            num_workers=job["options"]["workers"], use_gpu=resources["GPU"] > 0, resources_per_worker=resources
+        ),
+        run_config=train.RunConfig(
+            name=job["label"],
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # whatever it is, the trial waits for a result and must hear of it
+        with suppress(RayActorError):  # the trial was ended from outside
+            ray.get(relay.give.remote(_end(error)))
+
+
+def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
+    """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
+    memory = (share.get("memory_gb") or 0) * 1e9
+    # In steps of 16 MiB, and one less, to which `_mark` adds: never more than the share, which may be a whole node.
+    return {"CPU": share["cpu"], "GPU": float(share["gpu"] > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
+
+
+def _mark(job: dict[str, Any]) -> int:
+    """Bytes of memory, below 16 MiB, that each worker of this job reserves on top, to know its reservation by."""
+    return int.from_bytes(hashlib.sha256(job["checkpoints"].encode()).digest()[:3]) or 1
+
+
+def _release(mark: int) -> None:
+    """Give back what a group holds that was left by a trial that died.
+
+    Ray keeps a reservation for as long as the driver lives, and Ray Train's own remedy needs Ray's dashboard. The
+    reservation has no name, and only its size can be chosen.
+    """
+    for identity, group in placement_group_table().items():
+        marks = {int(bundle.get("memory", 0)) % _STEP for bundle in group["bundles"].values()}
+        if group["state"] != "REMOVED" and marks == {mark}:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+
+
+def _end(error: Exception) -> dict[str, Any]:
+    """What the trial hears of a group that failed: that it died, or the result of a trial that ran out of memory."""
+    causes = _causes(error)
+    full = [place for place, cause in causes.items() if isinstance(cause, OutOfMemoryError)]
+    if full:
+        reason = f"{full[0]}: killed by Ray's memory monitor, as its node was full"
+        told = {"out_of_memory": reason, "out_of_memory_kind": "host", "done": True}
+        metrics = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)  # as of a trial on one device
+        return {**metrics, "epochs": math.nan, **told}
+    # When one dies, the others fail at the next sum over the ranks: that is not the reason.
+    dead = [place for place, cause in causes.items() if isinstance(cause, RayActorError)]
+    return {"died": "; ".join(f"{place}: {last_line(causes[place])}" for place in dead or causes)}
+
+
+def _causes(error: Exception) -> dict[str, Exception]:
+    """What the workers failed of, by rank, or else what Ray Train did."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    if not failures:
+        cause = getattr(error, "controller_failure", error)
+        return {type(cause).__name__: cause}
+    # Ray Train wraps the death of an actor, and keeps it in this attribute.
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    return {f"worker {rank}": causes[rank] for rank in sorted(causes)}
+
+
+def _train_rank(config: dict[str, Any]) -> None:
+    """What each worker runs: the steps of a trial on one device, of which rank 0 hands on the results."""
+    relay, rank = config["relay"], train.get_context().get_world_rank()
+    retrain = _RankOfRetrain(config={"job": config["job"]})
+    is_done = False
+    while not is_done:
+        if rank == 0:
+            ray.get(relay.wait_until_asked.remote())
+        result = retrain.step()
+        is_done = result["done"]
+        # The first rank waits for ever for another one whose GPU is too small, or whose node lacks a file.
+        if rank == 0 or _is_of_one_rank(result):
+            ray.get(relay.give.remote(result))
+
+
+def _is_of_one_rank(result: dict[str, Any]) -> bool:
+    """Whether a result says that its rank cannot go on, of which the others need not know."""
+    return "out_of_memory" in result or "refused" in result
+
+
+class _RankOfRetrain(RetrainTrainable):
+    """One rank, driven by `_train_rank` rather than by Tune."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        context = train.get_context()
+        self.ranks = Ranks(context.get_world_rank(), context.get_world_size())
+        super().setup(config)
+
+    def checkpoints(self, path: Path) -> CheckpointFolder:
+        return _SharedCheckpoints(path, ranks=self.ranks)
+
+
+@dataclass(frozen=True)
+class _SharedCheckpoints(CheckpointFolder):
+    """Checkpoints that rank 0 reads and writes for all."""
+
+    ranks: Ranks = ALONE
+
+    def save(self, epoch: int, state: Any, record: Any) -> Path:
+        return super().save(epoch, state, record) if self.ranks.rank == 0 else self.path
+
+    def newest_whole(self) -> Checkpoint | None:
+        # Every rank must continue the same one, whatever its node sees of the folder.
+        found = [super().newest_whole() if self.ranks.rank == 0 else None]
+        distributed.broadcast_object_list(found)
+        return found[0]

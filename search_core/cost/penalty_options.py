@@ -1,0 +1,109 @@
+"""What the resource penalty counts, and how its strength eta runs over a search (SNAS section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from search_core.errors import literal_rules, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostMix:
+    """Weights of the three cost kinds in a mixed penalty, each 0 or above, not all 0."""
+
+    params: float = 0.0
+    madds: float = 0.0
+    memory_access: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            *(
+                (name, value >= 0 and math.isfinite(value), f"must be a finite number of at least 0, got {value}")
+                for name, value in vars(self).items()
+            ),
+            ("params", self.params + self.madds + self.memory_access > 0, "or another weight must be above 0"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyOptions:
+    """The resource penalty `eta * E_Z[C(Z)]` of the SNAS objective (SNAS section 3.3).
+
+    Attributes:
+        strength: eta, 0 or above.
+        cost: what C counts. `mix` weighs the first three by `mix`; `latency` is the time of operations by
+            `latency.table`; `child_latency` is that of the sampled child as a whole, by the table or else measured.
+        estimator: `reparam` (through the concrete sample), `expected` (exact, under softmax(alpha)) or
+            `score_function` (log q(z) times detached cost, with a moving-average baseline).
+        log: C sums log(1 + cost) of each edge of each cell (`child_latency`: of the child); without it, cost in
+            millions, latency in milliseconds. In the logarithm latency is in milliseconds too.
+        mix: weights for `cost: mix`, required there and only there.
+        reduction_ratio: if given, normal and reduction cells are averaged separately and
+            `C = mean over normal cells + reduction_ratio * mean over reduction cells`; otherwise all cells are summed.
+        schedule: `constant`; `warmup`: eta grows linearly from 0 over `warmup_epochs`; `step`: eta is on from
+            `on_epoch` until before `off_epoch`, and 0 otherwise.
+        warmup_epochs: for `warmup` only (required there), at least 1.
+        on_epoch: for `step` only (default 0).
+        off_epoch: for `step` only (default: never).
+
+    Raises:
+        OptionsError: if a value is out of range or given for another schedule.
+    """
+
+    strength: float = 1.0e-3
+    cost: Literal["params", "madds", "memory_access", "mix", "latency", "child_latency"] = "madds"
+    estimator: Literal["reparam", "expected", "score_function"] = "reparam"
+    log: bool = True
+    mix: CostMix | None = None
+    reduction_ratio: float | None = None
+    schedule: Literal["constant", "warmup", "step"] = "constant"
+    warmup_epochs: int | None = None
+    on_epoch: int | None = None
+    off_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        ratio, warmup, schedule = self.reduction_ratio, self.warmup_epochs, self.schedule
+        is_whole = self.cost == "child_latency"
+        on, off = self.on_epoch, self.off_epoch
+        require(
+            *literal_rules(self),
+            (
+                "strength",
+                self.strength >= 0 and math.isfinite(self.strength),
+                f"must be a finite number of at least 0, got {self.strength}",
+            ),
+            ("mix", (self.mix is not None) == (self.cost == "mix"), "must be given for cost mix, and only there"),
+            (
+                "estimator",
+                not is_whole or self.estimator == "score_function",
+                f"must be score_function for cost child_latency, which has no gradient, got {self.estimator}",
+            ),
+            ("reduction_ratio", ratio is None or ratio >= 0, f"must be at least 0, got {ratio}"),
+            (
+                "reduction_ratio",
+                ratio is None or not is_whole,
+                f"must be left out for cost child_latency, which is not a sum over cells, got {ratio}",
+            ),
+            (
+                "warmup_epochs",
+                (warmup is not None) == (schedule == "warmup"),
+                f"must be given for schedule warmup, and only there (schedule is {schedule})",
+            ),
+            ("warmup_epochs", warmup is None or warmup >= 1, f"must be at least 1, got {warmup}"),
+            ("on_epoch", on is None or schedule == "step", f"is for schedule step only, not {schedule}"),
+            ("on_epoch", on is None or on >= 0, f"must be at least 0, got {on}"),
+            ("off_epoch", off is None or schedule == "step", f"is for schedule step only, not {schedule}"),
+            ("off_epoch", off is None or off > (on or 0), f"must be after `on_epoch` {on or 0}, got {off}"),
+        )
+
+
+def penalty_strength_at(options: PenaltyOptions, epoch: int) -> float:
+    """Penalty strength eta of `epoch` (0-based); schedules in `PenaltyOptions`."""
+    if options.schedule == "warmup":
+        return options.strength * min(1.0, epoch / (options.warmup_epochs or 1))
+    if options.schedule == "step":
+        is_on = (options.on_epoch or 0) <= epoch and (options.off_epoch is None or epoch < options.off_epoch)
+        return options.strength if is_on else 0.0
+    return options.strength

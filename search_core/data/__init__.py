@@ -1,0 +1,1 @@
+"""Images: what is read from files, how it is split, and how it is augmented."""

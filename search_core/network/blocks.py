@@ -1,0 +1,124 @@
+"""What the supernet and the child network share: stem, cell inputs, classifier and the way cells are chained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_core.network.primitives import FactorizedReduce, ReluConvBn
+from search_core.space.plan import CellPlan, StackPlan
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Draw the initial weights of modules made inside from `seed`, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
+        yield
+
+
+def make_generators(seed: int, streams: Sequence[str], device: torch.device) -> dict[str, torch.Generator]:
+    """One generator per named stream on `device`, independent of each other and of those of other seeds.
+
+    Sums of seed and position would not do: stream 1 of seed 0 would be stream 0 of seed 1.
+    """
+    return {
+        name: torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, position]).generate_state(1)[0]))
+        for position, name in enumerate(streams)
+    }
+
+
+class FrozenNorms(AbstractContextManager[None]):
+    """Leave the running statistics of a module's batch norms alone inside, also in training. Can be entered again.
+
+    Args:
+        module: has `torch.nn.BatchNorm2d` inside.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+        self._before: list[tuple[float | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+class CifarStem(nn.Module):
+    """3x3 conv and batch norm at full size; both inputs of the first cell are its output."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) to twice (N, C_out, H, W)."""
+        x = self.norm(self.conv(images))
+        return x, x
+
+
+class ImageNetStem(nn.Module):
+    """Three 3x3 convs of stride 2; the first cell's inputs are their outputs at 1/4 and 1/8 of the size."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.quarter = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out // 2, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out // 2),
+            nn.ReLU(),
+            nn.Conv2d(channels_out // 2, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.eighth = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) to (N, C_out, H / 4, W / 4) and (N, C_out, H / 8, W / 8)."""
+        quarter = self.quarter(images)
+        return quarter, self.eighth(quarter)
+
+
+def build_stem(plan: StackPlan) -> nn.Module:
+    """The stem that a plan names."""
+    stem = CifarStem if plan.stem == "cifar" else ImageNetStem
+    return stem(plan.input_shape[0], plan.stem_channels)
+
+
+class CellInputs(nn.Module):
+    """Bring the outputs of the two previous cells to the channels and the size of this cell."""
+
+    def __init__(self, plan: CellPlan, *, affine: bool) -> None:
+        super().__init__()
+        adapt = FactorizedReduce if plan.reduction_prev else ReluConvBn
+        self.before_previous = adapt(plan.channels_prev_prev, plan.channels, affine=affine)
+        self.previous = ReluConvBn(plan.channels_prev, plan.channels, affine=affine)
+
+    def forward(self, before_previous: Tensor, previous: Tensor) -> list[Tensor]:
+        """Nodes 0 and 1 of the cell, each (N, channels, *size_in)."""
+        return [self.before_previous(before_previous), self.previous(previous)]
+
+
+class Classifier(nn.Module):
+    """Global average pool and one linear layer."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        return self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]

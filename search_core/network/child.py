@@ -1,0 +1,328 @@
+"""The child network of a genotype: trained from scratch, or with weights inherited from the supernet."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_core.errors import GenotypeError
+from search_core.network.blocks import CellInputs, Classifier, build_stem, seeded_weights
+from search_core.network.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
+from search_core.network.primitives import build_primitive
+from search_core.network.quantisation import quantise_inputs
+from search_core.network.search_cell import SearchCell
+from search_core.network.supernet import Supernet
+from search_core.ranks import ALONE, Ranks
+from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
+from search_core.space.plan import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
+
+
+def drop_path(x: Tensor, probability: float, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
+    """Zero whole images of x (N, C, H, W) with `probability` and scale the others by 1 / (1 - probability).
+
+    (Larsson et al., ICLR 2017; as in DARTS.) If x is one rank's share, numbers are drawn for the whole batch.
+    """
+    drawn = torch.rand((x.shape[0] * ranks.count, 1, 1, 1), device=x.device, generator=generator)
+    keep = ranks.share(drawn) >= probability
+    return x * keep / (1 - probability)
+
+
+class ChildCell(nn.Module):
+    """One cell with one operation per kept edge. A node without kept edges is zeros."""
+
+    def __init__(self, plan: CellPlan, genotype: Genotype, *, affine: bool, pool_norm: bool) -> None:
+        super().__init__()
+        self.plan = plan
+        self.kept = genotype.edges(plan.cell_type)
+        self.concat = genotype.concat(plan.cell_type)
+        self.num_nodes = genotype.num_nodes(plan.cell_type)
+        self.inputs = CellInputs(plan, affine=affine)
+        self.operations = nn.ModuleList(
+            _kept_operation(edge.primitive, plan.channels, plan.edge_geometry(edge.source)[1], affine, pool_norm)
+            for edge in self.kept
+        )
+
+    def forward(
+        self,
+        before_previous: Tensor,
+        previous: Tensor,
+        drop_path_prob: float,
+        generator: torch.Generator | None,
+        ranks: Ranks = ALONE,
+        scales: Tensor | None = None,
+    ) -> Tensor:
+        """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out).
+
+        `scales` (one per kept edge) multiply the outputs of the operations.
+        """
+        nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
+        incoming = defaultdict(list)
+        factors = [None] * len(self.kept) if scales is None else scales.unbind()
+        for edge, operation, factor in zip(self.kept, self.operations, factors, strict=True):
+            incoming[edge.target].append((edge.source, operation, factor))
+        for target in range(2, self.num_nodes + 2):
+            terms = []
+            for source, operation, factor in incoming[target]:
+                term = operation(nodes[source])
+                term = term if factor is None else term * factor
+                if drop_path_prob > 0 and not isinstance(operation, nn.Identity):
+                    assert generator is not None, "drop path needs a generator"
+                    term = drop_path(term, drop_path_prob, generator, ranks)
+                terms.append(term)
+            nodes[target] = sum(terms[1:], terms[0]) if terms else self._zeros(nodes[0])
+        return torch.cat([nodes[node] for node in self.concat], dim=1)
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        """A node without inputs; in the layout of the others, or all that follows would lose it and run slower."""
+        size = (like.shape[0], self.plan.channels, *self.plan.size_out)
+        return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last).zero_()
+
+
+def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, pool_norm: bool) -> nn.Module:
+    operation = build_primitive(primitive, channels, stride, affine=affine)
+    if not pool_norm and isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.MaxPool2d | nn.AvgPool2d):
+        return operation[0]
+    return operation
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on the cell at two thirds of the depth (DARTS' `AuxiliaryHeadCIFAR`).
+
+    The published head pools 8x8 (CIFAR) and 7x7 (ImageNet) to 2x2 with 5x5 windows; other sizes are pooled adaptively.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.linear = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        x = functional.relu(x)
+        height, width = x.shape[2:]
+        if height in (7, 8) and width in (7, 8):
+            x = functional.avg_pool2d(x, 5, stride=(height - 5, width - 5))
+        else:
+            x = functional.adaptive_avg_pool2d(x, 2)
+        return self.linear(self.features(x).flatten(1))  # type: ignore[no-any-return]
+
+
+class Child(nn.Module):
+    """Network of a genotype (SNAS section 4.2).
+
+    Args:
+        genotype: the architecture; nodes that lost all inputs and unused cell inputs are fine.
+        input_shape: channels, height, width of an image.
+        num_classes: number of logits.
+        cells: cells in the stack.
+        init_channels: channels of the first cells.
+        stem: `cifar` or `imagenet`.
+        auxiliary: whether to build the auxiliary head.
+        affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
+        pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
+        cell_channels: channels of every cell's nodes, even numbers; default: doubled by reduction cells.
+        seed: seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        *,
+        cells: int,
+        init_channels: int,
+        stem: Stem = "cifar",
+        auxiliary: bool = False,
+        affine: bool = True,
+        pool_norm: bool | None = None,
+        cell_channels: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.genotype = genotype
+        self.plan = plan_child(
+            genotype,
+            cells=cells,
+            init_channels=init_channels,
+            stem=stem,
+            input_shape=input_shape,
+            cell_channels=cell_channels,
+        )
+        pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
+        with seeded_weights(seed):
+            self.stem = build_stem(self.plan)
+            self.cells = nn.ModuleList(
+                ChildCell(cell, genotype, affine=affine, pool_norm=pool_norm) for cell in self.plan.cells
+            )
+            self.classifier = Classifier(self.plan.out_channels, num_classes)
+            self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, num_classes) if auxiliary else None
+
+    def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
+        return self.forward_with_auxiliary(images, scales=scales)[0]
+
+    def forward_with_auxiliary(
+        self,
+        images: Tensor,
+        drop_path_prob: float = 0.0,
+        generator: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
+        scales: Mapping[CellType, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
+
+        Args:
+            images: (N, C, H, W).
+            drop_path_prob: in [0, 1); never applied to identity edges.
+            generator: source of the drop path's randomness, on the images' device; needed for drop path.
+            ranks: whose equal share of a batch the images are.
+            scales: factors of the kept edges' outputs per cell type, in the order of the genotype.
+        """
+        before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
+        auxiliary_logits = None
+        for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
+            of_cell = None if scales is None else scales[plan.cell_type]
+            output = cell(before_previous, previous, drop_path_prob, generator, ranks, of_cell)
+            before_previous, previous = previous, output
+            if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
+                auxiliary_logits = self.auxiliary(previous)
+        return self.classifier(previous), auxiliary_logits
+
+
+def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices | None = None) -> Child:
+    """Child network with a copy of the supernet's weights and batch norm statistics; nothing is trained.
+
+    Args:
+        supernet: the searchable network; it is not changed.
+        genotype: an architecture of its search space, every node concatenated.
+        choices: channels and bits of every cell; default: all channels in full precision. Statistics fit neither fewer
+            channels nor fewer bits until they are recomputed.
+
+    Raises:
+        GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
+            nodes.
+    """
+    child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
+    state = _chosen(_slices(supernet, child), child, choices)
+    child.load_state_dict({**child.state_dict(), **state})
+    return child.train(supernet.training)
+
+
+def discretised_forward(
+    supernet: Supernet,
+    genotype: Genotype,
+    images: Tensor,
+    choices: CellChoices | None = None,
+    *,
+    scales: Mapping[CellType, Tensor] | None = None,
+    replaced: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.
+
+    It equals `supernet(images, z)` with one-hot Z, but for rounding: the weights are the supernet's own, gradients
+    reach them, and in training their running statistics move.
+
+    Args:
+        supernet: the searchable network.
+        genotype: as for `inherit_child`.
+        images: (N, C, H, W).
+        choices: as for `inherit_child`.
+        scales: factors of the kept edges' outputs per cell type, in the order of the genotype; 1 without.
+        replaced: weights in place of the supernet's, by their names in the child.
+
+    Raises:
+        GenotypeError: as `inherit_child`.
+    """
+    with torch.device("meta"):  # a frame without weights
+        child = _child_of(supernet, genotype, choices)
+    counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
+    device = next(supernet.parameters()).device
+    own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
+    slices = _slices(supernet, child)
+    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
+    child.train(supernet.training)
+    logits: Tensor = torch.func.functional_call(child, state, (images, scales))
+    if choices is not None and supernet.training:
+        keep_statistics(slices, state)
+    return logits
+
+
+def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None) -> dict[str, Tensor]:
+    """The supernet's weights as a child with choices has them: cut to its channels, quantised to its bits."""
+    if choices is None:
+        return slices
+    num_nodes = child.genotype.num_nodes("normal")
+    return with_bits(narrowed(slices, child, num_nodes), choices.bits)
+
+
+def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
+    """A child of the supernet's size, with weights of its own."""
+    options, plan = supernet.options, supernet.plan
+    _check_genotype(genotype, options)
+    child = Child(
+        genotype,
+        plan.input_shape,
+        supernet.num_classes,
+        cells=options.cells,
+        init_channels=options.init_channels,
+        stem=options.stem,
+        affine=False,
+        pool_norm=True,
+        cell_channels=None if choices is None else choices.channels,
+    )
+    if choices is not None:
+        quantise_inputs(child.cells, choices.bits)
+    return child
+
+
+def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:
+    concat = tuple(range(2, options.nodes + 2))
+    edges = set(edges_by_source(options.nodes))
+    for cell_type in CELL_TYPES:
+        if genotype.concat(cell_type) != concat:
+            raise GenotypeError(
+                f"{cell_type}_concat: must be {concat}, the nodes of the supernet, got {genotype.concat(cell_type)}"
+            )
+        for edge in genotype.edges(cell_type):
+            if (edge.source, edge.target) not in edges or edge.primitive not in options.primitives:
+                raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
+
+
+def _slices(supernet: Supernet, child: Child) -> dict[str, Tensor]:
+    """The supernet's weights and statistics under the child's names: slices, not copies.
+
+    All edges of a source share the statistics of a pool. The first edge has them, others a copy: one batch, one move.
+    """
+    slices = {f"stem.{name}": value for name, value in _state(supernet.stem).items()}
+    slices |= {f"classifier.{name}": value for name, value in _state(supernet.classifier).items()}
+    positions = {edge: position for position, edge in enumerate(edges_by_source(supernet.options.nodes))}
+    for index, (child_cell, search_cell) in enumerate(zip(child.cells, supernet.cells, strict=True)):
+        assert isinstance(child_cell, ChildCell)
+        assert isinstance(search_cell, SearchCell)
+        slices |= {f"cells.{index}.inputs.{name}": value for name, value in _state(search_cell.inputs).items()}
+        pools = set()
+        for number, (edge, operation) in enumerate(zip(child_cell.kept, child_cell.operations, strict=True)):
+            if operation.state_dict():  # an identity has nothing
+                own = search_cell.weights_of(edge.primitive, positions[edge.source, edge.target])
+                if edge.primitive in POOLS and (edge.primitive, edge.source) in pools:
+                    own = {name: value.clone() for name, value in own.items()}
+                pools.add((edge.primitive, edge.source))
+                slices |= {f"cells.{index}.operations.{number}.{name}": value for name, value in own.items()}
+    return slices
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers themselves; `state_dict` would give them without gradient."""
+    return dict([*module.named_parameters(), *module.named_buffers()])

@@ -1,0 +1,1 @@
+"""One search: its options, its epochs, its reports."""

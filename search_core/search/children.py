@@ -1,0 +1,283 @@
+"""The children of one search over trials: who is to be trained, who is the best, and a report after every so many.
+
+Whoever trains the children, in this process or each as a trial of its own, asks and tells here. Ask until there is
+None, tell the first open child, ask again: in this order a search proposes the same children wherever they are trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search_core.cost.constraints import ChildLimits
+from search_core.cost.counts import COST_KINDS
+from search_core.cost.latency_measure import latency_of_children
+from search_core.cost.latency_table import table_for
+from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_options import penalty_strength_at
+from search_core.errors import NonFiniteLossError
+from search_core.search.child_training import ChildOrder
+from search_core.search.options import SearchOptions
+from search_core.search.reports import CellReport, EpochReport
+from search_core.search.temperature import temperature_at
+from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.strategies.multi_trial.build import build_proposer
+from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.proposer import Proposer
+from search_core.strategies.relaxations import entropy
+
+BuildProposer = Callable[[OverTrialsOptions, GenotypeSpace, ChildLimits, int], Proposer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildOutcome:
+    """What became of a child.
+
+    Attributes:
+        number: of its proposal.
+        metrics: of its last epoch (`ChildReport.metrics`); None if its training failed.
+        seconds: of all its epochs.
+        images: on which it was trained, over all its epochs.
+        failure: why it failed; empty otherwise.
+    """
+
+    number: int
+    metrics: Mapping[str, float] | None
+    seconds: float = 0.0
+    images: float = 0.0
+    failure: str = ""
+
+    @property
+    def score(self) -> float:
+        """Accuracy on held-out images; NaN if its training failed."""
+        return math.nan if self.metrics is None else self.metrics["held_out_accuracy"]
+
+    @classmethod
+    def of(cls, number: int, epochs: Sequence[Mapping[str, float]], failure: str = "") -> ChildOutcome:
+        """From the metrics of its epochs.
+
+        Args:
+            number: of its proposal.
+            epochs: metrics of each.
+            failure: why it failed, if it did.
+        """
+        return cls(
+            number=number,
+            metrics=None if failure else dict(epochs[-1]),
+            seconds=math.fsum(metrics["seconds"] for metrics in epochs),
+            images=math.fsum(metrics["seconds"] * metrics["images_per_s"] for metrics in epochs),
+            failure=failure,
+        )
+
+
+class ProposedChildren:
+    """Ask for children, tell what became of them, and hear the search's report after every so many.
+
+    Args:
+        options: the search, with a strategy over trials.
+        input_shape: channels, height, width of an image.
+        num_classes: number of classes.
+        build: gives the strategy; default: as its options build it.
+
+    Raises:
+        ConstraintsError: if no genotype keeps the hard limits.
+        LatencyError: if the latency table cannot be read or lacks a part of the search space.
+    """
+
+    def __init__(
+        self,
+        options: SearchOptions,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        build: BuildProposer = build_proposer,
+    ) -> None:
+        assert isinstance(options.strategy, OverTrialsOptions)
+        self.options, self.strategy = options, options.strategy
+        self.space = GenotypeSpace(options.network)
+        # Who asks need not be where children are trained, so the table's device is not compared with this one.
+        anywhere, cpu = replace(options.latency, same_device=False), torch.device("cpu")
+        size = (options.network, input_shape, num_classes)
+        table = table_for(anywhere, *size, cpu)
+        self._latency = latency_of_children(anywhere, table, *size, cpu, is_measured=False)
+        self._limits = ChildLimits(options.constraints, *size, latency=self._latency)
+        self._costs = CostTable(options.network, input_shape, torch.device("cpu"))
+        self.proposer = build(self.strategy, self.space, self._limits, options.seed)
+        self.codes: list[Code] = []
+        self.open: dict[int, ChildOrder] = {}  # asked for and not told, by number
+        self._told: dict[int, float] = {}  # number -> score, in the order in which they were told
+        self._best: ChildOutcome | None = None
+        self._epoch_outcomes: list[ChildOutcome] = []
+        self.epoch = 0
+
+    @property
+    def num_children(self) -> int:
+        """How many children the search has."""
+        return self.options.epochs * self.strategy.children
+
+    @property
+    def has_more(self) -> bool:
+        """Whether children are still to be asked for."""
+        return len(self.codes) < self.num_children
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all children were told."""
+        return len(self._told) >= self.num_children
+
+    @property
+    def best_number(self) -> int | None:
+        """The child of the highest score, the first of several; None before the first score."""
+        return None if self._best is None else self._best.number
+
+    def needs_weights(self, number: int) -> bool:
+        """Whether an open or later child may begin with the weights of this one."""
+        if any(order.parent == number for order in self.open.values()):
+            return True
+        return self.has_more and self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
+
+    def ask(self) -> ChildOrder | None:
+        """The next child; None if all were asked for, or an open one must be told first.
+
+        Raises:
+            ConstraintsError: if the strategy finds none within the hard limits.
+        """
+        proposal = self.proposer.ask() if self.has_more and len(self.open) < self.strategy.at_once else None
+        if proposal is None:
+            return None
+        assert proposal.number == len(self.codes), "proposals are numbered in their order"
+        self.codes.append(proposal.code)
+        parent = proposal.parent if self.strategy.estimate.inherit else None
+        if parent is not None and not math.isfinite(self._told.get(parent, math.nan)):
+            parent = None  # there are no trained weights
+        order = self.open[proposal.number] = ChildOrder(
+            number=proposal.number,
+            code=proposal.code,
+            parent=parent,
+            parent_code=None if parent is None else self.codes[parent],
+            best=None if self._best is None else self._best.score,
+        )
+        return order
+
+    def tell(self, outcome: ChildOutcome) -> EpochReport | None:
+        """Hear what became of a child.
+
+        Returns:
+            The report of an epoch, if the child was its last.
+
+        Raises:
+            NonFiniteLossError: if an epoch ends and no child of the search has been trained to its end: its settings
+                are to blame.
+        """
+        del self.open[outcome.number]
+        self.proposer.tell(outcome.number, outcome.score)
+        self._told[outcome.number] = outcome.score
+        if outcome.metrics is not None and (self._best is None or outcome.score > self._best.score):
+            self._best = outcome
+        self._epoch_outcomes.append(outcome)
+        if len(self._epoch_outcomes) < self.strategy.children:
+            return None
+        if self._best is None:
+            raise NonFiniteLossError(
+                f"a child must be trained to its end, got {len(self._told)} that failed, the last because: "
+                f"{outcome.failure}"
+            )
+        report = self._report(self._best)
+        self.epoch += 1
+        self._epoch_outcomes = []
+        return report
+
+    def genotype(self) -> Genotype:
+        """The best child so far; before the first score what the strategy says."""
+        return self.proposer.best() if self._best is None else self.space.decode(self.codes[self._best.number])
+
+    def probabilities(self) -> dict[CellType, Tensor]:
+        """Probability (E, O) per cell type of each operation in what is proposed now, CPU."""
+        return self.proposer.probabilities()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on exactly; loads with `weights_only=True`."""
+        return {
+            "proposer": self.proposer.state_dict(),
+            "codes": [list(code) for code in self.codes],
+            "open": [asdict(order) for order in self.open.values()],
+            "told": [[number, score] for number, score in self._told.items()],
+            "best": None if self._best is None else _plain(self._best),
+            "epoch_outcomes": [_plain(outcome) for outcome in self._epoch_outcomes],
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave for equal options; children that are open stay open."""
+        self.proposer.load_state_dict(state["proposer"])
+        self.codes = [tuple(code) for code in state["codes"]]
+        self.open = {order["number"]: ChildOrder(**order) for order in state["open"]}
+        self._told = dict(state["told"])
+        self._best = None if state["best"] is None else ChildOutcome(**state["best"])
+        self._epoch_outcomes = [ChildOutcome(**outcome) for outcome in state["epoch_outcomes"]]
+        self.epoch = state["epoch"]
+
+    def _report(self, best: ChildOutcome) -> EpochReport:
+        """The best child so far, and what is proposed now."""
+        assert best.metrics is not None
+        options, metrics, genotype = self.options, best.metrics, self.genotype()
+        probabilities, cost = self.probabilities(), self._limits.cost(genotype)
+        cells = {cell_type: _cell_report(probabilities[cell_type]) for cell_type in CELL_TYPES}
+        entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
+        expected: dict[str, Any] = {
+            f"expected_cost_{kind}": self._costs.expected(kind, probabilities).item() for kind in COST_KINDS
+        }
+        seconds = math.fsum(outcome.seconds for outcome in self._epoch_outcomes)
+        images = math.fsum(outcome.images for outcome in self._epoch_outcomes)
+        return EpochReport(
+            epoch=self.epoch,
+            supernet_val_accuracy=metrics["val_accuracy"],
+            child_val_accuracy=metrics["val_accuracy"],
+            child_val_error=1.0 - metrics["val_accuracy"],
+            child_val_accuracy_recalibrated=metrics["val_accuracy_recalibrated"],
+            discretization_gap=0.0,
+            train_loss=metrics["train_loss"],
+            train_accuracy=metrics["train_accuracy"],
+            train_penalty=0.0,
+            supernet_val_loss=metrics["val_loss"],
+            child_val_loss=metrics["val_loss"],
+            entropy_normal=entropies["normal"],
+            entropy_reduce=entropies["reduce"],
+            entropy_total=sum(entropies.values()),
+            temperature=temperature_at(options.temperature, self.epoch, options.epochs),
+            eta=penalty_strength_at(options.penalty, self.epoch),
+            **expected,
+            child_params=cost.params,
+            child_madds=cost.madds,
+            child_memory_access=cost.memory_access,
+            edges_normal=len(genotype.normal),
+            edges_reduce=len(genotype.reduce),
+            nodes_normal=genotype.num_active_nodes("normal"),
+            nodes_reduce=genotype.num_active_nodes("reduce"),
+            seconds=seconds,
+            images_per_s=images / seconds if seconds else 0.0,
+            genotype=genotype,
+            cells=cells,
+            child_latency_ms=None if self._latency is None else self._latency(genotype),
+            children=tuple((self.codes[outcome.number], outcome.score) for outcome in self._epoch_outcomes),
+        )
+
+
+def _cell_report(probabilities_EO: Tensor) -> CellReport:
+    # Log probabilities stand for alpha; a probability of 0 has a finite one, which JSON and pictures can hold.
+    alpha_EO = probabilities_EO.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return CellReport(
+        alpha=tuple(map(tuple, alpha_EO.tolist())),
+        probabilities=tuple(map(tuple, probabilities_EO.tolist())),
+        entropy=tuple(entropy(probabilities_EO).tolist()),
+        credit=(0.0,) * len(probabilities_EO),
+    )
+
+
+def _plain(outcome: ChildOutcome) -> dict[str, Any]:
+    return {**vars(outcome), "metrics": None if outcome.metrics is None else dict(outcome.metrics)}

@@ -1,0 +1,100 @@
+"""Everything that defines a search: the options of `search`, apart from it, as they need no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from search_core.cost.constraints import Constraints
+from search_core.cost.latency_options import LatencyOptions
+from search_core.cost.penalty_options import PenaltyOptions
+from search_core.data.dataset_options import DatasetOptions
+from search_core.errors import literal_rules, require
+from search_core.search.temperature import TemperatureOptions
+from search_core.space.plan import NetworkOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
+from search_core.strategies.registry import StrategyOptions
+from search_core.strategies.weight_sharing.options import SnasOptions
+
+#: Sections of the options in which a forked search may differ from the one whose state it continues.
+FORK_SECTIONS = ("penalty", "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Everything that defines one search; the `search` section of a study file mirrors it.
+
+    Attributes:
+        dataset: images, splits and augmentation.
+        network: size of the searchable network.
+        strategy: the search algorithm and its own options.
+        temperature: schedule of the concrete distribution's temperature.
+        penalty: the resource penalty.
+        theta: optimiser of the operation weights.
+        alpha: optimiser of the architecture parameters.
+        constraints: hard limits on the child.
+        latency: where the latency of children comes from.
+        epochs: passes over the training images, at least 1.
+        batch_size: images a step, at least 2.
+        recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
+        cuda_graph: replay training steps from a CUDA graph: on a GPU, where small kernels wait for their launches.
+        precision: type of the searchable network's convolutions and products on a GPU; statistics, nodes and weights
+            stay float32. Child networks are evaluated in float32.
+        seed: seed of initial weights, data order, augmentation and architecture samples; a study sets its own.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    # Read by pydantic, which the orchestrator validates study files with: `kind` says which options these are.
+    strategy: StrategyOptions = field(default_factory=SnasOptions, metadata={"discriminator": "kind"})
+    temperature: TemperatureOptions = field(default_factory=TemperatureOptions)
+    penalty: PenaltyOptions = field(default_factory=PenaltyOptions)
+    theta: ThetaOptions = field(default_factory=ThetaOptions)
+    alpha: AlphaOptions = field(default_factory=AlphaOptions)
+    constraints: Constraints = field(default_factory=Constraints)
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    epochs: int = 150
+    batch_size: int = 64
+    recalibration_batches: int = 16
+    cuda_graph: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        kind, on_gpu = self.strategy.kind, self.strategy.on_gpu
+        require(
+            *literal_rules(self),
+            ("cuda_graph", not self.cuda_graph or "cuda_graph" in on_gpu, f"must be false with strategy {kind}"),
+            (
+                "precision",
+                self.precision == "float32" or self.precision in on_gpu,
+                f"must be float32 with strategy {kind}, got {self.precision}",
+            ),
+            *self._latency_rules(),
+            ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
+            ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
+            (
+                "recalibration_batches",
+                self.recalibration_batches >= 1,
+                f"must be at least 1, got {self.recalibration_batches}",
+            ),
+            ("seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"),
+        )
+
+    def _latency_rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Rules over several sections: what needs the table, and what a penalty on whole children excludes."""
+        is_whole = self.penalty.cost == "child_latency"
+        needed = {"penalty.cost latency": self.penalty.cost == "latency"}
+        needed["constraints.latency_ms"] = self.constraints.latency_ms is not None
+        for what, is_asked in needed.items():
+            rule = f"must be given for `{what}`: the file that `snas latency measure` writes"
+            yield "latency.table", not is_asked or self.latency.table is not None, rule
+        one_sample = isinstance(self.strategy, SnasOptions) and self.strategy.sample_per == "batch"
+        rule = "must be snas with `sample_per` batch for `penalty.cost` child_latency, which looks at the sampled child"
+        yield "strategy.kind", not is_whole or one_sample, f"{rule}, got {self.strategy.kind}"
+        rule = "must be false with `penalty.cost` child_latency, which asks for the child between kernels"
+        yield "cuda_graph", not (is_whole and self.cuda_graph), rule

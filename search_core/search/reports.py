@@ -1,0 +1,139 @@
+"""What a search says after every epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from search_core.space.codes import Code
+from search_core.space.genotype import CellType, Genotype
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellReport:
+    """The distribution over one cell type after an epoch; rows are edges in the order of `cell_edges`.
+
+    Attributes:
+        alpha: architecture parameters, E rows of O values.
+        probabilities: probability of every operation, E rows of O values.
+        entropy: nats, per edge.
+        credit: mean credit of the epoch's steps, per edge (SNAS section 2.3).
+    """
+
+    alpha: tuple[tuple[float, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...]
+    entropy: tuple[float, ...]
+    credit: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """State of a search after one epoch. Accuracies and errors are fractions in [0, 1].
+
+    In a search over trials there is no supernet: an epoch trains a number of children, each for itself. The child is
+    the best of all so far by its accuracy on held-out training images; it stands for the supernet too, so that the gap
+    is 0; `train_*` are those of its last epoch; `seconds` is the sum over the epoch's children; and the distribution is
+    that of what is proposed now, with log probabilities as alpha.
+
+    Attributes:
+        epoch: 0-based.
+        supernet_val_accuracy: of the supernet, one architecture sample per batch at the current temperature.
+        child_val_accuracy: of the derived child with inherited weights and statistics, without any training.
+        child_val_error: 1 - `child_val_accuracy`.
+        child_val_accuracy_recalibrated: as `child_val_accuracy`, batch norm statistics recomputed on training data.
+        discretization_gap: `supernet_val_accuracy - child_val_accuracy`.
+        train_loss: mean task loss of the epoch's steps, nats.
+        train_accuracy: over the epoch's steps.
+        train_penalty: mean of eta * C(Z) over the epoch's steps.
+        supernet_val_loss: nats.
+        child_val_loss: nats.
+        entropy_normal: total over the normal cell's edges, nats.
+        entropy_reduce: total over the reduction cell's edges, nats.
+        entropy_total: of both.
+        temperature: lambda of this epoch.
+        eta: penalty strength of this epoch.
+        expected_cost_params: expected parameters of the searchable operations.
+        expected_cost_madds: expected multiply-adds of the searchable operations, one image.
+        expected_cost_memory_access: expected elements moved by the searchable operations, one image.
+        child_params: parameters of the derived child at the search's size, as `snas profile` counts them.
+        child_madds: multiply-adds likewise, one image.
+        child_memory_access: elements moved likewise, one image.
+        edges_normal: kept edges of the normal cell.
+        edges_reduce: kept edges of the reduction cell.
+        nodes_normal: intermediate nodes of the normal cell that an input still reaches.
+        nodes_reduce: likewise for the reduction cell.
+        seconds: wall time of the epoch, validation included.
+        images_per_s: training images per second of training time.
+        genotype: the derived architecture.
+        cells: the distribution over each cell type.
+        child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        children: code and score of each child that was trained for itself in this epoch, NaN if its training failed;
+            empty for strategies whose children share their weights.
+        choices: what the child has chosen beside the genotype, see `Strategy.choices`.
+    """
+
+    epoch: int
+    supernet_val_accuracy: float
+    child_val_accuracy: float
+    child_val_error: float
+    child_val_accuracy_recalibrated: float
+    discretization_gap: float
+    train_loss: float
+    train_accuracy: float
+    train_penalty: float
+    supernet_val_loss: float
+    child_val_loss: float
+    entropy_normal: float
+    entropy_reduce: float
+    entropy_total: float
+    temperature: float
+    eta: float
+    expected_cost_params: float
+    expected_cost_madds: float
+    expected_cost_memory_access: float
+    child_params: int
+    child_madds: int
+    child_memory_access: int
+    edges_normal: int
+    edges_reduce: int
+    nodes_normal: int
+    nodes_reduce: int
+    seconds: float
+    images_per_s: float
+    genotype: Genotype
+    cells: dict[CellType, CellReport]
+    child_latency_ms: float | None = None
+    choices: dict[str, Any] = field(default_factory=dict)
+    children: tuple[tuple[Code, float], ...] = ()
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers of the report by name, without `epoch`; optional ones if there are any."""
+        values = {name: getattr(self, name) for name in (*METRICS, *OPTIONAL_METRICS)}
+        return {name: float(value) for name, value in values.items() if value is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: `epoch`, `metrics`, `genotype`, `cells`; `choices` and `children` if there are any."""
+        record = {
+            "epoch": self.epoch,
+            "metrics": self.metrics(),
+            "genotype": self.genotype.to_dict(),
+            "cells": {cell_type: vars(cell) for cell_type, cell in self.cells.items()},
+        }
+        if self.choices:
+            record["choices"] = self.choices
+        if self.children:
+            record["children"] = [
+                {"code": list(code), "score": score if math.isfinite(score) else None} for code, score in self.children
+            ]
+        return record
+
+
+#: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
+OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
+#: Names of the numbers that every epoch of every search reports.
+METRICS: tuple[str, ...] = tuple(
+    entry.name
+    for entry in fields(EpochReport)
+    if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS)
+)

@@ -1,0 +1,314 @@
+"""One search: epochs of a strategy on a data set, each ending in a report; resumable bit for bit on CPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from search_core.cost.constraints import ChildLimits
+from search_core.cost.counts import COST_KINDS
+from search_core.cost.latency_measure import latency_of_children
+from search_core.cost.latency_table import LatencyTable, table_for
+from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_options import penalty_strength_at
+from search_core.data.datasets import ImageData, check_batch_size
+from search_core.errors import NonFiniteLossError, OptionsError, StateError, require, require_equal
+from search_core.network.blocks import make_generators
+from search_core.network.supernet import Supernet
+from search_core.search.options import FORK_SECTIONS, SearchOptions
+from search_core.search.reports import CellReport, EpochReport
+from search_core.search.temperature import temperature_at
+from search_core.space.codes import GenotypeSpace
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
+from search_core.strategies.relaxations import entropy
+from search_core.strategies.weight_sharing.build import build_strategy
+from search_core.strategies.weight_sharing.options import WeightSharingOptions
+from search_core.training.evaluation import evaluate
+from search_core.training.held_out import SearchImages
+
+STATE_FORMAT = 3
+
+
+class Search:
+    """One search: iterate over it for one report per epoch.
+
+    Args:
+        options: everything that defines the search.
+        data: the images, on `device`, loaded with `options.dataset`.
+        device: where the search runs.
+
+    Raises:
+        DataError: if the training split, or a part of it that the strategy holds out, has less than one batch.
+        ConstraintsError: if no genotype keeps the hard limits.
+        LatencyError: if the latency table cannot be used.
+        OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is one over trials,
+            which `child_search.ChildSearch` runs.
+    """
+
+    def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
+        strategy = options.strategy
+        if not isinstance(strategy, WeightSharingOptions):
+            message = f"must be one that shares weights, got {strategy.kind}: `make_search` takes those over trials too"
+            raise OptionsError((("strategy.kind", message),))
+        check_batch_size(options.batch_size, data)
+        self.options, self.data = options, data
+        self.epoch = 0
+        self._device = torch.device(device)
+        on_gpu = self._device.type == "cuda"
+        require(
+            ("cuda_graph", on_gpu or not options.cuda_graph, f"needs a CUDA device, got true on {self._device}"),
+            ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
+        )
+        self._table = table_for(options.latency, options.network, data.input_shape, data.num_classes, self._device)
+        self._costs = CostTable(options.network, data.input_shape, self._device, latency=self._table)
+        self._context = build_context(options, data, self._costs, self._device, self._table)
+        self.strategy: Strategy = build_strategy(strategy, self._context)
+        self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
+
+    def __iter__(self) -> Iterator[EpochReport]:
+        """Run the remaining epochs.
+
+        Yields:
+            The report of each epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite.
+        """
+        while self.epoch < self.options.epochs:
+            yield self.run_epoch()
+
+    def run_epoch(self) -> EpochReport:
+        """Train and validate one epoch.
+
+        Raises:
+            NonFiniteLossError: if the training loss is not finite; the search must not be continued then.
+        """
+        start = time.perf_counter()
+        settings = self._settings()
+        self.strategy.begin_epoch(settings, self._generators["architecture"])
+        totals, num_images = self._train()
+        train_seconds = time.perf_counter() - start
+        self.strategy.end_epoch(self._generators["architecture"])
+        report = self._report(settings, totals, num_images, start, train_seconds)
+        self.epoch += 1
+        return report
+
+    def scores(self) -> list[float]:
+        """What the strategy thinks of every genotype of the search space, in the order of `GenotypeSpace.all`.
+
+        Raises:
+            StateError: before the last epoch; asking would change the randomness of the next one.
+        """
+        if self.epoch < self.options.epochs:
+            raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
+        codes = list(GenotypeSpace(self.options.network).all())
+        return self.strategy.scores(codes, self._generators["validation"])
+
+    def genotype(self) -> Genotype:
+        """The architecture that the strategy would choose now."""
+        return self.strategy.genotype()
+
+    def probabilities(self) -> dict[CellType, Tensor]:
+        """Probability (E, O) per cell type of every operation, detached."""
+        return self.strategy.probabilities()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        return {
+            "format": STATE_FORMAT,
+            "options": self._fingerprint(),
+            "epoch": self.epoch,
+            "strategy": copy.deepcopy(self.strategy.state_dict()),  # training goes on in place
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the search that gave `state` stopped.
+
+        Raises:
+            StateError: if the state has another format or comes from a search with other options.
+        """
+        self._load(state, may_differ=())
+
+    def fork_from(self, state: dict[str, Any]) -> None:
+        """Go on from the state of a search that had another penalty or temperature until then.
+
+        Several strengths of the penalty can so share their first epochs, in which the supernet's weights are formed.
+
+        Raises:
+            StateError: if the state has another format or comes from a search that differs in more than that.
+        """
+        self._load(state, may_differ=FORK_SECTIONS)
+
+    def _load(self, state: dict[str, Any], may_differ: Collection[str]) -> None:
+        if state.get("format") != STATE_FORMAT:
+            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
+        require_equal(self._fingerprint(), state["options"], but=may_differ)
+        self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
+        for name, generator in self._generators.items():
+            generator.set_state(state["generators"][name].cpu())
+        self.epoch = state["epoch"]
+
+    def _fingerprint(self) -> str:
+        """Options and data as text; where files lie, who reads them and what is computed twice does not matter."""
+        plain = asdict(self.options)
+        del plain["network"]["recompute"], plain["cuda_graph"]
+        for name in ("root", "workers"):
+            del plain["dataset"][name]
+        plain["latency"]["table"] = None if self._table is None else self._table.digest
+        return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
+
+    def _settings(self) -> EpochSettings:
+        theta, last = self.options.theta, self.options.epochs - 1
+        cosine = (1 + math.cos(math.pi * self.epoch / self.options.epochs)) / 2
+        return EpochSettings(
+            temperature=temperature_at(self.options.temperature, self.epoch, self.options.epochs),
+            eta=penalty_strength_at(self.options.penalty, self.epoch),
+            theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * cosine,
+            progress=self.epoch / last if last else 1.0,
+            is_last=self.epoch == last,
+        )
+
+    def _train(self) -> tuple[StepResult, int]:
+        """Means of loss and penalty over the epoch's steps and the number of correct images; number of images."""
+        steps, num_images = [], 0
+        batches = self._context.images.training_batches(self._generators["data"])
+        for images, labels in batches:
+            steps.append(self.strategy.step(images, labels, self._generators["architecture"]))
+            num_images += len(labels)
+        totals = StepResult(
+            loss=torch.stack([step.loss for step in steps]).mean(),
+            penalty=torch.stack([step.penalty for step in steps]).mean(),
+            correct=torch.stack([step.correct for step in steps]).sum(),
+        )
+        if not (math.isfinite(totals.loss.item()) and math.isfinite(totals.penalty.item())):
+            raise NonFiniteLossError(
+                f"the training loss must stay finite, got loss {totals.loss.item()} and penalty "
+                f"{totals.penalty.item()} in epoch {self.epoch}; a lower theta.lr or penalty.strength may help"
+            )
+        return totals, num_images
+
+    def _report(
+        self, settings: EpochSettings, totals: StepResult, num_images: int, start: float, train_seconds: float
+    ) -> EpochReport:
+        strategy, validation = self.strategy, self.data.validation
+        genotype, probabilities = strategy.genotype(), strategy.probabilities()
+        strategy.supernet.eval()
+        supernet = evaluate(
+            lambda images: strategy.predict(images, self._generators["validation"]),
+            validation,
+            self.options.batch_size,  # one architecture sample per batch, as in training
+        )
+        if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
+            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
+        child = strategy.child()
+        inherited = evaluate(child, validation)
+        self._context.images.recalibrate(child, self._generators["validation"])
+        recalibrated = evaluate(child, validation)
+        cost = strategy.child_cost(self._context.limits)
+        cells = _cell_reports(strategy)
+        entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
+        expected: dict[str, Any] = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+        return EpochReport(
+            epoch=self.epoch,
+            supernet_val_accuracy=supernet.accuracy,
+            child_val_accuracy=inherited.accuracy,
+            child_val_error=1.0 - inherited.accuracy,
+            child_val_accuracy_recalibrated=recalibrated.accuracy,
+            discretization_gap=supernet.accuracy - inherited.accuracy,
+            train_loss=totals.loss.item(),
+            train_accuracy=totals.correct.item() / num_images,
+            train_penalty=totals.penalty.item(),
+            supernet_val_loss=supernet.loss,
+            child_val_loss=inherited.loss,
+            entropy_normal=entropies["normal"],
+            entropy_reduce=entropies["reduce"],
+            entropy_total=sum(entropies.values()),
+            temperature=settings.temperature,
+            eta=settings.eta,
+            **{f"expected_cost_{kind}": value for kind, value in expected.items()},
+            child_params=cost.params,
+            child_madds=cost.madds,
+            child_memory_access=cost.memory_access,
+            edges_normal=len(genotype.normal),
+            edges_reduce=len(genotype.reduce),
+            nodes_normal=genotype.num_active_nodes("normal"),
+            nodes_reduce=genotype.num_active_nodes("reduce"),
+            seconds=time.perf_counter() - start,
+            images_per_s=num_images / train_seconds,
+            genotype=genotype,
+            cells=cells,
+            child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
+            choices=strategy.choices(),
+        )
+
+
+def build_context(
+    options: SearchOptions,
+    data: ImageData,
+    costs: CostTable,
+    device: torch.device,
+    table: LatencyTable | None = None,
+) -> SearchContext:
+    """What the weight-sharing strategy that `options.strategy` names is built from, with fresh seeded weights."""
+    assert isinstance(options.strategy, WeightSharingOptions)
+    child_latency = latency_of_children(
+        options.latency,
+        table,
+        options.network,
+        data.input_shape,
+        data.num_classes,
+        device,
+        is_measured=options.penalty.cost == "child_latency",
+    )
+    supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
+    return SearchContext(
+        supernet=supernet,
+        images=SearchImages.of(
+            data,
+            options.strategy.held_out_fraction,
+            batch_size=options.batch_size,
+            recalibration_batches=options.recalibration_batches,
+        ),
+        penalty=options.penalty,
+        costs=costs,
+        limits=ChildLimits(
+            options.constraints,
+            options.network,
+            data.input_shape,
+            data.num_classes,
+            latency=None if table is None else child_latency,
+        ),
+        theta=options.theta,
+        alpha=options.alpha,
+        seed=options.seed,
+        cuda_graph=options.cuda_graph,
+        autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
+        child_latency=child_latency,
+    )
+
+
+def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:
+    alpha, probabilities, credits = strategy.alpha(), strategy.probabilities(), strategy.credits()
+    return {
+        cell_type: CellReport(
+            alpha=_rows(alpha[cell_type]),
+            probabilities=_rows(probabilities[cell_type]),
+            entropy=tuple(entropy(probabilities[cell_type]).tolist()),
+            credit=tuple(credits[cell_type].tolist()),
+        )
+        for cell_type in CELL_TYPES
+    }
+
+
+def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, matrix.tolist()))

@@ -1,0 +1,218 @@
+"""The cell DAG and the plan of a stack of cells: channels and image sizes of everything, before any weight exists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from search_core.errors import literal_rules, require
+from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, CellType, Genotype
+
+Size = tuple[int, int]
+Stem = Literal["cifar", "imagenet"]
+
+#: Bit width that stands for values as they are.
+FULL_PRECISION = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Size of the searchable network.
+
+    Attributes:
+        nodes: intermediate nodes B of a cell.
+        cells: cells L in the stack; those at L // 3 and 2 L // 3 are reduction cells.
+        init_channels: channels C of the first cells; reduction cells double them.
+        primitives: candidate operations of every edge, at least two, without repetition.
+        stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
+        recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a
+            fraction of the memory, the same numbers.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    nodes: int = 4
+    cells: int = 8
+    init_channels: int = 16
+    primitives: tuple[str, ...] = field(default=PRIMITIVES)
+    stem: Stem = "cifar"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.primitives if name not in KNOWN_PRIMITIVES]
+        distinct = len(set(self.primitives)) == len(self.primitives)
+        require(
+            *literal_rules(self),
+            ("nodes", self.nodes >= 1, f"must be at least 1, got {self.nodes}"),
+            ("cells", self.cells >= 1, f"must be at least 1, got {self.cells}"),
+            (
+                "init_channels",
+                self.init_channels >= 2 and self.init_channels % 2 == 0,
+                f"must be an even number of at least 2, got {self.init_channels}",
+            ),
+            ("primitives", not unknown, f"must be among {', '.join(KNOWN_PRIMITIVES)}, got {', '.join(unknown)}"),
+            (
+                "primitives",
+                distinct and len(self.primitives) >= 2,
+                f"must be at least two different names, got {list(self.primitives)}",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """Place of one cell in the stack. Sizes are (height, width) in pixels.
+
+    Attributes:
+        channels_prev_prev: channels of the output of the cell before the previous one (input of node 0).
+        channels_prev: channels of the output of the previous cell (input of node 1).
+        channels: channels of every node of this cell.
+        cell_type: `reduce` cells halve the size on edges from the two input nodes.
+        reduction_prev: whether the previous cell halved the size, so that node 0 must be halved too.
+        size_prev_prev: size of the input of node 0 before it is adapted.
+        size_in: size of both input nodes.
+        size_out: size of the intermediate nodes and of the output.
+    """
+
+    channels_prev_prev: int
+    channels_prev: int
+    channels: int
+    cell_type: CellType
+    reduction_prev: bool
+    size_prev_prev: Size
+    size_in: Size
+    size_out: Size
+
+    def edge_geometry(self, source: int) -> tuple[Size, int]:
+        """Input size and stride of an edge that leaves node `source`."""
+        if self.cell_type == "reduce":
+            return (self.size_in, 2) if source < 2 else (self.size_out, 1)
+        return self.size_in, 1
+
+
+@dataclass(frozen=True)
+class StackPlan:
+    """A whole network: stem, cells, classifier, and where the auxiliary head sits.
+
+    Attributes:
+        input_shape: channels, height, width of an image.
+        stem: `cifar` or `imagenet`.
+        stem_channels: output channels of the stem.
+        cells: the cells, first to last.
+        out_channels: channels of the last cell's output.
+        auxiliary_cell: index of the cell that feeds the auxiliary head, 2 L // 3.
+        auxiliary_channels: channels of that cell's output.
+    """
+
+    input_shape: tuple[int, int, int]
+    stem: Stem
+    stem_channels: int
+    cells: tuple[CellPlan, ...]
+    out_channels: int
+    auxiliary_cell: int
+    auxiliary_channels: int
+
+
+def cell_edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
+    """All edges (source, target) of a cell of `num_nodes` intermediate nodes, ordered by target, then source.
+
+    Four nodes give the 14 edges of the papers.
+    """
+    return tuple((source, target) for target in range(2, num_nodes + 2) for source in range(target))
+
+
+def edges_by_source(num_nodes: int) -> tuple[tuple[int, int], ...]:
+    """The same edges ordered by source, then target: the order of the supernet's weights."""
+    return tuple(sorted(cell_edges(num_nodes)))
+
+
+def halved(size: Size) -> Size:
+    """Size after a stride of 2; odd sizes round up."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def plan_stack(
+    *,
+    cells: int,
+    init_channels: int,
+    stem: Stem,
+    input_shape: tuple[int, int, int],
+    num_concat: dict[CellType, int],
+    cell_channels: Sequence[int] | None = None,
+) -> StackPlan:
+    """Lay out a stack of cells (SNAS section 4.1, DARTS section 3.1 and appendix A).
+
+    Args:
+        cells: number of cells L; those at L // 3 and 2 L // 3 are reduction cells and double the channels.
+        init_channels: channels C of the first cell's nodes.
+        stem: `cifar`: a 3x3 conv to 3 C channels; `imagenet`: convs of stride 2 to C / 2, C and C channels.
+        input_shape: channels, height, width.
+        num_concat: number of nodes that each cell type concatenates.
+        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
+    """
+    size = (input_shape[1], input_shape[2])
+    if stem == "cifar":
+        stem_channels = channels_prev_prev = channels_prev = 3 * init_channels
+        size_prev_prev, reduction_prev = size, False
+    else:
+        stem_channels = channels_prev_prev = channels_prev = init_channels
+        size_prev_prev = halved(halved(size))
+        size, reduction_prev = halved(size_prev_prev), True
+
+    plans, channels = [], init_channels
+    auxiliary_cell, auxiliary_channels = 2 * cells // 3, 0
+    for index in range(cells):
+        is_reduction = index in (cells // 3, 2 * cells // 3)
+        channels = channels * 2 if is_reduction else channels
+        own_channels = channels if cell_channels is None else cell_channels[index]
+        cell_type: CellType = "reduce" if is_reduction else "normal"
+        plan = CellPlan(
+            channels_prev_prev=channels_prev_prev,
+            channels_prev=channels_prev,
+            channels=own_channels,
+            cell_type=cell_type,
+            reduction_prev=reduction_prev,
+            size_prev_prev=size_prev_prev,
+            size_in=size,
+            size_out=halved(size) if is_reduction else size,
+        )
+        plans.append(plan)
+        channels_prev_prev, channels_prev = channels_prev, num_concat[cell_type] * own_channels
+        size_prev_prev, size = size, plan.size_out
+        reduction_prev = is_reduction
+        if index == auxiliary_cell:
+            auxiliary_channels = channels_prev
+    return StackPlan(input_shape, stem, stem_channels, tuple(plans), channels_prev, auxiliary_cell, auxiliary_channels)
+
+
+def plan_supernet(options: NetworkOptions, input_shape: tuple[int, int, int]) -> StackPlan:
+    """Plan of the searchable network: every intermediate node is concatenated."""
+    return plan_stack(
+        cells=options.cells,
+        init_channels=options.init_channels,
+        stem=options.stem,
+        input_shape=input_shape,
+        num_concat={"normal": options.nodes, "reduce": options.nodes},
+    )
+
+
+def plan_child(
+    genotype: Genotype,
+    *,
+    cells: int,
+    init_channels: int,
+    stem: Stem,
+    input_shape: tuple[int, int, int],
+    cell_channels: Sequence[int] | None = None,
+) -> StackPlan:
+    """Plan of the child network of a genotype; cells may concatenate different numbers of nodes."""
+    return plan_stack(
+        cells=cells,
+        init_channels=init_channels,
+        stem=stem,
+        input_shape=input_shape,
+        num_concat={cell_type: len(genotype.concat(cell_type)) for cell_type in CELL_TYPES},
+        cell_channels=cell_channels,
+    )

@@ -1,0 +1,1 @@
+"""Strategies whose children are trained one by one."""

@@ -1,0 +1,1 @@
+"""Strategies whose children share the weights of a supernet."""

@@ -1,0 +1,140 @@
+"""What strategies with architecture parameters alpha and gradients for them have in common.
+
+Shape suffixes: L cells of one type, E edges, O operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_core.space.codes import GenotypeSpace
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.plan import NetworkOptions, cell_edges
+from search_core.strategies.base import EpochSettings, SearchContext, Strategy
+from search_core.training.optimisers import SGD, Adam
+
+
+class DifferentiableStrategy(Strategy):
+    """Theta trained by SGD, alpha by Adam; the child is the most probable operation of every edge.
+
+    Args:
+        context: what the strategy is built from.
+    """
+
+    def __init__(self, context: SearchContext) -> None:
+        self.supernet, self._context = context.supernet, context
+        device = next(self.supernet.parameters()).device
+        self._alpha = initial_alpha(self.supernet.options, context.seed, device)
+        theta, alpha = context.theta, context.alpha
+        self._theta_optimiser = SGD(
+            self.supernet.parameters(), theta.lr, momentum=theta.momentum, weight_decay=theta.weight_decay, foreach=True
+        )
+        self._alpha_optimiser = Adam(
+            list(self._alpha.values()),
+            alpha.lr,
+            betas=alpha.betas,
+            weight_decay=alpha.weight_decay,
+            foreach=True,
+            capturable=context.cuda_graph,
+        )
+        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.strength, theta_lr=theta.lr)
+        self._credit_sums = {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()}
+        self._num_steps = 0
+
+    def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
+        """Take over this epoch's settings and forget the credits of the last one."""
+        self._settings = settings
+        for group in self._theta_optimiser.param_groups:
+            group["lr"] = settings.theta_lr
+        for credit in self._credit_sums.values():
+            credit.zero_()
+        self._num_steps = 0
+
+    def alpha(self) -> dict[CellType, Tensor]:
+        """Architecture parameters (E, O) per cell type, detached."""
+        return {cell_type: alpha.detach() for cell_type, alpha in self._alpha.items()}
+
+    def probabilities(self) -> dict[CellType, Tensor]:
+        """`softmax(alpha)`, (E, O) per cell type."""
+        return {cell_type: alpha.softmax(-1) for cell_type, alpha in self.alpha().items()}
+
+    def credits(self) -> dict[CellType, Tensor]:
+        """Mean credit (E,) per edge and step since `begin_epoch` (SNAS section 2.3); 0 before the first step.
+
+        The reward of an edge is `R_ij = -(dL/dx_j) . (sum_k Z_ij^k O_ij^k(x_i))`. Since x_j is linear in Z, this is
+        `-sum_k Z_ij^k dL/dZ_ij^k`, so it costs nothing beyond the gradient of Z; cells of one type are summed.
+        """
+        steps = max(self._num_steps, 1)
+        return {cell_type: credit / steps for cell_type, credit in self._credit_sums.items()}
+
+    def genotype(self) -> Genotype:
+        """Most probable operation of every edge, `none` included: there is no top-2 rule (SNAS section 2.1)."""
+        return derive_genotype(self.probabilities(), self.supernet.options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Theta, alpha and both optimisers."""
+        return {
+            "theta": self.supernet.state_dict(),
+            "alpha": dict(self.alpha()),
+            "theta_optimiser": self._theta_optimiser.state_dict(),
+            "alpha_optimiser": self._alpha_optimiser.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave for equal options."""
+        self.supernet.load_state_dict(state["theta"])
+        with torch.no_grad():
+            for cell_type, alpha in self._alpha.items():
+                alpha.copy_(state["alpha"][cell_type])
+        self._theta_optimiser.load_state_dict(state["theta_optimiser"])
+        self._load_alpha_optimiser(state["alpha_optimiser"])
+
+    def _load_alpha_optimiser(self, state: dict[str, Any]) -> None:
+        """The state may come from a search with another `cuda_graph`, which decides where Adam counts its steps."""
+        capturable = self._context.cuda_graph
+        groups = [{**group, "capturable": capturable} for group in state["param_groups"]]
+        self._alpha_optimiser.load_state_dict({**state, "param_groups": groups})
+        for alpha, moments in self._alpha_optimiser.state.items():
+            moments["step"] = moments["step"].to(alpha.device if capturable else "cpu")
+
+    def _logits(self, images: Tensor, z: Mapping[CellType, Tensor]) -> Tensor:
+        autocast = self._context.autocast
+        with torch.autocast(
+            images.device.type, autocast, enabled=autocast is not None, cache_enabled=not self._context.cuda_graph
+        ):
+            logits: Tensor = self.supernet(images, z)
+        return logits.to(images.dtype)
+
+    def _clip_theta(self) -> None:
+        nn.utils.clip_grad_norm_(self.supernet.parameters(), self._context.theta.grad_clip, foreach=True)
+
+    def _add_credits(self, z_network: Mapping[CellType, Tensor]) -> None:
+        """Add those of one backward pass; the network's Z must keep its gradient."""
+        for cell_type, sample in z_network.items():
+            if sample.grad is not None:  # None when the stack has no cell of this type
+                credit = -(sample.detach() * sample.grad).sum(-1)
+                self._credit_sums[cell_type] += credit.sum(0) if credit.dim() == 2 else credit
+
+
+def initial_alpha(options: NetworkOptions, seed: int, device: torch.device) -> dict[CellType, nn.Parameter]:
+    """Architecture parameters near the uniform distribution: 1e-3 times standard normal, (E, O) per cell type."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(cell_edges(options.nodes)), len(options.primitives))
+    return {
+        cell_type: nn.Parameter((1e-3 * torch.randn(shape, generator=generator)).to(device)) for cell_type in CELL_TYPES
+    }
+
+
+def derive_genotype(probabilities: dict[CellType, Tensor], options: NetworkOptions) -> Genotype:
+    """Genotype of the most probable operation of every edge; edges whose best is `none` disappear.
+
+    Args:
+        probabilities: (E, O) per cell type.
+        options: the searchable network that they belong to.
+    """
+    space = GenotypeSpace(options)
+    return space.decode([choice for name in CELL_TYPES for choice in probabilities[name].argmax(-1).tolist()])

@@ -1,0 +1,125 @@
+"""Options of the strategies with shared weights that draw children at random and rank them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from search_core.errors import literal_rules, require
+from search_core.strategies.weight_sharing.options import WeightSharingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedDrawsOptions(WeightSharingOptions):
+    """How children are drawn and ranked.
+
+    Attributes:
+        held_out: share of the training images on which children are ranked, in (0, 1).
+        samples: children that are drawn and ranked after each epoch, at least 1; the best so far stays in the race.
+        batches: held-out batches by which a child is judged; default: all.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    held_out: float = 0.2
+    samples: int = 16
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        require(*self.rules())
+
+    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """For `require`; a subclass adds its own."""
+        return (
+            *literal_rules(self),
+            ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
+            ("samples", self.samples >= 1, f"must be at least 1, got {self.samples}"),
+            ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
+        )
+
+    @property
+    def held_out_fraction(self) -> float:
+        """Share of the training images that is kept for the ranking."""
+        return self.held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShotOptions(RankedDrawsOptions):
+    """One-shot architecture search (Bender et al., ICML 2018).
+
+    Attributes:
+        kind: names this strategy.
+        rate: r in (0, 1): in the last epoch an operation is dropped with probability r^(1/k), where k edges lead
+            to its node. It grows linearly from 0 in the first, from epoch to epoch.
+        ghost_batches: parts of a batch that drop operations independently and have batch statistics of their own, at
+            least 1; each must have two images or more.
+        rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
+            predictions from the whole network's on the same images, which needs no labels.
+        batches: held-out batches by which a child is judged; default: all whole ones.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
+    paper: ClassVar = "Bender et al., ICML 2018"
+    uses: ClassVar = ("constraints",)
+
+    kind: Literal["one_shot"] = "one_shot"
+    rate: float = 0.1
+    ghost_batches: int = 2
+    rank_by: Literal["accuracy", "kl"] = "accuracy"
+
+    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """As in `RankedDrawsOptions`."""
+        return (
+            *super().rules(),
+            ("rate", 0 < self.rate < 1, f"must be in (0, 1), got {self.rate}"),
+            ("ghost_batches", self.ghost_batches >= 1, f"must be at least 1, got {self.ghost_batches}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmashOptions(RankedDrawsOptions):
+    """One-shot model architecture search through hypernetworks (Brock et al., ICLR 2018).
+
+    Attributes:
+        kind: names this strategy.
+        features: width of the hypernetwork, at least 1.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    summary: ClassVar = "a hypernetwork makes the pointwise weights of random children, which are then ranked by them"
+    paper: ClassVar = "Brock et al., ICLR 2018"
+    uses: ClassVar = ("constraints",)
+
+    kind: Literal["smash"] = "smash"
+    features: int = 32
+
+    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """As in `RankedDrawsOptions`."""
+        return (
+            *super().rules(),
+            ("features", self.features >= 1, f"must be at least 1, got {self.features}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSamplingOptions(RankedDrawsOptions):
+    """Random search with weight sharing (Li and Talwalkar, UAI 2019, section 3.2).
+
+    Attributes:
+        kind: names this strategy.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    summary: ClassVar = "children drawn uniformly, trained and ranked with shared weights: the random control"
+    paper: ClassVar = "Li and Talwalkar, UAI 2019"
+    uses: ClassVar = ("constraints",)
+
+    kind: Literal["random_sampling"] = "random_sampling"

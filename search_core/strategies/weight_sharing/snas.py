@@ -1,0 +1,152 @@
+"""SNAS: operation weights and architecture distribution in one back-propagation (Xie et al., ICLR 2019).
+
+Shape suffixes: L cells of one type, E edges, O operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.strategies.base import EpochSettings, SearchContext, StepResult
+from search_core.strategies.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
+from search_core.strategies.weight_sharing.cuda_graph import GraphedStep
+from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy, derive_genotype
+from search_core.strategies.weight_sharing.options import SnasOptions
+
+_BASELINE_MOMENTUM = 0.9
+
+
+class Snas(DifferentiableStrategy):
+    """Single-level SNAS: `min E_Z[L(theta, Z)] + eta E_Z[C(Z)]` over theta and alpha on the same batch.
+
+    Args:
+        options: how Z is drawn.
+        context: what the strategy is built from.
+    """
+
+    def __init__(self, options: SnasOptions, context: SearchContext) -> None:
+        super().__init__(context)
+        self._options, self._penalty, self._costs = options, context.penalty, context.costs
+        self._baselines: dict[CellType, Tensor] = {}
+        self._graph = GraphedStep(self._update) if context.cuda_graph else None
+
+    def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
+        """Take over this epoch's settings and forget the credits of the last one."""
+        super().begin_epoch(settings, generator)
+        if self._graph is not None:
+            self._graph.forget()  # learning rate, temperature and eta are part of it
+            self._theta_optimiser.zero_grad()  # gradients lie in the memory of the graph
+            self._alpha_optimiser.zero_grad()
+
+    def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
+        """Update theta and alpha jointly on one batch (SNAS algorithm 1); arguments as in `Strategy.step`."""
+        self.supernet.train()
+        noise = self._noise(generator)
+        update = self._update if self._graph is None else self._graph
+        loss, penalty, correct = update(images, labels, *noise.values())
+        self._num_steps += 1
+        return StepResult(loss=loss, penalty=penalty, correct=correct)
+
+    def _update(self, images: Tensor, labels: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step from given Gumbel noise, on the device from end to end: loss, penalty, correct images."""
+        log_z = self._relax(dict(zip(self._alpha, noise, strict=True)))
+        z = {cell_type: log.exp() for cell_type, log in log_z.items()}
+        # The network gets its own view of Z: the gradient that arrives there is the task loss's alone.
+        z_network = {cell_type: sample.view_as(sample) for cell_type, sample in z.items()}
+        for sample in z_network.values():
+            sample.retain_grad()
+        logits = self._logits(images, z_network)
+        task_loss = functional.cross_entropy(logits, labels)
+        penalty, surrogate = self._penalise(z, log_z)
+
+        self._theta_optimiser.zero_grad()
+        self._alpha_optimiser.zero_grad()
+        (task_loss + self._settings.eta * surrogate).backward()
+        self._add_credits(z_network)
+        self._clip_theta()
+        self._theta_optimiser.step()
+        self._alpha_optimiser.step()
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return task_loss.detach(), self._settings.eta * penalty.detach(), correct
+
+    def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
+        with torch.no_grad():
+            z = {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
+            return self._logits(images, z)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Theta, alpha, both optimisers and the score function's baselines."""
+        return {**super().state_dict(), "baselines": dict(self._baselines)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave for equal options."""
+        super().load_state_dict(state)
+        if self._graph is not None:
+            self._graph.start_over()
+        self._baselines = {
+            cell_type: baseline.to(self._alpha[cell_type].device) for cell_type, baseline in state["baselines"].items()
+        }
+
+    def _sample(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Log of a concrete sample per cell type, (E, O), or (L, E, O) when drawn per cell."""
+        return self._relax(self._noise(generator))
+
+    def _noise(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Gumbel noise of one sample, shapes as in `_sample`."""
+        noise = {}
+        for cell_type, alpha in self._alpha.items():
+            leading = (self.supernet.num_cells(cell_type),) if self._options.sample_per == "cell" else ()
+            noise[cell_type] = gumbel_noise(torch.Size((*leading, *alpha.shape)), generator, like=alpha.detach())
+        return noise
+
+    def _relax(self, noise: dict[CellType, Tensor]) -> dict[CellType, Tensor]:
+        return {
+            cell_type: concrete_log_sample(
+                functional.log_softmax(alpha, dim=-1), self._settings.temperature, noise[cell_type]
+            )
+            for cell_type, alpha in self._alpha.items()
+        }
+
+    def _penalise(self, z: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> tuple[Tensor, Tensor]:
+        """C(Z) of this sample (or its expectation), and a scalar whose gradient estimates that of E_Z[C(Z)]."""
+        if self._penalty.estimator == "expected":
+            probabilities = {cell_type: alpha.softmax(-1) for cell_type, alpha in self._alpha.items()}
+            expected = self._costs.expected_penalty(self._penalty, probabilities)
+            return expected, expected
+        if self._penalty.cost == "child_latency":
+            penalty = self._child_latency(z)
+            shares = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
+        else:
+            shares = self._costs.edge_costs(self._penalty, z)
+            penalty = torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
+        if self._penalty.estimator == "reparam":
+            return penalty, penalty
+        return penalty, torch.stack([self._score(cell_type, shares, log_z) for cell_type in CELL_TYPES]).sum()
+
+    def _child_latency(self, z: dict[CellType, Tensor]) -> Tensor:
+        """C of the sampled child as a whole, a scalar: it does not decompose, so every edge is charged all of it.
+
+        The child has the largest entry of Z on each edge, which is where the sample goes as the temperature falls.
+        """
+        assert self._context.child_latency is not None, "the search gives it for this kind of cost"
+        milliseconds = self._context.child_latency(derive_genotype(z, self.supernet.options))
+        cost = torch.tensor(milliseconds, device=z["normal"].device)
+        return torch.log1p(cost) if self._penalty.log else cost
+
+    def _score(self, cell_type: CellType, shares: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> Tensor:
+        """`log q(z) (C - baseline)` summed over edges: where the cost decomposes, each edge has its own reward."""
+        sample = log_z[cell_type].detach()
+        cost = shares[cell_type].detach()
+        cost = cost.sum(0) if sample.dim() == 2 else cost
+        log_p = functional.log_softmax(self._alpha[cell_type], dim=-1)
+        log_q = concrete_log_density(sample, log_p, self._settings.temperature)
+        baseline = self._baselines.setdefault(cell_type, cost.clone())
+        score = (log_q * (cost - baseline)).sum()
+        baseline.lerp_(cost, 1 - _BASELINE_MOMENTUM)  # in place, so that a CUDA graph finds it again
+        return score

@@ -1,0 +1,71 @@
+"""docs/strategies.md: a strategy of options, one file and one registration, added to a copy of the packages and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+TEXT = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+OPTIONS, FILE, REGISTRATION = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages with the new strategy."""
+    folder = tmp_path_factory.mktemp("copy")
+    for package in ("search_core", "orchestrator", "dashboards"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    strategies = folder / "search_core" / "strategies"
+    with (strategies / "weight_sharing_options.py").open("a", encoding="utf-8") as options:
+        options.write(f"\n\n{OPTIONS}")
+    (strategies / "hill_climbing.py").write_text(FILE, encoding="utf-8")
+    import_line, member_line = REGISTRATION.rstrip().split("\n")
+    registry = (strategies / "registry.py").read_text(encoding="utf-8")
+    registry = registry.replace("\nfrom search_core", f"\n{import_line}\nfrom search_core", 1)
+    end = "\n)  # fmt: skip"
+    assert end in registry, "the union ends on a line of its own"
+    (strategies / "registry.py").write_text(registry.replace(end, f"\n{member_line}{end}", 1), encoding="utf-8")
+    return folder
+
+
+def snas_of(copy: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *words]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_example_has_forty_lines() -> None:
+    assert sum(bool(line.strip()) for line in (OPTIONS + FILE + REGISTRATION).split("\n")) <= 40
+
+
+@pytest.mark.slow
+def test_example_is_listed(copy: Path) -> None:
+    done = snas_of(copy, "strategies", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = (row for row in json.loads(done.stdout) if row["kind"] == "hill_climbing")
+    assert row["summary"] == "one edge of the best child changes at a time"
+
+
+@pytest.mark.slow
+def test_example_searches(copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(
+        "dataset: {name: fake, shape: [1, 8, 8], images: 200}\n"
+        "network: {nodes: 1, cells: 3, init_channels: 4}\n"
+        "strategy: {kind: hill_climbing, steps: 2}\nepochs: 2\nbatch_size: 16\n",
+        encoding="utf-8",
+    )
+    done = snas_of(copy, "search", str(file), "--runs", str(tmp_path / "runs"), "--name", "hill")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "runs/searches/hill/history.jsonl").read_text().splitlines()) >= 2
+    refused = snas_of(copy, "search", str(file), "--set", "strategy.steps=0")
+    assert refused.returncode == 2
+    assert "strategy.steps: must be at least 1, got 0" in " ".join(refused.stderr.split())
