@@ -7,7 +7,8 @@ from orchestrator.errors import ConfigError, OrchestratorError, StudyFailed, Stu
 from orchestrator.files.layout import Runs
 from orchestrator.study.records import RetrainRecord, TrialRecord, front_rows
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import RetrainConfig, StudySpec, load_retrain, load_search, load_study, parse_study
+from orchestrator.study_file.loading import RetrainConfig, load_retrain, load_search, load_study, parse_study
+from orchestrator.study_file.spec import StudySpec
 
 __all__ = [
     "ConfigError",

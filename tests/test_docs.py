@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from orchestrator.study_file.spec import StudySpec, load_study
+from orchestrator.study_file.loading import load_study
+from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.validation import fields_of
 from search_core.strategies.registry import OVER_TRIALS, STRATEGIES
 

@@ -10,8 +10,7 @@ import os
 import sys
 from typing import NoReturn
 
-from orchestrator.cli.commands import COMMANDS
-from orchestrator.cli.lazy import command_line
+from orchestrator.cli.lazy import SubCommand, command_line
 from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError, RunInterrupted, StudyFailed, TrackingAwayError, first_line
 from orchestrator.stop_signals import exit_code, stopping
@@ -28,6 +27,40 @@ from search_core.errors import (
 _HELP = "Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages."
 #: Exit codes: bad input, a run that failed, a run that was stopped by no signal of `stop_signals`.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+COMMANDS = {
+    "init": SubCommand(
+        "orchestrator.cli.init",
+        "init",
+        "Write a commented study file to begin with; without arguments, list the templates.",
+    ),
+    "search": SubCommand("orchestrator.cli.search", "search", "Run one search without Ray."),
+    "study": SubCommand("orchestrator.cli.study", "app", "Studies: many searches on a Ray cluster."),
+    "trial": SubCommand("orchestrator.cli.trial", "app", "Single trials of a study."),
+    "cluster": SubCommand("orchestrator.cli.cluster", "app", "Ray clusters: is everything there that a study needs?"),
+    "latency": SubCommand("orchestrator.cli.latency", "app", "Latency of children: measure a table for a device."),
+    "retrain": SubCommand(
+        "orchestrator.cli.retrain",
+        "retrain",
+        "Train the child network of a cell from scratch, test it once, and register it in MLflow.",
+    ),
+    "profile": SubCommand(
+        "orchestrator.cli.profile",
+        "profile",
+        "Count parameters, multiply-adds and memory accesses of a cell's network, for one image.",
+    ),
+    "strategies": SubCommand(
+        "orchestrator.cli.strategies",
+        "strategies",
+        "List the search strategies: what each does and where it was published.",
+    ),
+    "dashboard": SubCommand(
+        "orchestrator.cli.dashboard",
+        "dashboard",
+        "Serve the dashboard of a store's studies on 127.0.0.1, read only.",
+    ),
+    "ui": SubCommand("orchestrator.cli.ui", "ui", "Serve the MLflow UI of the embedded store on 127.0.0.1."),
+}
 
 
 def main() -> None:

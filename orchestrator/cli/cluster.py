@@ -72,7 +72,7 @@ def needs_of(file: Path | None, runs: Runs) -> Needs:
     import torch
 
     from orchestrator.cluster.preflight import Needs
-    from orchestrator.study_file.spec import load_study
+    from orchestrator.study_file.loading import load_study
     from search_core.data.datasets import load_data
 
     if file is None:

@@ -68,7 +68,7 @@ def measure(
     from rich.console import Console
 
     from orchestrator.cluster.latency import LatencyRequest, measure_on_device
-    from orchestrator.study_file.spec import load_search
+    from orchestrator.study_file.loading import load_search
     from search_core.cost.latency_measure import TimingOptions
     from search_core.cost.latency_table import Place
     from search_core.data.datasets import load_data

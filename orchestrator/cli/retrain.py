@@ -14,7 +14,7 @@ from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
-    from orchestrator.study_file.spec import RetrainConfig
+    from orchestrator.study_file.loading import RetrainConfig
     from search_core.training.retrain import RetrainReport
 
 
@@ -40,7 +40,7 @@ def retrain(
     Example: `snas retrain --genotype SNAS_mild --config studies/quickstart.yaml --seeds 3`
     """
     from orchestrator.driver.single import found_cell, run_retrain, study_recipe
-    from orchestrator.study_file.spec import load_retrain
+    from orchestrator.study_file.loading import load_retrain
     from search_core.space.genotype import load_genotype
 
     if (genotype is None) == (run is None):
@@ -66,7 +66,8 @@ def retrain(
 
 def _small_recipe() -> RetrainConfig:
     """What is trained when neither a file nor a study says: a small child on digits, minutes on a laptop."""
-    from orchestrator.study_file.spec import RetrainConfig, RetrainSection
+    from orchestrator.study_file.loading import RetrainConfig
+    from orchestrator.study_file.sections import RetrainSection
     from search_core.data.dataset_options import DatasetOptions
 
     retrain = RetrainSection(epochs=15, cells=8, init_channels=16, drop_path=0.0)

@@ -29,7 +29,7 @@ def search(
     Example: `snas search studies/quickstart.yaml --set search.epochs=3 --set penalty.strength=1e-2`
     """
     from orchestrator.driver.single import run_search
-    from orchestrator.study_file.spec import load_search
+    from orchestrator.study_file.loading import load_search
 
     options = load_search(config, settings)
     place, label = Runs(runs), stamped(config.stem) if name is None else name

@@ -46,7 +46,8 @@ def run(
     Example: `snas study run studies/quickstart.yaml --set trials=4 --name tiny`
     """
     from orchestrator.study.study import Study
-    from orchestrator.study_file.spec import check_name, load_study
+    from orchestrator.study_file.loading import load_study
+    from orchestrator.study_file.spec import check_name
 
     if name is not None:
         check_name(name)
@@ -146,7 +147,7 @@ def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
     Example: `snas study report compare-strategies`
     """
-    from orchestrator.cli.comparison import print_comparison
+    from orchestrator.cli.study_tables import print_comparison
     from orchestrator.reports.comparison import compare
     from orchestrator.study.study import Study
 
@@ -163,7 +164,7 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
 
     Example: `snas study validate studies/quickstart.yaml`
     """
-    from orchestrator.study_file.spec import load_study
+    from orchestrator.study_file.loading import load_study
 
     spec = load_study(file, settings)
     goals = " and ".join(f"{objective.mode} {objective.metric}" for objective in spec.objectives)

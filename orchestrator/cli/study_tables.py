@@ -1,14 +1,18 @@
-"""Tables of a study: its trials, its front, its retrainings, and what mattered."""
+"""Tables of a study: its trials, its front, its retrainings, what mattered, and how its strategies compare."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.text import Text
+
 from dashboards.formatting import counted
 from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
 
 if TYPE_CHECKING:
+    from orchestrator.reports.comparison import Comparison
+    from orchestrator.reports.comparison_text import Columns
     from orchestrator.study.records import RetrainRecord, TrialRecord
 
 #: What a trial may survive, by `journal.Event`.
@@ -18,6 +22,9 @@ _FAULTS = {
     "out_of_memory": "shortage of memory",
     "checkpoint": "checkpoint that could not be written",
 }
+
+#: How a verdict on a claim looks.
+_STYLES = {"holds": "bold green", "does not hold": "bold red", "cannot be said": "yellow"}
 
 
 def print_trials(trials: Sequence[TrialRecord]) -> None:
@@ -126,3 +133,37 @@ def faults(survived: Mapping[str, int]) -> list[str]:
 def shown(value: object) -> str:
     """A sampled value."""
     return f"{value:.2e}" if isinstance(value, float) else str(value)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """A row per strategy, its regret where there is a ground truth, and the verdict on each claim."""
+    from orchestrator.reports.comparison_text import (  # with a ground truth, which other tables do without
+        ACCURACY_COLUMNS,
+        COST_COLUMNS,
+        HOW_TO_READ,
+        TRUTH_COLUMNS,
+        control_text,
+        truth_text,
+    )
+
+    _print_columns(f"strategies of study {comparison.study}", ACCURACY_COLUMNS, comparison)
+    stdout.print(Text(HOW_TO_READ, style="dim"))
+    _print_columns("what they cost, and the size of their children", COST_COLUMNS, comparison)
+    if missing := control_text(comparison):
+        stdout.print(Text(missing, style="yellow"))
+    if comparison.truth is not None:
+        _print_columns("against the ground truth", TRUTH_COLUMNS, comparison)
+        stdout.print(truth_text(comparison.truth), highlight=False)
+    stdout.print("\nclaims of the SNAS paper", style="bold")
+    for claim in comparison.claims:
+        verdict = (claim.verdict, _STYLES[claim.verdict])
+        stdout.print(Text.assemble(f"({claim.letter}) {claim.text}: ", verdict, f"\n    {claim.evidence}"))
+
+
+def _print_columns(title: str, columns: Columns, comparison: Comparison) -> None:
+    table = make_table(title)
+    for position, heading in enumerate(columns):
+        table.add_column(heading, justify="left" if position == 0 else "right")
+    for row in comparison.rows:
+        table.add_row(*(text(row) for text in columns.values()))
+    stdout.print(table)

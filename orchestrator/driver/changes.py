@@ -20,7 +20,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.files.layout import StudyFolder
 from orchestrator.files.relocation import moved
 from orchestrator.sampling.samplers import patiently
-from orchestrator.study_file.spec import StudySpec, parse_study
+from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.yaml_file import DOTTED_SECTION, Place, place_text, read_yaml, split_key
 from orchestrator.tracking.run_spec import flatten
 from orchestrator.tracking.tracker import study_params

@@ -23,7 +23,8 @@ from orchestrator.files.relocation import relocate
 from orchestrator.sampling.bayesian import build_proposer
 from orchestrator.stores import store_error
 from orchestrator.study.hours import with_hours
-from orchestrator.study_file.spec import RetrainConfig, check_name, load_retrain
+from orchestrator.study_file.loading import RetrainConfig, load_retrain
+from orchestrator.study_file.spec import check_name
 from orchestrator.study_file.yaml_file import dump_yaml
 from orchestrator.tracking.delivery import STORE_ERRORS, sync_now
 from orchestrator.tracking.models import log_child

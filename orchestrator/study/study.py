@@ -26,7 +26,8 @@ from orchestrator.study.records import (
     read_trials,
     retrain_jobs,
 )
-from orchestrator.study_file.spec import StudySpec, load_study
+from orchestrator.study_file.loading import load_study
+from orchestrator.study_file.spec import StudySpec
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The study file: its schema, its rules across sections, and how it is loaded.
+"""The study file: its schema, and its rules across sections.
 
 `search` mirrors the options dataclasses of search_core and must be valid by itself; the values of `sweep` then replace
 its own, trial by trial.
@@ -6,22 +6,18 @@ its own, trial by trial.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.study_file.sections import (
-    REPORT_METRICS,
     Failure,
     Fork,
-    Mode,
     Objective,
     Resources,
     RetrainSection,
@@ -31,11 +27,9 @@ from orchestrator.study_file.sections import (
     WarmStart,
 )
 from orchestrator.study_file.sweep import Scalar, SweepEntry, grid_points
-from orchestrator.study_file.sweep_check import SearchFile, apply_values, sweep_faults
-from orchestrator.study_file.validation import check, fields_of
-from orchestrator.study_file.yaml_file import YamlFile, read_yaml
+from orchestrator.study_file.sweep_check import apply_values, sweep_faults
 from search_core.cost.latency_options import absolute_table
-from search_core.data.dataset_options import DatasetOptions, absolute_root
+from search_core.data.dataset_options import absolute_root
 from search_core.errors import OptionsError
 from search_core.search.collapse import StopOptions
 from search_core.search.options import FORK_SECTIONS, SearchOptions
@@ -43,29 +37,6 @@ from search_core.search.reports import OPTIONAL_METRICS
 from search_core.space.codes import GenotypeSpace
 from search_core.strategies.registry import OVER_TRIALS
 from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
-
-__all__ = [
-    "REPORT_METRICS",
-    "Failure",
-    "Fork",
-    "Mode",
-    "Objective",
-    "Resources",
-    "RetrainConfig",
-    "RetrainSection",
-    "Scheduler",
-    "StopOptions",
-    "Storage",
-    "StudySpec",
-    "SweepEntry",
-    "Tracking",
-    "WarmStart",
-    "load_retrain",
-    "load_search",
-    "load_study",
-    "parse_study",
-    "search_options",
-]
 
 #: Names of studies and runs: they become folders and MLflow tags.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -312,98 +283,6 @@ class StudySpec(pydantic.BaseModel):
         return data
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetrainConfig:
-    """What `snas retrain` takes from a file.
-
-    Attributes:
-        dataset: images to train on.
-        retrain: size and recipe of the child.
-        seed: seed of the first training.
-    """
-
-    dataset: DatasetOptions
-    retrain: RetrainSection
-    seed: int = 0
-
-
-class _RetrainFile(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-    dataset: DatasetOptions
-    retrain: RetrainSection
-    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
-
-
-#: Values for required keys that are missing, so that the rest of the file is checked all the same.
-_STUDY_STAND_INS = {"name": "study", "search": {}, "trials": 1}
-
-
-def load_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySpec:
-    """Load a study file.
-
-    Args:
-        path: the YAML file.
-        overrides: `key=value` settings with dotted keys from the file's root and YAML values.
-
-    Raises:
-        ConfigError: with all faults.
-    """
-    file = read_yaml(path)
-    file.override(overrides)
-    return _study(file)
-
-
-def parse_study(data: Mapping[str, Any], source: str = "study") -> StudySpec:
-    """A study from plain data, such as `StudySpec.resolved` gave.
-
-    Raises:
-        ConfigError: with all faults.
-    """
-    return _study(YamlFile(source, copy.deepcopy(dict(data))))
-
-
-def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchOptions:
-    """Load the settings of one search: a file that holds just these, or the `search` section of a study file.
-
-    Args:
-        path: the YAML file.
-        overrides: `key=value` settings; for a study file, keys of `search` may leave out `search.`.
-
-    Raises:
-        ConfigError: with all faults of the file.
-    """
-    file = read_yaml(path)
-    if not _is_study(file):
-        file.override(overrides)
-        return check(file, SearchFile, root="search").search
-    file.override(overrides, lambda key: _from_root(key, {"search": SearchOptions}))
-    return _study(file).search
-
-
-def load_retrain(path: Path | str, overrides: Sequence[str] = ()) -> RetrainConfig:
-    """Load a recipe for retraining: a study file, or one with the keys `dataset`, `retrain` and perhaps `seed`.
-
-    Args:
-        path: the YAML file.
-        overrides: `key=value` settings; keys of `retrain`, and for a study file `search`, may leave out the section.
-
-    Raises:
-        ConfigError: with all faults of the file; also if a study has no `retrain`.
-    """
-    file = read_yaml(path)
-    if not _is_study(file):
-        file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection}, _RetrainFile))
-        recipe = check(file, _RetrainFile, stand_ins={"dataset": {}, "retrain": {}})
-        return RetrainConfig(dataset=recipe.dataset, retrain=recipe.retrain, seed=recipe.seed)
-    file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection, "search": SearchOptions}))
-    study = _study(file)
-    if study.retrain is None:
-        fault = file.fault(("retrain",), "must be given to retrain a cell; `retrain: {}` takes the defaults")
-        raise ConfigError(file.source, [fault])
-    return RetrainConfig(dataset=study.search.dataset, retrain=study.retrain, seed=study.seed)
-
-
 def search_options(spec: StudySpec, values: Mapping[str, Scalar]) -> SearchOptions:
     """The settings of one trial: those of the study, with its seed, and the sampled values in their place.
 
@@ -411,29 +290,6 @@ def search_options(spec: StudySpec, values: Mapping[str, Scalar]) -> SearchOptio
         OptionsError: if the values do not fit the settings.
     """
     return apply_values(spec.search, values)
-
-
-def _study(file: YamlFile) -> StudySpec:
-    if isinstance(file.data.get("scheduler"), str):
-        file.data["scheduler"] = {"kind": file.data["scheduler"]}
-    search = file.data.get("search")
-    if isinstance(search, dict) and "seed" in search:
-        message = "must be left out: the study's own `seed` seeds its searches; or sweep `seed`"
-        file.faults.append(file.fault(("search", "seed"), message))
-        del search["seed"]
-    return check(file, StudySpec, stand_ins=_STUDY_STAND_INS)
-
-
-def _is_study(file: YamlFile) -> bool:
-    return bool({"search", "trials", "sweep"} & set(file.data))
-
-
-def _from_root(key: str, sections: Mapping[str, Any], root: Any = StudySpec) -> str:
-    """The full dotted key of an override that leaves out its section; root keys win."""
-    head = key.split(".")[0]
-    if head in fields_of(root):
-        return key
-    return next((f"{section}.{key}" for section, schema in sections.items() if head in fields_of(schema)), key)
 
 
 def _plain(value: Any) -> Any:

@@ -12,103 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.kernels.depthwise import relu_depthwise
-from search_core.kernels.pools import normalised_pools
 from search_core.kernels.product import Statistics, normalised_sum
 from search_core.network.blocks import CellInputs, FrozenNorms
+from search_core.network.cell_sources import DropPath, Layout, Sent, Source, even_and_odd, factorized_conv, pools
 from search_core.network.edge_weights import EdgeWeights
 from search_core.network.primitives import build_primitive
 from search_core.space.genotype import POOLS
 from search_core.space.plan import CellPlan, NetworkOptions, cell_edges, edges_by_source
 
 _MOMENTUM = 0.1  # of running statistics, as in `torch.nn.BatchNorm2d`
-
-
-class DropPath(NamedTuple):
-    """Drop path of one cell (Larsson et al., ICLR 2017).
-
-    Attributes:
-        keep_EON: bool, which operations of which images take part, edges ordered as in `cell_edges`.
-        scale: factor of those that do, 1 / (1 - probability).
-    """
-
-    keep_EON: Tensor
-    scale: float
-
-
-class _Layout:
-    """What every source with edges of one stride sends, and in which order.
-
-    Attributes:
-        twice: separable convolutions, which go through depthwise and pointwise convolution twice.
-        once: dilated convolutions.
-        maps: primitive of every map that ends in a product with a matrix and a batch norm: `twice`, `once`, then
-            `conv_7x1_1x7`, then the two halves of a factorized reduction.
-        norms: names of the maps' statistics.
-        pools: pools.
-        features: primitives of the maps that are only scaled: pools, then the identity.
-    """
-
-    def __init__(self, primitives: Sequence[str], stride: int) -> None:
-        self.twice = [name for name in primitives if name.startswith("sep_conv")]
-        self.once = [name for name in primitives if name.startswith("dil_conv")]
-        self.has_factorized_conv = "conv_7x1_1x7" in primitives
-        self.is_halved = "skip_connect" in primitives and stride == 2
-        self.has_identity = "skip_connect" in primitives and stride == 1
-        self.maps = self.twice + self.once + ["conv_7x1_1x7"] * self.has_factorized_conv
-        self.norms = [(name, "norm2" if name in self.twice else "norm") for name in self.maps]
-        self.norms += [("skip_connect", "norm")] * self.is_halved
-        self.maps += ["skip_connect"] * (2 * self.is_halved)
-        self.pools = [name for name in primitives if name in POOLS]
-        self.features = self.pools + ["skip_connect"] * self.has_identity
-        self.columns = [primitives.index(name) for name in self.maps + self.features]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The weights and statistics of one source's edges; statistics to normalise with are there in evaluation only.
-
-    Attributes:
-        kernels: of the first depthwise convolutions, (B, C, K, K), in the order of `_Layout.twice` and `once`.
-        matrices: first pointwise weights (1, B, C, C) of `twice`.
-        second_kernels: of the second depthwise convolutions of `twice`.
-        last_matrices: pointwise weights (K, B, C, C) of `_Layout.maps`.
-        factorized: weights of `conv_7x1_1x7`, if there.
-        weights: architecture weights (B, K) of the maps.
-        factors: architecture weights (B, Q) of the features.
-        keep: flags of drop path (B, K + Q, N).
-        statistics: of each first batch norm of `twice`.
-        last_statistics: of `_Layout.maps`.
-        pool_statistics: of the pools, B = 1.
-    """
-
-    kernels: list[Tensor]
-    matrices: list[Tensor]
-    second_kernels: list[Tensor]
-    last_matrices: Tensor
-    factorized: list[Tensor]
-    weights: Tensor
-    factors: Tensor
-    keep: Tensor | None
-    statistics: list[Statistics | None]
-    last_statistics: Statistics | None
-    pool_statistics: Statistics | None
-
-
-@dataclass
-class _Sent:
-    """Statistics of one source's batch, as in `_Source`."""
-
-    statistics: list[Statistics]
-    last_statistics: Statistics
-    pool_statistics: Statistics | None
 
 
 class SearchCell(nn.Module):
@@ -132,7 +50,7 @@ class SearchCell(nn.Module):
         edges = edges_by_source(options.nodes)
         self.lengths = [sum(edge[0] == source for edge in edges) for source in range(options.nodes + 1)]
         self.strides = [plan.edge_geometry(source)[1] for source in range(options.nodes + 1)]
-        self.layouts = {stride: _Layout(options.primitives, stride) for stride in set(self.strides)}
+        self.layouts = {stride: Layout(options.primitives, stride) for stride in set(self.strides)}
         self.inputs = CellInputs(plan, affine=False)
         self.operations = self._build_operations()
         positions = {edge: position for position, edge in enumerate(cell_edges(options.nodes))}
@@ -207,7 +125,7 @@ class SearchCell(nn.Module):
 
     # What a source needs, cut from what the cell has: once per cell, so that each weight gets its gradient in one piece
 
-    def _sources(self, z_EO: Tensor, drop_path: DropPath | None) -> list[_Source]:
+    def _sources(self, z_EO: Tensor, drop_path: DropPath | None) -> list[Source]:
         layout = self.layouts[self.strides[-1]]  # for what does not depend on the stride
         kernels = [self._split(name, "depthwise1.weight", 2) for name in layout.twice]
         kernels += [self._split(name, "depthwise.weight", 2) for name in layout.once]
@@ -223,7 +141,7 @@ class SearchCell(nn.Module):
         pool_statistics = self._running([(name, "norm") for name in layout.pools], [1] * len(self.lengths))
         weights, factors, keep = self._architecture(z_EO, drop_path)
         return [
-            _Source(
+            Source(
                 kernels=[split[number] for split in kernels],
                 matrices=[split[number].unsqueeze(0) for split in matrices],
                 second_kernels=[split[number] for split in second_kernels],
@@ -300,16 +218,16 @@ class SearchCell(nn.Module):
     # Forward
 
     def _send(
-        self, x_NHWC: Tensor, stride: int, source: _Source, bases: Sequence[Tensor | None]
-    ) -> tuple[Sequence[Tensor], _Sent]:
+        self, x_NHWC: Tensor, stride: int, source: Source, bases: Sequence[Tensor | None]
+    ) -> tuple[Sequence[Tensor], Sent]:
         """What has arrived at the source's targets, `bases` and the source's share."""
         layout = self.layouts[stride]
         maps, statistics = self._separable(x_NHWC, stride, source)
         if layout.has_factorized_conv:
-            maps.append(_factorized_conv(x_NHWC, stride, *source.factorized))
+            maps.append(factorized_conv(x_NHWC, stride, *source.factorized))
         if layout.is_halved:
-            maps += _even_and_odd(functional.relu(x_NHWC))
-        features, pool_statistics = _pools(x_NHWC, stride, layout.pools, source.pool_statistics)
+            maps += even_and_odd(functional.relu(x_NHWC))
+        features, pool_statistics = pools(x_NHWC, stride, layout.pools, source.pool_statistics)
         if layout.has_identity:
             features.append(x_NHWC)
         outputs, last_statistics = normalised_sum(
@@ -322,9 +240,9 @@ class SearchCell(nn.Module):
             statistics=source.last_statistics,
             keep_BON=source.keep,
         )
-        return outputs, _Sent(statistics, last_statistics, pool_statistics)
+        return outputs, Sent(statistics, last_statistics, pool_statistics)
 
-    def _separable(self, x_NHWC: Tensor, stride: int, source: _Source) -> tuple[list[Tensor], list[Statistics]]:
+    def _separable(self, x_NHWC: Tensor, stride: int, source: Source) -> tuple[list[Tensor], list[Statistics]]:
         """Separable and dilated convolutions up to their last pointwise product: depthwise for all at once."""
         layout = self.layouts[stride]
         if not source.kernels:
@@ -374,7 +292,7 @@ class SearchCell(nn.Module):
             )
         return running
 
-    def _follow(self, sent: Sequence[_Sent], num_values: int) -> None:
+    def _follow(self, sent: Sequence[Sent], num_values: int) -> None:
         """Move running statistics towards those of the batch, the variance without bias, as `torch.nn.BatchNorm2d`."""
         unbiased = (1.0, num_values / max(num_values - 1, 1))
         for kind, position, factor in zip(("mean", "var"), (0, 1), unbiased, strict=True):
@@ -417,31 +335,3 @@ class _FrozenStatistics(AbstractContextManager[None]):
     def __exit__(self, *_: object) -> None:
         self._inputs.__exit__()
         self._cell.follows_statistics = self._followed
-
-
-def _pools(
-    x_NHWC: Tensor, stride: int, names: Sequence[str], running: Statistics | None
-) -> tuple[list[Tensor], Statistics | None]:
-    if not names:
-        return [], None
-    given = None if running is None else (running.mean[:, 0].unbind(), running.variance[:, 0].unbind())
-    pools, means, variances = normalised_pools(x_NHWC, names, stride, given)
-    batch = None if given else Statistics(torch.stack(means).unsqueeze(1), torch.stack(variances).unsqueeze(1))
-    return list(pools), batch
-
-
-def _factorized_conv(x_NHWC: Tensor, stride: int, rows_BCCK: Tensor, columns_BCCK: Tensor) -> Tensor:
-    """1x7 and 7x1 convolutions of relu(x) on every edge, (B, N, H, W, C)."""
-    num_edges, channels = rows_BCCK.shape[:2]
-    x = functional.relu(x_NHWC.permute(0, 3, 1, 2))
-    x = functional.conv2d(x, rows_BCCK.flatten(0, 1), stride=(1, stride), padding=(0, 3))
-    x = functional.conv2d(x, columns_BCCK.flatten(0, 1), stride=(stride, 1), padding=(3, 0), groups=num_edges)
-    z: Tensor = x.unflatten(1, (num_edges, channels)).permute(1, 0, 3, 4, 2)
-    return z.contiguous()
-
-
-def _even_and_odd(x_NHWC: Tensor) -> list[Tensor]:
-    """Pixels of even and of odd position, each (1, N, H', W', C); zeros stand in for the odd ones past an odd size."""
-    height, width = x_NHWC.shape[1:3]
-    even, odd = x_NHWC[:, ::2, ::2], functional.pad(x_NHWC, (0, 0, 0, width % 2, 0, height % 2))[:, 1::2, 1::2]
-    return [even.contiguous().unsqueeze(0), odd.contiguous().unsqueeze(0)]

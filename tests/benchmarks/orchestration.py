@@ -51,7 +51,8 @@ from orchestrator.driver.start import run_study
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import StudySpec, parse_study, search_options
+from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.worker.trainable import SearchTrainable
 from tests.benchmarks.timed_trials import (
     NOTES,

@@ -25,7 +25,7 @@ from orchestrator.driver.start import run_study
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import Runs
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import parse_study
+from orchestrator.study_file.loading import parse_study
 from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines
 from tests.orchestrator.tiny import ETA, SEARCH, snas
 

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.credentials import has_password, masked, take_tracking_credentials
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.files.layout import Runs
-from orchestrator.study_file.spec import parse_study
+from orchestrator.study_file.loading import parse_study
 from tests.orchestrator.tiny import snas, study_data
 
 SECRET = "pl4nted-s3cret"

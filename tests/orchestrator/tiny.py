@@ -21,7 +21,8 @@ from mlflow.entities import Run
 from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.files.journal import Journal
 from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
-from orchestrator.study_file.spec import StudySpec, parse_study
+from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.spec import StudySpec
 from search_core.search.search import Search
 from search_core.space.genotype import Edge, Genotype
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, images_of, tiny_options

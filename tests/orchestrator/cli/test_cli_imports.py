@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from orchestrator.cli import completion
-from orchestrator.cli.commands import COMMANDS
+from orchestrator.cli import COMMANDS, completion
 from search_core.space.genotype import PUBLISHED
 from search_core.strategies.registry import STRATEGIES
 from tests.benchmarks.cli import COMMANDS as MEASURED

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.study_file.spec import load_study
+from orchestrator.study_file.loading import load_study
 from orchestrator.study_file.templates import purpose, templates
 from tests.orchestrator.tiny import snas
 

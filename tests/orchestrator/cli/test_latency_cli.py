@@ -18,7 +18,7 @@ from orchestrator.driver.start import run_study
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.files.layout import Runs
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import load_search, parse_study
+from orchestrator.study_file.loading import load_search, parse_study
 from orchestrator.tracking.run_spec import logged_metrics
 from orchestrator.worker.trainable import SearchTrainable
 from search_core.cost.latency_measure import TimingOptions

@@ -22,7 +22,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.json_lines import JsonLines
 from orchestrator.files.layout import Runs, split_child_label, trial_label
 from orchestrator.sampling.bayesian import build_proposer
-from orchestrator.study_file.spec import parse_study
+from orchestrator.study_file.loading import parse_study
 from search_core.cost.constraints import ChildLimits, Constraints
 from search_core.errors import ConstraintsError
 from search_core.search.child_training import ChildOrder

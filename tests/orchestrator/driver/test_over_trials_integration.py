@@ -13,7 +13,8 @@ from orchestrator.doctor import examine
 from orchestrator.doctor.children import CHILDREN
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
-from orchestrator.study_file.spec import parse_study, search_options
+from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.spec import search_options
 from orchestrator.tracking.run_spec import SEARCH_METRICS
 from search_core.data.datasets import load_data
 from search_core.search.child_search import make_search

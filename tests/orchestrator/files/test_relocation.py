@@ -11,7 +11,7 @@ import pytest
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import Runs
 from orchestrator.files.relocation import former_roots, relocate
-from orchestrator.study_file.spec import load_study
+from orchestrator.study_file.loading import load_study
 from orchestrator.study_file.yaml_file import dump_yaml
 from orchestrator.tracking.run_spec import Unit
 from orchestrator.tracking.tracker import Tracker

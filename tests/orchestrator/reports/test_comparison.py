@@ -18,7 +18,7 @@ from orchestrator.files.layout import Runs
 from orchestrator.reports.comparison import compare
 from orchestrator.reports.comparison_text import comparison_markdown
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import parse_study
+from orchestrator.study_file.loading import parse_study
 from search_core.errors import DataError
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import Genotype

@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError, Fault
-from orchestrator.study_file.spec import (
-    REPORT_METRICS,
-    Objective,
-    RetrainSection,
-    Scheduler,
-    StudySpec,
-    load_retrain,
-    load_search,
-    load_study,
-    parse_study,
-    search_options,
-)
+from orchestrator.study_file.loading import load_retrain, load_search, load_study, parse_study
+from orchestrator.study_file.sections import REPORT_METRICS, Objective, RetrainSection, Scheduler
+from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar, SweepEntry
 from orchestrator.study_file.yaml_file import dump_yaml, read_yaml
 from search_core.cost.penalty_options import PenaltyOptions

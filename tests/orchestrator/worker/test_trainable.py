@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from orchestrator.files.checkpoint import CheckpointFolder
-from orchestrator.study_file.spec import REPORT_METRICS
+from orchestrator.study_file.sections import REPORT_METRICS
 from orchestrator.study_file.validation import from_plain
 from orchestrator.worker.trainable import (
     EpochTrainable,
