@@ -159,9 +159,12 @@ def test_controller_learns_what_is_rewarded(monkeypatch: pytest.MonkeyPatch) -> 
 def test_scores_are_log_probabilities_of_whole_genotypes_under_the_controller() -> None:
     """Those of all 16 genotypes of a small space are of a distribution, which is that of the samples."""
     network = NetworkOptions(nodes=1, cells=3, init_channels=4, primitives=("none", "skip_connect"))
-    strategy = EnasOptions(held_out=0.5, controller=EnasController(init=1.0, temperature=None)).build(
-        build_context(tiny_options(network=network, batch_size=16), images_of(), CostTable(network, (1, 8, 8)), CPU)
+    search = tiny_options(network=network, batch_size=16)
+    strategy = build_strategy(
+        EnasOptions(held_out=0.5, controller=EnasController(init=1.0, temperature=None)),
+        build_context(search, images_of(), CostTable(network, (1, 8, 8)), CPU),
     )
+    assert isinstance(strategy, Enas)
     codes = list(itertools.product(range(2), repeat=4))
     scores = strategy.scores(codes, seeded())
     p = torch.tensor(scores).exp()
