@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args, get_origin, get_type_hints
 
 
@@ -92,23 +91,6 @@ def is_permanent(error: Exception) -> bool:
     Faults of disks and networks are not, such as a file server that is away.
     """
     return not isinstance(error, OSError) or error.errno in _LASTING
-
-
-def require_equal(fingerprint: str, stored: str, but: Collection[str] = ()) -> None:
-    """Check that a state belongs to the object that is asked to load it.
-
-    Args:
-        fingerprint: JSON object of what defines the object.
-        stored: the same of the object that gave the state.
-        but: keys that may differ.
-
-    Raises:
-        StateError: naming the keys that differ.
-    """
-    mine, theirs = json.loads(fingerprint), json.loads(stored)
-    differing = [key for key in mine if mine[key] != theirs.get(key) and key not in but]
-    if differing or mine.keys() != theirs.keys():
-        raise StateError(f"the state must come from equal options and data; they differ in {', '.join(differing)}")
 
 
 def literal_rules(options: object) -> tuple[tuple[str, bool, str], ...]:

@@ -21,8 +21,8 @@ from search_core.cost.latency_options import Dtype, LatencyOptions
 from search_core.cost.latency_parts import Shape, network_parts
 from search_core.cost.latency_table import Comparison, LatencyTable, Place, Timing
 from search_core.errors import literal_rules, require
-from search_core.network.blocks import seeded_weights
 from search_core.network.child import Child
+from search_core.randomness import seeded_weights
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions

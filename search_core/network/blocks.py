@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.network.primitives import FactorizedReduce, ReluConvBn
 from search_core.space.plan import CellPlan, StackPlan
-
-
-@contextmanager
-def seeded_weights(seed: int) -> Iterator[None]:
-    """Draw the initial weights of modules made inside from `seed`, and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
-        yield
-
-
-def make_generators(seed: int, streams: Sequence[str], device: torch.device) -> dict[str, torch.Generator]:
-    """One generator per named stream on `device`, independent of each other and of those of other seeds.
-
-    Sums of seed and position would not do: stream 1 of seed 0 would be stream 0 of seed 1.
-    """
-    return {
-        name: torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, position]).generate_state(1)[0]))
-        for position, name in enumerate(streams)
-    }
 
 
 class FrozenNorms(AbstractContextManager[None]):

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.errors import GenotypeError
-from search_core.network.blocks import CellInputs, Classifier, build_stem, seeded_weights
+from search_core.network.blocks import CellInputs, Classifier, build_stem
 from search_core.network.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
 from search_core.network.primitives import build_primitive
 from search_core.network.quantisation import quantise_inputs
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
+from search_core.randomness import seeded_weights
 from search_core.ranks import ALONE, Ranks
 from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
 from search_core.space.plan import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from search_core.network.blocks import Classifier, FrozenNorms, build_stem, seeded_weights
+from search_core.network.blocks import Classifier, FrozenNorms, build_stem
 from search_core.network.cell_sources import DropPath
 from search_core.network.search_cell import SearchCell
+from search_core.randomness import seeded_weights
 from search_core.space.genotype import CellType
 from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
 

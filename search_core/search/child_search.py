@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +10,8 @@ import torch
 from torch import Tensor
 
 from search_core.data.datasets import ImageData
-from search_core.errors import NonFiniteLossError, StateError, require_equal
+from search_core.errors import NonFiniteLossError
+from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.children import BuildProposer, ChildOutcome, ProposedChildren
@@ -25,10 +24,8 @@ from search_core.strategies.multi_trial.estimate import estimate_images
 from search_core.strategies.multi_trial.options import OverTrialsOptions
 from search_core.training.retrain import check_recipe
 
-STATE_FORMAT = 2
 
-
-class ChildSearch:
+class ChildSearch(Resumable[EpochReport]):
     """One search whose children are trained each for itself: iterate over it for one report per epoch.
 
     Args:
@@ -42,6 +39,8 @@ class ChildSearch:
         ConstraintsError: if no genotype keeps the hard limits.
         OptionsError: if the estimate does not fit the images.
     """
+
+    state_format = 2
 
     def __init__(
         self,
@@ -60,17 +59,10 @@ class ChildSearch:
         """Epochs that are done."""
         return self.children.epoch
 
-    def __iter__(self) -> Iterator[EpochReport]:
-        """Run the remaining epochs.
-
-        Yields:
-            The report of each epoch.
-
-        Raises:
-            NonFiniteLossError: if all children failed.
-        """
-        while self.epoch < self.options.epochs:
-            yield self.run_epoch()
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.options.epochs
 
     def run_epoch(self) -> EpochReport:
         """Train as many children as an epoch has.
@@ -99,8 +91,7 @@ class ChildSearch:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
-            "format": STATE_FORMAT,
-            "options": self._fingerprint(),
+            **self.stamp(),
             "epoch": self.epoch,
             "children": self.children.state_dict(),
             "weights": dict(self._weights),
@@ -112,9 +103,7 @@ class ChildSearch:
         Raises:
             StateError: if the state has another format or comes from a search with other options.
         """
-        if state.get("format") != STATE_FORMAT:
-            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        require_equal(self._fingerprint(), state["options"])
+        self.check_stamp(state)
         self.children.load_state_dict(copy.deepcopy(state["children"]))
         self._weights = dict(state["weights"])
 
@@ -137,11 +126,12 @@ class ChildSearch:
         assert isinstance(self.options.strategy, OverTrialsOptions)
         return self.options.strategy.estimate.inherit
 
-    def _fingerprint(self) -> str:
+    def definition(self) -> dict[str, Any]:
+        """Options and images; where files lie and who reads them does not matter."""
         plain = asdict(self.options)
         for name in ("root", "workers"):
             del plain["dataset"][name]
-        return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
+        return {**plain, "data": [self.data.digest, self.data.split_digest]}
 
 
 def check_estimate(options: SearchOptions, data: ImageData) -> None:

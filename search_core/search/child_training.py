@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 
 from search_core.data.datasets import ImageData
-from search_core.errors import require_equal
 from search_core.network.child import Child, ChildCell
+from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions
 from search_core.space.codes import Code, GenotypeSpace
@@ -92,7 +91,7 @@ class ChildReport:
         return {"epoch": self.epoch, "metrics": self.metrics(), **stopped}
 
 
-class ChildTraining:
+class ChildTraining(Resumable[ChildReport]):
     """Trains one child: iterate over it for one report per epoch.
 
     The validation split is looked at once, after the last epoch, for what the search reports; the score of the child
@@ -109,6 +108,8 @@ class ChildTraining:
         DataError: if the images to train on are less than a batch.
         OptionsError: if the estimate does not fit the images.
     """
+
+    definition_key = "order"
 
     def __init__(
         self,
@@ -149,18 +150,6 @@ class ChildTraining:
         """The network."""
         return self._training.child
 
-    def __iter__(self) -> Iterator[ChildReport]:
-        """Run the remaining epochs.
-
-        Yields:
-            The report of each epoch.
-
-        Raises:
-            NonFiniteLossError: if the training loss is not finite.
-        """
-        while not self.is_over:
-            yield self.run_epoch()
-
     def run_epoch(self) -> ChildReport:
         """Train one epoch and measure the accuracy on held-out images; after the last, also on the validation split.
 
@@ -199,7 +188,7 @@ class ChildTraining:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
-            "order": self._fingerprint(),
+            **self.stamp(),
             "epoch": self.epoch,
             "training": self._training.state_dict(),
             "accuracies": list(self._accuracies),
@@ -212,7 +201,7 @@ class ChildTraining:
         Raises:
             StateError: if the state comes from another child, recipe or search.
         """
-        require_equal(self._fingerprint(), state["order"])
+        self.check_stamp(state)
         self._training.load_state_dict(state["training"])
         self._accuracies, self._is_stopped = list(state["accuracies"]), state["is_stopped"]
 
@@ -242,13 +231,14 @@ class ChildTraining:
         )
         return child
 
-    def _fingerprint(self) -> str:
+    def definition(self) -> dict[str, Any]:
+        """Whose child it is, and what its score depends on."""
         scoring = {
             "stop": asdict(self._estimate.stop),
             "recalibrate": self._estimate.recalibrate,
             "recalibration_batches": self.options.recalibration_batches,
         }
-        return json.dumps({**asdict(self.order), **scoring}, sort_keys=True)
+        return {**asdict(self.order), **scoring}
 
 
 def inherit_weights(child: Child, parent: Genotype, state: Mapping[str, Tensor]) -> int:

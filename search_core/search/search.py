@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +19,10 @@ from search_core.cost.latency_table import LatencyTable, table_for
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import penalty_strength_at
 from search_core.data.datasets import ImageData, check_batch_size
-from search_core.errors import NonFiniteLossError, OptionsError, StateError, require, require_equal
-from search_core.network.blocks import make_generators
+from search_core.errors import NonFiniteLossError, OptionsError, StateError, require
 from search_core.network.supernet import Supernet
+from search_core.randomness import generator_states, make_generators, restore_generators
+from search_core.resumable import Resumable
 from search_core.search.options import FORK_SECTIONS, SearchOptions
 from search_core.search.reports import CellReport, EpochReport
 from search_core.search.temperature import temperature_at
@@ -35,10 +35,8 @@ from search_core.strategies.weight_sharing.options import WeightSharingOptions
 from search_core.training.evaluation import evaluate
 from search_core.training.held_out import SearchImages
 
-STATE_FORMAT = 3
 
-
-class Search:
+class Search(Resumable[EpochReport]):
     """One search: iterate over it for one report per epoch.
 
     Args:
@@ -53,6 +51,8 @@ class Search:
         OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is one over trials,
             which `child_search.ChildSearch` runs.
     """
+
+    state_format = 3
 
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
         strategy = options.strategy
@@ -74,17 +74,10 @@ class Search:
         self.strategy: Strategy = build_strategy(strategy, self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
-    def __iter__(self) -> Iterator[EpochReport]:
-        """Run the remaining epochs.
-
-        Yields:
-            The report of each epoch.
-
-        Raises:
-            NonFiniteLossError: if the training loss is not finite.
-        """
-        while self.epoch < self.options.epochs:
-            yield self.run_epoch()
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.options.epochs
 
     def run_epoch(self) -> EpochReport:
         """Train and validate one epoch.
@@ -124,11 +117,10 @@ class Search:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
-            "format": STATE_FORMAT,
-            "options": self._fingerprint(),
+            **self.stamp(),
             "epoch": self.epoch,
             "strategy": copy.deepcopy(self.strategy.state_dict()),  # training goes on in place
-            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "generators": generator_states(self._generators),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -150,22 +142,19 @@ class Search:
         self._load(state, may_differ=FORK_SECTIONS)
 
     def _load(self, state: dict[str, Any], may_differ: Collection[str]) -> None:
-        if state.get("format") != STATE_FORMAT:
-            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        require_equal(self._fingerprint(), state["options"], but=may_differ)
+        self.check_stamp(state, but=may_differ)
         self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
-        for name, generator in self._generators.items():
-            generator.set_state(state["generators"][name].cpu())
+        restore_generators(self._generators, state["generators"])
         self.epoch = state["epoch"]
 
-    def _fingerprint(self) -> str:
-        """Options and data as text; where files lie, who reads them and what is computed twice does not matter."""
+    def definition(self) -> dict[str, Any]:
+        """Options and images; where files lie, who reads them and what is computed twice does not matter."""
         plain = asdict(self.options)
         del plain["network"]["recompute"], plain["cuda_graph"]
         for name in ("root", "workers"):
             del plain["dataset"][name]
         plain["latency"]["table"] = None if self._table is None else self._table.digest
-        return json.dumps({**plain, "data": [self.data.digest, self.data.split_digest]}, sort_keys=True)
+        return {**plain, "data": [self.data.digest, self.data.split_digest]}
 
     def _settings(self) -> EpochSettings:
         theta, last = self.options.theta, self.options.epochs - 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from search_core.network.blocks import seeded_weights
+from search_core.randomness import seeded_weights
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.relaxations import gumbel_noise
 

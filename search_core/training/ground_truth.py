@@ -5,7 +5,6 @@ As NAS-Bench-101 (Ying et al., ICML 2019) and NAS-Bench-201 (Dong and Yang, ICLR
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +13,12 @@ from typing import Any
 import torch
 
 from search_core.data.datasets import ImageData
-from search_core.errors import NonFiniteLossError, StateError, require_equal
+from search_core.errors import NonFiniteLossError
+from search_core.resumable import Resumable
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth_options import GroundTruthOptions
 from search_core.training.retrain import Retrain
-
-STATE_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class TruthReport:
         return {"epoch": self.epoch, "code": list(self.code), "seed": self.seed, "metrics": metrics, **diverged}
 
 
-class GroundTruth:
+class GroundTruth(Resumable[TruthReport]):
     """A share of the table: genotypes trained one after the other, each from its own seed.
 
     Args:
@@ -68,6 +66,8 @@ class GroundTruth:
     Raises:
         DataError: if the training split has less than one batch.
     """
+
+    state_format = 1
 
     def __init__(
         self,
@@ -86,6 +86,11 @@ class GroundTruth:
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the share is done."""
+        return self.epoch >= len(self)
 
     def run_epoch(self) -> TruthReport:
         """Train the next genotype; a training that diverges is reported as such, for the table to be whole."""
@@ -114,7 +119,7 @@ class GroundTruth:
 
     def state_dict(self) -> dict[str, Any]:
         """How far the share is; trainings are whole between reports."""
-        return {"format": STATE_FORMAT, "options": self._fingerprint(), "epoch": self.epoch}
+        return {**self.stamp(), "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the share that gave `state` stopped.
@@ -122,18 +127,14 @@ class GroundTruth:
         Raises:
             StateError: if the state has another format or comes from other genotypes, options or images.
         """
-        if state.get("format") != STATE_FORMAT:
-            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        require_equal(self._fingerprint(), state["options"])
+        self.check_stamp(state)
         self.epoch = state["epoch"]
 
-    def _fingerprint(self) -> str:
-        return json.dumps(
-            {
-                "options": asdict(self._options),
-                "network": asdict(self._network),
-                "pairs": self._pairs,
-                "data": [self._data.digest, self._data.split_digest],
-            },
-            sort_keys=True,
-        )
+    def definition(self) -> dict[str, Any]:
+        """Genotypes, their network, how they are trained, and the images."""
+        return {
+            "options": asdict(self._options),
+            "network": asdict(self._network),
+            "pairs": self._pairs,
+            "data": [self._data.digest, self._data.split_digest],
+        }

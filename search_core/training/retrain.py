@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,16 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from search_core.cost.counts import NetworkCost, child_cost
 from search_core.data.datasets import ImageData, check_batch_size
-from search_core.errors import NonFiniteLossError, StateError, require, require_equal
-from search_core.network.blocks import make_generators
+from search_core.errors import NonFiniteLossError, StateError, require
 from search_core.network.child import Child
+from search_core.randomness import generator_states, make_generators, restore_generators
 from search_core.ranks import ALONE, Ranks
+from search_core.resumable import Resumable
 from search_core.space.genotype import Genotype
 from search_core.training.evaluation import Evaluation, evaluate
 from search_core.training.optimisers import SGD
 from search_core.training.retrain_options import RetrainOptions, shares_rule
-
-STATE_FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ class RetrainReport:
         return {"epoch": self.epoch, "metrics": self.metrics()}
 
 
-class Retrain:
+class Retrain(Resumable[RetrainReport]):
     """One training of a child from scratch: iterate over it for one report per epoch, then ask for `test`.
 
     Args:
@@ -83,6 +80,8 @@ class Retrain:
         DataError: if the training split has less than one batch.
         OptionsError: if cutout would erase whole images, or the ranks cannot share the batches.
     """
+
+    state_format = 2
 
     def __init__(
         self,
@@ -112,17 +111,10 @@ class Retrain:
         )
         self._generators = make_generators(seed, ("data", "drop_path"), device)
 
-    def __iter__(self) -> Iterator[RetrainReport]:
-        """Run the remaining epochs.
-
-        Yields:
-            The report of each epoch.
-
-        Raises:
-            NonFiniteLossError: if the training loss is not finite.
-        """
-        while self.epoch < self.options.epochs:
-            yield self.run_epoch()
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.options.epochs
 
     def run_epoch(self) -> RetrainReport:
         """Train and validate one epoch.
@@ -190,12 +182,11 @@ class Retrain:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
         return {
-            "format": STATE_FORMAT,
-            "options": self._fingerprint(),
+            **self.stamp(),
             "epoch": self.epoch,
             "child": copy.deepcopy(self.child.state_dict()),  # training goes on in place
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
-            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "generators": generator_states(self._generators),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,13 +195,10 @@ class Retrain:
         Raises:
             StateError: if the state has another format or comes from another genotype, recipe or seed.
         """
-        if state.get("format") != STATE_FORMAT:
-            raise StateError(f"the state's format must be {STATE_FORMAT}, got {state.get('format')!r}")
-        require_equal(self._fingerprint(), state["options"])
+        self.check_stamp(state)
         self.child.load_state_dict(state["child"])
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
-        for name, generator in self._generators.items():
-            generator.set_state(state["generators"][name].cpu())
+        restore_generators(self._generators, state["generators"])
         self.epoch = state["epoch"]
 
     def _train(self, drop_path: float) -> Evaluation:
@@ -244,16 +232,14 @@ class Retrain:
     def _mean(self, value: float) -> float:
         return self.ranks.mean(torch.tensor(value, dtype=torch.float64, device=self.data.train.device)).item()
 
-    def _fingerprint(self) -> str:
-        return json.dumps(
-            {
-                "options": asdict(self.options),
-                "genotype": self.genotype.to_dict(),
-                "seed": self.seed,
-                "data": [self.data.digest, self.data.split_digest],
-            },
-            sort_keys=True,
-        )
+    def definition(self) -> dict[str, Any]:
+        """Genotype, recipe, seed and images."""
+        return {
+            "options": asdict(self.options),
+            "genotype": self.genotype.to_dict(),
+            "seed": self.seed,
+            "data": [self.data.digest, self.data.split_digest],
+        }
 
 
 class _TrainingForward(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.cost.constraints import ChildLimits
-from search_core.network.blocks import seeded_weights
+from search_core.randomness import seeded_weights
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.controller import Controller, Rollout, choose, initialise

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.network.blocks import seeded_weights
 from search_core.network.child import discretised_forward, inherit_child
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
+from search_core.randomness import seeded_weights
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.plan import edges_by_source
 from search_core.strategies.base import SearchContext, StepResult
