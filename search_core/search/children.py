@@ -15,16 +15,13 @@ import torch
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
-from search_core.cost.counts import COST_KINDS
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
-from search_core.cost.penalty_options import penalty_strength_at
 from search_core.errors import NonFiniteLossError
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
-from search_core.search.reports import CellReport, EpochReport
-from search_core.search.temperature import temperature_at
+from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.strategies.multi_trial.build import build_proposer
@@ -225,44 +222,27 @@ class ProposedChildren:
     def _report(self, best: ChildOutcome) -> EpochReport:
         """The best child so far, and what is proposed now."""
         assert best.metrics is not None
-        options, metrics, genotype = self.options, best.metrics, self.genotype()
-        probabilities, cost = self.probabilities(), self._limits.cost(genotype)
-        cells = {cell_type: _cell_report(probabilities[cell_type]) for cell_type in CELL_TYPES}
-        entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected: dict[str, Any] = {
-            f"expected_cost_{kind}": self._costs.expected(kind, probabilities).item() for kind in COST_KINDS
-        }
+        metrics, genotype, probabilities = best.metrics, self.genotype(), self.probabilities()
         seconds = math.fsum(outcome.seconds for outcome in self._epoch_outcomes)
         images = math.fsum(outcome.images for outcome in self._epoch_outcomes)
-        return EpochReport(
-            epoch=self.epoch,
+        return epoch_report(
+            self.options,
+            self.epoch,
+            genotype,
+            {cell_type: _cell_report(probabilities[cell_type]) for cell_type in CELL_TYPES},
+            probabilities=probabilities,
+            costs=self._costs,
+            child_cost=self._limits.cost(genotype),
             supernet_val_accuracy=metrics["val_accuracy"],
             child_val_accuracy=metrics["val_accuracy"],
-            child_val_error=1.0 - metrics["val_accuracy"],
             child_val_accuracy_recalibrated=metrics["val_accuracy_recalibrated"],
-            discretization_gap=0.0,
             train_loss=metrics["train_loss"],
             train_accuracy=metrics["train_accuracy"],
             train_penalty=0.0,
             supernet_val_loss=metrics["val_loss"],
             child_val_loss=metrics["val_loss"],
-            entropy_normal=entropies["normal"],
-            entropy_reduce=entropies["reduce"],
-            entropy_total=sum(entropies.values()),
-            temperature=temperature_at(options.temperature, self.epoch, options.epochs),
-            eta=penalty_strength_at(options.penalty, self.epoch),
-            **expected,
-            child_params=cost.params,
-            child_madds=cost.madds,
-            child_memory_access=cost.memory_access,
-            edges_normal=len(genotype.normal),
-            edges_reduce=len(genotype.reduce),
-            nodes_normal=genotype.num_active_nodes("normal"),
-            nodes_reduce=genotype.num_active_nodes("reduce"),
             seconds=seconds,
             images_per_s=images / seconds if seconds else 0.0,
-            genotype=genotype,
-            cells=cells,
             child_latency_ms=None if self._latency is None else self._latency(genotype),
             children=tuple((self.codes[outcome.number], outcome.score) for outcome in self._epoch_outcomes),
         )

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from search_core.cost.counts import COST_KINDS, NetworkCost
+from search_core.cost.penalty_options import penalty_strength_at
+from search_core.search.temperature import temperature_at
 from search_core.space.codes import Code
-from search_core.space.genotype import CellType, Genotype
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+
+if TYPE_CHECKING:  # what computes needs PyTorch; names of metrics do not
+    from torch import Tensor
+
+    from search_core.cost.penalty import CostTable
+    from search_core.search.options import SearchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,3 +147,57 @@ METRICS: tuple[str, ...] = tuple(
     for entry in fields(EpochReport)
     if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS)
 )
+
+
+def epoch_report(
+    options: SearchOptions,
+    epoch: int,
+    genotype: Genotype,
+    cells: dict[CellType, CellReport],
+    *,
+    probabilities: Mapping[CellType, Tensor],
+    costs: CostTable,
+    child_cost: NetworkCost,
+    supernet_val_accuracy: float,
+    child_val_accuracy: float,
+    **measured: Any,
+) -> EpochReport:
+    """A report with all that follows from options, genotype and distribution.
+
+    Args:
+        options: of the search.
+        epoch: 0-based.
+        genotype: the derived architecture.
+        cells: the distribution over each cell type.
+        probabilities: (E, O) per cell type, of which the expected costs are.
+        costs: of every operation.
+        child_cost: of the derived child.
+        supernet_val_accuracy: as in `EpochReport`, like all others.
+        child_val_accuracy: likewise.
+        **measured: the other attributes of `EpochReport`.
+    """
+    entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
+    expected: dict[str, Any] = {kind: costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+    return EpochReport(
+        epoch=epoch,
+        genotype=genotype,
+        cells=cells,
+        supernet_val_accuracy=supernet_val_accuracy,
+        child_val_accuracy=child_val_accuracy,
+        child_val_error=1.0 - child_val_accuracy,
+        discretization_gap=supernet_val_accuracy - child_val_accuracy,
+        entropy_normal=entropies["normal"],
+        entropy_reduce=entropies["reduce"],
+        entropy_total=sum(entropies.values()),
+        temperature=temperature_at(options.temperature, epoch, options.epochs),
+        eta=penalty_strength_at(options.penalty, epoch),
+        child_params=child_cost.params,
+        child_madds=child_cost.madds,
+        child_memory_access=child_cost.memory_access,
+        edges_normal=len(genotype.normal),
+        edges_reduce=len(genotype.reduce),
+        nodes_normal=genotype.num_active_nodes("normal"),
+        nodes_reduce=genotype.num_active_nodes("reduce"),
+        **{f"expected_cost_{kind}": value for kind, value in expected.items()},
+        **measured,
+    )

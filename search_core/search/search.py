@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
-from search_core.cost.counts import COST_KINDS
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import LatencyTable, table_for
 from search_core.cost.penalty import CostTable
@@ -24,7 +23,7 @@ from search_core.network.supernet import Supernet
 from search_core.randomness import generator_states, make_generators, restore_generators
 from search_core.resumable import Resumable
 from search_core.search.options import FORK_SECTIONS, SearchOptions
-from search_core.search.reports import CellReport, EpochReport
+from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.search.temperature import temperature_at
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
@@ -86,12 +85,11 @@ class Search(Resumable[EpochReport]):
             NonFiniteLossError: if the training loss is not finite; the search must not be continued then.
         """
         start = time.perf_counter()
-        settings = self._settings()
-        self.strategy.begin_epoch(settings, self._generators["architecture"])
+        self.strategy.begin_epoch(self._settings(), self._generators["architecture"])
         totals, num_images = self._train()
         train_seconds = time.perf_counter() - start
         self.strategy.end_epoch(self._generators["architecture"])
-        report = self._report(settings, totals, num_images, start, train_seconds)
+        report = self._report(totals, num_images, start, train_seconds)
         self.epoch += 1
         return report
 
@@ -186,11 +184,9 @@ class Search(Resumable[EpochReport]):
             )
         return totals, num_images
 
-    def _report(
-        self, settings: EpochSettings, totals: StepResult, num_images: int, start: float, train_seconds: float
-    ) -> EpochReport:
+    def _report(self, totals: StepResult, num_images: int, start: float, train_seconds: float) -> EpochReport:
         strategy, validation = self.strategy, self.data.validation
-        genotype, probabilities = strategy.genotype(), strategy.probabilities()
+        genotype = strategy.genotype()
         strategy.supernet.eval()
         supernet = evaluate(
             lambda images: strategy.predict(images, self._generators["validation"]),
@@ -203,39 +199,24 @@ class Search(Resumable[EpochReport]):
         inherited = evaluate(child, validation)
         self._context.images.recalibrate(child, self._generators["validation"])
         recalibrated = evaluate(child, validation)
-        cost = strategy.child_cost(self._context.limits)
-        cells = _cell_reports(strategy)
-        entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-        expected: dict[str, Any] = {kind: self._costs.expected(kind, probabilities).item() for kind in COST_KINDS}
-        return EpochReport(
-            epoch=self.epoch,
+        return epoch_report(
+            self.options,
+            self.epoch,
+            genotype,
+            _cell_reports(strategy),
+            probabilities=strategy.probabilities(),
+            costs=self._costs,
+            child_cost=strategy.child_cost(self._context.limits),
             supernet_val_accuracy=supernet.accuracy,
             child_val_accuracy=inherited.accuracy,
-            child_val_error=1.0 - inherited.accuracy,
             child_val_accuracy_recalibrated=recalibrated.accuracy,
-            discretization_gap=supernet.accuracy - inherited.accuracy,
             train_loss=totals.loss.item(),
             train_accuracy=totals.correct.item() / num_images,
             train_penalty=totals.penalty.item(),
             supernet_val_loss=supernet.loss,
             child_val_loss=inherited.loss,
-            entropy_normal=entropies["normal"],
-            entropy_reduce=entropies["reduce"],
-            entropy_total=sum(entropies.values()),
-            temperature=settings.temperature,
-            eta=settings.eta,
-            **{f"expected_cost_{kind}": value for kind, value in expected.items()},
-            child_params=cost.params,
-            child_madds=cost.madds,
-            child_memory_access=cost.memory_access,
-            edges_normal=len(genotype.normal),
-            edges_reduce=len(genotype.reduce),
-            nodes_normal=genotype.num_active_nodes("normal"),
-            nodes_reduce=genotype.num_active_nodes("reduce"),
             seconds=time.perf_counter() - start,
             images_per_s=num_images / train_seconds,
-            genotype=genotype,
-            cells=cells,
             child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
             choices=strategy.choices(),
         )
