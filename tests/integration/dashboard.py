@@ -136,7 +136,7 @@ class Visit:
 
     def assert_quiet(self) -> None:
         """Nothing complained, no script of others ran, and nothing was asked of another host."""
-        assert self.watched.complaints == []
+        assert self.watched.complaints == [], self.watched.complaints
         assert self.dialogs == []
         assert self.page.evaluate("window.owned") is None
         assert self.foreign_requests() == []
