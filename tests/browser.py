@@ -61,7 +61,7 @@ def serious_faults(page):
     """
     from axe_playwright_python.sync_playwright import Axe
 
-    violations = Axe().run(page, options={"iframes": False}).response["violations"]
+    violations = Axe().run(page, options={"iframes": False, "resultTypes": ["violations"]}).response["violations"]
     return [
         f"{violation['id']}: {node['html'][:200]}"
         for violation in violations
