@@ -77,7 +77,7 @@ def serve(store: Store, port: int, ready: Callable[[str], None]) -> None:
     Args:
         store: where the records come from.
         port: of 127.0.0.1; 0 takes a free one.
-        ready: hears the address as soon as it is served.
+        ready: is called with the address as soon as it is served.
 
     Raises:
         PortTakenError: if the port is taken or not permitted.

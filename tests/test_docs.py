@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from orchestrator.study_file.loading import load_study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.validation import fields_of
-from search_core.strategies.registry import OVER_TRIALS, STRATEGIES
+from search_core.strategies.registry import MULTI_TRIAL, STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,8 +73,8 @@ def test_page_of_strategies_has_every_key_with_its_default(kind: str) -> None:
     heading = f"#### `{kind}`\n"
     assert heading in page
     parts = [page.split(heading)[1].split("\n#### ")[0].split("\n### ")[0]]
-    if kind in OVER_TRIALS:
-        parts.append(page.split("\n### Over trials\n")[1].split("\n#### ")[0])
+    if kind in MULTI_TRIAL:
+        parts.append(page.split("\n### Multi-trial\n")[1].split("\n#### ")[0])
     rows = [row for part in parts for row in re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| (.*?) \|$", part, re.MULTILINE)]
     documented = {key: yaml.safe_load(default) for key, default, _ in rows}
     known = {key: default for key, default in _defaults(STRATEGIES[kind], "") if key != "kind"}

@@ -32,12 +32,12 @@ def strategies(as_json: JsonOption = False) -> None:
 
 
 def _row(kind: str, options: type[StrategyOptions]) -> dict[str, Any]:
-    from search_core.strategies.registry import OVER_TRIALS
+    from search_core.strategies.registry import MULTI_TRIAL
 
     return {
         "kind": kind,
         "summary": options.summary,
         "paper": options.paper,
-        "children": "trained one by one" if kind in OVER_TRIALS else "share their weights",
+        "children": "trained one by one" if kind in MULTI_TRIAL else "share their weights",
         "uses": list(options.uses),
     }

@@ -17,7 +17,7 @@ from search_core.cost.counts import supernet_cost
 from search_core.errors import OptionsError
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 #: Share of a GPU that searches may fill; fragmentation takes some of the rest.
 _USABLE = 0.9
@@ -205,7 +205,7 @@ def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
 def _demand(options: SearchOptions) -> int:
     """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
     network, batch_size, shape = options.network, options.batch_size, (3, 32, 32)
-    if isinstance(options.strategy, OverTrialsOptions):
+    if isinstance(options.strategy, MultiTrialOptions):
         recipe = child_recipe(options.strategy.estimate, options)
         network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
         batch_size = recipe.batch_size
@@ -213,9 +213,9 @@ def _demand(options: SearchOptions) -> int:
 
 
 def _family(options: SearchOptions) -> tuple[str, int | None]:
-    """Strategy inside one search; those over trials take the same memory, but for the size of the images."""
+    """Strategy inside one search; multi-trial ones take the same memory, but for the size of the images."""
     strategy = options.strategy
-    return ("child", strategy.estimate.resolution) if isinstance(strategy, OverTrialsOptions) else (strategy.kind, None)
+    return ("child", strategy.estimate.resolution) if isinstance(strategy, MultiTrialOptions) else (strategy.kind, None)
 
 
 def _nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:

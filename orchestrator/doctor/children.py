@@ -1,4 +1,4 @@
-"""Checks of searches over trials: the order of their children, the children's journals and the search's own agree."""
+"""Checks of multi-trial searches: the order of their children, the children's journals and the search's own agree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import child_label, trial_label
 from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 CHILDREN = "children"
 
@@ -30,7 +30,7 @@ def check_children(case: Case, notes: Notes) -> None:
         except (OrchestratorError, OptionsError, OSError) as error:
             notes.add(CHILDREN, recorded.unit, "error", str(error), "restore it from a backup")
             continue
-        if isinstance(options.strategy, OverTrialsOptions):
+        if isinstance(options.strategy, MultiTrialOptions):
             asked = [entry["asked"] for entry in log.entries if "asked" in entry]
             told = [entry["told"] for entry in log.entries if "told" in entry]
             _check_order(recorded, asked, told, notes)

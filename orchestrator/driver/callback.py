@@ -45,11 +45,11 @@ class PhaseCallback(Callback):
         epochs: epochs of a trial with a given job.
         values: what makes a trial with a given job differ from others, in one line.
         open_journal: journal by label.
-        track: hears that the journal of a job has something new.
+        track: is called when the journal of a job has something new.
         view: shows progress.
         has_room: whether a trial that ran out of memory may have more of it.
         is_for_all: whether all trials of the phase would meet a permanent error of this kind, which ends the study.
-        failed: hears the label of a trial that failed, after its journal has the reason.
+        failed: is called with the label of a trial that failed, after its journal has the reason.
         fault: keeps what goes wrong in here.
         timeout_s: seconds without a report after which a worker is killed; None for never.
     """
@@ -168,7 +168,7 @@ class PhaseCallback(Callback):
     def _kill_silent(self, timeout_s: float) -> None:
         now = time.monotonic()
         gap, self._last_step = now - self._last_step, now
-        if gap > _LONGEST_STEP_S:  # this process was held up: it could not hear anybody
+        if gap > _LONGEST_STEP_S:  # this process was held up: no report could reach it
             for watched in self._watched.values():
                 watched.heard += gap
         for label, watched in self._watched.items():
@@ -206,7 +206,7 @@ class PhaseCallback(Callback):
 
 
 def is_child(job: dict[str, Any]) -> bool:
-    """Whether a job trains a child of a search over trials, rather than being a whole search or retraining."""
+    """Whether a job trains a child of a multi-trial search, rather than being a whole search or retraining."""
     return "child" in job
 
 

@@ -1,4 +1,4 @@
-"""A search over trials inside a study: each of its children is a Tune trial.
+"""A multi-trial search inside a study: each of its children is a Tune trial.
 
 What was proposed and told, and in which order, is one file of JSON lines beside the children's journals; what became of
 a child is in its journal. Children are told in the order of their numbers, whichever ends first, so that proposals do
@@ -67,7 +67,7 @@ class OrderLog:
 
 
 class OpenSearch:
-    """One search over trials that has children to be trained.
+    """One multi-trial search that has children to be trained.
 
     Args:
         number: of the search in the study.
@@ -129,7 +129,7 @@ class OpenSearch:
         self._running.discard(child)
 
     def tell(self, child: int) -> None:
-        """A child's journal is closed: have the strategy hear of it, if those before it are too, and of those after it.
+        """A child's journal is closed: report it to the strategy, if those before it are closed, and those after it.
 
         Appends the reports of epochs that are over. A strategy that finds no child within the hard limits ends the
         search.

@@ -1,4 +1,4 @@
-"""What a driver does for searches over trials: opens them, makes the jobs of their children, tidies up after them."""
+"""What a driver does for multi-trial searches: opens them, makes the jobs of their children, tidies up after them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Job = dict[str, Any]
 
 
 class DriverChildren:
-    """Runs searches over trials for a `StudySearcher` (`searcher.ChildWork`).
+    """Runs multi-trial searches for a `StudySearcher` (`searcher.ChildWork`).
 
     Args:
         spec: the study file.
@@ -34,7 +34,7 @@ class DriverChildren:
         data: images of the study file, on the CPU.
         open_journal: journal of a trial or child by label.
         make_job: what a worker is given that runs something with these options, by label.
-        track: hears that the journal of a search has something new.
+        track: is called when the journal of a search has something new.
         view: shows progress.
     """
 

@@ -1,4 +1,4 @@
-"""The process that runs a study: launches Ray Tune, hears every report, keeps journals, Optuna and MLflow in step."""
+"""The process that runs a study: launches Ray Tune, takes every report, keeps journals, Optuna and MLflow in step."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def run_phase(
         trainable: what a trial runs.
         share: what each takes, unless its job says otherwise.
         stopper: says which trials end early; default: none does.
-        callback: hears every report.
+        callback: is called with every report.
         fault: what our own code raised meanwhile.
         searcher: gives the trials' jobs; or
         jobs: a fixed list of them, which no scheduler stops.

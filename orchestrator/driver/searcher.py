@@ -28,11 +28,11 @@ from orchestrator.study_file.sweep import Scalar, suggest
 from search_core.errors import ConstraintsError, DataError, LatencyError, OptionsError
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 
 class ChildWork(Protocol):
-    """What a searcher needs of the driver to run searches over trials."""
+    """What a searcher needs of the driver to run multi-trial searches."""
 
     def open(self, number: int, options: SearchOptions) -> OpenSearch:
         """A search, brought up to what its files say.
@@ -48,13 +48,13 @@ class ChildWork(Protocol):
         """Show and log what is new in the journal of a search, and drop checkpoints that are not needed any more."""
 
     def was_over(self, number: int, journal: Journal) -> None:
-        """Drop what a driver left that was killed at the end of a trial, which need not be over trials."""
+        """Drop what a driver left that was killed at the end of a trial, which need not be multi-trial."""
 
 
 class StudySearcher(Searcher):
     """Gives Ray Tune the unfinished trials of a study, then new ones until it has its number.
 
-    A trial whose strategy trains every child for itself becomes one Tune trial for each child.
+    A trial whose strategy trains every child independently becomes one Tune trial for each child.
 
     Args:
         study: the Optuna study.
@@ -62,7 +62,7 @@ class StudySearcher(Searcher):
         open_journal: the journal of a trial by number.
         make_job: what a worker is given to run a trial, by number and options.
         fault: keeps what goes wrong in here.
-        children: for searches over trials; None if the study has none.
+        children: for multi-trial searches; None if the study has none.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class StudySearcher(Searcher):
         self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]
         self._numbers: dict[str, int] = {}
         self._children = children
-        self._searches: dict[int, OpenSearch] = {}  # over trials
+        self._searches: dict[int, OpenSearch] = {}  # multi-trial ones
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
         self._asked_all = self._gave_all = False
 
@@ -106,7 +106,7 @@ class StudySearcher(Searcher):
             number, values = asked
             try:
                 options = search_options(self._spec, values)
-                if isinstance(options.strategy, OverTrialsOptions):
+                if isinstance(options.strategy, MultiTrialOptions):
                     self._open(number, options)
                     continue
             except (OptionsError, ConstraintsError, DataError, LatencyError) as error:
@@ -200,7 +200,7 @@ class StudySearcher(Searcher):
                 self._children.was_over(trial.number, journal)
             tell(self._study, self._spec, trial.number, journal)  # the driver was killed before it could
         if self._asked_all or not self._has_new:
-            self._asked_all = True  # Tune asks ten times a second while a search over trials waits
+            self._asked_all = True  # Tune asks ten times a second while a multi-trial search waits
             return None
         self._study.sampler = make_sampler(self._spec, self._num_asked())
         new = patiently(self._study.ask)

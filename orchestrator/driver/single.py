@@ -64,7 +64,7 @@ def run_search(
         options: the search.
         runs: folder of all runs; this one's files lie in `searches/<name>`.
         name: of the folder and of the MLflow run.
-        on_epoch: hears every report.
+        on_epoch: is called with every report.
         warn: called with what the user should know of the images.
 
     Returns:
@@ -126,7 +126,7 @@ def run_retrain(
         config: data set and recipe.
         runs: folder of all runs; files lie in `retrains/<name>-seed<seed>`.
         name: of the folders and of the MLflow runs.
-        on_epoch: hears every report, with its seed.
+        on_epoch: is called with every report, with its seed.
         parent_run: MLflow run of the search that found the cell; the new runs go below it.
         warn: called with what the user should know of the images.
 

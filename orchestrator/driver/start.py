@@ -39,7 +39,7 @@ from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import load_genotype
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.weight_sharing.options import SposOptions
 from search_core.training.held_out import SearchImages
 from search_core.training.retrain import check_recipe
@@ -118,7 +118,7 @@ def _check_work(study: Study, data: ImageData) -> None:
             limits = ChildLimits(search.constraints, *size, latency)
             limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
         for options in corners:
-            if isinstance(options.strategy, OverTrialsOptions):
+            if isinstance(options.strategy, MultiTrialOptions):
                 check_estimate(options, data)
             else:
                 fraction = options.strategy.held_out_fraction

@@ -5,7 +5,7 @@ runs/optuna.db                        Optuna's storage
 runs/.stores.lock                     held by the one process that opens or makes these two
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
-runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each for itself
+runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each independently
 runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and told
 runs/<study>/retrains/0003-seed0.jsonl
 runs/<study>/ground_truth/00000.jsonl  journal of a share of the ground truth
@@ -45,7 +45,7 @@ def trial_label(number: int) -> str:
 
 
 def child_label(number: int, child: int) -> str:
-    """Name of the Tune trial of a child of a search over trials."""
+    """Name of the Tune trial of a child of a multi-trial search."""
     return f"{trial_label(number)}-{trial_label(child)}"
 
 
@@ -135,7 +135,7 @@ class StudyFolder:
         return self.path / folders[phase] / f"{label}.jsonl"
 
     def order_log(self, label: str) -> Path:
-        """In which order the children of a search over trials were proposed and told."""
+        """In which order the children of a multi-trial search were proposed and told."""
         return self.path / "trials" / label / "order.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:

@@ -94,7 +94,7 @@ def truth_text(truth: TruthFacts) -> str:
 HOW_TO_READ = (
     "Mean ± sample standard deviation over seeds. Inherited: validation accuracy of the child with the weights of its "
     "search, untrained. Retrained: test accuracy after training from scratch; nothing was chosen by it. Strategies "
-    "that train each child for itself have no supernet, so no gap."
+    "that train each child independently have no supernet, so no gap."
 )
 
 

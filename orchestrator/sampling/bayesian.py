@@ -1,4 +1,4 @@
-"""Bayesian optimisation over genotypes with Optuna's TPE; and the strategies over trials as the orchestrator has them.
+"""Bayesian optimisation over genotypes with Optuna's TPE; and the multi-trial strategies as the orchestrator has them.
 
 Shape suffixes: E edges, O operations.
 """
@@ -20,7 +20,7 @@ from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.multi_trial import build
-from search_core.strategies.multi_trial.options import BayesianOptions, OverTrialsOptions
+from search_core.strategies.multi_trial.options import BayesianOptions, MultiTrialOptions
 from search_core.strategies.multi_trial.proposer import Proposer
 from search_core.strategies.multi_trial.scored import ScoredProposer
 
@@ -28,7 +28,7 @@ from search_core.strategies.multi_trial.scored import ScoredProposer
 _MOST_SUGGESTIONS = 50
 
 
-def build_proposer(options: OverTrialsOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> Proposer:
+def build_proposer(options: MultiTrialOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> Proposer:
     """As `search_core.strategies.multi_trial.build.build_proposer`, with the strategies that need Optuna."""
     if isinstance(options, BayesianOptions):
         return Bayesian(options, space, limits, seed)
@@ -75,7 +75,7 @@ class Bayesian(ScoredProposer):
         return code, None
 
     def heard(self, number: int, score: float) -> None:
-        """Optuna hears it too."""
+        """It is reported to Optuna too."""
         is_score = math.isfinite(score)
         self._study.tell(self._trials[number], score if is_score else None, None if is_score else TrialState.FAIL)
 

@@ -35,7 +35,7 @@ from search_core.search.collapse import StopOptions
 from search_core.search.options import FORK_SECTIONS, SearchOptions
 from search_core.search.reports import OPTIONAL_METRICS
 from search_core.space.codes import GenotypeSpace
-from search_core.strategies.registry import OVER_TRIALS
+from search_core.strategies.registry import MULTI_TRIAL
 from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
 
 #: Names of studies and runs: they become folders and MLflow tags.
@@ -168,7 +168,7 @@ class StudySpec(pydantic.BaseModel):
         yield from self._warm_start_rules()
         yield from self._fork_rules()
         yield from self._ground_truth_rules()
-        yield from self._over_trials_rules()
+        yield from self._multi_trial_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
@@ -239,10 +239,10 @@ class StudySpec(pydantic.BaseModel):
             own = key.split(".")[0] not in ("dataset", "network")
             yield f"sweep.{key}", own, "must be left out with `ground_truth`, which is that of one space and its images"
 
-    def _over_trials_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _multi_trial_rules(self) -> Iterator[tuple[str, bool, str]]:
         """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
-        kinds = [kind for kind in self.strategy_kinds if kind in OVER_TRIALS]
-        trained = f"with strategy {' and '.join(kinds)}, which trains every child for itself"
+        kinds = [kind for kind in self.strategy_kinds if kind in MULTI_TRIAL]
+        trained = f"with strategy {' and '.join(kinds)}, which trains every child independently"
         yield (
             "scheduler.kind",
             not kinds or self.scheduler.kind == "none",

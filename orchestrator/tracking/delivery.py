@@ -56,7 +56,7 @@ class Delivery:
 
     Args:
         store: where MLflow's store is, for messages.
-        warn: hears, in another thread, that the store is away, or that a unit is given up and why.
+        warn: is called in another thread when the store is away, or that a unit is given up and why.
     """
 
     def __init__(self, store: str, warn: Callable[[str], None]) -> None:

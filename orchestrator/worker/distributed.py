@@ -2,7 +2,7 @@
 
 The trial itself computes nothing. It starts the group, asks rank 0 for one result after another and hands them on, so
 that journal, MLflow and faults are those of a trial on one device: a worker that dies ends the trial, and Tune starts
-it again from its checkpoint. Ray Train restarts nothing by itself, as the study would never hear of it.
+it again from its checkpoint. Ray Train restarts nothing by itself, as the study would never know of it.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
     )
     try:
         trainer.fit()
-    except Exception as error:  # whatever it is, the trial waits for a result and must hear of it
+    except Exception as error:  # whatever it is, the trial waits for a result and must get one
         with suppress(RayActorError):  # the trial was ended from outside
             ray.get(relay.give.remote(_end(error)))
 
@@ -211,7 +211,7 @@ def _release(mark: int) -> None:
 
 
 def _end(error: Exception) -> dict[str, Any]:
-    """What the trial hears of a group that failed: that it died, or the result of a trial that ran out of memory."""
+    """What is reported of a group that failed: that it died, or the result of a trial that ran out of memory."""
     causes = _causes(error)
     full = [place for place, cause in causes.items() if isinstance(cause, OutOfMemoryError)]
     if full:

@@ -155,7 +155,7 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search, or with `child` in the job one child of a search over trials.
+    """One search, or with `child` in the job one child of a multi-trial search.
 
     Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
     `scores`, to have the last record say what the strategy thinks of every genotype.

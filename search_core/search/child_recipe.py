@@ -1,4 +1,4 @@
-"""How the children of a search over trials are trained."""
+"""How the children of a multi-trial search are trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search over trials in one process: children are trained one after another; and which class runs a search."""
+"""A multi-trial search in one process: children are trained one after another; and which class runs a search."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from search_core.search.search import Search
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.estimate import estimate_images
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.training.retrain import check_recipe
 
 
 class ChildSearch(Resumable[EpochReport]):
-    """One search whose children are trained each for itself: iterate over it for one report per epoch.
+    """One search whose children are each trained independently: iterate over it for one report per epoch.
 
     Args:
-        options: the search, with a strategy over trials.
+        options: the search, with a multi-trial strategy.
         data: the images, on `device`, loaded with `options.dataset`.
         device: where children are trained.
         build: gives the strategy; default: as its options build it.
@@ -123,7 +123,7 @@ class ChildSearch(Resumable[EpochReport]):
 
     @property
     def _estimate_inherits(self) -> bool:
-        assert isinstance(self.options.strategy, OverTrialsOptions)
+        assert isinstance(self.options.strategy, MultiTrialOptions)
         return self.options.strategy.estimate.inherit
 
     def definition(self) -> dict[str, Any]:
@@ -135,13 +135,13 @@ class ChildSearch(Resumable[EpochReport]):
 
 
 def check_estimate(options: SearchOptions, data: ImageData) -> None:
-    """Check that the estimate of a search over trials fits the images.
+    """Check that the estimate of a multi-trial search fits the images.
 
     Raises:
         DataError: if the images to train on are less than a batch.
         OptionsError: if `resolution` or `cutout` does not fit the images.
     """
-    assert isinstance(options.strategy, OverTrialsOptions)
+    assert isinstance(options.strategy, MultiTrialOptions)
     estimate = options.strategy.estimate
     check_recipe(child_recipe(estimate, options), estimate_images(estimate, data))
 
@@ -158,11 +158,11 @@ def make_search(
         options: the search.
         data: the images, on `device`, loaded with `options.dataset`.
         device: where it runs.
-        build: gives strategies over trials.
+        build: gives multi-trial strategies.
 
     Raises:
         DataError, ConstraintsError, OptionsError: as `Search` and `ChildSearch`.
     """
-    if isinstance(options.strategy, OverTrialsOptions):
+    if isinstance(options.strategy, MultiTrialOptions):
         return ChildSearch(options, data, device, build)
     return Search(options, data, device)

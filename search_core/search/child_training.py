@@ -1,4 +1,4 @@
-"""One child of a strategy over trials: trained for itself, scored on held-out images; resumable bit for bit on CPU."""
+"""One child of a multi-trial strategy: trained alone, scored on held-out images; resumable bit for bit on CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search_core.search.options import SearchOptions
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
 from search_core.strategies.multi_trial.estimate import estimate_images, resized_images
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.training.evaluation import Evaluation, evaluate, recalibrate
 from search_core.training.retrain import Retrain
 
@@ -98,7 +98,7 @@ class ChildTraining(Resumable[ChildReport]):
     comes from images held out of the training split.
 
     Args:
-        options: the search, with a strategy over trials.
+        options: the search, with a multi-trial strategy.
         data: the images of the search, on `device`.
         order: the child.
         device: where it is trained.
@@ -120,7 +120,7 @@ class ChildTraining(Resumable[ChildReport]):
         *,
         parent: Mapping[str, Tensor] | None = None,
     ) -> None:
-        assert isinstance(options.strategy, OverTrialsOptions)
+        assert isinstance(options.strategy, MultiTrialOptions)
         self.options, self.order, self._estimate = options, order, options.strategy.estimate
         space = GenotypeSpace(options.network)
         seed = int(np.random.SeedSequence([options.seed, order.number]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The children of one search over trials: who is to be trained, who is the best, and a report after every so many.
+"""The children of one multi-trial search: who is to be trained, who is the best, and a report after every so many.
 
 Whoever trains the children, in this process or each as a trial of its own, asks and tells here. Ask until there is
 None, tell the first open child, ask again: in this order a search proposes the same children wherever they are trained.
@@ -25,11 +25,11 @@ from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.strategies.multi_trial.build import build_proposer
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.multi_trial.proposer import Proposer
 from search_core.strategies.relaxations import entropy
 
-BuildProposer = Callable[[OverTrialsOptions, GenotypeSpace, ChildLimits, int], Proposer]
+BuildProposer = Callable[[MultiTrialOptions, GenotypeSpace, ChildLimits, int], Proposer]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,10 @@ class ChildOutcome:
 
 
 class ProposedChildren:
-    """Ask for children, tell what became of them, and hear the search's report after every so many.
+    """Ask for children, tell what became of them, and take the search's report after every so many.
 
     Args:
-        options: the search, with a strategy over trials.
+        options: the search, with a multi-trial strategy.
         input_shape: channels, height, width of an image.
         num_classes: number of classes.
         build: gives the strategy; default: as its options build it.
@@ -94,7 +94,7 @@ class ProposedChildren:
         num_classes: int,
         build: BuildProposer = build_proposer,
     ) -> None:
-        assert isinstance(options.strategy, OverTrialsOptions)
+        assert isinstance(options.strategy, MultiTrialOptions)
         self.options, self.strategy = options, options.strategy
         self.space = GenotypeSpace(options.network)
         # Who asks need not be where children are trained, so the table's device is not compared with this one.

@@ -18,7 +18,7 @@ from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
 from search_core.space.genotype import CELL_TYPES
-from search_core.strategies.multi_trial.options import OverTrialsOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 #: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
 _STEPS, _STEPS_OF_GRAPH = 3, 6
@@ -61,7 +61,7 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
     steps = _STEPS_OF_GRAPH if options.cuda_graph else _STEPS
     short = replace(data, train=_Beginning(data.train, steps), validation=_Beginning(data.validation, steps))
     work: Search | ChildTraining
-    if isinstance(options.strategy, OverTrialsOptions):  # a trial trains one child
+    if isinstance(options.strategy, MultiTrialOptions):  # a trial trains one child
         work = _heaviest_child(options, short, device)
     else:
         work = Search(replace(options, epochs=max(options.epochs, _EPOCHS)), short, device)
@@ -80,7 +80,7 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
 
 def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.device) -> ChildTraining:
     """A child that every edge gives the operation which moves most elements: about the largest that there is."""
-    assert isinstance(options.strategy, OverTrialsOptions)
+    assert isinstance(options.strategy, MultiTrialOptions)
     estimate = replace(options.strategy.estimate, epochs=max(options.strategy.estimate.epochs, _EPOCHS))
     costs = CostTable(options.network, data.input_shape)
     moved_EO = [costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES]

@@ -41,7 +41,7 @@ class CellReport:
 class EpochReport:
     """State of a search after one epoch. Accuracies and errors are fractions in [0, 1].
 
-    In a search over trials there is no supernet: an epoch trains a number of children, each for itself. The child is
+    In a multi-trial search there is no supernet: an epoch trains a number of children, each independently. The child is
     the best of all so far by its accuracy on held-out training images; it stands for the supernet too, so that the gap
     is 0; `train_*` are those of its last epoch; `seconds` is the sum over the epoch's children; and the distribution is
     that of what is proposed now, with log probabilities as alpha.
@@ -78,7 +78,7 @@ class EpochReport:
         genotype: the derived architecture.
         cells: the distribution over each cell type.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
-        children: code and score of each child that was trained for itself in this epoch, NaN if its training failed;
+        children: code and score of each child that was trained independently in this epoch, NaN if its training failed;
             empty for strategies whose children share their weights.
         choices: what the child has chosen beside the genotype, see `Strategy.choices`.
     """

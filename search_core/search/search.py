@@ -47,8 +47,8 @@ class Search(Resumable[EpochReport]):
         DataError: if the training split, or a part of it that the strategy holds out, has less than one batch.
         ConstraintsError: if no genotype keeps the hard limits.
         LatencyError: if the latency table cannot be used.
-        OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is one over trials,
-            which `child_search.ChildSearch` runs.
+        OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is
+            multi-trial, which `child_search.ChildSearch` runs.
     """
 
     state_format = 3
@@ -56,7 +56,7 @@ class Search(Resumable[EpochReport]):
     def __init__(self, options: SearchOptions, data: ImageData, device: torch.device | str = "cpu") -> None:
         strategy = options.strategy
         if not isinstance(strategy, WeightSharingOptions):
-            message = f"must be one that shares weights, got {strategy.kind}: `make_search` takes those over trials too"
+            message = f"must be one that shares weights, got {strategy.kind}: `make_search` takes multi-trial ones too"
             raise OptionsError((("strategy.kind", message),))
         check_batch_size(options.batch_size, data)
         self.options, self.data = options, data

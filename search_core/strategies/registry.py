@@ -37,21 +37,21 @@ WeightSharing = (
     | SmashOptions
     | RandomSamplingOptions
 )  # fmt: skip
-#: Strategies over trials, whose children are trained each for itself.
-OverTrials = (
+#: Multi-trial strategies, whose children are each trained independently.
+MultiTrial = (
     RandomSearchOptions
     | RegularisedEvolutionOptions
     | BayesianOptions
     | RlNasOptions
     | NasnetOptions
 )  # fmt: skip
-StrategyOptions = WeightSharing | OverTrials
+StrategyOptions = WeightSharing | MultiTrial
 
 #: Options class of every strategy by kind, and those of each family.
 WEIGHT_SHARING: dict[str, type[WeightSharing]] = {
     options.__dataclass_fields__["kind"].default: options for options in get_args(WeightSharing)
 }
-OVER_TRIALS: dict[str, type[OverTrials]] = {
-    options.__dataclass_fields__["kind"].default: options for options in get_args(OverTrials)
+MULTI_TRIAL: dict[str, type[MultiTrial]] = {
+    options.__dataclass_fields__["kind"].default: options for options in get_args(MultiTrial)
 }
-STRATEGIES: dict[str, type[StrategyOptions]] = {**WEIGHT_SHARING, **OVER_TRIALS}
+STRATEGIES: dict[str, type[StrategyOptions]] = {**WEIGHT_SHARING, **MULTI_TRIAL}

@@ -10,8 +10,8 @@ from search_core.errors import OptionsError
 from search_core.space.codes import GenotypeSpace
 from search_core.strategies.multi_trial.nasnet import Nasnet
 from search_core.strategies.multi_trial.options import (
+    MultiTrialOptions,
     NasnetOptions,
-    OverTrialsOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
     RlNasOptions,
@@ -21,7 +21,7 @@ from search_core.strategies.multi_trial.random_search import RandomSearch
 from search_core.strategies.multi_trial.regularised_evolution import RegularisedEvolution
 from search_core.strategies.multi_trial.rl_nas import RlNas
 
-_PROPOSERS: dict[type[OverTrialsOptions], Callable[[Any, GenotypeSpace, ChildLimits, int], Proposer]] = {
+_PROPOSERS: dict[type[MultiTrialOptions], Callable[[Any, GenotypeSpace, ChildLimits, int], Proposer]] = {
     RandomSearchOptions: lambda _, space, limits, seed: RandomSearch(space, limits, seed),
     RegularisedEvolutionOptions: RegularisedEvolution,
     RlNasOptions: RlNas,
@@ -29,7 +29,7 @@ _PROPOSERS: dict[type[OverTrialsOptions], Callable[[Any, GenotypeSpace, ChildLim
 }
 
 
-def build_proposer(options: OverTrialsOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> Proposer:
+def build_proposer(options: MultiTrialOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> Proposer:
     """The strategy at the beginning of a search.
 
     Args:

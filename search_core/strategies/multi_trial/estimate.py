@@ -1,4 +1,4 @@
-"""The images by which children are trained and scored, as the options of strategies over trials ask for them."""
+"""The images by which children are trained and scored, as the options of multi-trial strategies ask for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the strategies over trials, one class a strategy.
+"""Options of the multi-trial strategies, one class a strategy.
 
 They stand apart from the strategies because a study file is checked, and a study shown, without PyTorch, which takes
 seconds to import.
@@ -16,8 +16,8 @@ from search_core.training.retrain_options import RetrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverTrialsOptions:
-    """Options of a strategy over trials; a subclass is a dataclass with its own `kind`.
+class MultiTrialOptions:
+    """Options of a multi-trial strategy; a subclass is a dataclass with its own `kind`.
 
     Attributes:
         summary: what the strategy does, in a line.
@@ -51,21 +51,21 @@ class OverTrialsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomSearchOptions(OverTrialsOptions):
+class RandomSearchOptions(MultiTrialOptions):
     """Random search (Bergstra and Bengio, JMLR 2012): children drawn uniformly and independently.
 
     Attributes:
         kind: names this strategy.
     """
 
-    summary: ClassVar = "children drawn uniformly, each trained for itself: the random control"
+    summary: ClassVar = "children drawn uniformly, each trained independently: the random control"
     paper: ClassVar = "Bergstra and Bengio, JMLR 2012"
 
     kind: Literal["random"] = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularisedEvolutionOptions(OverTrialsOptions):
+class RegularisedEvolutionOptions(MultiTrialOptions):
     """Regularised (aging) evolution (Real et al., AAAI 2019, algorithm 1).
 
     Attributes:
@@ -78,7 +78,7 @@ class RegularisedEvolutionOptions(OverTrialsOptions):
         OptionsError: if a value is out of range.
     """
 
-    summary: ClassVar = "tournament selection, one mutation, the oldest dies; each child trained for itself"
+    summary: ClassVar = "tournament selection, one mutation, the oldest dies; each child trained independently"
     paper: ClassVar = "Real et al., AAAI 2019"
 
     kind: Literal["regularised_evolution"] = "regularised_evolution"
@@ -95,7 +95,7 @@ class RegularisedEvolutionOptions(OverTrialsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BayesianOptions(OverTrialsOptions):
+class BayesianOptions(MultiTrialOptions):
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011) over one categorical choice per edge.
 
     Attributes:
@@ -107,7 +107,7 @@ class BayesianOptions(OverTrialsOptions):
         OptionsError: if a value is out of range.
     """
 
-    summary: ClassVar = "a Parzen estimator (TPE) of the operations of good children; each child trained for itself"
+    summary: ClassVar = "a Parzen estimator (TPE) of the operations of good children; each child trained independently"
     paper: ClassVar = "Bergstra et al., NeurIPS 2011"
 
     kind: Literal["bayesian"] = "bayesian"
@@ -136,7 +136,7 @@ class RlNasController(ControllerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlNasOptions(OverTrialsOptions):
+class RlNasOptions(MultiTrialOptions):
     """Children emitted by an LSTM controller that learns by REINFORCE.
 
     Attributes:
@@ -184,7 +184,7 @@ class NasnetEstimate(EstimateOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NasnetOptions(OverTrialsOptions):
+class NasnetOptions(MultiTrialOptions):
     """Children emitted by an LSTM controller that learns by proximal policy optimisation.
 
     Attributes:

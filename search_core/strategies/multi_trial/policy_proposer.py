@@ -1,4 +1,4 @@
-"""What strategies over trials have in common whose proposals a controller emits.
+"""What multi-trial strategies have in common whose proposals a controller emits.
 
 Shape suffixes: N sequences, T decisions, E edges, O operations.
 """

@@ -1,4 +1,4 @@
-"""Strategies that train every child for itself, each as a trial: they propose genotypes and hear their scores.
+"""Multi-trial strategies: they propose genotypes, each is trained as a trial, and its score is reported to them.
 
 Where the weights of children are not shared, a strategy is no more than this: it needs neither images nor a network.
 """

@@ -1,4 +1,4 @@
-"""Random search over trials: the control of all strategies that train every child."""
+"""Random search, multi-trial: the control of all strategies that train every child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strategies over trials have in common that remember every proposal and its score.
+"""What multi-trial strategies have in common that remember every proposal and its score.
 
 Shape suffixes: E edges, O operations.
 """

@@ -1,4 +1,4 @@
-"""Searches over trials in a study, without Ray: who is trained next, what is told, and what a killed driver leaves."""
+"""Multi-trial searches in a study, without Ray: who is trained next, what is told, and what a killed driver leaves."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ RANDOM = {"kind": "random", "children": 3, "at_once": 1, "estimate": {"epochs": 
 
 
 class View(SilentView):
-    """Notes what it hears."""
+    """Notes what is reported to it."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -429,7 +429,7 @@ def test_search_that_finds_no_further_child_fails_alone(
     expected = [*[f"0000-{child:04d}" for child in range(4)], *[f"0001-{child:04d}" for child in range(9)]]
     labels = driver.run(most=4 if is_killed else 1000)
     assert "0000 failed" in driver.view.heard
-    assert "0000: 1" in driver.tracked, "MLflow hears the end"
+    assert "0000: 1" in driver.tracked, "the end is reported to MLflow"
     if is_killed:
         driver = start(strategy=RANDOM, **changes)
         labels += driver.run()
@@ -467,10 +467,10 @@ def test_labels_of_children() -> None:
     assert split_child_label("0007") is None
 
 
-def test_orchestrator_builds_every_strategy_over_trials() -> None:
-    from search_core.strategies.registry import OVER_TRIALS
+def test_orchestrator_builds_every_strategy_multi_trial() -> None:
+    from search_core.strategies.registry import MULTI_TRIAL
 
     limits = ChildLimits(Constraints(), TINY_NETWORK, (1, 8, 8), 10)
-    for options in OVER_TRIALS.values():
+    for options in MULTI_TRIAL.values():
         proposer = build_proposer(options(), GenotypeSpace(TINY_NETWORK), limits, 0)
         assert proposer.ask() is not None

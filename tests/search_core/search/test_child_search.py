@@ -1,4 +1,4 @@
-"""A search over trials in one process: its reports, and that it goes on bit for bit."""
+"""A multi-trial search in one process: its reports, and that it goes on bit for bit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from search_core.search.search import Search
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.options import (
-    OverTrialsOptions,
+    MultiTrialOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
 )
 from tests.search_core.tiny import differences, images_of, through_file, tiny_options
 
 ESTIMATE = EstimateOptions(epochs=1, held_out=0.5, batch_size=16)
-CASES: dict[str, OverTrialsOptions] = {
+CASES: dict[str, MultiTrialOptions] = {
     "random": RandomSearchOptions(children=2, estimate=ESTIMATE),
     "evolution": RegularisedEvolutionOptions(children=2, population=2, sample=1, estimate=ESTIMATE),
     "inheriting": RegularisedEvolutionOptions(
@@ -145,7 +145,7 @@ def test_weights_are_kept_of_possible_parents_only() -> None:
     assert search.state_dict()["weights"] == {}, "no child follows"
 
 
-def test_search_with_shared_weights_refuses_a_strategy_over_trials() -> None:
+def test_search_with_shared_weights_refuses_a_strategy_multi_trial() -> None:
     with pytest.raises(OptionsError, match=r"`strategy\.kind` must be one that shares weights, got random"):
         Search(tiny_options(strategy=CASES["random"]), images_of())
     assert isinstance(make_search(tiny_options(), images_of()), Search)

@@ -1,4 +1,4 @@
-"""REINFORCE and PPO over trials: what reaches the controller, and that it finds good children.
+"""REINFORCE and PPO, multi-trial: what reaches the controller, and that it finds good children.
 
 The controller of `rl_nas` has its oracle in `test_controller.py`, updates in `test_policy_gradient.py`.
 """

@@ -1,4 +1,4 @@
-"""What every strategy over trials must keep. A new one inherits all of it by its registration."""
+"""What every multi-trial strategy must keep. A new one inherits all of it by its registration."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.multi_trial.options import (
     BayesianOptions,
+    MultiTrialOptions,
     NasnetOptions,
-    OverTrialsOptions,
     RegularisedEvolutionOptions,
     RlNasOptions,
 )
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer
-from search_core.strategies.registry import OVER_TRIALS
+from search_core.strategies.registry import MULTI_TRIAL
 from tests.search_core.tiny import TINY_NETWORK, differences, seeded, through_file
 
 #: Options of each strategy: small ones, so that a few children bring it past its first updates.
-CASES: dict[str, OverTrialsOptions] = {
-    **{kind: options() for kind, options in OVER_TRIALS.items()},
+CASES: dict[str, MultiTrialOptions] = {
+    **{kind: options() for kind, options in MULTI_TRIAL.items()},
     "rl_nas": RlNasOptions(batch=3),
     "nasnet": NasnetOptions(batch=3, passes=2),
     "bayesian": BayesianOptions(startup=4),
@@ -221,4 +221,4 @@ def test_strategy_is_described(name: str) -> None:
     options = CASES[name]
     assert options.summary
     assert options.paper
-    assert name in OVER_TRIALS
+    assert name in MULTI_TRIAL

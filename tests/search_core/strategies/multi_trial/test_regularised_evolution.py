@@ -15,7 +15,7 @@ from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.options import (
-    OverTrialsOptions,
+    MultiTrialOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
 )
@@ -32,7 +32,7 @@ def limits_of(network: NetworkOptions = TINY_NETWORK, **constraints: Limit) -> C
     return ChildLimits(Constraints(**constraints), network, (1, 8, 8), 10)
 
 
-def build(options: OverTrialsOptions, seed: int = 0, limits: ChildLimits | None = None) -> Proposer:
+def build(options: MultiTrialOptions, seed: int = 0, limits: ChildLimits | None = None) -> Proposer:
     return build_proposer(options, SPACE, limits or limits_of(), seed)
 
 
@@ -135,7 +135,7 @@ def test_failed_children_never_become_parents() -> None:
 
 
 @both
-def test_proposals_keep_the_limits(options: OverTrialsOptions) -> None:
+def test_proposals_keep_the_limits(options: MultiTrialOptions) -> None:
     costs = sorted(limits_of().cost(SPACE.decode(proposal.code)).params for proposal in run(build(options), 30))
     limits = limits_of(params=Limit(max=costs[10]))
     codes = [proposal.code for proposal in run(build(options, limits=limits), 60)]
@@ -145,7 +145,7 @@ def test_proposals_keep_the_limits(options: OverTrialsOptions) -> None:
 
 
 @both
-def test_state_round_trip_goes_on_exactly(options: OverTrialsOptions) -> None:
+def test_state_round_trip_goes_on_exactly(options: MultiTrialOptions) -> None:
     proposer, other = build(options), build(options, seed=1)
     run(proposer, 11)
     open_ones = [proposer.ask() for _ in range(2)]
@@ -162,7 +162,7 @@ def test_state_round_trip_goes_on_exactly(options: OverTrialsOptions) -> None:
 
 
 @both
-def test_global_random_state_is_left_alone(options: OverTrialsOptions) -> None:
+def test_global_random_state_is_left_alone(options: MultiTrialOptions) -> None:
     before = torch.get_rng_state()
     run(build(options), 10)
     assert torch.equal(before, torch.get_rng_state())

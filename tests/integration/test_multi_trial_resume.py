@@ -1,4 +1,4 @@
-"""A search over trials whose driver is killed goes on with the same children, none trained twice, none lost."""
+"""A multi-trial search whose driver is killed goes on with the same children, none trained twice, none lost."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.orchestrator.tiny import RETRAIN, SEARCH, artifact_paths, snas, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-_OVER_TRIALS = {"when": {"strategy.kind": ["random", "regularised_evolution"]}}
+_MULTI_TRIAL = {"when": {"strategy.kind": ["random", "regularised_evolution"]}}
 _EVOLUTION = {"when": {"strategy.kind": "regularised_evolution"}}
 #: The rate of the fourth search lets every child diverge.
 STUDY: dict[str, Any] = study_data(
@@ -31,8 +31,8 @@ STUDY: dict[str, Any] = study_data(
     search={**SEARCH, "dataset": {"name": "digits", "train_images": 120, "validation_images": 50}},
     sweep={
         "strategy.kind": {"choice": ["regularised_evolution", "random", "snas"]},
-        "strategy.children": {"choice": [2], **_OVER_TRIALS},
-        "strategy.estimate.epochs": {"choice": [1], **_OVER_TRIALS},
+        "strategy.children": {"choice": [2], **_MULTI_TRIAL},
+        "strategy.estimate.epochs": {"choice": [1], **_MULTI_TRIAL},
         "strategy.estimate.lr": {"choice": [0.05, 1.0e30], "when": {"strategy.kind": "random"}},
         "strategy.estimate.inherit": {"choice": [True], **_EVOLUTION},
         "strategy.population": {"choice": [2], **_EVOLUTION},
