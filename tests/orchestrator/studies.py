@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from orchestrator.files.journal import Journal
-from tests.orchestrator.tiny import Outcome, image_steps, runs_of, snas, steps_of
+from tests.orchestrator.tiny import Outcome, image_steps, runs_of, snas, steps_of, with_empty_store
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Done:
 
 
 def run_study(folder: Path, data: dict[str, Any]) -> Done:
-    file, runs = folder / "study.yaml", folder / "runs"
+    file, runs = folder / "study.yaml", with_empty_store(folder / "runs")
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
