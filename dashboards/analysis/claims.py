@@ -58,7 +58,7 @@ class Searched:
 
 
 def searches_of(trials: Sequence[Trial], curves: Mapping[str, History]) -> list[Searched]:
-    """The complete ones of some trials.
+    """Those of some trials that are results.
 
     Args:
         trials: of the studies that are compared.
@@ -68,7 +68,7 @@ def searches_of(trials: Sequence[Trial], curves: Mapping[str, History]) -> list[
     for trial in trials:
         history = curves.get(trial.run.run_id)
         values = None if history is None else history.metrics.get("supernet_val_accuracy")
-        if trial.run.state == "complete":
+        if trial.is_result:
             found.append(
                 Searched(
                     strategy=trial.strategy,

@@ -13,6 +13,7 @@ from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes, Severity
 from orchestrator.files.checkpoint import CheckpointFolder, is_whole
 from orchestrator.files.layout import trial_label
+from orchestrator.sampling.ranking import is_result
 from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
 
@@ -107,7 +108,7 @@ def _states_agree(case: Case, recorded: Recorded, trial: FrozenTrial) -> bool:
     if trial.state == TrialState.PRUNED:
         return end in ("stopped", "collapsed") and has_one
     if trial.state == TrialState.COMPLETE:
-        return end == "complete" or (end == "stopped" and not has_one)
+        return is_result(end, len(case.study.spec.objectives))
     values = [recorded.last_metric(objective.metric) for objective in case.study.spec.objectives]
     is_worthless = not all(map(math.isfinite, values)) or (end == "collapsed" and not has_one)
     return end == "failed" or (end is not None and is_worthless)

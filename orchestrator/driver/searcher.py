@@ -21,6 +21,7 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import split_child_label
 from orchestrator.sampling.constraints import excesses, limits_of, store_excesses
+from orchestrator.sampling.ranking import is_result
 from orchestrator.sampling.samplers import enqueue_grid, make_sampler, patiently
 from orchestrator.sampling.warm_start import enqueue_warm_start
 from orchestrator.study_file.spec import StudySpec, search_options
@@ -242,20 +243,17 @@ class StudySearcher(Searcher):
 def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:
     """Record the end of a trial in Optuna: COMPLETE, PRUNED if it was stopped, or FAIL.
 
-    Optuna knows no pruned trials with two objectives. There, one that a scheduler stopped counts with its last values;
-    one that collapsed fails, for an empty cell costs nothing and would be on the front. By how much it is above the
-    hard limits is told first.
+    What is no result though it did not fail is pruned with one objective, and fails with several, where Optuna cannot
+    prune. By how much it is above the hard limits is reported first.
     """
     _tell_excesses(study, spec, number, journal)
     values = [journal.last_metric(objective.metric) for objective in spec.objectives]
     if journal.end == "failed" or not all(map(math.isfinite, values)):
         _tell(study, number, state=TrialState.FAIL)
-    elif journal.end in ("stopped", "collapsed") and len(values) == 1:
-        _tell(study, number, state=TrialState.PRUNED)
-    elif journal.end == "collapsed":
-        _tell(study, number, state=TrialState.FAIL)
-    else:
+    elif is_result(journal.end, len(values)):
         _tell(study, number, values)
+    else:
+        _tell(study, number, state=TrialState.PRUNED if len(values) == 1 else TrialState.FAIL)
 
 
 def _tell_excesses(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:

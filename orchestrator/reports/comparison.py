@@ -107,7 +107,7 @@ def compare(study: Study) -> Comparison:
     """Compare the strategies of a study by its journals.
 
     Args:
-        study: begun; what is not complete yet is left out.
+        study: begun; what is no result is left out.
     """
     truth = read_truth(study.spec, study.folder)
     trials, retrains = study.trials(), study.retrains()
@@ -142,20 +142,20 @@ def _row(
     tests: Mapping[Genotype, Sequence[float]],
     judge: Judge | None,
 ) -> StrategyRow:
-    complete = _results(trials)
-    hours = [found for trial in complete if (found := hours_of(trial.metrics)) is not None]
-    trained = [tests.get(Genotype.from_dict(trial.genotype), ()) for trial in complete if trial.genotype is not None]
-    judged = [judge(trial) for trial in complete] if judge is not None else []
+    results = [trial for trial in trials if trial.is_result]
+    hours = [found for trial in results if (found := hours_of(trial.metrics)) is not None]
+    trained = [tests.get(Genotype.from_dict(trial.genotype), ()) for trial in results if trial.genotype is not None]
+    judged = [judge(trial) for trial in results] if judge is not None else []
 
     def values(name: str) -> Values:
-        return tuple(trial.metrics[name] for trial in complete if name in trial.metrics)
+        return tuple(trial.metrics[name] for trial in results if name in trial.metrics)
 
     return StrategyRow(
         kind=kind,
         settings=settings,
-        num_searches=len(complete),
-        failed=sum(trial.state != "running" for trial in trials) - len(complete),
-        epochs=max((trial.epochs for trial in complete), default=0),
+        num_searches=len(results),
+        failed=sum(trial.state != "running" for trial in trials) - len(results),
+        epochs=max((trial.epochs for trial in results), default=0),
         hours=tuple(value for _, value in hours),
         hours_kind=hours[0][0] if hours else "",
         child_val_accuracy=values("child_val_accuracy"),
@@ -184,7 +184,9 @@ def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> 
 
 def _judged(study: Study, groups: Mapping[tuple[str, str], Sequence[TrialRecord]]) -> Iterator[Claim]:
     """Each claim about SNAS: (c) over all its penalties, the others with the study file's own, row against row."""
-    searches = {group: [_searched(study, group, trial) for trial in _results(of)] for group, of in groups.items()}
+    searches = {
+        group: [_searched(study, group, trial) for trial in of if trial.is_result] for group, of in groups.items()
+    }
     for letter, other in _OTHERS.items():
         if letter == "c":
             every = [replace(one, strategy=_OURS) for (kind, _), of in searches.items() if kind == _OURS for one in of]
@@ -227,11 +229,6 @@ def _searched(study: Study, group: tuple[str, str], trial: TrialRecord) -> Searc
 
 def _row_name(kind: str, settings: str) -> str:
     return f"{kind} ({settings})" if settings else kind
-
-
-def _results(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those that count: complete, and within the hard limits."""
-    return [trial for trial in trials if trial.state == "complete" and not trial.violations]
 
 
 def _without_nan(value: Any) -> Any:

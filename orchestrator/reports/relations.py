@@ -14,8 +14,9 @@ from orchestrator.absent import absent
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK
 from orchestrator.files.lock import lock_holder
-from orchestrator.study.hours import HOURS, hours_of, shared_of
+from orchestrator.study.hours import hours_of, shared_of
 from orchestrator.study.records import RetrainRecord, TrialRecord
+from orchestrator.study.standing import reserved_hours, time_left_s
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import StudySpec, search_options
 
@@ -30,7 +31,7 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
     """
     spec = study.spec
     is_running = lock_holder(study.folder.lock_file) is not None
-    results = [trial for trial in trials if trial.state == "complete"]
+    results = [trial for trial in trials if trial.is_result]
     front = [trial for trial in trials if trial.on_front]
     trunk_s, trunk_hours = 0.0, 0.0
     if spec.fork is not None:
@@ -42,7 +43,7 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
             for goal in spec.objectives
             if front
         },
-        "hours": _hours(trials, trunk_hours),
+        "hours": reserved_hours((hours_of(trial.metrics) for trial in trials), trunk_hours),
         "time_left_s": _time_left_s(spec, trials, trunk_s) if is_running else None,
         "importance": {goal.metric: _importance(study, index) for index, goal in enumerate(spec.objectives)},
         "relations": _relations(spec, results),
@@ -100,22 +101,9 @@ def _relations(spec: StudySpec, results: Sequence[TrialRecord]) -> list[dict[str
     ]
 
 
-def _hours(trials: Sequence[TrialRecord], shared: float) -> dict[str, float]:
-    """What the searches reserved so far, by the unit's metric; the hours that forked trials share count once."""
-    known = [hours for trial in trials if (hours := hours_of(trial.metrics)) is not None]
-    sums = {unit: [value - shared for name, value in known if name == unit] for unit in HOURS}
-    return {unit: math.fsum(own) + shared for unit, own in sums.items() if own}
-
-
 def _time_left_s(spec: StudySpec, trials: Sequence[TrialRecord], shared_s: float) -> float | None:
-    """Open searches x mean seconds of one that is over / searches at a time; None before one is over.
-
-    The `shared_s` seconds that forked trials share are not counted: open searches do not run them again.
-    """
-    ended = [trial.seconds - shared_s for trial in trials if trial.state != "running" and trial.seconds > shared_s]
-    num_over = sum(trial.state != "running" for trial in trials)
-    at_once = max(1, sum(trial.state == "running" for trial in trials))
-    return (spec.num_trials - num_over) * math.fsum(ended) / len(ended) / at_once if ended else None
+    over = [trial.seconds for trial in trials if trial.state != "running"]
+    return time_left_s(spec.num_trials - len(over), over, shared_s, max(1, len(trials) - len(over)))
 
 
 def _importance(study: Study, objective: int) -> dict[str, float] | str:

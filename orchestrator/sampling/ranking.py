@@ -1,4 +1,4 @@
-"""Which trials of a study are its best."""
+"""Which trials of a study count as results, and which are its best."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.sampling.constraints import violations
+
+
+def is_result(end: str | None, num_objectives: int) -> bool:
+    """Whether a search that ended so counts, for Optuna and for all that is said of the study.
+
+    Optuna knows no pruned trials with several objectives. There, one that a scheduler stopped counts with its last
+    values; one that collapsed never does, for an empty cell costs nothing and would be on the front.
+    """
+    return end == "complete" or (end == "stopped" and num_objectives > 1)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:

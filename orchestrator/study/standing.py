@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.files.journal import End, Journal
 from orchestrator.sampling.constraints import broken_limits, excesses, plain_limits
+from orchestrator.sampling.ranking import is_result
 from orchestrator.study.hours import HOURS, hours_of
 from orchestrator.study.records import described
 from orchestrator.study_file.spec import StudySpec
@@ -103,15 +104,15 @@ class Tally:
             return
         last = journal.epochs[-1] if journal.epochs else {"metrics": {}}
         values = tuple(journal.last_metric(objective.metric) for objective in self._spec.objectives)
-        is_result = journal.end == "complete" or (journal.end == "stopped" and len(values) > 1)  # as Optuna is told
-        found = excesses(plain_limits(options), last["metrics"]) if is_result else {}
+        counts = is_result(journal.end, len(values))
+        found = excesses(plain_limits(options), last["metrics"]) if counts else {}
         broken = {name: amount for name, amount in found.items() if amount > 0}
         temperature, penalty = options.get("temperature"), options.get("penalty")
         trial = EndedTrial(
             number=number,
             end=journal.end,
             reason=journal.reason or broken_limits(broken),
-            values=values if is_result and not broken and all(map(math.isfinite, values)) else (),
+            values=values if counts and not broken and all(map(math.isfinite, values)) else (),
             metrics={name: last["metrics"][name] for name in _SHOWN if name in last["metrics"]},
             hours=hours_of(last["metrics"]),
             seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
@@ -157,23 +158,14 @@ class Tally:
     @property
     def hours(self) -> tuple[str, float] | None:
         """Unit and sum of what the searches reserved, the shared epochs once; None if it is not known of any."""
-        known = [trial.hours for trial in self.trials.values() if trial.hours is not None]
-        for name in HOURS:
-            own = [hours - self.shared_hours for unit, hours in known if unit == name]
-            if own:
-                return name, math.fsum(own) + self.shared_hours
-        return None
+        sums = reserved_hours((trial.hours for trial in self.trials.values()), self.shared_hours)
+        return next(iter(sums.items()), None)
 
     @property
     def time_left_s(self) -> float | None:
-        """Searches that are open x mean seconds of one that is over / searches at a time; None before one is over.
-
-        Shared epochs are not counted: open searches do not run them again.
-        """
-        known = [trial.seconds - self.shared_seconds for trial in self.trials.values()]
-        seconds = [own for own in known if own > 0]
-        num_open = self._spec.num_trials - len(self.trials)
-        return num_open * math.fsum(seconds) / len(seconds) / self.at_once if seconds else None
+        """As `time_left_s` of this module."""
+        seconds = (trial.seconds for trial in self.trials.values())
+        return time_left_s(self._spec.num_trials - len(self.trials), seconds, self.shared_seconds, self.at_once)
 
     def trial_metrics(self) -> dict[str, float]:
         """Metrics of the study when a search is over."""
@@ -208,3 +200,19 @@ class Tally:
 
     def _costs(self, trial: EndedTrial) -> tuple[float, ...]:
         return tuple(sign * value for sign, value in zip(self._signs, trial.values, strict=True))
+
+
+def reserved_hours(hours: Iterable[tuple[str, float] | None], shared: float) -> dict[str, float]:
+    """What searches reserved, by the unit's metric; the `shared` hours that all of them count are counted once."""
+    known = [found for found in hours if found is not None]
+    sums = {unit: [value - shared for name, value in known if name == unit] for unit in HOURS}
+    return {unit: math.fsum(own) + shared for unit, own in sums.items() if own}
+
+
+def time_left_s(num_open: int, seconds: Iterable[float], shared_s: float, at_once: int) -> float | None:
+    """Searches that are open x mean seconds of those that are over / searches at a time; None before one is over.
+
+    The `shared_s` seconds that forked trials share are not counted: open searches do not run them again.
+    """
+    own = [one - shared_s for one in seconds if one > shared_s]
+    return num_open * math.fsum(own) / len(own) / at_once if own else None

@@ -10,10 +10,30 @@ from typing import Any
 import optuna
 import pytest
 
+from dashboards.records import Trial
+from orchestrator.doctor import examine
+from orchestrator.driver.searcher import tell
 from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs
+from orchestrator.reports.comparison import compare
+from orchestrator.reports.relations import study_facts
+from orchestrator.study.records import FRONT_METRICS
 from orchestrator.study.standing import Tally
+from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
-from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, cell_of, made_up_record, tiny_spec, written_journal
+from orchestrator.study_file.sweep import suggest
+from orchestrator.study_file.yaml_file import dump_yaml
+from tests.dashboards.written import run
+from tests.orchestrator.tiny import (
+    ONE_OBJECTIVE,
+    SEARCH,
+    TWO_OBJECTIVES,
+    cell_of,
+    made_up_record,
+    opened_study,
+    tiny_spec,
+    written_journal,
+)
 
 
 def ended(folder: Path, number: int, end: str = "complete", reason: str = "", **metrics: float) -> Journal:
@@ -114,3 +134,37 @@ def test_snapshot_stays_as_it_is(tmp_path: Path) -> None:
     tally.add_retraining("0000-seed0", 0, ended(tmp_path, 9, test_accuracy=0.5))
     assert (before.trials, before.retrainings, before.front) == ({}, {}, [])
     assert tally.retraining_metrics() == {"retrainings_complete": 1.0, "retrainings_failed": 0.0}
+
+
+def test_standing_is_the_same_everywhere(tmp_path: Path) -> None:
+    """Two objectives: one trial that a scheduler stopped, which is on the front, and one that breaks a limit."""
+    search = {**SEARCH, "constraints": {"madds": {"max": 1000}}}
+    spec = tiny_spec(objectives=TWO_OBJECTIVES, trials=4, search=search)
+    study = Study(spec, Runs(tmp_path))
+    study.folder.path.mkdir(parents=True)
+    study.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
+    stored, tally, shown = opened_study(spec, study.runs.optuna_url()), Tally(spec), list[Trial]()
+    ends = (("complete", 0.5, 900.0), ("stopped", 0.6, 100.0), ("complete", 0.1, 2000.0), ("collapsed", 0.9, 0.0))
+    for number, (end, error, madds) in enumerate(ends):
+        suggest(stored.ask(), spec.sweep)
+        metrics = {**dict.fromkeys(FRONT_METRICS, 0.5), "child_val_error": error, "child_madds": madds}
+        figures = {**metrics, "discretization_gap": 0.0, "entropy_total": 0.0}
+        record = made_up_record(0, cell_of("skip_connect"), **figures)
+        file = study.folder.journal("search", f"{number:04d}")
+        journal = Journal(written_journal(file, [record], end, "" if end == "complete" else "a reason"))
+        tell(stored, spec, number, journal)
+        tally.add_trial(number, options_of(tally), journal)
+        page_run = run(f"trial-{number:04d}", end=end, params={"constraints.madds.max": "1000"}, metrics=figures)
+        shown.append(Trial(run=page_run, number=number, counts_stopped=True))
+    trials = study.trials()
+    assert [trial.is_result for trial in trials] == [True, True, False, False], "terminal"
+    assert [trial.on_front for trial in trials] == [True, True, False, False]
+    assert sorted(trial.number for trial in tally.front) == [0, 1], "MLflow"
+    rows = compare(study).rows
+    assert (sum(row.num_searches for row in rows), sum(row.failed for row in rows)) == (2, 2), "report"
+    facts = study_facts(study, trials, [])
+    assert facts["best"] == {"child_val_error": 0.5, "child_madds": 100.0}
+    assert "2 complete trials are too few" in facts["relations"][0]["words"]
+    assert [trial.is_result for trial in shown] == [True, True, False, False], "pages"
+    report = examine(spec.name, study.runs)
+    assert not [found for found in report.findings if "Optuna" in found.message], "doctor"
