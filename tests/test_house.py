@@ -40,7 +40,7 @@ ARROWS = {
         "cluster": "files study_file",
         "worker": "cluster files study_file",
         "driver": "cluster files sampling stores study study_file tracking worker",
-        "doctor": "driver files study study_file tracking",
+        "doctor": "driver files sampling study study_file tracking",
         "cli": "cluster doctor driver files reports stores study study_file",
         "api": "driver files study study_file",
     },
