@@ -98,7 +98,7 @@ class ChildLimits:
     def bit_operations(
         self, genotype: Genotype, cell_channels: Sequence[int] | None = None, bits: Sequence[int] | None = None
     ) -> int:
-        """Multiply-adds of the child times bits of both factors, see `cost.bit_operations`; default: 32 bits."""
+        """Multiply-adds of the child times bits of both factors, see `counts.bit_operations`; default: 32 bits."""
         network = self._network
         plan = plan_child(
             genotype,

@@ -1,4 +1,4 @@
-"""Resource cost: exact counts per operation and of whole networks; `cost_table` makes them differentiable.
+"""Resource cost: exact counts per operation and of whole networks; `penalty` makes them differentiable.
 
 Counting rules: parameters include batch norm's scale and shift where it has them. Multiply-adds are those of
 convolutions and the classifier, for one image. Memory access counts, for every convolution, pool, identity and the

@@ -1,4 +1,4 @@
-"""Which images a search sees: the options of `data`, apart from it, as they need no PyTorch."""
+"""Which images a search sees: the options of `datasets`, apart from it, as they need no PyTorch."""
 
 from __future__ import annotations
 

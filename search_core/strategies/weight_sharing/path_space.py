@@ -108,7 +108,7 @@ class PathLimits:
         return self._limits.cost(self._paths.genotype(code), None if choices is None else choices.channels)
 
     def bit_operations(self, code: Code) -> int:
-        """Multiply-adds times bits of both factors, see `cost.bit_operations`."""
+        """Multiply-adds times bits of both factors, see `cost.counts.bit_operations`."""
         choices = self._paths.choices(code)
         channels, bits = (None, None) if choices is None else (choices.channels, choices.bits)
         return self._limits.bit_operations(self._paths.genotype(code), channels, bits)
