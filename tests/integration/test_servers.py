@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 
+from orchestrator.driver.start import run_study
 from orchestrator.files.layout import Runs
 from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
 from orchestrator.study.study import Study
@@ -48,7 +49,7 @@ def study(postgres: PostgresServer, mlflow_on_postgres: MlflowServer, tmp_path: 
         tracking={"uri": mlflow_on_postgres.uri, "picture_every": 2},
     )
     ran = Study(spec, Runs(tmp_path / "runs"))
-    ran.run()
+    run_study(ran)
     return ran
 
 
