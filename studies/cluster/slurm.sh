@@ -71,7 +71,7 @@ for ((second = 0; second < 180; second++)); do
     sleep 1
 done
 
-name="$(python -c 'import sys; from orchestrator.study_file.spec import load_study; print(load_study(sys.argv[1]).name)' "$study")"
+name="$(python -c 'import sys; from orchestrator.study_file.loading import load_study; print(load_study(sys.argv[1]).name)' "$study")"
 if [[ -e "$SNAS_RUNS/$name/study.yaml" ]]; then
     command=(resume "$name")
 else
