@@ -84,7 +84,8 @@ class YamlFile:
             try:
                 key, value = _parse_setting(setting)
                 place = split_key(rename(key))
-                inside = next((other for other in self.overridden if other[: len(place)] == place), None)
+                within = sorted((other for other in self.overridden if other[: len(place)] == place), key=place_text)
+                inside = max(within, key=len, default=None)  # what was given, rather than a section that it added
                 if inside is not None:
                     raise ValueError(f"must be given once, but another --set has `{place_text(inside)}`")
                 self.overridden.update(_put(self.data, place, value))
