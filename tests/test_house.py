@@ -65,7 +65,7 @@ ABROAD = {
         "dashboards.formatting dashboards.history dashboards.errors dashboards.ports"
     ),
 }
-#: Files that need not be short, and why is said at their head.
+#: Python files of a folder, and lines of a file.
 _MOST_FILES, _MOST_LINES = 20, 400
 
 

@@ -202,9 +202,8 @@ def _digests(spec: StudySpec) -> dict[str, str]:
     """SHA-256 of what the files hold that a study names."""
     digests = {}
     if spec.search.latency.table is not None:
-        from search_core.cost.latency_table import (
-            load_table,  # not above: it needs PyTorch, and few studies name a table
-        )
+        # Not above: it needs PyTorch, and few studies name a table.
+        from search_core.cost.latency_table import load_table
 
         digests["search.latency.table"] = load_table(spec.search.latency.table).digest
     if spec.retrain is not None and spec.retrain.genotype is not None:

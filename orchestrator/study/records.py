@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, StudyFolder, trial_label
 from orchestrator.sampling.constraints import broken_limits, violations
-from orchestrator.sampling.ranking import best_trials, is_result, ranked_trials
+from orchestrator.sampling.ranking import best_trials, ranked_trials
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
@@ -135,7 +135,7 @@ def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     """All trials of a study, by number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     front = {trial.number for trial in best_trials(study)}
-    return [_read_trial(trial, folder, trial.number in front, len(study.directions)) for trial in trials]
+    return [_read_trial(trial, folder, trial.number in front) for trial in trials]
 
 
 def num_open(study: optuna.Study, spec: StudySpec) -> int:
@@ -244,7 +244,7 @@ def _first_objective(trial: TrialRecord, spec: StudySpec) -> float:
     return value if spec.objectives[0].mode == "min" else -value
 
 
-def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool, num_objectives: int) -> TrialRecord:
+def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> TrialRecord:
     journal = Journal(folder.journal("search", trial_label(trial.number)))
     last = journal.epochs[-1] if journal.epochs else None
     broken = violations(trial)
@@ -253,17 +253,16 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool, num_obj
         TrialState.PRUNED: "stopped",
         TrialState.FAIL: "failed",
     }
-    state = journal.end if journal.end in ("stopped", "collapsed") else states.get(trial.state, "running")
     return TrialRecord(
         number=trial.number,
-        state=state,
+        state=journal.end if journal.end in ("stopped", "collapsed") else states.get(trial.state, "running"),
         values=trial.params,
         epochs=len(journal.epochs),
         metrics=last["metrics"] if last else {},
         genotype=last["genotype"] if last else None,
         reason=journal.reason or broken_limits(broken),
         survived=_survived(journal),
-        is_result=is_result(state, num_objectives) and not broken,
+        is_result=trial.state == TrialState.COMPLETE and not broken,
         on_front=on_front,
         seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
         violations=broken,

@@ -65,12 +65,13 @@ def read_digits() -> RawImages:
     """Read scikit-learn's 1,797 handwritten digits of 8 x 8 pixels from its file; importing it takes 2 CPU seconds.
 
     Raises:
-        DataError: if scikit-learn is not installed.
+        DataError: if scikit-learn is not installed, or its file cannot be read.
     """
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise DataError("data set `digits` needs scikit-learn (`pip install scikit-learn`), got: it is not installed")
-    rows = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.int64)
+    content = _read_bytes(Path(package.origin).parent / "datasets/data/digits.csv.gz").decode()
+    rows = np.loadtxt(content.splitlines(), delimiter=",", dtype=np.int64)
     # Grey levels are 0..16; 255 / 16 = 15.9375 spreads them over a byte, so that all in-memory sets are alike.
     images = np.rint(rows[:, :64] * 15.9375).astype(np.uint8).reshape(-1, 1, 8, 8)
     return RawImages(images, rows[:, 64], None, 10)

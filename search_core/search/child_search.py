@@ -32,7 +32,7 @@ class ChildSearch(Resumable[EpochReport]):
         options: the search, with a multi-trial strategy.
         data: the images, on `device`, loaded with `options.dataset`.
         device: where children are trained.
-        build: gives the strategy; default: as its options build it.
+        build: gives the strategy; default: those that need no Optuna.
 
     Raises:
         DataError: if the images to train on are less than a batch.

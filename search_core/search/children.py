@@ -80,7 +80,7 @@ class ProposedChildren:
         options: the search, with a multi-trial strategy.
         input_shape: channels, height, width of an image.
         num_classes: number of classes.
-        build: gives the strategy; default: as its options build it.
+        build: gives the strategy; default: those that need no Optuna.
 
     Raises:
         ConstraintsError: if no genotype keeps the hard limits.

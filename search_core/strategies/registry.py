@@ -1,5 +1,5 @@
-"""All strategies by the kind that a study file names. A new one is imported here and joins its union; no other place
-knows them by name.
+"""All strategies by the kind that a study file names. A new one's options join their union here, and the strategy the
+table of `build` of its family; no other place knows them by name.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Done:
         }
 
 
-def run_study(folder: Path, data: dict[str, Any]) -> Done:
+def run_to_its_end(folder: Path, data: dict[str, Any]) -> Done:
     file, runs = folder / "study.yaml", with_empty_store(folder / "runs")
     file.write_text(yaml.safe_dump(data), encoding="utf-8")
     environment = {

@@ -18,7 +18,7 @@ from orchestrator.study_file.spec import search_options
 from orchestrator.tracking.run_spec import SEARCH_METRICS
 from search_core.data.datasets import load_data
 from search_core.search.child_search import make_search
-from tests.orchestrator.driver.test_study_integration import Done, run_study
+from tests.orchestrator.driver.test_study_integration import Done, run_to_its_end
 from tests.orchestrator.tiny import RETRAIN, SEARCH, artifact_paths, snas, steps_of, study_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -48,7 +48,7 @@ STUDY: dict[str, Any] = study_data(
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    return run_study(tmp_path_factory.mktemp("families"), STUDY)
+    return run_to_its_end(tmp_path_factory.mktemp("families"), STUDY)
 
 
 def children_of(done: Done, number: int) -> list[Journal]:

@@ -13,7 +13,7 @@ from dashboards.history import read_curves, read_history
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.tracking.run_spec import SEARCH_METRICS
 from search_core.space.genotype import Genotype
-from tests.orchestrator.studies import Done, run_study
+from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import (
     RETRAIN,
     SEARCH,
@@ -51,12 +51,12 @@ STOPPED: dict[str, Any] = study_data(
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    return run_study(tmp_path_factory.mktemp("front"), FRONT)
+    return run_to_its_end(tmp_path_factory.mktemp("front"), FRONT)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    return run_study(tmp_path_factory.mktemp("stopped"), STOPPED)
+    return run_to_its_end(tmp_path_factory.mktemp("stopped"), STOPPED)
 
 
 def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from orchestrator.driver import start
+from orchestrator.driver.start import run_study
 from orchestrator.errors import ConfigError
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
@@ -22,7 +22,7 @@ from orchestrator.study_file.loading import parse_study
 from search_core.errors import DataError
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import Genotype
-from tests.orchestrator.studies import Done, run_study
+from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import ONE_OBJECTIVE, RETRAIN, SEARCH, artifact_paths, snas, study_data
 
 PRIMITIVES = ["none", "skip_connect"]
@@ -51,7 +51,7 @@ MICRO: dict[str, Any] = study_data(
 
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    done = run_study(tmp_path_factory.mktemp("micro"), MICRO)
+    done = run_to_its_end(tmp_path_factory.mktemp("micro"), MICRO)
     assert done.outcome.code == 0, done.outcome.said
     return done
 
@@ -192,7 +192,7 @@ def test_study_file_that_does_not_fit_is_refused(data: dict[str, Any], message: 
 def test_images_that_cannot_be_divided_are_told_before_anything_begins(tmp_path: Path) -> None:
     data = {**MICRO, "search": {**MICRO["search"], "batch_size": 32}}
     with pytest.raises(DataError, match=r"at most 13, .* when 0.2 of 64 training images are held out, got 32"):
-        start.run_study(Study(parse_study(data), Runs(tmp_path)))
+        run_study(Study(parse_study(data), Runs(tmp_path)))
     assert not list(tmp_path.iterdir())
 
 
