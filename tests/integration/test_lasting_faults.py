@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.orchestrator.studies import run_study
+from tests.orchestrator.studies import run_to_its_end
 from tests.orchestrator.tiny import ETA, ONE_OBJECTIVE, RETRAIN, snas, study_data
 from tests.search_core.image_folders import write_folder
 
@@ -27,7 +27,7 @@ def test_torn_image_ends_the_study_after_its_first_trial(tmp_path: Path) -> None
     root = write_folder(tmp_path / "data")
     for image in root.glob("train/*/*.png"):
         os.truncate(image, 45)  # its size can be read, its pixels cannot
-    done = run_study(tmp_path, of_folder(root))
+    done = run_to_its_end(tmp_path, of_folder(root))
     assert done.outcome.code == 2, done.outcome.said
     assert "0000 cannot go on" in done.outcome.said
     assert ".png" in done.outcome.err
@@ -42,7 +42,7 @@ def test_torn_image_of_a_swept_folder_fails_its_trial_alone(tmp_path: Path) -> N
     for image in bad.glob("train/*/*.png"):
         os.truncate(image, 45)  # its size can be read, its pixels cannot
     sweep = {"dataset.root": {"choice": [str(bad), str(good)]}}
-    done = run_study(tmp_path, of_folder(good, sweep=sweep, sampler="grid", trials=2))
+    done = run_to_its_end(tmp_path, of_folder(good, sweep=sweep, sampler="grid", trials=2))
     assert done.outcome.code == 0, done.outcome.said
     assert [done.journal(number).end for number in (0, 1)] == ["failed", "complete"]
     assert ".png" in done.journal(0).reason
@@ -53,7 +53,7 @@ def test_torn_image_of_a_swept_folder_fails_its_trial_alone(tmp_path: Path) -> N
 def test_model_whose_last_checkpoint_was_lost_comes_with_the_next_resume(tmp_path: Path) -> None:
     """A disk was full at the last checkpoint of a retraining, so that its model could not be made."""
     retrain = {**RETRAIN, "epochs": 2, "top": 1}
-    done = run_study(tmp_path, study_data(trials=1, sweep=ETA, objectives=ONE_OBJECTIVE, retrain=retrain))
+    done = run_to_its_end(tmp_path, study_data(trials=1, sweep=ETA, objectives=ONE_OBJECTIVE, retrain=retrain))
     assert done.outcome.code == 0, done.outcome.said
     run_id = next(run.info.run_id for name, run in done.mlflow_runs.items() if name.startswith("retrain"))
     max(done.runs.glob("tiny/checkpoints/retrain-*/epoch-*.pt")).unlink()
