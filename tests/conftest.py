@@ -10,11 +10,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-import torch
 
-from search_core.network.ahead import is_compiled
 from tests.tools import TOOLS
 
 pytest_plugins = ["tests.browser"]
@@ -28,7 +27,10 @@ _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Before tests run side by side, kernels are compiled, once; `make` has done so."""
     config = session.config
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and not is_compiled():
+    if not config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        return
+    # Found without PyTorch, which takes seconds to import: this process runs no test.
+    if not any(Path(config.rootpath, "search_core", "kernels", "__pycache__").glob("*.nbc")):
         subprocess.run([sys.executable, "-m", "search_core.network.ahead", "float32", "float64"], check=True)
 
 
@@ -56,8 +58,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests with the marker `gpu` are not run without one."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip(_GPU)
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip(_GPU)
 
 
 def _fixture(name: str) -> Callable[..., None]:
@@ -92,6 +97,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Networks of four channels are faster without a thread pool, and then independent of the number of cores."""
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -32,7 +32,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = sysconfig.get_path("purelib", vars={"base": str(folder / "venv")})
     # A line of a .pth file adds the folder, but does not read the .pth files in it: an editable `snas` stays out.
     Path(packages, "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    _share_compiled_kernels(Path(packages, "search_core", "kernels"))
     return folder / "venv"
+
+
+def _share_compiled_kernels(installed: Path) -> None:
+    """What Numba compiled for the checkout serves here, too, where sources are of the same size and time."""
+    kernels = ROOT / "search_core" / "kernels"
+    for file in kernels.glob("*.py"):
+        stamp = file.stat()
+        os.utime(installed / file.name, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    shutil.copytree(
+        kernels / "__pycache__", installed / "__pycache__", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pyc")
+    )
 
 
 def _build(source: Path, dist: Path) -> None:

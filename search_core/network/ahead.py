@@ -8,21 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 
-from search_core import kernels
 from search_core.network.supernet import Supernet
 from search_core.space.plan import NetworkOptions
 
 #: Channels of networks whose one cell, a reduction with twice as many, uses each number of lanes of a register.
 _CHANNELS = {"float32": (8, 4, 2), "float64": (4, 2)}
-
-
-def is_compiled() -> bool:
-    """Whether there is machine code of any kernel; its own source decides whether it is that of today."""
-    return any((Path(kernels.__file__).parent / "__pycache__").glob("*.nbc"))
 
 
 def compile_for(dtype: str, channels: int) -> None:
