@@ -123,6 +123,16 @@ def primitive_cost(name: str, channels: int, size: Size, stride: int, *, affine:
     raise ValueError(f"no cost is known for the primitive {name!r}")
 
 
+def snas_cost(name: str, channels: int, size: Size, stride: int) -> Cost:
+    """Cost of one candidate operation as the SNAS authors' penalty counts it; arguments as `primitive_cost`.
+
+    Parameters are without batch norm's scale and shift, and a pool has 9 multiply-adds for each element of its output.
+    """
+    cost = primitive_cost(name, channels, size, stride, affine=False)
+    height, width = halved(size) if stride == 2 else size
+    return cost._replace(madds=9 * channels * height * width) if name in POOLS else cost
+
+
 def _stem_cost(plan: StackPlan) -> Cost:
     channels, height, width = plan.input_shape
     size, out = (height, width), plan.stem_channels

@@ -5,19 +5,21 @@ Shape suffixes: L cells of one type, E edges, O operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from search_core.cost.counts import COST_KINDS, primitive_cost
+from search_core.cost.counts import COST_KINDS, primitive_cost, snas_cost
 from search_core.cost.latency_table import LatencyTable
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import CellPlan, NetworkOptions, cell_edges, plan_supernet
 
 #: Factor to the unit of a penalty without logarithm; counts are in millions.
 _UNIT = {"latency": 1.0}
+#: The kinds of `cost: snas`; memory access is counted as elsewhere.
+_SNAS_KINDS = ("snas_params", "snas_madds", "memory_access")
 
 
 class CostTable:
@@ -44,31 +46,18 @@ class CostTable:
         latency: LatencyTable | None = None,
     ) -> None:
         plan = plan_supernet(options, input_shape)
+        sources = [source for source, _ in cell_edges(options.nodes)]
         self._table: dict[tuple[str, CellType], Tensor] = {}
         for cell_type in CELL_TYPES:
-            costs_LEO3 = [
-                [
-                    [primitive_cost(name, cell.channels, *cell.edge_geometry(source)) for name in options.primitives]
-                    for source, _ in cell_edges(options.nodes)
+            cells = [cell for cell in plan.cells if cell.cell_type == cell_type]
+            for kinds, costs_of in _costs(latency).items():
+                costs_LEOK = [
+                    [[costs_of(name, cell, source) for name in options.primitives] for source in sources]
+                    for cell in cells
                 ]
-                for cell in plan.cells
-                if cell.cell_type == cell_type
-            ]
-            shape = (len(costs_LEO3), len(cell_edges(options.nodes)), len(options.primitives), 3)
-            table = torch.tensor(costs_LEO3, dtype=dtype, device=device).reshape(shape)
-            for position, kind in enumerate(COST_KINDS):
-                self._table[kind, cell_type] = table[..., position].contiguous()
-            if latency is not None:
-                times_LEO = [
-                    [
-                        [latency.edge_ms(name, cell, source) for name in options.primitives]
-                        for source, _ in cell_edges(options.nodes)
-                    ]
-                    for cell in plan.cells
-                    if cell.cell_type == cell_type
-                ]
-                times = torch.tensor(times_LEO, dtype=dtype, device=device)
-                self._table["latency", cell_type] = times.reshape(shape[:-1])
+                shape = (len(cells), len(sources), len(options.primitives), len(kinds))
+                table = torch.tensor(costs_LEOK, dtype=dtype, device=device).reshape(shape)
+                self._table |= {(kind, cell_type): table[..., k].contiguous() for k, kind in enumerate(kinds)}
 
     def table(self, kind: str, cell_type: CellType) -> Tensor:
         """Counts of one kind, or milliseconds, shape (L, E, O)."""
@@ -84,7 +73,8 @@ class CostTable:
         """Each edge's own share of C(Z), in the unit of the penalty.
 
         The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of parameters, multiply-adds
-        or elements, or milliseconds; or log(1 + count or milliseconds) with `options.log`.
+        or elements, or milliseconds; or log(1 + count or milliseconds) with `options.log`; for `snas` the mean of three
+        logarithms.
 
         Args:
             options: kind of cost, `log`, `mix`, `reduction_ratio`.
@@ -100,10 +90,13 @@ class CostTable:
         return shares
 
     def expected_penalty(self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]) -> Tensor:
-        """Exact E_Z[C(Z)] for one-hot Z drawn from `probabilities` (E, O) per cell type; a scalar.
+        """E_Z[C(Z)] for one-hot Z drawn from `probabilities` (E, O) per cell type; a scalar.
 
-        The expectation is taken of each operation's penalty, so it is exact with `log` too.
+        The expectation is taken of each operation's penalty, so it is exact with `log` too; with estimator `discrete`
+        it is taken of the cost, whose logarithm then is the penalty, as the SNAS authors' code has it.
         """
+        if options.estimator == "discrete":
+            return torch.stack([share_LE.sum() for share_LE in self.edge_costs(options, probabilities).values()]).sum()
         parts = []
         for cell_type in CELL_TYPES:
             counts_LEO = {kind: self._table[kind, cell_type] for kind in _weights(options)}
@@ -112,17 +105,34 @@ class CostTable:
 
     def _penalty(self, counts: Mapping[str, Tensor], cell_type: CellType, options: PenaltyOptions) -> Tensor:
         """Turn counts by kind, shape (L, ...), into penalties of the same shape."""
-        scaled = [
-            weight * (torch.log1p(counts[kind]) if options.log else counts[kind] * _UNIT.get(kind, 1e-6))
-            for kind, weight in _weights(options).items()
-        ]
+        scaled = [weight * _scaled(counts[kind], kind, options) for kind, weight in _weights(options).items()]
         penalty = torch.stack(scaled).sum(0)
-        if options.reduction_ratio is None:
+        ratio = 1.0 if options.reduction_ratio is None and options.cost == "snas" else options.reduction_ratio
+        if ratio is None:
             return penalty
-        ratio = options.reduction_ratio if cell_type == "reduce" else 1.0
-        return penalty * (ratio / max(penalty.shape[0], 1))
+        return penalty * ((ratio if cell_type == "reduce" else 1.0) / max(penalty.shape[0], 1))
+
+
+def _costs(latency: LatencyTable | None) -> dict[tuple[str, ...], Callable[[str, CellPlan, int], Sequence[float]]]:
+    """What gives which kinds of cost of an operation in a cell on an edge from a source."""
+    costs: dict[tuple[str, ...], Callable[[str, CellPlan, int], Sequence[float]]] = {
+        COST_KINDS: lambda name, cell, source: primitive_cost(name, cell.channels, *cell.edge_geometry(source)),
+        _SNAS_KINDS[:2]: lambda name, cell, source: snas_cost(name, cell.channels, *cell.edge_geometry(source))[:2],
+    }
+    if latency is not None:
+        costs[("latency",)] = lambda name, cell, source: (latency.edge_ms(name, cell, source),)
+    return costs
 
 
 def _weights(options: PenaltyOptions) -> dict[str, float]:
     """Weight of each kind of cost that the penalty counts."""
+    if options.cost == "snas":
+        return dict.fromkeys(_SNAS_KINDS, 1 / len(_SNAS_KINDS))
     return vars(options.mix) if options.mix is not None else {options.cost: 1.0}
+
+
+def _scaled(count: Tensor, kind: str, options: PenaltyOptions) -> Tensor:
+    """A count in the unit of the penalty."""
+    if options.cost == "snas":
+        return count.clamp(min=1).log()
+    return count.log1p() if options.log else count * _UNIT.get(kind, 1e-6)

@@ -33,15 +33,19 @@ class PenaltyOptions:
 
     Attributes:
         strength: eta, 0 or above.
-        cost: what C counts. `mix` weighs the first three by `mix`; `latency` is the time of operations by
-            `latency.table`; `child_latency` is that of the sampled child as a whole, by the table or else measured.
-        estimator: `reparam` (through the concrete sample), `expected` (exact, under softmax(alpha)) or
-            `score_function` (log q(z) times detached cost, with a moving-average baseline).
+        cost: what C counts. `snas` is the authors' own: the mean of the logarithms of parameters, FLOPs and memory
+            access (`counts.snas_cost`), a sum below 1 counting as 1. `mix` weighs the next three by `mix`; `latency`
+            is the time of operations by `latency.table`; `child_latency` is that of the sampled child as a whole, by
+            the table or else measured.
+        estimator: `reparam` (through the concrete sample), `expected` (exact, under softmax(alpha)), `discrete` (the
+            logarithm of the cost expected under softmax(alpha)) or `score_function` (log q(z) times detached cost,
+            with a moving-average baseline).
         log: C sums log(1 + cost) of each edge of each cell (`child_latency`: of the child); without it, cost in
             millions, latency in milliseconds. In the logarithm latency is in milliseconds too.
         mix: weights for `cost: mix`, required there and only there.
         reduction_ratio: if given, normal and reduction cells are averaged separately and
-            `C = mean over normal cells + reduction_ratio * mean over reduction cells`; otherwise all cells are summed.
+            `C = mean over normal cells + reduction_ratio * mean over reduction cells`; otherwise all cells are summed,
+            but for `snas`, where it is 1.
         schedule: `constant`; `warmup`: eta grows linearly from 0 over `warmup_epochs`; `step`: eta is on from
             `on_epoch` until before `off_epoch`, and 0 otherwise.
         warmup_epochs: for `warmup` only (required there), at least 1.
@@ -53,8 +57,8 @@ class PenaltyOptions:
     """
 
     strength: float = 1.0e-3
-    cost: Literal["params", "madds", "memory_access", "mix", "latency", "child_latency"] = "madds"
-    estimator: Literal["reparam", "expected", "score_function"] = "reparam"
+    cost: Literal["snas", "params", "madds", "memory_access", "mix", "latency", "child_latency"] = "madds"
+    estimator: Literal["reparam", "expected", "discrete", "score_function"] = "reparam"
     log: bool = True
     mix: CostMix | None = None
     reduction_ratio: float | None = None
@@ -74,6 +78,8 @@ class PenaltyOptions:
                 self.strength >= 0 and math.isfinite(self.strength),
                 f"must be a finite number of at least 0, got {self.strength}",
             ),
+            ("log", self.log or self.cost != "snas", "must be true for cost snas, which is a mean of logarithms"),
+            ("log", self.log or self.estimator != "discrete", "must be true for estimator discrete: else use expected"),
             ("mix", (self.mix is not None) == (self.cost == "mix"), "must be given for cost mix, and only there"),
             (
                 "estimator",

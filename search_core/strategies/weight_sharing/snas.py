@@ -115,7 +115,7 @@ class Snas(DifferentiableStrategy):
 
     def _penalise(self, z: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> tuple[Tensor, Tensor]:
         """C(Z) of this sample (or its expectation), and a scalar whose gradient estimates that of E_Z[C(Z)]."""
-        if self._penalty.estimator == "expected":
+        if self._penalty.estimator in ("expected", "discrete"):
             probabilities = {cell_type: alpha.softmax(-1) for cell_type, alpha in self._alpha.items()}
             expected = self._costs.expected_penalty(self._penalty, probabilities)
             return expected, expected
