@@ -17,6 +17,7 @@ from search_core.cost.counts import supernet_cost
 from search_core.errors import OptionsError
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 #: Share of a GPU that searches may fill; fragmentation takes some of the rest.
@@ -204,12 +205,12 @@ def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
 
 def _demand(options: SearchOptions) -> int:
     """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
-    network, batch_size, shape = options.network, options.batch_size, (3, 32, 32)
+    network, batch_size = options.network, options.batch_size
     if isinstance(options.strategy, MultiTrialOptions):
         recipe = child_recipe(options.strategy.estimate, options)
         network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
         batch_size = recipe.batch_size
-    return batch_size * supernet_cost(network, shape, num_classes=10).memory_access
+    return batch_size * supernet_cost(NetworkSize(network, (3, 32, 32), num_classes=10)).memory_access
 
 
 def _family(options: SearchOptions) -> tuple[str, int | None]:

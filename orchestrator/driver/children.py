@@ -65,7 +65,7 @@ class DriverChildren:
         )
         return OpenSearch(
             number,
-            ProposedChildren(options, data.input_shape, data.num_classes, build_proposer),
+            ProposedChildren(options, data, build_proposer),
             OrderLog(self._folder.order_log(trial_label(number))),
             journal,
             lambda child: self._open_journal(child_label(number, child)),

@@ -39,6 +39,7 @@ from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import load_genotype
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.weight_sharing.options import SposOptions
 from search_core.training.held_out import SearchImages
@@ -110,12 +111,12 @@ def _check_work(study: Study, data: ImageData) -> None:
         check_batch_size(study.spec.search.batch_size, data)
         search = study.spec.search
         anywhere = dataclasses.replace(search.latency, same_device=False)  # the trials may run elsewhere
-        size = (search.network, data.input_shape, data.num_classes)
-        table = table_for(anywhere, *size, torch.device("cpu"))
+        size = NetworkSize(search.network, data.input_shape, data.num_classes)
+        table = table_for(anywhere, size, torch.device("cpu"))
         corners = list(strategy_corners(search, study.spec.sweep))
         if not _sweeps_limits(study) and any(map(_keeps_limits, corners)):
-            latency = latency_of_children(anywhere, table, *size, torch.device("cpu"), is_measured=False)
-            limits = ChildLimits(search.constraints, *size, latency)
+            latency = latency_of_children(anywhere, table, size, torch.device("cpu"), is_measured=False)
+            limits = ChildLimits(search.constraints, size, latency)
             limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
         for options in corners:
             if isinstance(options.strategy, MultiTrialOptions):

@@ -164,10 +164,10 @@ def _is_scalar(value: object) -> TypeGuard[Scalar]:
     return value is None or (isinstance(value, str | int | float | bool) and value == value)
 
 
-def condition_faults(sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
-    """All faults of the entries' `when`: (swept key, message)."""
-    faults = [
-        (key, fault)
+def condition_faults(sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str, *tuple[str, ...]]]:
+    """All faults of the entries' `when`: (swept key, message, places that the fault depends on)."""
+    faults: list[tuple[str, str, *tuple[str, ...]]] = [
+        (key, fault, f"sweep.{parent}")
         for key, entry in sweep.items()
         for parent, allowed in entry.when.items()
         for fault in _parent_faults(sweep, parent, allowed)

@@ -30,7 +30,7 @@ from search_core.search.children import ProposedChildren
 from search_core.search.options import SearchOptions
 from search_core.space.codes import GenotypeSpace
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, opened_study, study_data
-from tests.search_core.tiny import TINY_NETWORK, images_of
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, images_of
 
 EVOLUTION = {
     "kind": "regularised_evolution",
@@ -470,7 +470,7 @@ def test_labels_of_children() -> None:
 def test_orchestrator_builds_every_strategy_multi_trial() -> None:
     from search_core.strategies.registry import MULTI_TRIAL
 
-    limits = ChildLimits(Constraints(), TINY_NETWORK, (1, 8, 8), 10)
+    limits = ChildLimits(Constraints(), TINY_SIZE)
     for options in MULTI_TRIAL.values():
         proposer = build_proposer(options(), GenotypeSpace(TINY_NETWORK), limits, 0)
         assert proposer.ask() is not None
