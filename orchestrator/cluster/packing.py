@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 from orchestrator.cluster.connection import Node, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import Share
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.sweep import SweepEntry, corner_points
 from orchestrator.study_file.sweep_check import apply_values
@@ -36,23 +37,6 @@ _MEMORY_KEYS = (
     "dataset.images",
     "strategy.kind",
 )
-
-
-@dataclass(frozen=True)
-class Share:
-    """What Ray reserves for one trial.
-
-    Attributes:
-        cpu: CPU cores.
-        gpu: GPUs; below 1 the part of one.
-        memory_gb: memory in GB; None for no reservation.
-        explanation: where the numbers come from, for people.
-    """
-
-    cpu: float
-    gpu: float
-    memory_gb: float | None
-    explanation: str = field(default="as the study file says", compare=False)
 
 
 def find_share(spec: StudySpec) -> Share:

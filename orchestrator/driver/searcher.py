@@ -20,6 +20,7 @@ from orchestrator.driver.launch import OwnFault
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import split_child_label
+from orchestrator.jobs import ChildJob, SearchJob
 from orchestrator.sampling.constraints import excesses, limits_of, store_excesses
 from orchestrator.sampling.ranking import is_result
 from orchestrator.sampling.samplers import enqueue_grid, make_sampler, patiently
@@ -42,7 +43,7 @@ class ChildWork(Protocol):
             ConstraintsError, DataError, LatencyError, OptionsError: if it cannot be run.
         """
 
-    def job(self, search: OpenSearch, order: ChildOrder) -> dict[str, Any]:
+    def job(self, search: OpenSearch, order: ChildOrder) -> ChildJob:
         """What a worker is given to train a child."""
 
     def went_on(self, search: OpenSearch) -> None:
@@ -71,7 +72,7 @@ class StudySearcher(Searcher):
         study: optuna.Study,
         spec: StudySpec,
         open_journal: Callable[[int], Journal],
-        make_job: Callable[[int, SearchOptions], dict[str, Any]],
+        make_job: Callable[[int, SearchOptions], SearchJob],
         fault: OwnFault,
         children: ChildWork | None = None,
     ) -> None:
@@ -116,9 +117,9 @@ class StudySearcher(Searcher):
                 _tell(self._study, number, state=TrialState.FAIL)
                 continue
             self._numbers[trial_id] = number
-            return {"job": self._make_job(number, options)}
+            return self._make_job(number, options).to_config()
         if child is not None:
-            return {"job": child}
+            return child.to_config()
         if any(search.is_waiting for search in self._searches.values()):
             return None
         self._gave_all = True
@@ -163,7 +164,7 @@ class StudySearcher(Searcher):
         search = self._searches[number] = self._children.open(number, options)
         self._went_on(search)
 
-    def _next_child(self, trial_id: str) -> dict[str, Any] | None:
+    def _next_child(self, trial_id: str) -> ChildJob | None:
         """The job of a child of an open search, the first search first."""
         for search in list(self._searches.values()):
             order = search.next_order()

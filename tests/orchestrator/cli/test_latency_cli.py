@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,10 +271,10 @@ def test_trial_reports_the_latency_of_its_child_and_ends_with_every_metric(
     monkeypatch.setattr("orchestrator.worker.trainable.ray.get_gpu_ids", list)  # outside a cluster it would start one
     options = load_search(written(tmp_path / "search.yaml", with_table(table_file)))
     job = search_job(latency=options.latency, checkpoints=str(tmp_path / "checkpoints"))
-    trial = SearchTrainable({"job": job})
+    trial = SearchTrainable(job.to_config())
     assert trial.train()["child_latency_ms"] > 0
     table_file.unlink()
-    broken = SearchTrainable({"job": {**job, "checkpoints": str(tmp_path / "others")}})
+    broken = SearchTrainable(replace(job, checkpoints=tmp_path / "others").to_config())
     last = broken.train()
-    assert "must be readable" in last["refused"]
+    assert "must be readable" in last["report"].reason
     assert "child_latency_ms" in last

@@ -32,7 +32,6 @@ from tests.orchestrator.tiny import (
     TWO_OBJECTIVES,
     artifact_paths,
     made_up_record,
-    search_job,
     steps_of,
     tiny_spec,
     with_empty_store,
@@ -271,6 +270,6 @@ def test_search_without_pictures_has_its_history_while_it_runs(
         images_of(),
         lambda phase, label: Journal(study.folder.journal(phase, label)),
     )
-    unit = log._unit("search", search_job("0000", epochs=20))
+    unit = log._search_unit("0000", {"epochs": 20})
     log.stop()
     assert (unit.pictures, unit.histories) == ([], [*range(0, 20, 2), 19])
