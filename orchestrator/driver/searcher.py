@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.adapters.optuna_internals import running_trial
 from orchestrator.driver.child_trials import OpenSearch
 from orchestrator.driver.launch import OwnFault
 from orchestrator.errors import OrchestratorError, first_line
@@ -210,7 +211,7 @@ class StudySearcher(Searcher):
     def _begun(self, trial: FrozenTrial) -> optuna.trial.Trial:
         """A trial as it was when its driver was killed: what was drawn is drawn again, for the rest to be alike."""
         sampler = self._study.sampler = make_sampler(self._spec, trial.number)
-        begun = patiently(lambda: optuna.trial.Trial(self._study, trial._trial_id))
+        begun = patiently(lambda: running_trial(self._study, trial))
         for name, distribution in trial.distributions.items():
             if name not in begun.relative_params:
                 sampler.sample_independent(self._study, trial, name, distribution)
