@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
+from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.mlflow_store.databases import experiment_fault, schema_fault, sqlite_file
-from dashboards.mlflow_store.store_lock import opened_client, store_lock
+from dashboards.mlflow_store.databases import experiment_fault, sqlite_file
+from dashboards.mlflow_store.mlflow_access import search_all
+from dashboards.mlflow_store.store_lock import checked_store
 from orchestrator.adapters.mlflow_internals import MAX_POINTS, MAX_RUNS, points_of_runs
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.tracking.curves import logged_rows
@@ -70,28 +71,21 @@ class StudyRuns:
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         if (file := sqlite_file(tracking_uri)) is not None and not file.is_file():
             raise FileNotFoundError("there is no such file")
-        with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
-            fault = schema_fault("MLflow", tracking_uri)
-        if fault is not None:
-            raise StoreStateError(fault)
-        self._uri = tracking_uri
-        self._client = opened_client(tracking_uri)
+        with checked_store("MLflow", tracking_uri, makes=False) as fault:
+            if fault is not None:
+                raise StoreStateError(fault)
+            self._client = MlflowClient(tracking_uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             raise MlflowException(f"there is no experiment `{experiment}`")
         if found.lifecycle_stage != "active":
             raise StoreStateError(experiment_fault(tracking_uri, experiment, found.experiment_id, is_new=False))
         self._experiment_id: str = found.experiment_id
-        self.runs = self._search(ViewType.ACTIVE_ONLY)
-        self.deleted = self._search(ViewType.DELETED_ONLY)
+        self.runs, self.deleted = (
+            search_all(self._client, [self._experiment_id], "", _PAGE, view)
+            for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY)
+        )
         self.histories = self._read_histories()
-
-    def _search(self, view: int) -> list[Run]:
-        def page(token: str | None) -> Any:
-            order = ["attributes.start_time ASC"]
-            return self._client.search_runs([self._experiment_id], "", view, _PAGE, order, token)
-
-        return list(_all_pages(page))
 
     def artifacts(self, runs: Sequence[Run]) -> dict[str, Artifacts]:
         """The artifacts of runs, by run id."""
@@ -163,13 +157,3 @@ class StudyRuns:
             return Genotype.from_json(file.read_text(encoding="utf-8"))
         except (GenotypeError, UnicodeDecodeError):
             return None
-
-
-def _all_pages(page: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        found = page(token)
-        yield from found
-        token = found.token
-        if not token:
-            return

@@ -88,7 +88,7 @@ class StudySearcher(Searcher):
         self._children = children
         self._searches: dict[int, OpenSearch] = {}  # multi-trial ones
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
-        self._asked_all = self._gave_all = False
+        self._asked_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -122,7 +122,6 @@ class StudySearcher(Searcher):
             return {"job": child}
         if any(search.is_waiting for search in self._searches.values()):
             return None
-        self._gave_all = True
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -153,11 +152,6 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether it gave all trials that it had, and all have ended: nobody interrupted the experiment."""
-        return self._gave_all and not self._numbers and not self._child_of
 
     def _open(self, number: int, options: SearchOptions) -> None:
         assert self._children is not None, "the driver of such a study runs children"

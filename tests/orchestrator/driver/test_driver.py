@@ -11,7 +11,7 @@ import pytest
 from orchestrator.cluster.packing import Share
 from orchestrator.driver import driver as driver_module
 from orchestrator.driver.driver import Driver
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.files.layout import Runs
 from orchestrator.study.records import RetrainJob
 from tests.orchestrator.tiny import RETRAIN, cell_of, retrain_records, tiny_spec, written_journal
@@ -27,7 +27,7 @@ def test_training_whose_model_was_lost_is_repeated_once(
     folder = Runs(tmp_path).study("tiny")
     written_journal(folder.journal("retrain", job.label), retrain_records(1), "complete")
     study: Any = SimpleNamespace(spec=tiny_spec(retrain=RETRAIN), folder=folder, retrain_jobs=lambda: [job])
-    driver = Driver(study, cast(Any, None), SilentView(), "parent", cast(Any, None))
+    driver = Driver(study, cast(Any, None), StudyView(), "parent", cast(Any, None))
     driver._shares["retrain"] = Share(cpu=1.0, gpu=0.0, memory_gb=None)
     driver._repeated = driver._lost_models()
     assert [plain["label"] for plain in driver._jobs("retrain")] == ([job.label] if is_lost else [])
