@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search_core", "orchestrator", "dashboards")
 
-#: Room -> the rooms that it may import. Files that any room of their package may import are not listed.
+#: Room -> the rooms that it may import. Files and folders that any room of their package may import are not listed.
 ARROWS = {
     "search_core": {
         "space": "",

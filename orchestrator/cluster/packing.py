@@ -12,7 +12,7 @@ from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.errors import OrchestratorError
 from orchestrator.jobs import Share
 from orchestrator.study_file.spec import StudySpec
-from orchestrator.study_file.sweep import SweepEntry, corner_points
+from orchestrator.study_file.sweep import SweepEntry, corner_points, with_conditions
 from orchestrator.study_file.sweep_check import apply_values
 from search_core.cost.counts import supernet_cost
 from search_core.errors import OptionsError
@@ -177,14 +177,8 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
 
 def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
     """The swept keys that decide the memory, and those that their conditions name; ends stand for ranges."""
-    waiting = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
-    needed: set[str] = set()
-    while waiting:
-        key = waiting.pop()
-        if key not in needed:
-            needed.add(key)
-            waiting += sweep[key].when
-    return {key: replace(entry, kind="choice") for key, entry in sweep.items() if key in needed}
+    keys = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
+    return {key: replace(entry, kind="choice") for key, entry in with_conditions(sweep, keys).items()}
 
 
 def _demand(options: SearchOptions) -> int:

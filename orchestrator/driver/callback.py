@@ -13,6 +13,7 @@ import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from orchestrator.adapters.ray_internals import actor_id
 from orchestrator.driver.launch import OwnFault, job_label
 from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError, first_line, last_line
@@ -178,7 +179,7 @@ class PhaseCallback(Callback):
     def ray_gave_up(self, message: str) -> None:
         """Record whom Ray's memory monitor killed: its message names the actor."""
         for label, watched in self._watched.items():
-            if watched.actor is not None and watched.actor._actor_id.hex() in message:
+            if watched.actor is not None and actor_id(watched.actor) in message:
                 self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
 
     def _out_of_memory(self, label: str, reason: str, kind: str) -> None:

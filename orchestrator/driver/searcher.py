@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.adapters.optuna_internals import running_trial
 from orchestrator.driver.child_trials import OpenSearch
 from orchestrator.driver.launch import OwnFault
 from orchestrator.errors import OrchestratorError, first_line
@@ -88,7 +89,7 @@ class StudySearcher(Searcher):
         self._children = children
         self._searches: dict[int, OpenSearch] = {}  # multi-trial ones
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
-        self._asked_all = self._gave_all = False
+        self._asked_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -122,7 +123,6 @@ class StudySearcher(Searcher):
             return child.to_config()
         if any(search.is_waiting for search in self._searches.values()):
             return None
-        self._gave_all = True
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -153,11 +153,6 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether it gave all trials that it had, and all have ended: nobody interrupted the experiment."""
-        return self._gave_all and not self._numbers and not self._child_of
 
     def _open(self, number: int, options: SearchOptions) -> None:
         assert self._children is not None, "the driver of such a study runs children"
@@ -211,7 +206,7 @@ class StudySearcher(Searcher):
     def _begun(self, trial: FrozenTrial) -> optuna.trial.Trial:
         """A trial as it was when its driver was killed: what was drawn is drawn again, for the rest to be alike."""
         sampler = self._study.sampler = make_sampler(self._spec, trial.number)
-        begun = patiently(lambda: optuna.trial.Trial(self._study, trial._trial_id))
+        begun = patiently(lambda: running_trial(self._study, trial))
         for name, distribution in trial.distributions.items():
             if name not in begun.relative_params:
                 sampler.sample_independent(self._study, trial, name, distribution)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, get_args
 
@@ -205,6 +205,17 @@ def parents_first(sweep: Mapping[str, SweepEntry]) -> list[str]:
     """
     graph = {key: [parent for parent in entry.when if parent in sweep] for key, entry in sweep.items()}
     return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def with_conditions(sweep: Mapping[str, SweepEntry], keys: Iterable[str]) -> dict[str, SweepEntry]:
+    """The entries of some swept keys, and of those that their conditions name, in the order of the sweep."""
+    waiting, needed = list(keys), set[str]()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    return {key: entry for key, entry in sweep.items() if key in needed}
 
 
 def suggest(trial: optuna.trial.BaseTrial, sweep: Mapping[str, SweepEntry]) -> dict[str, Scalar]:

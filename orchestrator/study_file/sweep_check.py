@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from orchestrator.errors import did_you_mean
-from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points
+from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points, with_conditions
 from orchestrator.study_file.validation import leaf_keys, parse
 from search_core.errors import OptionsError, Rule
 from search_core.search.options import SearchOptions
@@ -49,14 +49,7 @@ def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
 
 def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
     """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
-    waiting = [key for key in sweep if key.startswith("strategy.")]
-    needed: set[str] = set()
-    while waiting:
-        key = waiting.pop()
-        if key not in needed:
-            needed.add(key)
-            waiting += sweep[key].when
-    for values in corner_points({key: entry for key, entry in sweep.items() if key in needed}):
+    for values in corner_points(with_conditions(sweep, [key for key in sweep if key.startswith("strategy.")])):
         with suppress(OptionsError):
             yield apply_values(search, values)
 

@@ -19,10 +19,8 @@ from typing import Any
 
 import ray
 from ray import train, tune
-from ray._raylet import PlacementGroupID
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import FailureConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import distributed
 
@@ -171,7 +169,9 @@ def _run_group(job: Job, relay: Any, folder: Path) -> None:
         run_config=train.RunConfig(
             name=job.label,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            failure_config=train.FailureConfig(  # type: ignore[call-arg]  # its types are those of Ray Train 1
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
         ),
     )
     try:
@@ -202,7 +202,7 @@ def _release(mark: int) -> None:
     for identity, group in placement_group_table().items():
         marks = {int(bundle.get("memory", 0)) % _STEP for bundle in group["bundles"].values()}
         if group["state"] != "REMOVED" and marks == {mark}:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
 
 
 def _end(error: Exception) -> JobReport:

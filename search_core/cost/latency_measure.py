@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import get_args
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ from search_core.space.plan import NetworkSize
 
 #: Seconds of a clock that never goes back.
 Clock = Callable[[], float]
-DTYPES: tuple[str, ...] = get_args(Dtype)
 
 _CALLS_ON_GPU = 10
 _SETTLING_BATCH = 8

@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 
 from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.launch import OwnFault
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
 from orchestrator.jobs import JobReport
@@ -34,7 +34,7 @@ def callback_of(
         values=lambda job: "",
         open_journal=lambda label: journal,
         track=track or (lambda job, journal: None),
-        view=SilentView(),
+        view=StudyView(),
         has_room=lambda journal: journal.count("out_of_memory") < 2,
         is_for_all=lambda kind: is_for_all(kind, swept),
         collapse=lambda job, report: None,

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.driver import driver as driver_module
 from orchestrator.driver.driver import Driver
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.files.layout import Runs
 from orchestrator.jobs import Share
 from tests.orchestrator.tiny import RETRAIN, retrain_job, retrain_records, tiny_spec, written_journal
@@ -26,7 +26,7 @@ def test_training_whose_model_was_lost_is_repeated_once(
     folder = Runs(tmp_path).study("tiny")
     written_journal(folder.journal("retrain", job.label), retrain_records(1), "complete")
     study: Any = SimpleNamespace(spec=tiny_spec(retrain=RETRAIN), folder=folder, retrain_jobs=lambda: [job])
-    driver = Driver(study, cast(Any, None), SilentView(), "parent", cast(Any, None))
+    driver = Driver(study, cast(Any, None), StudyView(), "parent", cast(Any, None))
     driver._shares["retrain"] = Share(cpu=1.0, gpu=0.0, memory_gb=None)
     driver._repeated = driver._lost_models()
     assert [job.label for job in driver._jobs("retrain")] == ([job.label] if is_lost else [])
