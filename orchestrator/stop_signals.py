@@ -65,12 +65,12 @@ def kept_while_ray_starts() -> Iterator[None]:
     if _stop not in map(signal.getsignal, STOPPING):
         yield
         return
-    from unittest import mock
+    from orchestrator.adapters.ray_internals import without_sigterm_handler
 
     heeded = [number for number in STOPPING if signal.getsignal(number) is _stop]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # children inherit it
     try:
-        with mock.patch("ray._private.utils.set_sigterm_handler"):
+        with without_sigterm_handler():
             yield
     finally:
         for number in heeded:  # Ray's C++ part does not ask Python which handler there is

@@ -12,7 +12,7 @@ from search_core.search.reports import EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions, temperature_at
 from search_core.space.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype, load_genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.options import SnasOptions
 from search_core.training.retrain import Retrain, RetrainReport
@@ -34,6 +34,7 @@ __all__ = [
     "ImageData",
     "NetworkCost",
     "NetworkOptions",
+    "NetworkSize",
     "NonFiniteLossError",
     "OptionsError",
     "PenaltyOptions",

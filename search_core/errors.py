@@ -6,16 +6,20 @@ import errno
 from collections.abc import Sequence
 from typing import Literal, get_args, get_origin, get_type_hints
 
+#: Name of an option, whether its rule holds, "must be ..., got ...", and the other options that the rule depends on.
+Rule = tuple[str, bool, str, *tuple[str, ...]]
+
 
 class OptionsError(ValueError):
     """Options break one or more rules; all broken rules are in `faults`.
 
     Attributes:
         faults: pairs of (name of the option, rule and value that broke it).
+        needs: for each of them the other options that the rule depends on; none if it is about the option alone.
     """
 
-    def __init__(self, faults: tuple[tuple[str, str], ...]) -> None:
-        self.faults = faults
+    def __init__(self, faults: tuple[tuple[str, str], ...], needs: tuple[tuple[str, ...], ...] = ()) -> None:
+        self.faults, self.needs = faults, needs or ((),) * len(faults)
         super().__init__("; ".join(f"`{name}` {message}" for name, message in faults))
 
 
@@ -93,7 +97,7 @@ def is_permanent(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno in _LASTING
 
 
-def literal_rules(options: object) -> tuple[tuple[str, bool, str], ...]:
+def literal_rules(options: object) -> tuple[Rule, ...]:
     """Rules for `require`: every `Literal` field of an options class holds one of its values."""
     rules = []
     for name, hint in get_type_hints(type(options)).items():
@@ -103,15 +107,14 @@ def literal_rules(options: object) -> tuple[tuple[str, bool, str], ...]:
     return tuple(rules)
 
 
-def require(*rules: tuple[str, bool, str]) -> None:
+def require(*rules: Rule) -> None:
     """Check all rules of an options class at once.
-
-    Args:
-        *rules: triples (name of the option, whether the rule holds, "must be ..., got ...").
 
     Raises:
         OptionsError: with every rule that does not hold.
     """
-    faults = tuple((name, message) for name, holds, message in rules if not holds)
-    if faults:
-        raise OptionsError(faults)
+    broken = [rule for rule in rules if not rule[1]]
+    if broken:
+        raise OptionsError(
+            tuple((name, message) for name, _, message, *_ in broken), tuple(rule[3:] for rule in broken)
+        )

@@ -33,6 +33,15 @@ NOT_IMPORTED = {
     "pre-commit": "checks before a commit",
     "snas-orchestrator": "its own extra",
 }
+#: Modules that no documentation names, and private attributes that the standard library documents.
+UNDOCUMENTED, STANDARD = ("mlflow.utils.", "ray.train.v2.", "numba.core."), ("_replace", "_exit")
+#: Private interfaces outside `orchestrator/adapters`: what makes an inner loop fast is used where it stands.
+FAST = {
+    ("search_core/kernels/tiles.py", "numba.core.cgutils"),
+    ("search_core/kernels/product.py", "torch._foreach_copy_"),
+    ("search_core/network/search_cell.py", "torch._foreach_lerp_"),
+    ("search_core/network/search_cell.py", "torch._foreach_mul"),
+}
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -105,19 +114,49 @@ def test_every_dependency_is_imported_or_said_to_be_needed() -> None:
     assert sorted(set(NOT_IMPORTED) & all_used) == []
 
 
-def test_libraries_whose_private_interfaces_are_used_have_an_upper_bound() -> None:
-    """Modules and attributes with a leading underscore, wherever they are imported from a third-party package."""
-    private = {
-        name.split(".")[0]
-        for package in ("search_core", "orchestrator", "dashboards")
-        for tree in trees(package)
-        for node in ast.walk(tree)
-        for name in _imported_names(node)
-        if re.search(r"\._(?!_)|\bv2\b", name)
-    } - OWN
-    assert private >= {"ray"}
-    # Used by attribute, which the imports do not show: see the comments in pyproject.toml.
-    for name in private | {"torch", "numba", "optuna", "mlflow"}:
+def private_uses(tree: ast.AST) -> set[str]:
+    """Private or undocumented interfaces of other packages in a source: imported, as attributes, or in strings.
+
+    An attribute is another package's if it is of no `self` and the source itself defines none of its name.
+    """
+    nodes = list(ast.walk(tree))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    found = {name for node in nodes for name in _imported_names(node) if re.search(r"\._(?!_)", name)}
+    found |= {name for node in nodes for name in _imported_names(node) if name.startswith(UNDOCUMENTED)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and re.match("_(?!_)", node.attr) and node.attr not in {*own, *STANDARD}:
+            found |= {ast.unparse(node)} - {f"{base}.{node.attr}" for base in ("self", "cls", "super()")}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set(re.findall(r"\b(?:ray|optuna|mlflow|numba|torch)(?:\.\w+)*?\._[a-z]\w*", node.value))
+    return found
+
+
+def test_private_uses_are_found_wherever_they_stand() -> None:
+    code = """
+from ray._private import a
+import mlflow.utils.b, torch.nn
+c = 'mock ray.d._e', 'a_b._c'
+class F:
+    def _g(self): self._h, self.i._j, self.k._g, l._replace()
+"""
+    assert private_uses(ast.parse(code)) == {"ray._private.a", "mlflow.utils.b", "ray.d._e", "self.i._j"}
+
+
+def test_private_interfaces_are_used_by_the_adapters_alone_and_their_libraries_have_an_upper_bound() -> None:
+    libraries, elsewhere = set[str](), set[tuple[str, str]]()
+    for path in (path for package in ("search_core", "orchestrator", "dashboards") for path in sources(package)):
+        uses = private_uses(ast.parse(path.read_text(encoding="utf-8")))
+        if path.parent.name == "adapters":
+            library = path.stem.removesuffix("_internals")
+            assert uses or path.stem == "__init__", f"{path.name} has nothing to adapt"
+            assert {use.split(".")[0] for use in uses} & {"ray", "optuna", "mlflow"} <= {library}
+            libraries |= {library} - {"__init__"}
+        else:
+            elsewhere |= {(str(path.relative_to(ROOT)), use) for use in uses}
+    assert elsewhere == FAST
+    assert libraries == {"ray", "optuna", "mlflow"}
+    for name in libraries | {use.split(".")[0] for _, use in FAST}:
         (holder,) = distributions([name])[name] & set(declared())
         bounds = [specifier.operator for specifier in declared()[holder].specifier]
         assert "<" in bounds, f"{holder} has no upper bound"

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search_core", "orchestrator", "dashboards")
 
-#: Room -> the rooms that it may import. Files that any room of their package may import are not listed.
+#: Room -> the rooms that it may import. Files and folders that any room of their package may import are not listed.
 ARROWS = {
     "search_core": {
         "space": "",
@@ -32,15 +32,16 @@ ARROWS = {
     "orchestrator": {
         "stores": "",
         "study_file": "",
+        "jobs": "study_file",
         "files": "stores study_file",
         "sampling": "study_file",
-        "study": "files sampling study_file",
+        "study": "files jobs sampling study_file",
         "reports": "files study study_file",
-        "tracking": "files reports sampling study study_file",
-        "cluster": "files study_file",
-        "worker": "cluster files study_file",
-        "driver": "cluster files sampling stores study study_file tracking worker",
-        "doctor": "driver files sampling study study_file tracking",
+        "tracking": "files jobs reports sampling study study_file",
+        "cluster": "files jobs study_file",
+        "worker": "cluster files jobs",
+        "driver": "cluster files jobs sampling stores study study_file tracking worker",
+        "doctor": "driver files jobs sampling study study_file tracking",
         "cli": "cluster doctor driver files reports stores study study_file",
         "api": "driver files study study_file",
     },

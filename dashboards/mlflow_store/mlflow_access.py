@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 
 from dashboards.errors import StoreAwayError
-from dashboards.mlflow_store.databases import schema_fault, sqlite_file
-from dashboards.mlflow_store.store_lock import opened_client, store_lock
+from dashboards.mlflow_store.databases import sqlite_file
+from dashboards.mlflow_store.store_lock import checked_store, opened_client
 
 Answer = TypeVar("Answer")
+Entry = TypeVar("Entry")
 
 _WITH_TIMEOUT = ("postgresql", "mysql")  # databases whose drivers know `connect_timeout`
 _CONNECT_S = 3  # whole seconds
@@ -146,23 +148,50 @@ def check_sqlite(tracking_uri: str, *, is_known: bool = False) -> None:
         return
     if not _is_mlflow_database(path):
         raise StoreAwayError(f"{store} must be a database of MLflow, got another file")
-    with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
-        fault = schema_fault("MLflow", tracking_uri)
-    if fault is not None:
-        raise StoreAwayError(f"{fault.what}: {fault.remedy}")
+    with checked_store("MLflow", tracking_uri, makes=False) as fault:
+        if fault is not None:
+            raise StoreAwayError(f"{fault.what}: {fault.remedy}")
 
 
-def search_all(client: MlflowClient, experiment_ids: list[str], query: str, page: int) -> list[Run]:
-    """All active runs that match, page by page, oldest first: new ones do not shift the pages."""
-    found: list[Run] = []
-    token: str | None = None
+def search_all(
+    client: MlflowClient, experiment_ids: list[str], query: str, page: int, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    """All runs that match, page by page, oldest first: new ones do not shift the pages."""
+    order = ["attributes.start_time ASC"]
+    return all_pages(lambda token: client.search_runs(experiment_ids, query, view, page, order, token))
+
+
+def all_pages(ask: Callable[[str | None], PagedList[Entry]]) -> list[Entry]:
+    """What a question gives that MLflow answers page by page, given the token of a page."""
+    found, token = list[Entry](), None
     while token is None or token:
-        runs = client.search_runs(
-            experiment_ids, query, max_results=page, order_by=["attributes.start_time ASC"], page_token=token
-        )
-        found += runs
-        token = runs.token or ""
+        page = ask(token)
+        found += page
+        token = page.token or ""
     return found
+
+
+def unit_run(tracking_uri: str, experiment: str, label: str) -> Run | None:
+    """The run of a unit, such as `study`; None if there is none or the store cannot be read. Nothing is made."""
+    from sqlalchemy.exc import SQLAlchemyError  # not for servers: it takes memory
+
+    if (file := sqlite_file(tracking_uri)) is not None and not file.is_file():
+        return None
+    try:
+        with checked_store("MLflow", tracking_uri, makes=False) as fault:
+            if fault is not None:
+                return None
+            client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        return run_of(client, found.experiment_id, label) if found is not None else None
+    except (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError):
+        return None
+
+
+def run_of(client: MlflowClient, experiment_id: str, label: str) -> Run | None:
+    """The newest run of a unit of an experiment."""
+    found = client.search_runs([experiment_id], f"tags.`snas.unit` = '{label}'", max_results=1)
+    return found[0] if found else None
 
 
 def _connect(tracking_uri: str) -> None:

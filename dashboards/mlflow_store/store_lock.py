@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from dashboards.mlflow_store.databases import sqlite_file
+from dashboards.mlflow_store.databases import StoreFault, schema_fault, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,6 +37,22 @@ def store_lock(url: str, *, makes: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def checked_store(tool: Literal["MLflow", "Optuna"], url: str, *, makes: bool = True) -> Iterator[StoreFault | None]:
+    """Hold the lock of a store and check its tables, which another process may be making before.
+
+    Args:
+        tool: whose store it is.
+        url: of the store.
+        makes: as in `store_lock`.
+
+    Yields:
+        What is wrong with the tables; such a store must not be opened, as MLflow would migrate it.
+    """
+    with store_lock(url, makes=makes):
+        yield schema_fault(tool, url)
 
 
 def opened_client(tracking_uri: str) -> MlflowClient:

@@ -72,6 +72,7 @@ def measure(
     from search_core.cost.latency_measure import TimingOptions
     from search_core.cost.latency_table import Place
     from search_core.data.datasets import load_data
+    from search_core.space.plan import NetworkSize
 
     if children < 2:
         raise typer.BadParameter(f"must be at least 2, got {children}", param_hint="--children")
@@ -82,9 +83,7 @@ def measure(
     timing = TimingOptions(batch_size=batch, dtype=dtype, repeats=repeats, cpu_time=cpu_time)
     data = load_data(search.dataset, torch.device("cpu"))
     request = LatencyRequest(
-        network=search.network,
-        input_shape=data.input_shape,
-        num_classes=data.num_classes,
+        size=NetworkSize(search.network, data.input_shape, data.num_classes),
         timing=timing,
         children=children,
         threads=threads,

@@ -15,7 +15,7 @@ from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_t
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import Runs
 from search_core.space.genotype import PUBLISHED, load_genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 
 if TYPE_CHECKING:
     from orchestrator.cli.profile_memory import Step
@@ -85,14 +85,15 @@ def profile(
     step = _parse_step(supernet, batch_size, recompute, device)
     title = _title(genotype, run, supernet)
     cell = None if supernet else _cell(genotype, run, runs)
-    cost = _cost(cell, options, shape, classes, pool_norm)
-    memory = None if step is None else step.measured(options, shape, classes)
+    size = NetworkSize(options, shape, classes)
+    cost = _cost(cell, size, pool_norm)
+    memory = None if step is None else step.measured(size)
     if as_json:
         asked = {} if step is None or memory is None else {"memory": step.memory_data(memory)}
         print(json.dumps({**asdict(cost), **asked}))
         return
-    size = f"{options.cells} cells, {options.init_channels} channels, {'x'.join(map(str, shape))}, {classes} classes"
-    stdout.print(_cost_table(f"{title}: {size}", cost))
+    shown = f"{options.cells} cells, {options.init_channels} channels, {'x'.join(map(str, shape))}, {classes} classes"
+    stdout.print(_cost_table(f"{title}: {shown}", cost))
     if step is not None and memory is not None:
         stdout.print(step.memory_table(memory))
 
@@ -129,26 +130,10 @@ def _cell(genotype: str | None, run: str | None, runs: Path) -> Genotype:
     return found_cell(Runs(runs), str(run))
 
 
-def _cost(
-    cell: Genotype | None,
-    options: NetworkOptions,
-    shape: tuple[int, int, int],
-    classes: int,
-    pool_norm: bool | None,
-) -> NetworkCost:
+def _cost(cell: Genotype | None, size: NetworkSize, pool_norm: bool | None) -> NetworkCost:
     from search_core.cost.counts import child_cost, supernet_cost
 
-    if cell is None:
-        return supernet_cost(options, shape, classes)
-    return child_cost(
-        cell,
-        cells=options.cells,
-        init_channels=options.init_channels,
-        input_shape=shape,
-        num_classes=classes,
-        stem=options.stem,
-        pool_norm=pool_norm,
-    )
+    return supernet_cost(size) if cell is None else child_cost(cell, size, pool_norm=pool_norm)
 
 
 def _cost_table(title: str, cost: NetworkCost) -> Table:

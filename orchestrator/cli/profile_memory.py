@@ -13,7 +13,7 @@ from rich.table import Table
 from orchestrator.cli.common import make_table
 from orchestrator.driver.single import default_device
 from search_core.cost.memory import MeasurementError, StepMemory, measure_apart
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkSize
 
 #: Share of a GPU that searches may fill; data sets and fragmentation take some of the rest.
 _USABLE = 0.9
@@ -27,12 +27,12 @@ class Step:
     recompute: bool
     device: torch.device
 
-    def measured(self, options: NetworkOptions, shape: tuple[int, int, int], classes: int) -> StepMemory:
+    def measured(self, size: NetworkSize) -> StepMemory:
         """The memory of the step; ends the program if it cannot be run."""
         messages = Console(stderr=True, soft_wrap=True)
         try:
             with messages.status("running a training step"):
-                return measure_apart(options, shape, classes, self.batch_size, self.device)
+                return measure_apart(size, self.batch_size, self.device)
         except MeasurementError as error:
             where = f"a step of batch {self.batch_size} on {self.device}"
             messages.print(f"failed: {where}: {error}", markup=False, highlight=False)

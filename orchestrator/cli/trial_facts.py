@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from dashboards.mlflow_store.databases import sqlite_file
-from dashboards.mlflow_store.store_lock import opened_client
-from orchestrator.doctor.mlflow_store import READ_ERRORS
+from dashboards.mlflow_store.mlflow_access import unit_run
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.journal import Journal
@@ -41,7 +39,9 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
         known = f"0 to {len(trials) - 1}" if trials else "none yet"
         raise OrchestratorError(f"study `{study.spec.name}` has no trial {number}; its trials: {known}")
     epochs = Journal(study.folder.journal("search", trial_label(number))).epochs
-    run_id = find_run(study, unit_label("search", trial_label(number)))
+    uri = study.runs.tracking_uri(study.spec.tracking.uri)
+    run = unit_run(uri, study.spec.name, unit_label("search", trial_label(number)))
+    run_id = None if run is None else str(run.info.run_id)
     try:
         planned = search_options(study.spec, trial.values).epochs
     except OptionsError:  # such a trial has failed with this reason
@@ -58,22 +58,6 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
         "run_id": run_id,
         "commands": _commands(study, number, run_id) if trial.genotype is not None else {},
     }
-
-
-def find_run(study: Study, label: str) -> str | None:
-    """The MLflow run of a unit; None if the store does not answer or has none."""
-    uri = study.runs.tracking_uri(study.spec.tracking.uri)
-    if (file := sqlite_file(uri)) is not None and not file.is_file():
-        return None  # asking would make an empty store
-    try:
-        client = opened_client(uri)
-        experiment = client.get_experiment_by_name(study.spec.name)
-        if experiment is None:
-            return None
-        runs = client.search_runs([experiment.experiment_id], f"tags.`snas.unit` = '{label}'", max_results=1)
-    except READ_ERRORS:
-        return None
-    return str(runs[0].info.run_id) if runs else None
 
 
 def _retrainings(study: Study, trials: list[TrialRecord], trial: TrialRecord) -> list[dict[str, Any]]:

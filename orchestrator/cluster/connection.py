@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-from ray._private import services
-from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from orchestrator.adapters.ray_internals import PROBE, has_token, read_environment, started_address
 from orchestrator.errors import OrchestratorError
 from orchestrator.stop_signals import kept_while_ray_starts
 
@@ -36,15 +35,6 @@ _QUIET = {
 _MODE = "RAY_AUTH_MODE"
 _KNOCK_S = 10
 _PROBE_S = 15
-#: Asks Ray's global control store for the alive nodes. In a process of its own, since Ray's client cannot be given a
-#: time limit, ends the process if a token is missing, and keeps the mode of authentication that it saw first.
-_PROBE = """
-import sys
-from ray._raylet import GcsClient
-for node in GcsClient(address=sys.argv[1]).get_all_node_info().values():
-    if node.state == 0:
-        print("node", node.node_manager_address)
-"""
 _TOKEN_ADVICE = (
     "take the token of the head node (`ray get-auth-token` prints it there) and set RAY_AUTH_TOKEN, or "
     "RAY_AUTH_TOKEN_PATH to a file that holds it, or write it to ~/.ray/auth_token"
@@ -212,7 +202,7 @@ def _reach(address: str) -> str:
     _knock(place)
     mode = os.environ.get(_MODE)
     answer = _probe(place, mode)
-    if answer.kind == "unauthenticated" and mode is None and _has_token():
+    if answer.kind == "unauthenticated" and mode is None and has_token():
         # Ray itself takes a token only if the mode is set, so that a user with the right token is turned away.
         mode = "token"
         answer = _probe(place, mode)
@@ -231,17 +221,16 @@ def _reach(address: str) -> str:
         )
     if mode not in (None, "token"):
         raise RuntimeError(f"the cluster wants a token, and {_MODE} is {mode}: unset it, and {_TOKEN_ADVICE}")
-    if answer.kind == "no token" or not _has_token():
+    if answer.kind == "no token" or not has_token():
         raise RuntimeError(f"the cluster wants a token and there is none here: {_TOKEN_ADVICE}")
     raise RuntimeError(f"the cluster has another token than {_token_place()}: {_TOKEN_ADVICE}")
 
 
 def _resolved(address: str) -> str:
     if address == "auto":
-        found = services.canonicalize_bootstrap_address("auto")
-        if found is None:
+        if (found := started_address()) is None:
             raise ValueError("no cluster was started on this machine and RAY_ADDRESS is not set: give HOST:PORT")
-        return str(found)
+        return found
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit() and "/" not in host):
         raise ValueError(f"an address must be `auto` or HOST:PORT, got {address!r}")
@@ -261,7 +250,7 @@ def _knock(address: str) -> None:
 def _probe(address: str, mode: str | None) -> _Answer:
     """How the control store at an address answers to a client with this mode of authentication."""
     environment = {**os.environ, **({} if mode is None else {_MODE: mode})}
-    command = [sys.executable, "-c", _PROBE, address]
+    command = [sys.executable, "-c", PROBE, address]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PROBE_S)
     except subprocess.TimeoutExpired:
@@ -285,11 +274,6 @@ def _is_here(ip: str) -> bool:
     return True
 
 
-def _has_token() -> bool:
-    AuthenticationTokenLoader.instance().reset_cache()  # a process may connect more than once
-    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
-
-
 def _token_place() -> str:
     """Where Ray took the token from; never the token."""
     if os.environ.get("RAY_AUTH_TOKEN"):
@@ -307,5 +291,4 @@ def _set_mode(mode: str | None) -> None:
         del os.environ[_MODE]
     else:
         os.environ[_MODE] = mode
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    read_environment()

@@ -18,7 +18,7 @@ from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.study_file.validation import from_plain
 from search_core.cost.latency_measure import TimingOptions, compare, measure_table
 from search_core.cost.latency_table import LatencyTable, Place
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkSize
 
 #: A node whose devices are taken by others does not answer.
 _TIMEOUT_S = 1800
@@ -29,17 +29,13 @@ class LatencyRequest:
     """What is measured.
 
     Attributes:
-        network: the searchable network, whose size the children have.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
+        size: of the searchable network, which the children have too.
         timing: batch, type, repeats.
         children: whole children that are measured too, by which the prediction is judged.
         threads: of torch on a CPU; None for its own choice, on a cluster for all cores of a node.
     """
 
-    network: NetworkOptions
-    input_shape: tuple[int, int, int]
-    num_classes: int
+    size: NetworkSize
     timing: TimingOptions
     children: int
     threads: int | None = None
@@ -47,9 +43,9 @@ class LatencyRequest:
 
 def measure_on_device(request: LatencyRequest, device: torch.device) -> LatencyTable:
     """Measure the table of a device of this machine, and how well it predicts whole children."""
-    size = (request.network, request.input_shape, request.num_classes, request.timing, device)
+    asked = (request.size, request.timing, device)
     with _threads(request.threads):
-        return compare(measure_table(*size), *size, children=request.children)
+        return compare(measure_table(*asked), *asked, children=request.children)
 
 
 def measure_on_cluster(request: LatencyRequest) -> list[LatencyTable]:

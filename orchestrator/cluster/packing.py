@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 from orchestrator.cluster.connection import Node, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import Share
 from orchestrator.study_file.spec import StudySpec
-from orchestrator.study_file.sweep import SweepEntry, corner_points
+from orchestrator.study_file.sweep import SweepEntry, corner_points, with_conditions
 from orchestrator.study_file.sweep_check import apply_values
 from search_core.cost.counts import supernet_cost
 from search_core.errors import OptionsError
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 #: Share of a GPU that searches may fill; fragmentation takes some of the rest.
@@ -35,23 +37,6 @@ _MEMORY_KEYS = (
     "dataset.images",
     "strategy.kind",
 )
-
-
-@dataclass(frozen=True)
-class Share:
-    """What Ray reserves for one trial.
-
-    Attributes:
-        cpu: CPU cores.
-        gpu: GPUs; below 1 the part of one.
-        memory_gb: memory in GB; None for no reservation.
-        explanation: where the numbers come from, for people.
-    """
-
-    cpu: float
-    gpu: float
-    memory_gb: float | None
-    explanation: str = field(default="as the study file says", compare=False)
 
 
 def find_share(spec: StudySpec) -> Share:
@@ -192,24 +177,18 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
 
 def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
     """The swept keys that decide the memory, and those that their conditions name; ends stand for ranges."""
-    waiting = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
-    needed: set[str] = set()
-    while waiting:
-        key = waiting.pop()
-        if key not in needed:
-            needed.add(key)
-            waiting += sweep[key].when
-    return {key: replace(entry, kind="choice") for key, entry in sweep.items() if key in needed}
+    keys = [key for key in sweep if key.startswith(("network.", "strategy.estimate.")) or key in _MEMORY_KEYS]
+    return {key: replace(entry, kind="choice") for key, entry in with_conditions(sweep, keys).items()}
 
 
 def _demand(options: SearchOptions) -> int:
     """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
-    network, batch_size, shape = options.network, options.batch_size, (3, 32, 32)
+    network, batch_size = options.network, options.batch_size
     if isinstance(options.strategy, MultiTrialOptions):
         recipe = child_recipe(options.strategy.estimate, options)
         network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
         batch_size = recipe.batch_size
-    return batch_size * supernet_cost(network, shape, num_classes=10).memory_access
+    return batch_size * supernet_cost(NetworkSize(network, (3, 32, 32), num_classes=10)).memory_access
 
 
 def _family(options: SearchOptions) -> tuple[str, int | None]:

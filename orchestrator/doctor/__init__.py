@@ -31,8 +31,8 @@ from orchestrator.errors import OrchestratorError, StoreStateError, first_line
 from orchestrator.files.layout import TRUNK, Runs, trial_label
 from orchestrator.files.lock import lock_holder
 from orchestrator.files.relocation import former_roots
-from orchestrator.study.ground_truth import units
-from orchestrator.study.records import RetrainJob
+from orchestrator.jobs import RetrainJob
+from orchestrator.study.ground_truth import truth_jobs
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import NAME_PATTERN
 from orchestrator.tracking.run_spec import UnitKind
@@ -147,9 +147,8 @@ def _read_case(study: Study, is_running: bool, trials: tuple[FrozenTrial, ...] |
 
 
 def _read_truth(study: Study) -> dict[str, Recorded]:
-    if study.spec.ground_truth is None:
-        return {}
-    return {label: read_recorded(study.folder, "truth", label) for label, _ in units(study.spec)}
+    jobs = truth_jobs(study.spec, study.folder)
+    return {job.label: read_recorded(study.folder, "truth", job.label) for job in jobs}
 
 
 def _read_all(study: Study, phase: UnitKind, labels: list[str]) -> dict[str, Recorded]:

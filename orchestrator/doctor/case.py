@@ -13,7 +13,7 @@ from orchestrator.doctor.report import Severity
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import End, Journal
 from orchestrator.files.layout import Phase, StudyFolder, trial_label, unit_label
-from orchestrator.study.records import RetrainJob
+from orchestrator.jobs import RetrainJob
 from orchestrator.study.study import Study
 from search_core.errors import GenotypeError
 from search_core.space.genotype import Genotype

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
+from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.mlflow_store.databases import experiment_fault, schema_fault, sqlite_file
-from dashboards.mlflow_store.store_lock import opened_client, store_lock
+from dashboards.mlflow_store.databases import experiment_fault, sqlite_file
+from dashboards.mlflow_store.mlflow_access import search_all
+from dashboards.mlflow_store.store_lock import checked_store
+from orchestrator.adapters.mlflow_internals import MAX_POINTS, MAX_RUNS, points_of_runs
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.tracking.curves import logged_rows
 from orchestrator.tracking.model_versions import all_versions, existing_run
@@ -27,8 +28,6 @@ from search_core.space.genotype import Genotype
 READ_ERRORS = (MlflowException, SQLAlchemyError, OSError, ImportError, ValueError)
 
 _PAGE = 500
-#: Limits of MLflow's own request for many histories.
-_MAX_RUNS, _MAX_POINTS = 100, 25_000
 _WORKERS = 8  # requests to an artifact server at a time
 
 #: Logged points of a metric: (step, value), repeats included, in no order.
@@ -72,28 +71,21 @@ class StudyRuns:
     def __init__(self, tracking_uri: str, experiment: str) -> None:
         if (file := sqlite_file(tracking_uri)) is not None and not file.is_file():
             raise FileNotFoundError("there is no such file")
-        with store_lock(tracking_uri, makes=False):  # else another process may be making its tables
-            fault = schema_fault("MLflow", tracking_uri)
-        if fault is not None:
-            raise StoreStateError(fault)
-        self._uri = tracking_uri
-        self._client = opened_client(tracking_uri)
+        with checked_store("MLflow", tracking_uri, makes=False) as fault:
+            if fault is not None:
+                raise StoreStateError(fault)
+            self._client = MlflowClient(tracking_uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             raise MlflowException(f"there is no experiment `{experiment}`")
         if found.lifecycle_stage != "active":
             raise StoreStateError(experiment_fault(tracking_uri, experiment, found.experiment_id, is_new=False))
         self._experiment_id: str = found.experiment_id
-        self.runs = self._search(ViewType.ACTIVE_ONLY)
-        self.deleted = self._search(ViewType.DELETED_ONLY)
+        self.runs, self.deleted = (
+            search_all(self._client, [self._experiment_id], "", _PAGE, view)
+            for view in (ViewType.ACTIVE_ONLY, ViewType.DELETED_ONLY)
+        )
         self.histories = self._read_histories()
-
-    def _search(self, view: int) -> list[Run]:
-        def page(token: str | None) -> Any:
-            order = ["attributes.start_time ASC"]
-            return self._client.search_runs([self._experiment_id], "", view, _PAGE, order, token)
-
-        return list(_all_pages(page))
 
     def artifacts(self, runs: Sequence[Run]) -> dict[str, Artifacts]:
         """The artifacts of runs, by run id."""
@@ -119,40 +111,20 @@ class StudyRuns:
         found: dict[str, dict[str, Points]] = {run.info.run_id: {} for run in self.runs}
         for key in sorted({key for run in self.runs for key in run.data.metrics}):
             having = [run.info.run_id for run in self.runs if key in run.data.metrics]
-            for first in range(0, len(having), _MAX_RUNS):
-                for run_id, step, value in self._points(having[first : first + _MAX_RUNS], key):
+            for first in range(0, len(having), MAX_RUNS):
+                for run_id, step, value in self._points(having[first : first + MAX_RUNS], key):
                     found[run_id].setdefault(key, []).append((step, value))
         return found
 
     def _points(self, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
-        """(run id, step, value) of one metric, for up to a hundred runs in one request.
-
-        MlflowClient has only a request per run and metric, which takes minutes for a thousand runs.
-        """
-        store: Any = self._client._tracking_client.store
-        if hasattr(store, "get_metric_history_bulk"):
-            many = store.get_metric_history_bulk(run_ids, key, _MAX_POINTS)
-            points = [(point.run_id, point.step, point.value) for point in many]
-        elif self._uri.startswith(("http://", "https://")):
-            points = self._points_of_server(store, run_ids, key)
-        else:
+        """(run id, step, value) of one metric, for up to a hundred runs in one request."""
+        points = points_of_runs(self._client, run_ids, key)
+        if points is None or (len(points) >= MAX_POINTS and len(run_ids) == 1):  # perhaps there are more
             return self._points_one_by_one(run_ids, key)
-        if len(points) < _MAX_POINTS:
+        if len(points) < MAX_POINTS:
             return points
-        if len(run_ids) == 1:  # as many as a request gives, and perhaps there are more
-            return self._points_one_by_one(run_ids, key)
         half = len(run_ids) // 2
         return [*self._points(run_ids[:half], key), *self._points(run_ids[half:], key)]
-
-    def _points_of_server(self, store: Any, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
-        asked = [*(("run_id", run_id) for run_id in run_ids), ("metric_key", key), ("max_results", str(_MAX_POINTS))]
-        endpoint = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
-        answer = http_request(store.get_host_creds(), endpoint, "GET", params=asked)  # type: ignore[no-untyped-call]
-        if answer.status_code != 200:  # not MLflow's own server
-            return self._points_one_by_one(run_ids, key)
-        return [
-            (point["run_id"], int(point.get("step", 0)), float(point["value"])) for point in answer.json()["metrics"]
-        ]
 
     def _points_one_by_one(self, run_ids: Sequence[str], key: str) -> list[tuple[str, int, float]]:
         return [
@@ -185,13 +157,3 @@ class StudyRuns:
             return Genotype.from_json(file.read_text(encoding="utf-8"))
         except (GenotypeError, UnicodeDecodeError):
             return None
-
-
-def _all_pages(page: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        found = page(token)
-        yield from found
-        token = found.token
-        if not token:
-            return

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
-from orchestrator.study.ground_truth import units
+from orchestrator.study.ground_truth import truth_jobs
 
 TRUTH = "ground truth"
 
 
 def check_truth(case: Case, notes: Notes) -> None:
     """Every genotype is trained with every seed; what a driver at work has still to train is no error."""
-    options = case.study.spec.ground_truth
-    if options is None:
-        return
     missing = []
-    for label, codes in units(case.study.spec):
-        recorded = case.truth[label]
+    for job in truth_jobs(case.study.spec, case.study.folder):
+        recorded = case.truth[job.label]
         notes.look(TRUTH, len(recorded.metrics))
         if not recorded.exists:
             missing.append(recorded.unit)
         else:
-            _check_share(case, recorded, len(codes) * options.seeds, notes)
+            _check_share(case, recorded, job.epochs, notes)
     if missing and case.is_running:
         notes.add(TRUTH, case.study.spec.name, "info", f"{len(missing)} of {len(case.truth)} shares have not begun")
     elif missing:

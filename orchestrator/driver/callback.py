@@ -13,10 +13,12 @@ import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from orchestrator.adapters.ray_internals import actor_id
 from orchestrator.driver.launch import OwnFault, job_label
 from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError, first_line, last_line
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import ChildJob, Job, JobReport
 from orchestrator.study.hours import reserved, with_hours
 from orchestrator.worker.distributed import release
 
@@ -42,13 +44,13 @@ class PhaseCallback(Callback):
     while costs nothing but a warning.
 
     Args:
-        epochs: epochs of a trial with a given job.
         values: what makes a trial with a given job differ from others, in one line.
         open_journal: journal by label.
         track: is called when the journal of a job has something new.
         view: shows progress.
         has_room: whether a trial that ran out of memory may have more of it.
         is_for_all: whether all trials of the phase would meet a permanent error of this kind, which ends the study.
+        collapse: why a search ends with a report of a collapse; None if it does not.
         failed: is called with the label of a trial that failed, after its journal has the reason.
         fault: keeps what goes wrong in here.
         timeout_s: seconds without a report after which a worker is killed; None for never.
@@ -57,18 +59,18 @@ class PhaseCallback(Callback):
     def __init__(
         self,
         *,
-        epochs: Callable[[dict[str, Any]], int],
-        values: Callable[[dict[str, Any]], str],
+        values: Callable[[Job], str],
         open_journal: Callable[[str], Journal],
-        track: Callable[[dict[str, Any], Journal], None],
+        track: Callable[[Job, Journal], None],
         view: StudyView,
         has_room: Callable[[Journal], bool],
         is_for_all: Callable[[str], bool],
+        collapse: Callable[[Job, JobReport], str | None],
         failed: Callable[[str], object],
         fault: OwnFault,
         timeout_s: float | None,
     ) -> None:
-        self._epochs, self._values, self._open_journal, self._track = epochs, values, open_journal, track
+        self._values, self._open_journal, self._track, self._collapse = values, open_journal, track, collapse
         self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
         self._is_for_all, self._failed, self._fault = is_for_all, failed, fault
         self._watched: dict[str, _Watched] = {}
@@ -82,52 +84,48 @@ class PhaseCallback(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show that a trial runs, and watch it."""
-        label, job = job_label(trial), trial.config["job"]
-        self._watched[label] = _Watched(trial.temporary_state.ray_actor)
+        job = Job.from_config(trial.config)
+        self._watched[job.label] = _Watched(trial.temporary_state.ray_actor)
         self.most_at_once = max(self.most_at_once, len(self._watched))
-        if not is_child(job):
+        if not isinstance(job, ChildJob):
             with self._fault.noted():
-                self._view.started(label, self._epochs(job), self._open_journal(label), self._values(job))
+                self._view.started(job.label, job.epochs, self._open_journal(job.label), self._values(job))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Record an epoch, and the end if this is the last one."""
-        self._watched[job_label(trial)] = _Watched(trial.temporary_state.ray_actor)
+        job, report = Job.from_config(trial.config), JobReport.from_result(result)
+        del result["report"]  # Ray would keep it
+        self._watched[job.label] = _Watched(trial.temporary_state.ray_actor)
         with self._fault.noted():
-            self._record(trial.config["job"], result)
+            self._record(job, report)
 
-    def _record(self, job: dict[str, Any], result: dict[str, Any]) -> None:
-        label = job["label"]
-        journal, epochs = self._open_journal(label), self._epochs(job)
-        if "refused" in result:
-            if self._is_for_all(result["refused_kind"]):  # left open: it goes on when that is mended
-                raise OrchestratorError(f"{label} cannot go on: {result['refused']}")
-            journal.finish("failed", result["refused"])
-        elif "out_of_memory" in result:
-            kind = result.get("out_of_memory_kind", "gpu")
-            self._out_of_memory(label, first_line(MemoryError(result["out_of_memory"])), kind)
-        elif "failure" in result:
-            journal.finish("failed", result["failure"])
-        elif "record" in result:
-            # Taken out: Ray would keep it, and statistics of all its numbers.
-            record = with_hours(result.pop("record"), journal, **reserved(job))
-            self.num_steps += journal.append_epoch(record)
-        if "checkpoint_fault" in result:
-            journal.note("checkpoint", result["checkpoint_fault"])
-            self._view.warn(f"{label}: {result['checkpoint_fault']}")
-        if len(journal.epochs) >= epochs:
+    def _record(self, job: Job, report: JobReport) -> None:
+        label, journal = job.label, self._open_journal(job.label)
+        if report.fault == "refused" and self._is_for_all(report.kind):  # left open: it goes on when that is mended
+            raise OrchestratorError(f"{label} cannot go on: {report.reason}")
+        if report.fault == "out_of_memory":
+            self._out_of_memory(label, first_line(MemoryError(report.reason)), report.kind)
+        elif report.fault is not None:
+            journal.finish("failed", report.reason)
+        elif report.record is not None:
+            self.num_steps += journal.append_epoch(with_hours(report.record, journal, **reserved(job)))
+        if report.checkpoint_fault:
+            journal.note("checkpoint", report.checkpoint_fault)
+            self._view.warn(f"{label}: {report.checkpoint_fault}")
+        if len(journal.epochs) >= job.epochs:
             journal.finish("complete")
         elif journal.epochs and "stopped" in journal.epochs[-1]:
             journal.finish("stopped", journal.epochs[-1]["stopped"])
-        elif "collapse" in result:
-            journal.finish("collapsed", result["collapse"])
-        elif result.get("done") and "out_of_memory" not in result:
-            journal.finish("stopped", f"stopped by the scheduler after {len(journal.epochs)} of {epochs} epochs")
-        if result.get("done"):
+        elif report.done and (reason := self._collapse(job, report)):
+            journal.finish("collapsed", reason)
+        elif report.done and report.fault != "out_of_memory":
+            journal.finish("stopped", f"stopped by the scheduler after {len(journal.epochs)} of {job.epochs} epochs")
+        if report.done:
             self._watched.pop(label, None)
-        if journal.end is not None or "out_of_memory" not in result:
-            self._tell(job, journal, is_over=bool(result.get("done")))
+        if journal.end is not None or report.fault != "out_of_memory":
+            self._tell(job, journal, is_over=report.done)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial goes on from its checkpoint, and after what."""
@@ -143,8 +141,8 @@ class PhaseCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Record that a trial failed for good, and why."""
-        label = job_label(trial)
-        watched = self._watched.pop(label, None)
+        job = Job.from_config(trial.config)
+        label, watched = job.label, self._watched.pop(job.label, None)
         was_silent = watched is not None and watched.is_killed
         with self._fault.noted():
             journal = self._open_journal(label)
@@ -152,10 +150,10 @@ class PhaseCallback(Callback):
                 self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
             else:
                 journal.finish("failed", journal.events[-1]["reason"] if was_silent else _reason(trial))
-            release(trial.config["job"])
+            release(job)
             if journal.end is not None:
                 self._failed(label)
-                self._tell(trial.config["job"], journal, is_over=True)
+                self._tell(job, journal, is_over=True)
         self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -181,7 +179,7 @@ class PhaseCallback(Callback):
     def ray_gave_up(self, message: str) -> None:
         """Record whom Ray's memory monitor killed: its message names the actor."""
         for label, watched in self._watched.items():
-            if watched.actor is not None and watched.actor._actor_id.hex() in message:
+            if watched.actor is not None and actor_id(watched.actor) in message:
                 self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
 
     def _out_of_memory(self, label: str, reason: str, kind: str) -> None:
@@ -194,20 +192,15 @@ class PhaseCallback(Callback):
         else:
             journal.finish("failed", f"out of memory with all that a node has: {reason}")
 
-    def _tell(self, job: dict[str, Any], journal: Journal, *, is_over: bool) -> None:
-        if is_child(job):  # people are shown its search
+    def _tell(self, job: Job, journal: Journal, *, is_over: bool) -> None:
+        if isinstance(job, ChildJob):  # people are shown its search
             self.num_steps += is_over
         elif is_over:
             self.num_steps += 1
-            self._view.ended(job["label"], journal)
+            self._view.ended(job.label, journal)
         else:
-            self._view.epoch(job["label"], journal)
+            self._view.epoch(job.label, journal)
         self._track(job, journal)
-
-
-def is_child(job: dict[str, Any]) -> bool:
-    """Whether a job trains a child of a multi-trial search, rather than being a whole search or retraining."""
-    return "child" in job
 
 
 def _last_error(trial: Trial) -> str:

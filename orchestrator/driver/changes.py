@@ -16,6 +16,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from dashboards.mlflow_store.mlflow_access import unit_run
 from orchestrator.errors import ConfigError
 from orchestrator.files.layout import StudyFolder
 from orchestrator.files.relocation import moved
@@ -24,7 +25,6 @@ from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.yaml_file import DOTTED_SECTION, Place, place_text, read_yaml, split_key
 from orchestrator.tracking.run_spec import flatten
-from orchestrator.tracking.tracker import study_params
 from search_core.space.genotype import load_genotype
 
 #: User attribute of the Optuna study: the resolved study file, the digests of files that it names, its folder of runs.
@@ -221,7 +221,8 @@ def _changes_of_old(study: optuna.Study, spec: StudySpec, uri: str) -> list[Diff
     began = [{"metric": name, "mode": mode} for name, mode in zip(names, modes, strict=False)]
     objectives = [asdict(objective) for objective in spec.objectives]
     found = [Difference(("objectives",), began, objectives)] if began != objectives else []
-    return found + param_changes(study_params(uri, spec.name), current)
+    run = unit_run(uri, spec.name, "study")
+    return found + param_changes(run.data.params if run is not None else {}, current)
 
 
 def _shown(value: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from orchestrator.driver.child_trials import OpenSearch, OrderLog
 from orchestrator.driver.progress import StudyView
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import StudyFolder, child_label, trial_label
+from orchestrator.jobs import ChildJob, SearchJob
 from orchestrator.sampling.bayesian import build_proposer
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.tracking.run_spec import swept_values
@@ -21,8 +21,6 @@ from search_core.search.child_search import check_estimate
 from search_core.search.child_training import ChildOrder
 from search_core.search.children import ProposedChildren
 from search_core.search.options import SearchOptions
-
-Job = dict[str, Any]
 
 
 class DriverChildren:
@@ -33,7 +31,7 @@ class DriverChildren:
         folder: of the study.
         data: images of the study file, on the CPU.
         open_journal: journal of a trial or child by label.
-        make_job: what a worker is given that runs something with these options, by label.
+        make_job: a search with these options, by label.
         track: is called when the journal of a search has something new.
         view: shows progress.
     """
@@ -45,8 +43,8 @@ class DriverChildren:
         data: ImageData,
         *,
         open_journal: Callable[[str], Journal],
-        make_job: Callable[[str, SearchOptions], Job],
-        track: Callable[[Job, Journal], None],
+        make_job: Callable[[str, SearchOptions], SearchJob],
+        track: Callable[[SearchJob, Journal], None],
         view: StudyView,
     ) -> None:
         self._spec, self._folder, self._data = spec, folder, data
@@ -65,20 +63,25 @@ class DriverChildren:
         )
         return OpenSearch(
             number,
-            ProposedChildren(options, data.input_shape, data.num_classes, build_proposer),
+            ProposedChildren(options, data, build_proposer),
             OrderLog(self._folder.order_log(trial_label(number))),
             journal,
             lambda child: self._open_journal(child_label(number, child)),
         )
 
-    def job(self, search: OpenSearch, order: ChildOrder) -> Job:
+    def job(self, search: OpenSearch, order: ChildOrder) -> ChildJob:
         """As `ChildWork.job`."""
-        job = self._make_job(child_label(search.number, order.number), search.children.options)
-        job |= {"child": asdict(order), "until": search.children.strategy.estimate.epochs}
-        if order.parent is not None:
-            label = child_label(search.number, order.parent)
-            job["parent"] = str(self._folder.checkpoints(self._spec, "search", label))
-        return job
+        alike = self._make_job(child_label(search.number, order.number), search.children.options)
+        parent = None if order.parent is None else child_label(search.number, order.parent)
+        return ChildJob(
+            label=alike.label,
+            checkpoints=alike.checkpoints,
+            epochs=search.children.strategy.estimate.epochs,
+            share=alike.share,
+            options=alike.options,
+            order=order,
+            parent=None if parent is None else self._folder.checkpoints(self._spec, "search", parent),
+        )
 
     def went_on(self, search: OpenSearch) -> None:
         """As `ChildWork.went_on`."""

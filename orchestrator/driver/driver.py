@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray import tune
 
 from orchestrator.cluster.connection import cluster, nodes
-from orchestrator.cluster.packing import Share, find_share, grown, retrain_share
-from orchestrator.driver.callback import PhaseCallback, is_child
+from orchestrator.cluster.packing import find_share, grown, retrain_share
+from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
 from orchestrator.driver.progress import StudyView
@@ -21,16 +21,16 @@ from orchestrator.errors import OrchestratorError, StudyFailed, last_line
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, trial_label
+from orchestrator.jobs import Job, RetrainJob, SearchJob, Share, TruthJob
 from orchestrator.sampling.samplers import patiently
-from orchestrator.study.ground_truth import read_truth, truth_job, write_table
-from orchestrator.study.ground_truth import units as truth_units
-from orchestrator.study.records import FORK_SHARE, RetrainJob
+from orchestrator.study.ground_truth import read_truth, truth_jobs, write_table
+from orchestrator.study.records import FORK_SHARE
 from orchestrator.tracking.run_spec import swept_values
 from orchestrator.tracking.study_runs import StudyLog
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.worker.distributed import retrain_trainable
 from orchestrator.worker.permanent import is_for_all
-from orchestrator.worker.trainable import SearchTrainable, TruthTrainable, last_epoch
+from orchestrator.worker.trainable import SearchTrainable, TruthTrainable
 from search_core.data.datasets import ImageData
 from search_core.search.options import SearchOptions
 
@@ -99,25 +99,20 @@ class Driver:
         if self._spec.ground_truth is None:
             return
         if num_open := len(self._open_truth_jobs()):
-            total = len(list(truth_units(self._spec)))
+            total = len(truth_jobs(self._spec, self._folder))
             self._view.phase("ground truth", total - num_open, total)
             self._launch_until_done("truth", lambda: not self._open_truth_jobs())
         table = read_truth(self._spec, self._folder)
         if table is None:
             doctor = self._study.runs.command("study", "doctor", self._spec.name)
-            reasons = [self._journal("truth", label).reason for label, _ in truth_units(self._spec)]
+            reasons = [self._journal("truth", job.label).reason for job in truth_jobs(self._spec, self._folder)]
             reason = next(filter(None, reasons), f"a journal lacks trainings; `{doctor}` names it")
             raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
         write_table(table, self._folder.path / "ground_truth.json")
 
-    def _open_truth_jobs(self) -> list[dict[str, Any]]:
-        if self._spec.ground_truth is None:
-            return []
-        return [
-            truth_job(self._spec, self._folder, label, codes)
-            for label, codes in truth_units(self._spec)
-            if self._journal("truth", label).end is None
-        ]
+    def _open_truth_jobs(self) -> list[TruthJob]:
+        jobs = truth_jobs(self._spec, self._folder)
+        return [job for job in jobs if self._journal("truth", job.label).end is None]
 
     def _search(self) -> None:
         total = self._spec.num_trials
@@ -143,7 +138,7 @@ class Driver:
             )
         study = self._study.optuna_study
         if FORK_SHARE not in study.user_attrs:
-            patiently(lambda: study.set_user_attr(FORK_SHARE, self._plain_share("trunk", TRUNK)))
+            patiently(lambda: study.set_user_attr(FORK_SHARE, asdict(self._share_of("trunk", TRUNK))))
 
     @property
     def _trunk(self) -> Journal:
@@ -167,7 +162,7 @@ class Driver:
         return {
             job.label
             for job in self._study.retrain_jobs()
-            if self._journal("retrain", job.label).end == "complete" and self._log.lacks_model(self._retrain_job(job))
+            if self._journal("retrain", job.label).end == "complete" and self._log.lacks_model(job)
         }
 
     def _launch_until_done(self, phase: Phase, is_done: Callable[[], bool]) -> None:
@@ -190,17 +185,15 @@ class Driver:
         fault = OwnFault()
         searcher = self._searcher(fault, lambda: callback.most_at_once) if phase == "search" else None
 
-        def track(job: dict[str, Any], journal: Journal) -> None:
-            self._track(phase, job, journal, callback.most_at_once)
-
+        stopper = CollapseStopper(self._spec, partial(self._journal, phase)) if searcher else None
         callback = PhaseCallback(
-            epochs=last_epoch,
-            values=lambda job: swept_values(self._spec.sweep, job["options"]) if phase == "search" else "",
+            values=lambda job: self._values(job) if phase == "search" else "",
             open_journal=partial(self._journal, phase),
-            track=track,
+            track=lambda job, journal: self._track(phase, job, journal, callback.most_at_once),
             view=self._view,
             has_room=lambda journal: self._share(phase, journal) is not None,
             is_for_all=partial(self._is_for_all, phase),
+            collapse=stopper.reason if stopper else lambda job, report: None,
             failed=lambda label: searcher.tell_failed(label) if searcher else None,
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
@@ -213,7 +206,7 @@ class Driver:
                 self._shares[phase],
                 callback=callback,
                 fault=fault,
-                stopper=CollapseStopper(self._spec, partial(self._journal, phase)) if searcher else None,
+                stopper=stopper,
                 searcher=searcher,
                 jobs=jobs,
             )
@@ -222,21 +215,27 @@ class Driver:
             self._view.warn(f"Ray gave up and is started again: {last_line(error)}")
         return callback.num_steps
 
+    def _values(self, job: Job) -> str:
+        return swept_values(self._spec.sweep, asdict(job.options)) if isinstance(job, SearchJob) else ""
+
     def _is_for_all(self, phase: Phase, kind: str) -> bool:
         if phase == "retrain":  # trainings differ in their cell alone
             return kind != "GenotypeError"
         return is_for_all(kind, self._spec.sweep if phase == "search" else ())
 
-    def _jobs(self, phase: Phase) -> list[dict[str, Any]]:
+    def _jobs(self, phase: Phase) -> list[Job]:
         """A fixed list of what is open; the searcher gives the jobs of phase search."""
+        jobs: Sequence[Job] = ()
         if phase == "trunk":
-            return self._trunk_jobs()
-        if phase == "retrain":
-            jobs = self._open_retrain_jobs()
+            assert self._spec.fork is not None
+            folder, epochs = self._folder.checkpoints(self._spec, "trunk", TRUNK), self._spec.fork.epoch
+            jobs = [SearchJob(label=TRUNK, checkpoints=folder, epochs=epochs, options=self._spec.search)]
+        elif phase == "truth":
+            jobs = self._open_truth_jobs()
+        elif phase == "retrain":
+            jobs = self._open_retrains()
             self._repeated.clear()  # a disk that is still full must not repeat them for ever
-            return jobs
-        jobs = self._open_truth_jobs() if phase == "truth" else []
-        return [{**job, "share": self._plain_share("truth", job["label"])} for job in jobs]
+        return [replace(job, share=self._share_of(phase, job.label)) for job in jobs]
 
     def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
         children = DriverChildren(
@@ -281,60 +280,25 @@ class Driver:
         assert self._spec.retrain is not None
         return retrain_trainable(self._spec.retrain.workers)
 
-    def _trunk_jobs(self) -> list[dict[str, Any]]:
-        assert self._spec.fork is not None
-        return [
-            {
-                "label": TRUNK,
-                "options": asdict(self._spec.search),
-                "until": self._spec.fork.epoch,
-                "checkpoints": str(self._folder.checkpoints(self._spec, "trunk", TRUNK)),
-                "share": self._plain_share("trunk", TRUNK),
-            }
-        ]
+    def _search_job(self, label: str, options: SearchOptions) -> SearchJob:
+        job = SearchJob(
+            label=label,
+            checkpoints=self._folder.checkpoints(self._spec, "search", label),
+            epochs=options.epochs,
+            share=self._share_of("search", label),
+            options=options,
+            wants_scores=self._spec.ground_truth is not None,
+        )
+        return job if self._spec.fork is None else self._forked(job)
 
-    def _open_retrain_jobs(self) -> list[dict[str, Any]]:
-        return [
-            {**self._retrain_job(job), "share": self._plain_share("retrain", job.label)}
-            for job in self._open_retrains()
-        ]
-
-    def _search_job(self, label: str, options: SearchOptions) -> dict[str, Any]:
-        """What a worker is given to run a trial, or but for the child itself a child."""
-        job: dict[str, Any] = {
-            "label": label,
-            "options": asdict(options),
-            "checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
-            "share": self._plain_share("search", label),
-        }
-        if self._spec.ground_truth is not None:
-            job["scores"] = True
-        if self._spec.fork is not None:
-            job["fork"] = self._forked(job)
-        return job
-
-    def _forked(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _forked(self, job: SearchJob) -> SearchJob:
         """Begin the journal of a trial with the shared epochs, and say from where the trial goes on."""
-        journal, trunk = self._journal("search", job["label"]), self._trunk
+        journal, trunk = self._journal("search", job.label), self._trunk
         for record in trunk.epochs[len(journal.epochs) :]:
             journal.append_epoch(record)
-        self._log.track("search", job)
+        self._log.track(job)
         folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
-        return {"checkpoints": str(folder), "epochs": len(trunk.epochs)}
-
-    def _retrain_job(self, job: RetrainJob) -> dict[str, Any]:
-        """What a worker is given to train a cell, but for its share."""
-        section = self._spec.retrain
-        assert section is not None
-        return {
-            "label": job.label,
-            "trial": job.trial,
-            "genotype": job.genotype.to_dict(),
-            "options": asdict(section),
-            "dataset": asdict(section.dataset_for(self._spec.search.dataset)),
-            "seed": job.seed,
-            "checkpoints": str(self._folder.checkpoints(self._spec, "retrain", job.label)),
-        }
+        return replace(job, trunk=folder, trunk_epochs=len(trunk.epochs))
 
     def _share(self, phase: Phase, journal: Journal) -> Share | None:
         """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
@@ -345,19 +309,17 @@ class Driver:
                 share = grown(share, event["kind"], nodes(), workers)
         return share
 
-    def _plain_share(self, phase: Phase, label: str) -> dict[str, Any]:
-        share = self._share(phase, self._journal(phase, label))
+    def _share_of(self, phase: Phase, label: str) -> Share:
         # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
-        return asdict(share or self._shares[phase])
+        return self._share(phase, self._journal(phase, label)) or self._shares[phase]
 
-    def _track(self, phase: Phase, job: dict[str, Any], journal: Journal, at_once: int) -> None:
-        if phase == "trunk" or phase == "truth":  # logged with the trials that grow from it, and with the study
+    def _track(self, phase: Phase, job: Job, journal: Journal, at_once: int) -> None:
+        # Others are logged with the trials that grow from them, the study or the search.
+        if phase == "trunk" or not isinstance(job, SearchJob | RetrainJob):
             return
-        if is_child(job):  # its search is tracked
-            return
-        self._log.track(phase, job)
+        self._log.track(job)
         if journal.end is not None:
-            self._log.ended(phase, job, journal, at_once)
+            self._log.ended(job, journal, at_once)
 
     def _tell_shares(self) -> None:
         """Say where measured shares come from, on the terminal and in MLflow."""
@@ -375,7 +337,7 @@ class Driver:
             TrackingAwayError: if MLflow is away.
         """
         self._view.step("logging to MLflow: what is left, models, summary")
-        missing, reasons = self._log.finish([(job, self._retrain_job(job)) for job in self._study.retrain_jobs()])
+        missing, reasons = self._log.finish(self._study.retrain_jobs())
         if missing:
             self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._study.resume_hint}")
         for kind, reason in reasons.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from ray import tune
@@ -18,11 +17,11 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from orchestrator.cluster.connection import check_resources
-from orchestrator.cluster.packing import Share
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import Job, JobReport, SearchJob, Share
 from orchestrator.study_file.spec import StudySpec
-from orchestrator.worker.distributed import DistributedRetrain, max_groups, release
+from orchestrator.worker.distributed import max_groups, release
 from search_core.search.collapse import collapse_reason
 
 
@@ -55,7 +54,7 @@ def run_phase(
     fault: OwnFault,
     stopper: Stopper | None = None,
     searcher: Searcher | None = None,
-    jobs: Sequence[dict[str, Any]] = (),
+    jobs: Sequence[Job] = (),
 ) -> None:
     """Run trials until the searcher is done or all jobs are.
 
@@ -73,15 +72,17 @@ def run_phase(
         RayGaveUpError: if Ray gives up.
         Exception: what `fault` noted.
     """
-    is_group = issubclass(trainable, DistributedRetrain)
-    max_concurrent = _max_groups(spec, share) if is_group else spec.max_concurrent
-    if not is_group:
+    workers, max_concurrent = max((job.workers for job in jobs), default=1), spec.max_concurrent
+    if workers == 1:
         check_resources(share.cpu, share.gpu, share.memory_gb)
+    else:
+        room = max_groups(workers, share)
+        max_concurrent = min(room, max_concurrent or room)
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
         tuner = tune.Tuner(
             trainable,
-            param_space={} if searcher else {"job": tune.grid_search(list(jobs))},
+            param_space={} if searcher else {"job": tune.grid_search([job.to_config()["job"] for job in jobs])},
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=make_scheduler(spec) if searcher else None,
@@ -107,16 +108,10 @@ def run_phase(
             if fault.error is None:
                 raise RayGaveUpError(str(error)) from error
         finally:  # whatever became of a trial, nothing of its group stays reserved
-            for job in jobs if is_group else ():
+            for job in jobs:
                 release(job)
         if fault.error is not None:
             raise fault.error
-
-
-def _max_groups(spec: StudySpec, share: Share) -> int:
-    assert spec.retrain is not None
-    room = max_groups(spec.retrain.workers, asdict(share))
-    return min(room, spec.max_concurrent or room)
 
 
 def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
@@ -139,7 +134,7 @@ def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
 
 
 class CollapseStopper(Stopper):
-    """Ends searches that have nothing left to decide; the reason is added to the result, where the callback finds it.
+    """Ends searches that have nothing left to decide.
 
     Args:
         spec: the rules and the number of epochs.
@@ -155,16 +150,15 @@ class CollapseStopper(Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial ends with this result."""
-        record, job = result.get("record"), result["config"]["job"]
-        if record is None or "child" in job:  # a child has no distribution that could collapse
-            return False
-        before = self._open_journal(job["label"]).epochs[: record["epoch"]]  # without this one, if it is sent again
-        reason = collapse_reason(
-            self._options, [*before[-self._options.patience :], record], int(job["options"]["epochs"])
-        )
-        if reason is not None:
-            result["collapse"] = reason
-        return reason is not None
+        report = JobReport.from_result(result)
+        return self.reason(Job.from_config(result["config"]), report) is not None
+
+    def reason(self, job: Job, report: JobReport) -> str | None:
+        """Why a trial ends with this report; None if it does not, or for another reason."""
+        if report.record is None or not isinstance(job, SearchJob):  # a child has no distribution that could collapse
+            return None
+        before = self._open_journal(job.label).epochs[: report.record["epoch"]]  # without this one
+        return collapse_reason(self._options, [*before[-self._options.patience :], report.record], job.options.epochs)
 
     def stop_all(self) -> bool:
         """The study goes on."""

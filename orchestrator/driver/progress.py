@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,8 +20,8 @@ from orchestrator.files.journal import Journal
 _SHOWN_UNITS = 12
 
 
-class StudyView(Protocol):
-    """Is called with how a study goes."""
+class StudyView:
+    """Is called with how a study goes; shows nothing of it."""
 
     def step(self, name: str) -> None:
         """Something without units begins, such as loading the images."""
@@ -45,32 +45,7 @@ class StudyView(Protocol):
         """Something the user should know."""
 
 
-class SilentView:
-    """Shows nothing."""
-
-    def step(self, name: str) -> None:
-        """Nothing to show."""
-
-    def phase(self, name: str, done: int, total: int, metrics: Sequence[str] = ()) -> None:
-        """Nothing to show."""
-
-    def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        """Nothing to show."""
-
-    def epoch(self, label: str, journal: Journal) -> None:
-        """Nothing to show."""
-
-    def ended(self, label: str, journal: Journal) -> None:
-        """Nothing to show."""
-
-    def note(self, message: str) -> None:
-        """Nothing to show."""
-
-    def warn(self, message: str) -> None:
-        """Nothing to show."""
-
-
-class ConsoleView:
+class ConsoleView(StudyView):
     """Draws a live table on a terminal; in a file or pipe, prints a line per step, phase, and begin and end of a unit.
 
     Args:

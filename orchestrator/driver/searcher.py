@@ -15,11 +15,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.adapters.optuna_internals import running_trial
 from orchestrator.driver.child_trials import OpenSearch
 from orchestrator.driver.launch import OwnFault
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import split_child_label
+from orchestrator.jobs import ChildJob, SearchJob
 from orchestrator.sampling.constraints import excesses, limits_of, store_excesses
 from orchestrator.sampling.ranking import is_result
 from orchestrator.sampling.samplers import enqueue_grid, make_sampler, patiently
@@ -42,7 +44,7 @@ class ChildWork(Protocol):
             ConstraintsError, DataError, LatencyError, OptionsError: if it cannot be run.
         """
 
-    def job(self, search: OpenSearch, order: ChildOrder) -> dict[str, Any]:
+    def job(self, search: OpenSearch, order: ChildOrder) -> ChildJob:
         """What a worker is given to train a child."""
 
     def went_on(self, search: OpenSearch) -> None:
@@ -71,7 +73,7 @@ class StudySearcher(Searcher):
         study: optuna.Study,
         spec: StudySpec,
         open_journal: Callable[[int], Journal],
-        make_job: Callable[[int, SearchOptions], dict[str, Any]],
+        make_job: Callable[[int, SearchOptions], SearchJob],
         fault: OwnFault,
         children: ChildWork | None = None,
     ) -> None:
@@ -87,7 +89,7 @@ class StudySearcher(Searcher):
         self._children = children
         self._searches: dict[int, OpenSearch] = {}  # multi-trial ones
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
-        self._asked_all = self._gave_all = False
+        self._asked_all = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray pickles it for its own restore, which is not used here: the storage and the journals are the state.
@@ -116,12 +118,11 @@ class StudySearcher(Searcher):
                 _tell(self._study, number, state=TrialState.FAIL)
                 continue
             self._numbers[trial_id] = number
-            return {"job": self._make_job(number, options)}
+            return self._make_job(number, options).to_config()
         if child is not None:
-            return {"job": child}
+            return child.to_config()
         if any(search.is_waiting for search in self._searches.values()):
             return None
-        self._gave_all = True
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -153,17 +154,12 @@ class StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether it gave all trials that it had, and all have ended: nobody interrupted the experiment."""
-        return self._gave_all and not self._numbers and not self._child_of
-
     def _open(self, number: int, options: SearchOptions) -> None:
         assert self._children is not None, "the driver of such a study runs children"
         search = self._searches[number] = self._children.open(number, options)
         self._went_on(search)
 
-    def _next_child(self, trial_id: str) -> dict[str, Any] | None:
+    def _next_child(self, trial_id: str) -> ChildJob | None:
         """The job of a child of an open search, the first search first."""
         for search in list(self._searches.values()):
             order = search.next_order()
@@ -210,7 +206,7 @@ class StudySearcher(Searcher):
     def _begun(self, trial: FrozenTrial) -> optuna.trial.Trial:
         """A trial as it was when its driver was killed: what was drawn is drawn again, for the rest to be alike."""
         sampler = self._study.sampler = make_sampler(self._spec, trial.number)
-        begun = patiently(lambda: optuna.trial.Trial(self._study, trial._trial_id))
+        begun = patiently(lambda: running_trial(self._study, trial))
         for name, distribution in trial.distributions.items():
             if name not in begun.relative_params:
                 sampler.sample_independent(self._study, trial, name, distribution)

@@ -16,10 +16,11 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from dashboards.mlflow_store.databases import sqlite_file
+from dashboards.mlflow_store.mlflow_access import run_of
 from orchestrator.cluster.preflight import Needs, preflight
 from orchestrator.driver.changes import keep_settings, require_unchanged, tracked_settings
 from orchestrator.driver.driver import Driver
-from orchestrator.driver.progress import SilentView, StudyView
+from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError, StudyInterrupted
 from orchestrator.files.lock import driver_lock
 from orchestrator.files.relocation import relocate
@@ -39,6 +40,7 @@ from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import load_genotype
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.weight_sharing.options import SposOptions
 from search_core.training.held_out import SearchImages
@@ -70,7 +72,7 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
         StudyInterrupted: if a signal stopped it.
         StudyFailed: if all searches or all retrainings failed.
     """
-    view = view or SilentView()
+    view = view or StudyView()
     if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
         study = type(study).load(study.spec.name, study.runs)  # its file may have changed
     if study.exists:
@@ -110,12 +112,12 @@ def _check_work(study: Study, data: ImageData) -> None:
         check_batch_size(study.spec.search.batch_size, data)
         search = study.spec.search
         anywhere = dataclasses.replace(search.latency, same_device=False)  # the trials may run elsewhere
-        size = (search.network, data.input_shape, data.num_classes)
-        table = table_for(anywhere, *size, torch.device("cpu"))
+        size = NetworkSize(search.network, data.input_shape, data.num_classes)
+        table = table_for(anywhere, size, torch.device("cpu"))
         corners = list(strategy_corners(search, study.spec.sweep))
         if not _sweeps_limits(study) and any(map(_keeps_limits, corners)):
-            latency = latency_of_children(anywhere, table, *size, torch.device("cpu"), is_measured=False)
-            limits = ChildLimits(search.constraints, *size, latency)
+            latency = latency_of_children(anywhere, table, size, torch.device("cpu"), is_measured=False)
+            limits = ChildLimits(search.constraints, size, latency)
             limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
         for options in corners:
             if isinstance(options.strategy, MultiTrialOptions):
@@ -139,7 +141,7 @@ def _check_images(study: Study, tracker: Tracker, data: ImageData) -> None:
     """Refuse other images than those the study began with: its trials could not be compared."""
     try:
         # None: a driver was killed before it made the run, and nothing was searched.
-        for run in tracker.client.search_runs([tracker.experiment_id], "tags.`snas.unit` = 'study'", max_results=1):
+        if (run := run_of(tracker.client, tracker.experiment_id, "study")) is not None:
             before, now = run.data.tags, run_tags(data)
             _check_folder(study, Path(before.get(STUDY_FOLDER, study.folder.path)))
             for tag in _IMAGES:

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from dashboards.mlflow_store.databases import ARTIFACTS, sqlite_file
 from dashboards.mlflow_store.store_lock import store_lock
+from orchestrator.adapters.mlflow_internals import forget_addresses
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.files.layout import Runs
 from orchestrator.study_file.yaml_file import dump_yaml, read_yaml
@@ -85,7 +86,7 @@ def relocate(runs: Runs, configured: str | None, tell: Callable[[str], object]) 
                     f"files must be writable once, got: {error}"
                 ) from error
             tell(f"runs were moved or copied from {former}: MLflow's and study files are now found in {runs.root}")
-    _forget_addresses()
+    forget_addresses()
     return True
 
 
@@ -100,13 +101,6 @@ def _rewrite_store(runs: Runs, uri: str, root: str) -> None:
                 change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                 connection.execute(change, (new, len(old) + 1, len(old), old))
         connection.execute("COMMIT")
-
-
-def _forget_addresses() -> None:
-    """Have MLflow ask anew where runs have their files: it keeps that by run id, and a copy has the same ids."""
-    from mlflow.tracking._tracking_service import utils  # not for readers: it takes seconds
-
-    utils._artifact_repos_cache.clear()
 
 
 def _rewrite_studies(runs: Runs, former: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from orchestrator.adapters.optuna_internals import running_trial
 from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
 
@@ -48,7 +49,7 @@ def store_excesses(study: optuna.Study, number: int, found: Mapping[str, float])
     frozen = study.get_trials(deepcopy=False)[number]
     if frozen.state.is_finished():
         return
-    trial = optuna.trial.Trial(study, frozen._trial_id) if set(found) - set(frozen.constraints) else None
+    trial = running_trial(study, frozen) if set(found) - set(frozen.constraints) else None
     for name, amount in found.items():
         if trial is not None and name not in frozen.constraints:
             trial.set_constraint(name, amount)

@@ -14,8 +14,8 @@ import optuna
 import psutil
 import sqlalchemy
 
-from dashboards.mlflow_store.databases import schema_fault, sqlite_file
-from dashboards.mlflow_store.store_lock import store_lock
+from dashboards.mlflow_store.databases import sqlite_file
+from dashboards.mlflow_store.store_lock import checked_store
 from orchestrator.absent import absent
 from orchestrator.errors import OrchestratorError, StoreStateError, last_line
 from orchestrator.study_file.spec import StudySpec
@@ -103,8 +103,8 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         engine["connect_args"] = {"timeout": 60}
     with absent("pygments"):  # for the error pages of the templates that Optuna's migrations are written with
         import_module("alembic.context")
-    with store_lock(url):
-        if (fault := schema_fault("Optuna", url)) is not None:
+    with checked_store("Optuna", url) as fault:
+        if fault is not None:
             raise StoreStateError(fault)
         storage = optuna.storages.RDBStorage(url, engine_kwargs=engine, skip_compatibility_check=True)
     if (file := sqlite_file(url)) is not None and _is_on_local_disk(file):

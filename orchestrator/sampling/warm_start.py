@@ -13,6 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from dashboards.mlflow_store.databases import sqlite_file
+from orchestrator.adapters.optuna_internals import storage_of
 from orchestrator.errors import OrchestratorError, did_you_mean
 from orchestrator.sampling.ranking import ranked_trials
 from orchestrator.sampling.samplers import open_storage
@@ -49,7 +50,7 @@ def enqueue_warm_start(study: optuna.Study, spec: StudySpec) -> None:
         return
     chosen: list[dict[str, Any]] | None = study.user_attrs.get(ATTRIBUTE)
     if chosen is None:
-        source = find_source(spec, study._storage)
+        source = find_source(spec, storage_of(study))
         chosen = [
             {"values": dict(point.values), "from": {"experiment": source.study_name, "trial": point.trial}}
             for point in warm_points(spec, source)

@@ -6,14 +6,14 @@ The journals are the table: one record for each genotype and seed. A study that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import StudyFolder
+from orchestrator.jobs import TruthJob
 from orchestrator.study_file.spec import StudySpec
 from search_core.space.codes import Code, GenotypeSpace
 
@@ -57,26 +57,25 @@ class TruthTable:
         return {"genotypes": rows}
 
 
-def units(spec: StudySpec) -> Iterator[tuple[str, list[Code]]]:
-    """Label and genotypes of each share of the work."""
+def truth_jobs(spec: StudySpec, folder: StudyFolder) -> list[TruthJob]:
+    """Each share of the work; none without `ground_truth`."""
+    if spec.ground_truth is None:
+        return []
     codes = list(GenotypeSpace(spec.search.network).all())
-    for start in range(0, len(codes), _GENOTYPES_A_UNIT):
-        yield f"{start:05d}", codes[start : start + _GENOTYPES_A_UNIT]
-
-
-def truth_job(spec: StudySpec, folder: StudyFolder, label: str, codes: Sequence[Code]) -> dict[str, Any]:
-    """What a worker is given, but for its share of the node."""
-    assert spec.ground_truth is not None
-    return {
-        "label": label,
-        "codes": [list(code) for code in codes],
-        "network": asdict(spec.search.network),
-        "options": asdict(spec.ground_truth),
-        "dataset": asdict(spec.search.dataset),
-        "seed": spec.seed,
-        "until": len(codes) * spec.ground_truth.seeds,
-        "checkpoints": str(folder.checkpoints(spec, "truth", label)),
-    }
+    shares = [codes[start : start + _GENOTYPES_A_UNIT] for start in range(0, len(codes), _GENOTYPES_A_UNIT)]
+    return [
+        TruthJob(
+            label=(label := f"{number * _GENOTYPES_A_UNIT:05d}"),
+            checkpoints=folder.checkpoints(spec, "truth", label),
+            epochs=len(share) * spec.ground_truth.seeds,
+            codes=tuple(share),
+            network=spec.search.network,
+            options=spec.ground_truth,
+            dataset=spec.search.dataset,
+            seed=spec.seed,
+        )
+        for number, share in enumerate(shares)
+    ]
 
 
 def read_truth(spec: StudySpec, folder: StudyFolder) -> TruthTable | None:
@@ -84,9 +83,9 @@ def read_truth(spec: StudySpec, folder: StudyFolder) -> TruthTable | None:
     if spec.ground_truth is None:
         return None
     table = TruthTable({}, {}, {}, {})
-    for label, codes in units(spec):
-        journal = Journal(folder.journal("truth", label))
-        if len(journal.epochs) < len(codes) * spec.ground_truth.seeds:
+    for job in truth_jobs(spec, folder):
+        journal = Journal(folder.journal("truth", job.label))
+        if len(journal.epochs) < job.epochs:
             return None
         for record in journal.epochs:
             code, metrics = tuple(record["code"]), record["metrics"]

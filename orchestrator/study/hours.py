@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import Job
 
 #: Metrics of every epoch that its driver adds to the report; a unit has one of them.
 HOURS: tuple[str, str] = ("gpu_hours", "cpu_core_hours")
@@ -32,14 +33,10 @@ def with_hours(record: Mapping[str, Any], journal: Journal, *, gpus: float, core
     return {**record, "metrics": {**record["metrics"], name: hours}}
 
 
-def reserved(job: Mapping[str, Any]) -> dict[str, float]:
-    """GPUs and cores that a job reserves, as `with_hours` takes them.
-
-    The share is that of one worker; several take whole GPUs, see `distributed`.
-    """
-    workers, share = int(job["options"].get("workers", 1)), job["share"]
-    gpus = share["gpu"] if workers == 1 else workers * math.ceil(share["gpu"])
-    return {"gpus": gpus, "cores": workers * share["cpu"]}
+def reserved(job: Job) -> dict[str, float]:
+    """GPUs and cores that a job reserves, as `with_hours` takes them; several workers take whole GPUs."""
+    gpus = job.share.gpu if job.workers == 1 else job.workers * math.ceil(job.share.gpu)
+    return {"gpus": gpus, "cores": job.workers * job.share.cpu}
 
 
 def shared_of(trunk: Journal) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, StudyFolder, trial_label
+from orchestrator.jobs import RetrainJob
 from orchestrator.sampling.constraints import broken_limits, violations
 from orchestrator.sampling.ranking import best_trials, ranked_trials
 from orchestrator.sampling.samplers import patiently
@@ -31,7 +32,7 @@ FRONT_METRICS = (
     "child_madds",
 )
 
-#: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `packing.Share`.
+#: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `jobs.Share`.
 FORK_SHARE = "fork_share"
 
 State = Literal["running", "complete", "stopped", "collapsed", "failed"]
@@ -117,20 +118,6 @@ class ForkSavings:
         return f"{self.epochs} shared epochs run once for {self.trials} trials saved {self.hours:.3g} {unit}"
 
 
-@dataclass(frozen=True)
-class RetrainJob:
-    """A training to be done: whose cell, which cell, which seed."""
-
-    trial: int | None
-    genotype: Genotype
-    seed: int
-
-    @property
-    def label(self) -> str:
-        """Name of its journal and runs."""
-        return f"{'cell' if self.trial is None else trial_label(self.trial)}-seed{self.seed}"
-
-
 def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     """All trials of a study, by number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
@@ -153,15 +140,29 @@ def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
     section = spec.retrain
     assert section is not None
     seeds = range(spec.seed, spec.seed + section.seeds)
+    by_genotype: dict[Genotype, int | None] = {}
     if section.genotype is not None:
-        return [RetrainJob(None, load_genotype(section.genotype), seed) for seed in seeds]
-    number = None if section.top == "all" else section.top
-    chosen = best_trials(study) if number == "front" else ranked_trials(study)[:number]
-    by_genotype: dict[Genotype, int] = {}
-    for trial in chosen:
-        journal = Journal(folder.journal("search", trial_label(trial.number)))
-        by_genotype.setdefault(Genotype.from_dict(journal.epochs[-1]["genotype"]), trial.number)
-    return [RetrainJob(number, genotype, seed) for genotype, number in by_genotype.items() for seed in seeds]
+        by_genotype[load_genotype(section.genotype)] = None
+    else:
+        number = None if section.top == "all" else section.top
+        for trial in best_trials(study) if number == "front" else ranked_trials(study)[:number]:
+            journal = Journal(folder.journal("search", trial_label(trial.number)))
+            by_genotype.setdefault(Genotype.from_dict(journal.epochs[-1]["genotype"]), trial.number)
+    return [
+        RetrainJob(
+            label=(label := f"{'cell' if trial_number is None else trial_label(trial_number)}-seed{seed}"),
+            checkpoints=folder.checkpoints(spec, "retrain", label),
+            epochs=section.epochs,
+            workers=section.workers,
+            trial=trial_number,
+            genotype=genotype,
+            seed=seed,
+            options=section,
+            dataset=section.dataset_for(spec.search.dataset),
+        )
+        for genotype, trial_number in by_genotype.items()
+        for seed in seeds
+    ]
 
 
 def read_retrains(jobs: Iterable[RetrainJob], folder: StudyFolder) -> list[RetrainRecord]:

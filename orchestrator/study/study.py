@@ -14,10 +14,10 @@ from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Runs, StudyFolder
+from orchestrator.jobs import RetrainJob
 from orchestrator.sampling.samplers import STORAGE_ERRORS, load_optuna_study
 from orchestrator.study.records import (
     ForkSavings,
-    RetrainJob,
     RetrainRecord,
     TrialRecord,
     fork_savings,

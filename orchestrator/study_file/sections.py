@@ -12,7 +12,7 @@ from orchestrator.credentials import has_password, masked
 from orchestrator.errors import did_you_mean
 from orchestrator.study_file.yaml_file import describe
 from search_core.data.dataset_options import DatasetOptions
-from search_core.errors import require
+from search_core.errors import Rule, require
 from search_core.search.reports import METRICS, OPTIONAL_METRICS
 from search_core.training.retrain_options import RetrainOptions, shares_rule
 
@@ -26,7 +26,7 @@ REPORT_METRICS: tuple[str, ...] = tuple(
 Mode = Literal["min", "max"]
 
 
-def _metric_rule(metric: str) -> tuple[str, bool, str]:
+def _metric_rule(metric: str) -> Rule:
     known = ", ".join(REPORT_METRICS)
     hint = did_you_mean(metric, REPORT_METRICS) or ";"
     return (
@@ -68,7 +68,12 @@ class Scheduler:
     def __post_init__(self) -> None:
         require(
             _metric_rule(self.metric or REPORT_METRICS[0]),
-            ("mode", (self.mode is None) == (self.metric is None), "must be given together with `metric`, or neither"),
+            (
+                "mode",
+                (self.mode is None) == (self.metric is None),
+                "must be given together with `metric`, or neither",
+                "metric",
+            ),
             ("grace_period", self.grace_period >= 1, f"must be at least 1 epoch, got {self.grace_period}"),
             ("reduction_factor", self.reduction_factor >= 2, f"must be at least 2, got {self.reduction_factor}"),
         )
@@ -203,6 +208,7 @@ class RetrainSection(RetrainOptions):
                 "top",
                 self.genotype is None or self.top == "front",
                 f"must be left out with `genotype`, which is the only cell, got {self.top}",
+                "genotype",
             ),
         )
 

@@ -27,10 +27,10 @@ from orchestrator.study_file.sections import (
     WarmStart,
 )
 from orchestrator.study_file.sweep import Scalar, SweepEntry, grid_points
-from orchestrator.study_file.sweep_check import apply_values, sweep_faults
+from orchestrator.study_file.sweep_check import apply_values, sweep_rules
 from search_core.cost.latency_options import absolute_table
 from search_core.data.dataset_options import absolute_root
-from search_core.errors import OptionsError
+from search_core.errors import Rule, require
 from search_core.search.collapse import StopOptions
 from search_core.search.options import FORK_SECTIONS, SearchOptions
 from search_core.search.reports import OPTIONAL_METRICS
@@ -115,10 +115,7 @@ class StudySpec(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        faults = [(place, message) for place, holds, message in self._rules() if not holds]
-        faults += [(f"sweep.{key}", message) for key, message in sweep_faults(self.search, self.sweep)]
-        if faults:
-            raise OptionsError(tuple(faults))
+        require(*self._rules(), *sweep_rules(self.search, self.sweep))
         # The idiom of frozen dataclasses: the study's seed is the only one, so `search` must not keep another; and
         # trials have other working directories.
         dataset, latency = absolute_root(self.search.dataset), absolute_table(self.search.latency)
@@ -129,7 +126,7 @@ class StudySpec(pydantic.BaseModel):
             object.__setattr__(self, "retrain", dataclasses.replace(self.retrain, genotype=file))
         return self
 
-    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _rules(self) -> Iterator[Rule]:
         metrics = [objective.metric for objective in self.objectives]
         concurrent = self.max_concurrent
         yield (
@@ -154,16 +151,19 @@ class StudySpec(pydantic.BaseModel):
             "search.cuda_graph",
             not self.search.cuda_graph or self.resources.uses_gpu,
             f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
+            "resources.gpu",
         )
         yield (
             "search.precision",
             self.search.precision == "float32" or self.resources.uses_gpu,
             f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
+            "resources.gpu",
         )
         followed: list[tuple[str, str | None]] = [("objectives", metric) for metric in metrics]
         for place, name in (*followed, ("scheduler.metric", self.scheduler.metric)):
             is_reported = name not in OPTIONAL_METRICS or self.search.latency.table is not None
-            yield place, is_reported, f"must not follow {name} without `search.latency.table`, which predicts it"
+            rule = f"must not follow {name} without `search.latency.table`, which predicts it"
+            yield place, is_reported, rule, "search.latency.table"
         yield from self._trial_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
@@ -171,38 +171,45 @@ class StudySpec(pydantic.BaseModel):
         yield from self._multi_trial_rules()
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
-            yield f"sweep.{key}", listable, f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`"
+            yield (
+                f"sweep.{key}",
+                listable,
+                f"must be a `choice` or `int` for sampler grid, got `{entry.kind}`",
+                "sampler",
+            )
 
-    def _trial_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _trial_rules(self) -> Iterator[Rule]:
+        genotype = "retrain.genotype"
         if self.retrain is not None and self.retrain.genotype is not None:
             given = f"with `genotype` {self.retrain.genotype}, as there is nothing to look for"
-            yield "trials", self.trials == 0, f"must be 0 {given}, got {self.trials}"
-            yield "sweep", not self.sweep, f"must be empty {given}, got {', '.join(self.sweep)}"
+            yield "trials", self.trials == 0, f"must be 0 {given}, got {self.trials}", genotype
+            yield "sweep", not self.sweep, f"must be empty {given}, got {', '.join(self.sweep)}", genotype
             return
-        yield "trials", self.trials >= 1, f"must be at least 1 (or 0 with `retrain.genotype`), got {self.trials}"
+        rule = f"must be at least 1 (or 0 with `retrain.genotype`), got {self.trials}"
+        yield "trials", self.trials >= 1, rule, genotype
         yield (
             "trials",
             self.trials <= 1 or bool(self.sweep),
             f"must be 1 with an empty `sweep`, since all trials would be identical, got {self.trials}; "
             "or sweep `seed`: {int: [0, 9]}",
+            "sweep",
         )
 
-    def _warm_start_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _warm_start_rules(self) -> Iterator[Rule]:
         if self.warm_start is None:
             return
-        yield "warm_start", self.sampler != "grid", "must be left out for sampler grid, which tries every point anyway"
-        yield (
-            "warm_start",
-            bool(self.sweep),
-            "must be left out with an empty `sweep`: no value could be taken over",
-        )
+        rule = "must be left out for sampler grid, which tries every point anyway"
+        yield "warm_start", self.sampler != "grid", rule, "sampler"
+        rule = "must be left out with an empty `sweep`: no value could be taken over"
+        yield "warm_start", bool(self.sweep), rule, "sweep"
         yield (
             "warm_start.experiment",
             self.warm_start.experiment != self.name,
             f"must name another study than this one, got `{self.name}`",
+            "name",
         )
 
-    def _fork_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _fork_rules(self) -> Iterator[Rule]:
         if self.fork is None:
             return
         epochs = self.search.epochs
@@ -210,6 +217,7 @@ class StudySpec(pydantic.BaseModel):
             "fork.epoch",
             self.fork.epoch < epochs,
             f"must be below `search.epochs` {epochs}, got {self.fork.epoch}",
+            "search.epochs",
         )
         # Ray's ASHA would fill all rungs below it at once, and stop trials that hardly differ yet.
         grace = self.scheduler.grace_period
@@ -217,15 +225,17 @@ class StudySpec(pydantic.BaseModel):
             "scheduler.grace_period",
             self.scheduler.kind == "none" or grace > self.fork.epoch,
             f"must be above `fork.epoch` {self.fork.epoch}, up to which all trials are alike, got {grace}",
+            "fork.epoch",
         )
         for key in self.sweep:
             yield (
                 f"sweep.{key}",
                 key.split(".")[0] in FORK_SECTIONS,
                 f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
+                "fork",
             )
 
-    def _ground_truth_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _ground_truth_rules(self) -> Iterator[Rule]:
         if self.ground_truth is None:
             return
         size = GenotypeSpace(self.search.network).size
@@ -234,21 +244,25 @@ class StudySpec(pydantic.BaseModel):
             size <= MOST_GENOTYPES,
             f"must be left out for a search space of more than {MOST_GENOTYPES:,} genotypes, got one of {size:,}: use "
             "fewer `search.network.nodes` or `primitives`",
+            "search.network.nodes",
+            "search.network.primitives",
         )
         for key in self.sweep:
             own = key.split(".")[0] not in ("dataset", "network")
             yield f"sweep.{key}", own, "must be left out with `ground_truth`, which is that of one space and its images"
 
-    def _multi_trial_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _multi_trial_rules(self) -> Iterator[Rule]:
         """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
         kinds = [kind for kind in self.strategy_kinds if kind in MULTI_TRIAL]
+        decides = "sweep.strategy.kind" if "strategy.kind" in self.sweep else "search.strategy.kind"
         trained = f"with strategy {' and '.join(kinds)}, which trains every child independently"
         yield (
             "scheduler.kind",
             not kinds or self.scheduler.kind == "none",
             f"must be none {trained}, got {self.scheduler.kind}; `strategy.estimate.stop` stops poor children",
+            decides,
         )
-        yield "fork", not kinds or self.fork is None, f"must be left out {trained}"
+        yield "fork", not kinds or self.fork is None, f"must be left out {trained}", decides
 
     @property
     def strategy_kinds(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, get_args
 
@@ -164,10 +164,10 @@ def _is_scalar(value: object) -> TypeGuard[Scalar]:
     return value is None or (isinstance(value, str | int | float | bool) and value == value)
 
 
-def condition_faults(sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
-    """All faults of the entries' `when`: (swept key, message)."""
-    faults = [
-        (key, fault)
+def condition_faults(sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str, *tuple[str, ...]]]:
+    """All faults of the entries' `when`: (swept key, message, places that the fault depends on)."""
+    faults: list[tuple[str, str, *tuple[str, ...]]] = [
+        (key, fault, f"sweep.{parent}")
         for key, entry in sweep.items()
         for parent, allowed in entry.when.items()
         for fault in _parent_faults(sweep, parent, allowed)
@@ -205,6 +205,17 @@ def parents_first(sweep: Mapping[str, SweepEntry]) -> list[str]:
     """
     graph = {key: [parent for parent in entry.when if parent in sweep] for key, entry in sweep.items()}
     return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def with_conditions(sweep: Mapping[str, SweepEntry], keys: Iterable[str]) -> dict[str, SweepEntry]:
+    """The entries of some swept keys, and of those that their conditions name, in the order of the sweep."""
+    waiting, needed = list(keys), set[str]()
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += sweep[key].when
+    return {key: entry for key, entry in sweep.items() if key in needed}
 
 
 def suggest(trial: optuna.trial.BaseTrial, sweep: Mapping[str, SweepEntry]) -> dict[str, Scalar]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from orchestrator.errors import did_you_mean
-from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points
+from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points, with_conditions
 from orchestrator.study_file.validation import leaf_keys, parse
-from search_core.errors import OptionsError
+from search_core.errors import OptionsError, Rule
 from search_core.search.options import SearchOptions
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, Scalar]
 Case = tuple[Values, str]  # swept values, and the message of the fault that they lead to
+Misfit = tuple[str, str, *tuple[str, ...]]  # swept key, message, and places of the study file that the fault depends on
 
 #: Dotted paths of all search settings.
 SEARCH_KEYS = tuple(leaf_keys(SearchOptions))
@@ -48,26 +49,19 @@ def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
 
 def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
     """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
-    waiting = [key for key in sweep if key.startswith("strategy.")]
-    needed: set[str] = set()
-    while waiting:
-        key = waiting.pop()
-        if key not in needed:
-            needed.add(key)
-            waiting += sweep[key].when
-    for values in corner_points({key: entry for key, entry in sweep.items() if key in needed}):
+    for values in corner_points(with_conditions(sweep, [key for key in sweep if key.startswith("strategy.")])):
         with suppress(OptionsError):
             yield apply_values(search, values)
 
 
-def sweep_faults(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
-    """All faults of a sweep: (swept key, message)."""
-    faults = [(key, _unknown_key(key)) for key in sweep if key not in SEARCH_KEYS]
+def sweep_rules(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[Rule]:
+    """The rules that a sweep breaks, for `require`; places are those of the study file."""
+    faults: list[Misfit] = [(key, _unknown_key(key)) for key in sweep if key not in SEARCH_KEYS]
     faults += condition_faults(sweep)
-    sound = _without(sweep, {key for key, _ in faults})
-    for group in _related(sound):
-        faults += _misfits(search, group)
-    return faults
+    sound = _without(sweep, {fault[0] for fault in faults})
+    faults += [misfit for group in _related(sound) for misfit in _misfits(search, group)]
+    for fault in faults:
+        yield f"sweep.{fault[0]}", False, *fault[1:]
 
 
 def _settings(options: DataclassInstance) -> dict[str, Any]:
@@ -137,32 +131,39 @@ def _sections_of(key: str) -> Iterator[str]:
         yield section
 
 
-def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> list[tuple[str, str]]:
+def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> Iterator[Misfit]:
     """Faults of the search settings under the corner values of a group, each told at the entry that causes it."""
     tried: list[Values] = []
     failed: dict[str, list[Case]] = {}
+    needs: dict[str, set[str]] = {}  # of a setting: places in the study file that its rules depend on
     for values in corner_points(group):
         tried.append(values)
         try:
             apply_values(search, values)
         except OptionsError as error:
-            for place, message in error.faults:
-                failed.setdefault(place.removeprefix("search."), []).append((values, message))
-    told: dict[str, list[str]] = {}
+            for (place, message), others in zip(error.faults, error.needs, strict=True):
+                setting = place.removeprefix("search.")
+                failed.setdefault(setting, []).append((values, message))
+                used = {other for other in (place, *others) if other.removeprefix("search.") not in values}
+                swept = {f"sweep.{other.removeprefix('search.')}" for other in others}
+                needs.setdefault(setting, set()).update(used | swept)
     for setting, cases in failed.items():
+        places = tuple(needs[setting])
         causes = [key for key in group if _matters(key, [values for values, _ in cases], tried)]
+        if not causes and len(cases) < len(tried):
+            causes = list(group)  # values fail only together
         # A section may be the fault of each swept setting in it, where another kind does not have it.
-        swept = [key for key in group if key == setting or key.startswith(f"{setting}.")]
-        if all(any(key in values for key in swept) for values, _ in cases):
-            for key in swept:
+        swept_keys = [key for key in group if key == setting or key.startswith(f"{setting}.")]
+        if all(any(key in values for key in swept_keys) for values, _ in cases):
+            for key in swept_keys:
                 own = [case for case in cases if key in case[0]]
                 if own:
-                    told.setdefault(key, []).append(_swept_misfit(key, own, causes, group))
+                    yield key, _swept_misfit(key, own, causes, group), *places
         else:
             # Conditions may leave the setting itself, or what matters, inactive: blame a key that has a value.
             cause = next(key for key in (*causes, *group) if key in cases[0][0] and key != setting)
-            told.setdefault(cause, []).append(_fixed_misfit(setting, cases, cause, group[cause], search))
-    return [(key, "; ".join(messages)) for key, messages in told.items()]
+            places = (*places, f"sweep.{setting}")
+            yield cause, _fixed_misfit(setting, cases, cause, causes, group[cause], search), *places
 
 
 def _matters(key: str, failed: list[Values], tried: list[Values]) -> bool:
@@ -179,8 +180,7 @@ def _swept_misfit(setting: str, cases: list[Case], causes: list[str], group: Map
     messages = []
     for value in dict.fromkeys(values[setting] for values, _ in cases):
         values, message = next(case for case in cases if case[0][setting] == value)
-        others = [f"`{key}` is {_shown(values[key])}" for key in causes if key != setting and key in values]
-        messages.append(f"{message} (when {' and '.join(others)})" if others else message)
+        messages.append(message + _corner(values, causes, setting))
     hint = ""
     if len(causes) == 1 and setting not in causes:  # Every value fails under some values of one other key.
         wrong = [values[causes[0]] for values, _ in cases if causes[0] in values]
@@ -188,10 +188,19 @@ def _swept_misfit(setting: str, cases: list[Case], causes: list[str], group: Map
     return "; ".join(dict.fromkeys(messages)) + (f"; add {hint}" if hint else "")
 
 
-def _fixed_misfit(setting: str, cases: list[Case], cause: str, entry: SweepEntry, search: SearchOptions) -> str:
+def _corner(values: Values, causes: list[str], but: str) -> str:
+    """The other swept values that lead to a fault."""
+    others = [f"`{key}` is {_shown(values[key])}" for key in causes if key != but and key in values]
+    return f" (when {' and '.join(others)})" if others else ""
+
+
+def _fixed_misfit(
+    setting: str, cases: list[Case], cause: str, causes: list[str], entry: SweepEntry, search: SearchOptions
+) -> str:
     """A fixed setting that a swept value does not go with, such as a rate that only one kind takes."""
     wrong = list(dict.fromkeys(values[cause] for values, _ in cases if cause in values))
-    message = f"{_shown(wrong[0])} does not fit: `{setting}` {cases[0][1]}"
+    values, message = next(case for case in cases if cause in case[0])
+    message = f"{_shown(wrong[0])} does not fit: `{setting}` {message}{_corner(values, causes, cause)}"
     # A setting that is there must go for the wrong values; one that is missing is needed just for them.
     given = _is_given(search, setting)
     others = [value for value in entry.values if value not in wrong]

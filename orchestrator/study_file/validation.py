@@ -3,6 +3,7 @@
 The schema is a pydantic model over the frozen options dataclasses of search_core. Data is validated as strict JSON, in
 which a list may become a tuple but the text `12` never a number. pydantic skips an object's own rules while one of its
 values has a wrong type; so faulty keys are taken out and the rest is validated again until nothing new is found.
+Fields come first, then rules: one that depends on a faulty key (`search_core.errors.Rule`) is not told.
 """
 
 from __future__ import annotations
@@ -59,8 +60,13 @@ def parse(model: type[Model], data: Mapping[str, object]) -> Model:
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
-        faults = _translated(error, data, model)
-        raise OptionsError(tuple((place_text(place), message) for place, message in faults)) from error
+        found: dict[str, tuple[list[str], list[str]]] = {}
+        for place, message, needs in _translated(error, data, model):
+            messages, others = found.setdefault(place_text(place), ([], []))
+            messages.append(message)
+            others += map(place_text, needs)
+        faults = tuple((place, "; ".join(messages)) for place, (messages, _) in found.items())
+        raise OptionsError(faults, tuple(tuple(others) for _, others in found.values())) from error
 
 
 def check(
@@ -86,17 +92,20 @@ def check(
             break
         except pydantic.ValidationError as error:
             found = list(_translated(error, rest, model))
-        given = {place for place, _ in found if _is_given(place, rest)}
-        for place, message in found:
-            shown = place[1:] if root else place
-            # A default that does not go with a faulty value is no fault of its own.
-            suspects = removed if _is_given(place, rest) else removed | given
-            if place_text(shown) not in seen and not _judges_stand_in(place, message, suspects):
+        places = {place for place, _, _ in found}
+        faulty = removed | {place for place, _, needs in found if not needs}  # fields first, then rules
+        told: dict[Place, list[str]] = {}
+        for place, message, needs in found:
+            if not _is_consequence(place, needs, faulty):
+                told.setdefault(place, []).append(message)
+        for place, messages in told.items():
+            shown, message = place[1:] if root else place, "; ".join(dict.fromkeys(messages))
+            if place_text(shown) not in seen:
                 seen.add(place_text(shown))
-                told = message.replace(f"`{root}.", "`") if root else message
-                faults.append(file.fault(shown, told + _origin_note(place, message, rest)))
-        gone = _remove_all(rest, [place for place, _ in found], stand_ins or {})
-        removed |= gone | {place for place, _ in found}
+                note = _origin_note(place, message, rest)
+                faults.append(file.fault(shown, (message.replace(f"`{root}.", "`") if root else message) + note))
+        gone = _remove_all(rest, [place for place, _, _ in found], stand_ins or {})
+        removed |= gone | places
         if not gone:
             break
     if faults:
@@ -141,22 +150,28 @@ def _of_kind(schema: Any, data: Any) -> Any:
     return fitting[0] if fitting else schema
 
 
-def _translated(error: pydantic.ValidationError, data: object, model: type[Model]) -> Iterator[tuple[Place, str]]:
-    """Place and message of each fault; broken rules of options come apart into one fault for each option."""
+def _translated(
+    error: pydantic.ValidationError, data: object, model: type[Model]
+) -> Iterator[tuple[Place, str, tuple[Place, ...]]]:
+    """Place and message of each fault, and the places that it depends on.
+
+    Broken rules of options come apart into one fault for each option.
+    """
     for item in error.errors(include_url=False):
         place = _place_in(item, data)
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, OptionsError):
-            for name in dict.fromkeys(name for name, _ in cause.faults):
-                messages = [message for other, message in cause.faults if other == name]
+            for (name, message), needs in zip(cause.faults, cause.needs, strict=True):
                 inner = (*place, *split_key(name))
-                yield inner, _nested_sweep(inner, data) or "; ".join(messages)
+                yield inner, _nested_sweep(inner, data) or message, tuple((*place, *split_key(need)) for need in needs)
         elif item["type"] == "missing" and place and isinstance(place[-1], int):
-            yield place[:-1], f"must have more items: item {place[-1] + 1} is missing, got {item['input']}"
+            yield place[:-1], f"must have more items: item {place[-1] + 1} is missing, got {item['input']}", ()
         elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            yield (*place, "kind"), _unknown_kind(item)
+            yield (*place, "kind"), _unknown_kind(item), ()
         else:
-            yield place, _message(item, place, model, data)
+            # Of alternatives, which pydantic counts as steps, the section's `kind` decides what is valid.
+            kinds = [(*place[:end], "kind") for end in range(1, len(place))] if len(item["loc"]) > len(place) else []
+            yield place, _message(item, place, model, data), tuple(kinds)
 
 
 def _nested_sweep(place: Place, data: Any) -> str:
@@ -291,29 +306,13 @@ def _origin_note(place: Place, message: str, data: Any) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def _judges_stand_in(place: Place, message: str, removed: set[Place]) -> bool:
-    """Whether a rule was judged with the default of a key that was taken out, which is not what the user meant.
-
-    Options name the others that a rule depends on: "`end` must be in (0, `start`]" says nothing if `start` is out.
-    """
-    return any(_depends_on(place, message, other) for other in removed)
-
-
-def _depends_on(place: Place, message: str, other: Place) -> bool:
-    if other[:1] == (DOTTED_SECTION,):
-        other = other[:2]  # Entries go whole.
-    elif place[:1] == (DOTTED_SECTION,):
-        place = ("search", *split_key(str(place[1]))) if len(place) > 1 else place
-    common = 0
-    while common < min(len(place), len(other)) and place[common] == other[common]:
-        common += 1
-    if common == len(other):
-        return 0 < common < len(place)
-    if common == 0 and len(place) > 1:
-        return False  # Sections know nothing of each other; only the study's own rules, at its root, do.
-    names = [part for part in other if isinstance(part, str)][-1:]
-    names += [DOTTED_SECTION] if other[0] == DOTTED_SECTION else []
-    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) for name in names)
+def _is_consequence(place: Place, needs: tuple[Place, ...], faulty: set[Place]) -> bool:
+    """Whether a fault was found with values that the user did not mean: those of faulty keys that it depends on."""
+    return any(
+        (len(other) < len(place) and place[: len(other)] == other)
+        or any(need[: len(other)] == other[: len(need)] for need in needs)
+        for other in faulty
+    )
 
 
 def _remove_all(data: dict[str, Any], places: Iterable[Place], stand_ins: Mapping[str, object]) -> set[Place]:

@@ -7,6 +7,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from dashboards.mlflow_store.mlflow_access import all_pages
+
 
 def drop_replaced(client: MlflowClient, experiment_id: str, name: str) -> None:
     """Delete the versions of a model that another one replaces; their aliases go to that one.
@@ -39,13 +41,8 @@ def drop_replaced(client: MlflowClient, experiment_id: str, name: str) -> None:
 
 def all_versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of a registered model that runs logged, without their aliases."""
-    found: list[ModelVersion] = []
-    token: str | None = None
-    while token is None or token:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        found += [version for version in page if version.run_id]
-        token = page.token or ""
-    return found
+    found = all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return [version for version in found if version.run_id]
 
 
 def existing_run(client: MlflowClient, run_id: str) -> Run | None:

@@ -18,6 +18,7 @@ from orchestrator.tracking.tracker import Tracker
 from search_core.cost.counts import child_cost
 from search_core.data.datasets import ImageData
 from search_core.space.genotype import PUBLISHED
+from search_core.space.plan import NetworkSize
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -32,18 +33,8 @@ def log_published(tracker: Tracker, run_id: str, spec: StudySpec, data: ImageDat
     """Log what the published cells cost at the size of the study's searches, once, for comparison with its children."""
     if any(entry.path == PUBLISHED_COSTS for entry in tracker.client.list_artifacts(run_id)):
         return
-    network = spec.search.network
-    costs = {
-        name: child_cost(
-            genotype,
-            cells=network.cells,
-            init_channels=network.init_channels,
-            input_shape=data.input_shape,
-            num_classes=data.num_classes,
-            stem=network.stem,
-        )
-        for name, genotype in PUBLISHED.items()
-    }
+    size = NetworkSize(spec.search.network, data.input_shape, data.num_classes)
+    costs = {name: child_cost(genotype, size) for name, genotype in PUBLISHED.items()}
     document = {
         name: {
             "child_params": cost.params,

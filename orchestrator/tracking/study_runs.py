@@ -14,13 +14,13 @@ from orchestrator.credentials import masked
 from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, trial_label, unit_label
+from orchestrator.jobs import RetrainJob, SearchJob
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study.hours import shared_of
-from orchestrator.study.records import RetrainJob, TrialRecord
+from orchestrator.study.records import TrialRecord
 from orchestrator.study.standing import Tally
 from orchestrator.study_file.spec import search_options
 from orchestrator.study_file.sweep import Scalar
-from orchestrator.study_file.validation import from_plain
 from orchestrator.tracking.curves import CurveFiles, file_of, logged_rows
 from orchestrator.tracking.delivery import STORE_ERRORS, Delivery
 from orchestrator.tracking.model_versions import drop_replaced
@@ -31,8 +31,6 @@ from orchestrator.tracking.study_note import StudyProgress
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.datasets import ImageData
 from search_core.errors import OptionsError, StateError
-from search_core.space.genotype import Genotype
-from search_core.training.retrain_options import RetrainOptions
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -87,35 +85,28 @@ class StudyLog:
         """Log where measured shares come from."""
         self._push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
 
-    def track(self, phase: UnitKind, job: Mapping[str, Any]) -> None:
+    def track(self, job: SearchJob | RetrainJob) -> None:
         """Have the MLflow run of a job brought up to its journal."""
-        label = job["label"]
+        if isinstance(job, RetrainJob):
+            self._track("retrain", job.label, lambda: self._retrain_unit(job))
+        else:
+            self._track("search", job.label, lambda: self._search_unit(job.label, asdict(job.options)))
 
-        def bring_up() -> None:
-            unit = self._unit(phase, job)
-            if self._tracker.is_closed(unit.label):  # its journal need not be read again
-                self._tracker.run_id(unit)  # but its parent may be a new one
-            else:
-                self._tracker.sync(unit, self._journal(phase, label))
-
-        self._push(unit_label(phase, label), bring_up)
-
-    def ended(self, phase: UnitKind, job: Mapping[str, Any], journal: Journal, at_once: int) -> None:
+    def ended(self, job: SearchJob | RetrainJob, journal: Journal, at_once: int) -> None:
         """Count a unit that is over, and have the study's own run brought up to it.
 
         Args:
-            phase: its kind.
-            job: what its worker was given.
+            job: the unit.
             journal: closed.
             at_once: most units that ran at a time in this launch.
         """
-        if phase == "search":
-            number, self.tally.at_once = int(job["label"]), max(at_once, 1)
-            self._know_shared()
-            self.tally.add_trial(number, job["options"], journal)
-            self._push_curves(file_of(number))
+        if isinstance(job, RetrainJob):
+            self.tally.add_retraining(job.label, job.trial, journal)
         else:
-            self.tally.add_retraining(job["label"], job["trial"], journal)
+            number, self.tally.at_once = int(job.label), max(at_once, 1)
+            self._know_shared()
+            self.tally.add_trial(number, asdict(job.options), journal)
+            self._push_curves(file_of(number))
         self._push("study", self._progress.log)
 
     def expect_retrainings(self, count: int) -> None:
@@ -123,11 +114,11 @@ class StudyLog:
         self.tally.num_retrainings = count
         self._push("study", self._progress.log)
 
-    def finish(self, jobs: Sequence[tuple[RetrainJob, Mapping[str, Any]]]) -> tuple[list[str], dict[str, str]]:
+    def finish(self, jobs: Sequence[RetrainJob]) -> tuple[list[str], dict[str, str]]:
         """Bring MLflow up to all journals, then log the models, then the summary and the end of the study.
 
         Args:
-            jobs: retrainings, with what their workers were given.
+            jobs: retrainings.
 
         Returns:
             What MLflow lacks, and the first reason of each kind of units that failed all.
@@ -137,13 +128,13 @@ class StudyLog:
         """
         trials = self._study.trials()
         for trial in trials:
-            self.track("search", self._trial_job(trial.number, trial.values))
-        for _, plain in jobs:
-            self.track("retrain", plain)
+            self._track("search", trial_label(trial.number), partial(self._trial_unit, trial.number, trial.values))
+        for job in jobs:
+            self.track(job)
         missing = self._delivery.drain(_PATIENCE_S)
-        for job, plain in jobs:
+        for job in jobs:
             if self._journal("retrain", job.label).end == "complete":
-                self._push(f"model-{job.label}", partial(self._log_model, job, plain))
+                self._push(f"model-{job.label}", partial(self._log_model, job))
         if jobs:
             store, name = (self._tracker.client, self._tracker.experiment_id), self._spec.registered_name
             self._push("model versions", lambda: drop_replaced(*store, name))
@@ -164,24 +155,31 @@ class StudyLog:
         self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
         return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons
 
-    def lacks_model(self, plain: Mapping[str, Any]) -> bool:
+    def lacks_model(self, job: RetrainJob) -> bool:
         """Whether a training that is over has neither its model in MLflow nor the checkpoint to make it of.
 
         False if MLflow is away: nothing is trained again on a guess. Only before `begin`.
-
-        Args:
-            plain: what its worker was given.
         """
         try:
-            run_id = self._tracker.known_run(unit_label("retrain", plain["label"]))
+            run_id = self._tracker.known_run(unit_label("retrain", job.label))
             is_there = run_id is not None and is_logged(self._tracker, run_id)
         except STORE_ERRORS:
             return False
-        return not is_there and _last_checkpoint(plain) is None
+        return not is_there and _last_checkpoint(job) is None
 
     def stop(self) -> None:
         """Stop after what is being logged; the rest stays in the journals."""
         self._delivery.stop()
+
+    def _track(self, phase: UnitKind, label: str, make_unit: Callable[[], Unit]) -> None:
+        def bring_up() -> None:
+            unit = make_unit()
+            if self._tracker.is_closed(unit.label):  # its journal need not be read again
+                self._tracker.run_id(unit)  # but its parent may be a new one
+            else:
+                self._tracker.sync(unit, self._journal(phase, label))
+
+        self._push(unit_label(phase, label), bring_up)
 
     def _push(self, label: str, action: Callable[[], object]) -> None:
         self._delivery.push(label, action)
@@ -219,7 +217,7 @@ class StudyLog:
             if number not in self.tally.trials:
                 journal = Journal(self._folder.journal("search", trial_label(number)))
                 if journal.end is not None:
-                    self.tally.add_trial(number, self._trial_job(number, trials[number].params)["options"], journal)
+                    self.tally.add_trial(number, self._plain_options(trials[number].params), journal)
 
     def _count_retrainings(self) -> None:
         for file in sorted(self._folder.journal("retrain", "any").parent.glob("*.jsonl")):
@@ -235,73 +233,76 @@ class StudyLog:
     def _log_summary(self) -> None:
         self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)
 
-    def _log_model(self, job: RetrainJob, plain: Mapping[str, Any]) -> None:
-        run_id = self._tracker.run_id(self._unit("retrain", plain))
+    def _log_model(self, job: RetrainJob) -> None:
+        run_id = self._tracker.run_id(self._retrain_unit(job))
         if is_logged(self._tracker, run_id):
             return
-        final = _last_checkpoint(plain)
+        final = _last_checkpoint(job)
         if final is None:
-            raise StateError(f"there must be a checkpoint of the last epoch of {job.label} in {plain['checkpoints']}")
+            raise StateError(f"there must be a checkpoint of the last epoch of {job.label} in {job.checkpoints}")
         log_child(
             self._tracker,
             run_id,
             genotype=job.genotype,
-            options=from_plain(RetrainOptions, plain["options"]),
+            options=job.recipe,
             data=self._data,
             state=final.state,
             registered_name=self._spec.registered_name,
         )
 
-    def _unit(self, phase: UnitKind, job: Mapping[str, Any]) -> Unit:
-        """The MLflow run of a job."""
-        name = unit_label(phase, job["label"])
-        tags = {"snas.checkpoints": str(self._folder.checkpoints(self._spec, phase, job["label"]))}
-        if phase == "search":
-            epochs = int(job["options"].get("epochs", 1))
-            return Unit(
-                label=name,
-                kind="search",
-                parent=self._parent,
-                params=flatten(job["options"]),
-                tags=tags,
-                metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
-                primitives=self._spec.search.network.primitives,
-                pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
-                histories=picture_epochs(None, epochs),
-                about=about_search(job["options"]),
-            )
-        trial = job["trial"]
-        parent = self._parent if trial is None else self._run_of(trial)
-        params = {
-            **flatten(job["options"]),
-            **flatten(job["dataset"], "dataset."),
-            "seed": job["seed"],
-            "trial": "none" if trial is None else trial,
-        }
-        genotype = Genotype.from_dict(job["genotype"])
-        whose = "a named cell" if trial is None else f"the cell of trial {trial}"
-        about = f"{whose}, trained from scratch with seed {job['seed']}"
-        return Unit(label=name, kind="retrain", parent=parent, params=params, tags=tags, genotype=genotype, about=about)
+    def _trial_unit(self, number: int, values: Mapping[str, Scalar]) -> Unit:
+        return self._search_unit(trial_label(number), self._plain_options(values))
 
-    def _trial_job(self, number: int, values: Mapping[str, Scalar]) -> dict[str, Any]:
-        """As much of a trial's job as its MLflow run needs."""
-        options: Mapping[str, Any]
+    def _search_unit(self, label: str, options: Mapping[str, Any]) -> Unit:
+        """The MLflow run of a search."""
+        epochs = int(options.get("epochs", 1))
+        return Unit(
+            label=unit_label("search", label),
+            kind="search",
+            parent=self._parent,
+            params=flatten(options),
+            tags={"snas.checkpoints": str(self._folder.checkpoints(self._spec, "search", label))},
+            metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
+            primitives=self._spec.search.network.primitives,
+            pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
+            histories=picture_epochs(None, epochs),
+            about=about_search(options),
+        )
+
+    def _retrain_unit(self, job: RetrainJob) -> Unit:
+        """The MLflow run of a retraining."""
+        whose = "a named cell" if job.trial is None else f"the cell of trial {job.trial}"
+        return Unit(
+            label=unit_label("retrain", job.label),
+            kind="retrain",
+            parent=self._parent if job.trial is None else self._run_of(job.trial),
+            params={
+                **flatten(asdict(job.options)),
+                **flatten(asdict(job.dataset), "dataset."),
+                "seed": job.seed,
+                "trial": "none" if job.trial is None else job.trial,
+            },
+            tags={"snas.checkpoints": str(job.checkpoints)},
+            genotype=job.genotype,
+            about=f"{whose}, trained from scratch with seed {job.seed}",
+        )
+
+    def _plain_options(self, values: Mapping[str, Scalar]) -> Mapping[str, Any]:
+        """Plain data of a trial's options."""
         try:
-            options = asdict(search_options(self._spec, values))
+            return asdict(search_options(self._spec, values))
         except OptionsError:  # such a trial has failed with this reason, and has its sampled values to show
-            options = values
-        return {"label": trial_label(number), "options": options}
+            return values
 
     def _run_of(self, number: int) -> str:
         """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
         if number not in self._trial_runs:
             trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
-            unit = self._unit("search", self._trial_job(number, trial.params))
-            self._trial_runs[number] = self._tracker.run_id(unit)
+            self._trial_runs[number] = self._tracker.run_id(self._trial_unit(number, trial.params))
         return self._trial_runs[number]
 
 
-def _last_checkpoint(plain: Mapping[str, Any]) -> Checkpoint | None:
+def _last_checkpoint(job: RetrainJob) -> Checkpoint | None:
     """Checkpoint of the last epoch of a retraining; None if it was not written, or is damaged."""
-    newest = CheckpointFolder(Path(plain["checkpoints"])).newest_whole()
-    return newest if newest is not None and newest.epoch == plain["options"]["epochs"] else None
+    newest = CheckpointFolder(job.checkpoints).newest_whole()
+    return newest if newest is not None and newest.epoch == job.epochs else None

@@ -21,8 +21,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from dashboards.mlflow_store.databases import experiment_fault, schema_fault, sqlite_file
-from dashboards.mlflow_store.store_lock import opened_client, store_lock
+from dashboards.mlflow_store.databases import experiment_fault
+from dashboards.mlflow_store.mlflow_access import search_all
+from dashboards.mlflow_store.store_lock import checked_store
 from orchestrator.errors import StoreStateError, first_line
 from orchestrator.files.journal import Journal
 from orchestrator.tracking.artifacts import log_history, log_picture, log_results, picture_steps
@@ -42,7 +43,6 @@ STUDY_FOLDER = "snas.folder"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
 
-_STUDY_RUN = "tags.`snas.unit` = 'study'"
 _MAX_BATCH = 100  # params and tags that one request may carry
 _MAX_EPOCHS = 20  # epochs that one request may carry, of at most 1,000 metrics
 _PAGE = 1000  # runs
@@ -94,8 +94,8 @@ class Tracker:
         self._listed: dict[str, _OpenRun] | None = None
         self._spare: dict[str, list[str]] = {}  # empty further runs of a label
         try:
-            with store_lock(tracking_uri):
-                if (fault := schema_fault("MLflow", tracking_uri)) is not None:
+            with checked_store("MLflow", tracking_uri) as fault:
+                if fault is not None:
                     raise StoreStateError(fault)
                 self.client = MlflowClient(tracking_uri)
             found = self.client.get_experiment_by_name(experiment)
@@ -237,13 +237,9 @@ class Tracker:
         """The run of a label, from one list of all runs: a query each would keep a resumed study waiting."""
         if self._listed is None:
             by_label: dict[str, list[Run]] = {}
-            token: str | None = None
-            while token is None or token:
-                page = self.client.search_runs([self.experiment_id], max_results=_PAGE, page_token=token)
-                for run in page:
-                    if "snas.unit" in run.data.tags:
-                        by_label.setdefault(run.data.tags["snas.unit"], []).append(run)
-                token = page.token or ""
+            for run in search_all(self.client, [self.experiment_id], "", _PAGE):
+                if "snas.unit" in run.data.tags:
+                    by_label.setdefault(run.data.tags["snas.unit"], []).append(run)
             self._listed, self._spare = {}, {}
             for known, runs in by_label.items():
                 kept = kept_run(runs)
@@ -342,21 +338,6 @@ def kept_run(runs: Sequence[Run]) -> Run:
     that came back when its experiment was restored.
     """
     return min(runs, key=_rank)
-
-
-def study_params(tracking_uri: str, experiment: str) -> Mapping[str, str]:
-    """Parameters of a study's own run; none if there is no such run, or if the store cannot be read."""
-    file = sqlite_file(tracking_uri)
-    if (file is not None and not file.is_file()) or schema_fault("MLflow", tracking_uri) is not None:
-        return {}  # opening it would make an empty one, or migrate it
-    try:
-        client = opened_client(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        runs = client.search_runs([found.experiment_id], _STUDY_RUN, max_results=1) if found is not None else []
-    except (MlflowException, SQLAlchemyError):
-        return {}
-    params: Mapping[str, str] = runs[0].data.params if runs else {}
-    return params
 
 
 def _rank(run: Run) -> tuple[bool, bool, int, str]:

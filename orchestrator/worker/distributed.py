@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import os
 import shutil
 from contextlib import suppress
@@ -20,19 +19,17 @@ from typing import Any
 
 import ray
 from ray import train, tune
-from ray._raylet import PlacementGroupID
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import FailureConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import distributed
 
 from orchestrator.cluster.connection import nodes
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.jobs import Job, JobReport, Share
 from orchestrator.worker.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
-from search_core.search.reports import METRICS, OPTIONAL_METRICS
 
 #: Longer than Ray Train needs to notice that its workers have returned, and that they were killed.
 _END_TIMEOUT_S = 30.0
@@ -52,18 +49,18 @@ def retrain_trainable(workers: int) -> type[tune.Trainable]:
     return RetrainTrainable if workers == 1 else DistributedRetrain
 
 
-def max_groups(workers: int, share: dict[str, Any]) -> int:
+def max_groups(workers: int, share: Share) -> int:
     """How many groups the cluster can hold at a time; more trials would only wait for each other.
 
     Args:
         workers: processes of one group.
-        share: `cpu`, `gpu` and `memory_gb` of one worker, as in a job.
+        share: of one worker.
 
     Raises:
         OrchestratorError: if there is no room for a single group: Ray would wait for ever.
     """
     wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
-    memory = f" and memory_gb {share['memory_gb']:g}" if "memory" in wanted else ""
+    memory = f" and memory_gb {share.memory_gb:g}" if "memory" in wanted else ""
     given = [node.resources for node in nodes()]
     # A small tolerance: shares such as 0.1 are not exact.
     room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in given)
@@ -75,18 +72,14 @@ def max_groups(workers: int, share: dict[str, Any]) -> int:
     return room // workers
 
 
-def release(job: dict[str, Any]) -> None:
-    """Give back what the group of a trial holds that will not be run again; nothing to do for other trials.
-
-    Args:
-        job: as in the configuration of the trial.
-    """
-    if job["options"].get("workers", 1) > 1:
+def release(job: Job) -> None:
+    """Give back what the group of a trial holds that will not be run again; nothing to do for other trials."""
+    if job.workers > 1:
         _release(_mark(job))
 
 
 class DistributedRetrain(tune.Trainable):
-    """The trial. Its job is that of `RetrainTrainable`: `options.workers` ranks, each with the `share` of a trial."""
+    """The trial. Its job is that of `RetrainTrainable`."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -95,28 +88,28 @@ class DistributedRetrain(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the group; it builds the training and continues its newest whole checkpoint."""
-        job = config["job"]
+        job = Job.from_config(config)
         self._mark = _mark(job)
         _release(self._mark)
         self._relay = _Relay.remote()  # type: ignore[attr-defined]
         # The folder must be seen by all nodes, as that of the checkpoints is.
-        self._train_folder = Path(job["checkpoints"]) / "ray-train"
+        self._train_folder = job.checkpoints / "ray-train"
         self._thread = Thread(target=_run_group, args=(job, self._relay, self._train_folder), daemon=True)
         self._thread.start()
         self._is_done = False
 
     def step(self) -> dict[str, Any]:
-        """The next result of rank 0, as `EpochTrainable.step`.
+        """The next report of rank 0, as `EpochTrainable.step`.
 
         Raises:
             WorkerGroupDiedError: if there will be none.
         """
-        result: dict[str, Any] = ray.get(self._relay.ask.remote())
-        if "died" in result:
-            raise WorkerGroupDiedError(result["died"])
+        report: JobReport = ray.get(self._relay.ask.remote())
+        if report.fault == "died":
+            raise WorkerGroupDiedError(report.reason)
         # When one rank alone cannot go on, the others may wait for it for ever.
-        self._is_done = result["done"] and not _is_of_one_rank(result)
-        return result
+        self._is_done = report.done and not _is_of_one_rank(report)
+        return report.to_result()
 
     def cleanup(self) -> None:
         """Let the workers return after the last result; in mid-course they are ended."""
@@ -140,62 +133,64 @@ class DistributedRetrain(tune.Trainable):
 
 @ray.remote(num_cpus=0)
 class _Relay:
-    """Hands results of rank 0 to the trial, one whenever it asks.
+    """Hands reports of rank 0 to the trial, one whenever it asks.
 
-    Rank 0 waits to be asked before each epoch. The trial asks again when the driver has dealt with a result, so the
+    Rank 0 waits to be asked before each epoch. The trial asks again when the driver has dealt with a report, so the
     checkpoints are never more than one epoch ahead of the journal.
     """
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
-        self._results: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._reports: asyncio.Queue[JobReport] = asyncio.Queue()
 
-    async def ask(self) -> dict[str, Any]:
+    async def ask(self) -> JobReport:
         self._asked.set()
-        return await self._results.get()
+        return await self._reports.get()
 
     async def wait_until_asked(self) -> None:
         await self._asked.wait()
 
-    async def give(self, result: dict[str, Any]) -> None:
+    async def give(self, report: JobReport) -> None:
         self._asked.clear()
-        await self._results.put(result)
+        await self._reports.put(report)
 
 
-def _run_group(job: dict[str, Any], relay: Any, folder: Path) -> None:
+def _run_group(job: Job, relay: Any, folder: Path) -> None:
     """Run the workers to their end, and tell the trial if that is not the end of the training."""
-    resources = _worker_resources(job["share"])
+    resources = _worker_resources(job.share)
     resources["memory"] += _mark(job)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_WAIT_S))
     trainer = TorchTrainer(
         _train_rank,
-        train_loop_config={"job": job, "relay": relay},
+        train_loop_config={**job.to_config(), "relay": relay},
         scaling_config=train.ScalingConfig(
-            num_workers=job["options"]["workers"], use_gpu=resources["GPU"] > 0, resources_per_worker=resources
+            num_workers=job.workers, use_gpu=resources["GPU"] > 0, resources_per_worker=resources
         ),
         run_config=train.RunConfig(
-            name=job["label"],
+            name=job.label,
             storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            failure_config=train.FailureConfig(  # type: ignore[call-arg]  # its types are those of Ray Train 1
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
         ),
     )
     try:
         trainer.fit()
-    except Exception as error:  # whatever it is, the trial waits for a result and must get one
+    except Exception as error:  # whatever it is, the trial waits for a report and must get one
         with suppress(RayActorError):  # the trial was ended from outside
             ray.get(relay.give.remote(_end(error)))
 
 
-def _worker_resources(share: dict[str, Any]) -> dict[str, float]:
+def _worker_resources(share: Share) -> dict[str, float]:
     """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
-    memory = (share.get("memory_gb") or 0) * 1e9
+    memory = (share.memory_gb or 0) * 1e9
     # In steps of 16 MiB, and one less, to which `_mark` adds: never more than the share, which may be a whole node.
-    return {"CPU": share["cpu"], "GPU": float(share["gpu"] > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
+    return {"CPU": share.cpu, "GPU": float(share.gpu > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
 
 
-def _mark(job: dict[str, Any]) -> int:
+def _mark(job: Job) -> int:
     """Bytes of memory, below 16 MiB, that each worker of this job reserves on top, to know its reservation by."""
-    return int.from_bytes(hashlib.sha256(job["checkpoints"].encode()).digest()[:3]) or 1
+    return int.from_bytes(hashlib.sha256(str(job.checkpoints).encode()).digest()[:3]) or 1
 
 
 def _release(mark: int) -> None:
@@ -207,21 +202,19 @@ def _release(mark: int) -> None:
     for identity, group in placement_group_table().items():
         marks = {int(bundle.get("memory", 0)) % _STEP for bundle in group["bundles"].values()}
         if group["state"] != "REMOVED" and marks == {mark}:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
 
 
-def _end(error: Exception) -> dict[str, Any]:
-    """What is reported of a group that failed: that it died, or the result of a trial that ran out of memory."""
+def _end(error: Exception) -> JobReport:
+    """What is reported of a group that failed: that it died, or as a trial that ran out of memory."""
     causes = _causes(error)
     full = [place for place, cause in causes.items() if isinstance(cause, OutOfMemoryError)]
     if full:
         reason = f"{full[0]}: killed by Ray's memory monitor, as its node was full"
-        told = {"out_of_memory": reason, "out_of_memory_kind": "host", "done": True}
-        metrics = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)  # as of a trial on one device
-        return {**metrics, "epochs": math.nan, **told}
+        return JobReport(fault="out_of_memory", reason=reason, kind="host")
     # When one dies, the others fail at the next sum over the ranks: that is not the reason.
     dead = [place for place, cause in causes.items() if isinstance(cause, RayActorError)]
-    return {"died": "; ".join(f"{place}: {last_line(causes[place])}" for place in dead or causes)}
+    return JobReport(fault="died", reason="; ".join(f"{place}: {last_line(causes[place])}" for place in dead or causes))
 
 
 def _causes(error: Exception) -> dict[str, Exception]:
@@ -236,23 +229,23 @@ def _causes(error: Exception) -> dict[str, Exception]:
 
 
 def _train_rank(config: dict[str, Any]) -> None:
-    """What each worker runs: the steps of a trial on one device, of which rank 0 hands on the results."""
+    """What each worker runs: the steps of a trial on one device, of which rank 0 hands on the reports."""
     relay, rank = config["relay"], train.get_context().get_world_rank()
-    retrain = _RankOfRetrain(config={"job": config["job"]})
+    retrain = _RankOfRetrain(config=Job.from_config(config).to_config())
     is_done = False
     while not is_done:
         if rank == 0:
             ray.get(relay.wait_until_asked.remote())
-        result = retrain.step()
-        is_done = result["done"]
+        report = retrain.report()
+        is_done = report.done
         # The first rank waits for ever for another one whose GPU is too small, or whose node lacks a file.
-        if rank == 0 or _is_of_one_rank(result):
-            ray.get(relay.give.remote(result))
+        if rank == 0 or _is_of_one_rank(report):
+            ray.get(relay.give.remote(report))
 
 
-def _is_of_one_rank(result: dict[str, Any]) -> bool:
-    """Whether a result says that its rank cannot go on, of which the others need not know."""
-    return "out_of_memory" in result or "refused" in result
+def _is_of_one_rank(report: JobReport) -> bool:
+    """Whether a report says that its rank cannot go on, of which the others need not know."""
+    return report.fault in ("out_of_memory", "refused")
 
 
 class _RankOfRetrain(RetrainTrainable):

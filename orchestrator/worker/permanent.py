@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterable
 
 from orchestrator.errors import OrchestratorError, first_line, last_line
+from orchestrator.jobs import JobReport
 from search_core.errors import DataError, GenotypeError, LatencyError, OptionsError, StateError
 
 #: A disk that is slow or away raises other kinds of OSError, which do pass.
@@ -25,8 +26,8 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def refusal(error: Exception) -> dict[str, str]:
-    """What a worker sends of a permanent error: `refused`, its words, and `refused_kind`."""
+def refusal(error: Exception) -> JobReport:
+    """What a worker reports of a permanent error."""
     words = first_line(error)
     if words.startswith("Caught "):  # by a loader process of PyTorch, which sends its traceback as the message
         whole = str(error).replace("\\n", "\n")  # `DataError` has it escaped
@@ -35,14 +36,14 @@ def refusal(error: Exception) -> dict[str, str]:
         words = f"{error.filename} must be usable: {error.strerror}"
     if isinstance(error, _OF_NODE):
         words = f"{words} (on the node {platform.node()})"
-    return {"refused": words, "refused_kind": type(error).__name__}
+    return JobReport(fault="refused", reason=words, kind=type(error).__name__)
 
 
 def is_for_all(kind: str, swept: Iterable[str]) -> bool:
     """Whether all trials of a study meet an error of this kind, as it comes from nothing in which they differ.
 
     Args:
-        kind: `refused_kind` of a refusal.
+        kind: that of a refusal.
         swept: dotted keys of the settings that the study sweeps.
     """
     return not any(key.startswith(_SETTINGS.get(kind, ())) for key in swept)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,25 +14,16 @@ from ray import tune
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.checkpoint import CheckpointFolder
-from orchestrator.study_file.validation import from_plain
+from orchestrator.jobs import ChildJob, Job, JobReport, RetrainJob, SearchJob, TruthJob
 from orchestrator.worker.permanent import PERMANENT, refusal
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.errors import ConstraintsError, NonFiniteLossError, StateError
 from search_core.ranks import ALONE
-from search_core.search.child_training import ChildOrder, ChildTraining
-from search_core.search.options import SearchOptions
-from search_core.search.reports import METRICS, OPTIONAL_METRICS
+from search_core.search.child_training import ChildTraining
 from search_core.search.search import Search
-from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth import GroundTruth
-from search_core.training.ground_truth_options import GroundTruthOptions
 from search_core.training.retrain import Retrain
-from search_core.training.retrain_options import RetrainOptions
-
-#: Every metric of a search.
-_UNKNOWN = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)
 
 
 class MissingParentError(OrchestratorError):
@@ -41,11 +31,7 @@ class MissingParentError(OrchestratorError):
 
 
 class EpochTrainable(tune.Trainable):
-    """Runs `self.work` epoch by epoch. The `job` in its configuration holds, besides what to run:
-
-    - `label`: its name in the study;
-    - `share`: what it takes of its node, as the fields of `packing.Share`;
-    - `checkpoints`: folder of its checkpoints, which every node sees; the newest whole one is continued.
+    """Runs `self.work`, which its job describes, epoch by epoch.
 
     Ray starts it anew after any fault, with the same configuration.
     """
@@ -55,8 +41,8 @@ class EpochTrainable(tune.Trainable):
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What Ray reserves for a trial: the `share` in its job."""
-        share = config["job"]["share"]
-        wanted = {"CPU": share["cpu"], "GPU": share["gpu"], "memory": int((share["memory_gb"] or 0) * 1e9)}
+        share = Job.from_config(config).share
+        wanted = {"CPU": share.cpu, "GPU": share.gpu, "memory": int((share.memory_gb or 0) * 1e9)}
         return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -64,7 +50,7 @@ class EpochTrainable(tune.Trainable):
 
         Ray neither restarts a trial whose worker dies in here after others, nor tells anybody that it hangs in here.
         """
-        self._job: dict[str, Any] | None = config["job"]
+        self._job: Job | None = Job.from_config(config)
 
     def begin(self) -> None:
         """Build the work and continue its newest whole checkpoint, once.
@@ -77,8 +63,8 @@ class EpochTrainable(tune.Trainable):
         if self._job is None:
             return
         job = self._job
-        self._folder = self.checkpoints(Path(job["checkpoints"]))
-        self._last_epoch = last_epoch(job)
+        self._folder = self.checkpoints(job.checkpoints)
+        self._last_epoch = job.epochs
         self._unsent: Mapping[str, Any] | None = None
         self.work = self.build(job)
         found = self._folder.newest_whole()
@@ -89,22 +75,26 @@ class EpochTrainable(tune.Trainable):
         self._fork(job)
         self._job = None
 
-    def _fork(self, job: dict[str, Any]) -> None:
+    def _fork(self, job: Any) -> None:
         """Only searches grow from others."""
 
     def checkpoints(self, path: Path) -> CheckpointFolder:
         """Where the checkpoints are written and read."""
         return CheckpointFolder(path)
 
-    def build(self, job: dict[str, Any]) -> Search | ChildTraining | Retrain | GroundTruth:
+    def build(self, job: Any) -> Search | ChildTraining | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
         raise NotImplementedError
 
-    def result(self) -> dict[str, Any]:
+    def run_epoch(self) -> dict[str, Any]:
         """Run one epoch and return its record."""
         return self.work.run_epoch().to_dict()
 
     def step(self) -> dict[str, Any]:
+        """As `report`, for Ray."""
+        return self.report().to_result()
+
+    def report(self) -> JobReport:
         """One epoch, or first the report of the checkpoint that is continued.
 
         A loss that is not finite, hard limits that no genotype keeps, a GPU that is too small and all that is
@@ -115,28 +105,24 @@ class EpochTrainable(tune.Trainable):
             self.begin()
             if self._unsent is not None:
                 record, self._unsent = self._unsent, None
-                return self._epoch_result(record)
-            record = self.result()
+                return self._of_epoch(record)
+            record = self.run_epoch()
         except (NonFiniteLossError, ConstraintsError, MissingParentError) as error:
-            return self._end_result(failure=str(error))
+            return JobReport(fault="failed", reason=str(error))
         except torch.OutOfMemoryError as error:
-            return self._end_result(out_of_memory=str(error))
+            return JobReport(fault="out_of_memory", reason=str(error), kind="gpu")
         except PERMANENT as error:
-            return self._end_result(**refusal(error))
+            return refusal(error)
         try:
             self._folder.save(self.work.epoch, self.work.state_dict(), record)
         except OSError as error:
             fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
-            return self._epoch_result(record) | {"checkpoint_fault": fault}
-        return self._epoch_result(record)
+            return self._of_epoch(record, fault)
+        return self._of_epoch(record)
 
-    def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _of_epoch(self, record: Mapping[str, Any], checkpoint_fault: str = "") -> JobReport:
         is_last = self.work.epoch >= self._last_epoch or "stopped" in record
-        return {"record": record, "epochs": self.work.epoch, **record["metrics"], "done": is_last}
-
-    def _end_result(self, **what: str) -> dict[str, Any]:
-        """The end of a trial without another epoch; Ray and its schedulers want every metric in every result."""
-        return {**_UNKNOWN, "epochs": math.nan, **what, "done": True}
+        return JobReport(record=record, done=is_last, checkpoint_fault=checkpoint_fault)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""
@@ -155,107 +141,80 @@ class EpochTrainable(tune.Trainable):
 
 
 class SearchTrainable(EpochTrainable):
-    """One search, or with `child` in the job one child of a multi-trial search.
-
-    Job: `options` of the search as plain data; perhaps `until`, the number of epochs after which it ends; perhaps
-    `scores`, to have the last record say what the strategy thinks of every genotype.
-
-    Perhaps also `fork`: the folder `checkpoints` and the number `epochs` of the shared epochs from which it grows as
-    long as it has no checkpoint of its own.
-
-    For a child, `child` is a `ChildOrder` as plain data; `parent` the folder of the checkpoints of the child with whose
-    weights it begins, if it does.
-    """
+    """One search, or one child of a multi-trial search."""
 
     work: Search | ChildTraining
     _wants_scores = False
 
-    def _fork(self, job: dict[str, Any]) -> None:
-        if "fork" in job and self.work.epoch == 0:
+    def _fork(self, job: SearchJob | ChildJob) -> None:
+        if isinstance(job, SearchJob) and job.trunk is not None and self.work.epoch == 0:
             assert isinstance(self.work, Search)
-            folder, epochs = Path(job["fork"]["checkpoints"]), job["fork"]["epochs"]
-            trunk = CheckpointFolder(folder).newest_whole()
-            if trunk is None or trunk.epoch != epochs:  # an older one would let its own values begin too early
-                got = "none" if trunk is None else f"only that of {trunk.epoch}"
-                raise StateError(f"{folder} must have a whole checkpoint of {epochs} shared epochs, got {got}")
-            self.work.fork_from(dict(trunk.state))
+            found = CheckpointFolder(job.trunk).newest_whole()
+            # From an older one its own values would begin too early.
+            if found is None or found.epoch != job.trunk_epochs:
+                rule = f"{job.trunk} must have a whole checkpoint of {job.trunk_epochs} shared epochs"
+                raise StateError(f"{rule}, got {'none' if found is None else f'only that of {found.epoch}'}")
+            self.work.fork_from(dict(found.state))
 
-    def build(self, job: dict[str, Any]) -> Search | ChildTraining:
+    def build(self, job: SearchJob | ChildJob) -> Search | ChildTraining:
         """The search or child at its beginning."""
-        self._wants_scores = job.get("scores", False)
-        options = from_plain(SearchOptions, job["options"])
-        data = _cached_data(options.dataset, self.device)
-        if "child" not in job:
-            return Search(options, data, self.device)
-        order = from_plain(ChildOrder, job["child"])
-        return ChildTraining(options, data, order, self.device, parent=_trained_weights(job))
+        data = _cached_data(job.options.dataset, self.device)
+        if isinstance(job, ChildJob):
+            return ChildTraining(job.options, data, job.order, self.device, parent=_trained_weights(job.parent))
+        self._wants_scores = job.wants_scores
+        return Search(job.options, data, self.device)
 
-    def _epoch_result(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        # Ray and its schedulers want every metric of a search in every result; a child has others.
-        unknown = _UNKNOWN if isinstance(self.work, ChildTraining) else {}
-        return {**unknown, **super()._epoch_result(record)}
-
-    def result(self) -> dict[str, Any]:
-        """Run one epoch and return its record."""
-        record = super().result()
+    def run_epoch(self) -> dict[str, Any]:
+        """Run one epoch; in the last record, the scores if they are wanted."""
+        record = super().run_epoch()
         if self._wants_scores and isinstance(self.work, Search) and self.work.epoch >= self.work.options.epochs:
             record["scores"] = self.work.scores()
         return record
 
 
 class TruthTrainable(EpochTrainable):
-    """A share of the ground truth, a training an epoch. Job: `codes`, `network`, `options`, `dataset`, `seed`."""
+    """A share of the ground truth, a training an epoch."""
 
     work: GroundTruth
 
-    def build(self, job: dict[str, Any]) -> GroundTruth:
+    def build(self, job: TruthJob) -> GroundTruth:
         """The share at its beginning."""
-        data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
-        codes = [tuple(code) for code in job["codes"]]
-        network, options = from_plain(NetworkOptions, job["network"]), from_plain(GroundTruthOptions, job["options"])
-        return GroundTruth(codes, network, options, data, self.device, seed=job["seed"])
+        data = _cached_data(job.dataset, self.device)
+        return GroundTruth(job.codes, job.network, job.options, data, self.device, seed=job.seed)
 
 
 class RetrainTrainable(EpochTrainable):
-    """One training of a child. Job: `genotype`, `options` and `dataset` as plain data, `seed`."""
+    """One training of a child."""
 
     work: Retrain
     ranks = ALONE
 
-    def build(self, job: dict[str, Any]) -> Retrain:
+    def build(self, job: RetrainJob) -> Retrain:
         """The training at its beginning."""
-        data = _cached_data(from_plain(DatasetOptions, job["dataset"]), self.device)
-        options = from_plain(RetrainOptions, job["options"])
-        genotype = Genotype.from_dict(job["genotype"])
-        return Retrain(genotype, options, data, self.device, seed=job["seed"], ranks=self.ranks)
+        data = _cached_data(job.dataset, self.device)
+        return Retrain(job.genotype, job.recipe, data, self.device, seed=job.seed, ranks=self.ranks)
 
-    def result(self) -> dict[str, Any]:
+    def run_epoch(self) -> dict[str, Any]:
         """Run one epoch; after the last, the one look at the test split."""
-        record = self.work.run_epoch().to_dict()
+        record = super().run_epoch()
         if self.work.epoch >= self.work.options.epochs:
             record["metrics"] |= self.work.final_metrics()
         return record
 
 
-def _trained_weights(job: Mapping[str, Any]) -> Mapping[str, torch.Tensor] | None:
-    """Network of the child that is named as parent; None if none is.
+def _trained_weights(parent: Path | None) -> Mapping[str, torch.Tensor] | None:
+    """Network of the child with these checkpoints; None without a parent.
 
     Raises:
         MissingParentError: if it has no checkpoint.
     """
-    if "parent" not in job:
+    if parent is None:
         return None
-    folder = Path(job["parent"])
-    trained = CheckpointFolder(folder).newest_whole()
+    trained = CheckpointFolder(parent).newest_whole()
     if trained is None:
-        raise MissingParentError(f"{folder} must have a whole checkpoint of the child's parent, got none")
+        raise MissingParentError(f"{parent} must have a whole checkpoint of the child's parent, got none")
     weights: Mapping[str, torch.Tensor] = trained.state["training"]["child"]
     return weights
-
-
-def last_epoch(job: Mapping[str, Any]) -> int:
-    """How many epochs a job has."""
-    return int(job.get("until", job["options"]["epochs"]))
 
 
 @cache

@@ -11,7 +11,7 @@ from search_core.cost.counts import NetworkCost, bit_operations, child_cost
 from search_core.errors import ConstraintsError, require
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkOptions, plan_child
+from search_core.space.plan import NetworkSize, plan_child
 
 if TYPE_CHECKING:
     import torch
@@ -65,50 +65,25 @@ class ChildLimits:
 
     Args:
         constraints: the limits.
-        network: the searchable network, whose size the children have.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
+        size: of the search, which the children have too.
         latency: milliseconds of a child; needed for `latency_ms` only.
     """
 
     def __init__(
-        self,
-        constraints: Constraints,
-        network: NetworkOptions,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
-        latency: Callable[[Genotype], float] | None = None,
+        self, constraints: Constraints, size: NetworkSize, latency: Callable[[Genotype], float] | None = None
     ) -> None:
-        self.maxima, self._network = constraints.maxima, network
-        self._input_shape, self._num_classes = input_shape, num_classes
-        self.latency = latency
+        self.maxima, self._size, self.latency = constraints.maxima, size, latency
 
     def cost(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> NetworkCost:
         """Exact counts of the child at the size of the search, or with other channels of each cell."""
-        return child_cost(
-            genotype,
-            cells=self._network.cells,
-            init_channels=self._network.init_channels,
-            stem=self._network.stem,
-            input_shape=self._input_shape,
-            num_classes=self._num_classes,
-            cell_channels=cell_channels,
-        )
+        return child_cost(genotype, self._size, cell_channels=cell_channels)
 
     def bit_operations(
         self, genotype: Genotype, cell_channels: Sequence[int] | None = None, bits: Sequence[int] | None = None
     ) -> int:
         """Multiply-adds of the child times bits of both factors, see `counts.bit_operations`; default: 32 bits."""
-        network = self._network
-        plan = plan_child(
-            genotype,
-            cells=network.cells,
-            init_channels=network.init_channels,
-            stem=network.stem,
-            input_shape=self._input_shape,
-            cell_channels=cell_channels,
-        )
-        return bit_operations(plan, genotype, self._num_classes, (32,) * network.cells if bits is None else bits)
+        plan = plan_child(genotype, self._size, cell_channels)
+        return bit_operations(genotype, plan, (32,) * len(plan.cells) if bits is None else bits)
 
     def excesses(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> dict[str, float]:
         """By how much a child is above each limit, as a share of the limit; none that it keeps are listed.

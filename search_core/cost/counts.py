@@ -15,10 +15,9 @@ from typing import NamedTuple
 from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Edge, Genotype, has_pool_norm
 from search_core.space.plan import (
     CellPlan,
-    NetworkOptions,
+    NetworkSize,
     Size,
     StackPlan,
-    Stem,
     cell_edges,
     halved,
     plan_child,
@@ -134,9 +133,9 @@ def snas_cost(name: str, channels: int, size: Size, stride: int) -> Cost:
 
 
 def _stem_cost(plan: StackPlan) -> Cost:
-    channels, height, width = plan.input_shape
+    channels, height, width = plan.size.input_shape
     size, out = (height, width), plan.stem_channels
-    if plan.stem == "cifar":
+    if plan.size.network.stem == "cifar":
         return total((_conv(channels, out, (3, 3), size, size), _norm(out, True)))
     half, quarter = halved(size), halved(halved(size))
     return total(
@@ -183,21 +182,17 @@ def _cell_cost(cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: b
 
 
 def _stack_cost(
-    plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], classes: int, *, affine: bool, pool_norm: bool = True
+    plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], *, affine: bool, pool_norm: bool = True
 ) -> NetworkCost:
     cells = [_cell_cost(cell, edges[cell.cell_type], affine, pool_norm) for cell in plan.cells]
-    parts = (_stem_cost(plan), *cells, _linear(plan.out_channels, classes))
-    return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, classes))
+    parts = (_stem_cost(plan), *cells, _linear(plan.out_channels, plan.size.num_classes))
+    return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, plan.size.num_classes))
 
 
 def child_cost(
     genotype: Genotype,
+    size: NetworkSize,
     *,
-    cells: int,
-    init_channels: int,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    stem: Stem = "cifar",
     pool_norm: bool | None = None,
     cell_channels: Sequence[int] | None = None,
 ) -> NetworkCost:
@@ -205,49 +200,35 @@ def child_cost(
 
     Args:
         genotype: the architecture.
-        cells: cells in the stack.
-        init_channels: channels of the first cells.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
-        stem: `cifar` or `imagenet`.
+        size: cells, channels, stem, images and classes.
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
         cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
-    plan = plan_child(
-        genotype,
-        cells=cells,
-        init_channels=init_channels,
-        stem=stem,
-        input_shape=input_shape,
-        cell_channels=cell_channels,
-    )
     edges = {cell_type: genotype.edges(cell_type) for cell_type in CELL_TYPES}
     pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
-    return _stack_cost(plan, edges, num_classes, affine=True, pool_norm=pool_norm)
+    return _stack_cost(plan_child(genotype, size, cell_channels), edges, affine=True, pool_norm=pool_norm)
 
 
-def bit_operations(plan: StackPlan, genotype: Genotype, num_classes: int, bits: Sequence[int]) -> int:
+def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[int]) -> int:
     """Multiply-adds of a child times the bits of their weights times the bits of what these are multiplied with.
 
     (SPOS section 4, "BitOps".) Stem and classifier have 32 bits both ways.
 
     Args:
-        plan: of the child.
         genotype: of the child.
-        num_classes: number of logits.
+        plan: of the child.
         bits: width of both factors in every cell.
     """
-    ends = _stem_cost(plan).madds + _linear(plan.out_channels, num_classes).madds
+    ends = _stem_cost(plan).madds + _linear(plan.out_channels, plan.size.num_classes).madds
     cells = [_cell_cost(cell, genotype.edges(cell.cell_type), affine=True, pool_norm=True).madds for cell in plan.cells]
     return ends * 32**2 + sum(madds * width**2 for madds, width in zip(cells, bits, strict=True))
 
 
-def supernet_cost(options: NetworkOptions, input_shape: tuple[int, int, int], num_classes: int) -> NetworkCost:
+def supernet_cost(size: NetworkSize) -> NetworkCost:
     """Exact counts of the searchable network, all operations of all edges running; `params` counts theta."""
     edges = [
         Edge(primitive, source, target)
-        for source, target in cell_edges(options.nodes)
-        for primitive in options.primitives
+        for source, target in cell_edges(size.network.nodes)
+        for primitive in size.network.primitives
     ]
-    plan = plan_supernet(options, input_shape)
-    return _stack_cost(plan, {"normal": edges, "reduce": edges}, num_classes, affine=False)
+    return _stack_cost(plan_supernet(size), dict.fromkeys(CELL_TYPES, edges), affine=False)

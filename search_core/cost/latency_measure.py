@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import get_args
 
 import numpy as np
 import torch
@@ -25,11 +24,10 @@ from search_core.network.child import Child
 from search_core.randomness import seeded_weights
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkSize
 
 #: Seconds of a clock that never goes back.
 Clock = Callable[[], float]
-DTYPES: tuple[str, ...] = get_args(Dtype)
 
 _CALLS_ON_GPU = 10
 _SETTLING_BATCH = 8
@@ -68,9 +66,7 @@ class TimingOptions:
 
 
 def measure_table(
-    network: NetworkOptions,
-    input_shape: Shape,
-    num_classes: int,
+    size: NetworkSize,
     options: TimingOptions,
     device: torch.device | str = "cpu",
     clock: Clock | None = None,
@@ -78,9 +74,7 @@ def measure_table(
     """Measure every distinct part of a search space, in inference mode, with fresh weights and random inputs.
 
     Args:
-        network: the searchable network, whose size the children have.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
+        size: of the searchable network, which the children have too.
         options: how.
         device: where.
         clock: seconds; default: that of `options`.
@@ -95,10 +89,10 @@ def measure_table(
     require(("cpu_time", is_alone or not options.cpu_time, f"must be false unless on a CPU with one thread: {place}"))
     runs: dict[str, Callable[[], object]] = {}
     inputs: dict[Shape, Tensor] = {}
-    for part in network_parts(network, input_shape, num_classes):
+    for part in network_parts(size):
         for shape in part.inputs:
             if shape not in inputs:
-                is_image = shape == input_shape
+                is_image = shape == size.input_shape
                 inputs[shape] = _batch(shape, options, device, channels_last=not is_image)
         with seeded_weights(0):
             module = part.build()
@@ -115,9 +109,7 @@ def measure_table(
 
 def measure_child(
     genotype: Genotype,
-    network: NetworkOptions,
-    input_shape: Shape,
-    num_classes: int,
+    size: NetworkSize,
     options: TimingOptions,
     device: torch.device | str = "cpu",
     clock: Clock | None = None,
@@ -127,16 +119,14 @@ def measure_child(
     Arguments as of `measure_table`; pools have a batch norm behind them, as in the search.
     """
     device = torch.device(device)
-    run = _child_run(genotype, network, input_shape, num_classes, options, device)
+    run = _child_run(genotype, size, options, device)
     return time_rounds({"child": run}, options, device, clock=clock)["child"]
 
 
 def latency_of_children(
     options: LatencyOptions,
     table: LatencyTable | None,
-    network: NetworkOptions,
-    input_shape: Shape,
-    num_classes: int,
+    size: NetworkSize,
     device: torch.device,
     *,
     is_measured: bool,
@@ -146,9 +136,7 @@ def latency_of_children(
     Args:
         options: how a child is measured.
         table: predicts it, whatever `is_measured` says.
-        network: as of `measure_table`, and so are the next two.
-        input_shape: see there.
-        num_classes: see there.
+        size: of the searchable network.
         device: of the search.
         is_measured: whether children are measured if there is no table.
 
@@ -156,20 +144,16 @@ def latency_of_children(
         None if there is no table and nothing is to be measured.
     """
     if table is not None:
-        return lru_cache(_MOST_CHILDREN)(lambda genotype: table.child_ms(genotype, network, input_shape, num_classes))
+        return lru_cache(_MOST_CHILDREN)(lambda genotype: table.child_ms(genotype, size))
     if not is_measured:
         return None
     timing = TimingOptions(batch_size=options.batch_size, warmup=options.warmup, repeats=options.repeats)
-    return lru_cache(_MOST_CHILDREN)(
-        lambda genotype: measure_child(genotype, network, input_shape, num_classes, timing, device).median_ms
-    )
+    return lru_cache(_MOST_CHILDREN)(lambda genotype: measure_child(genotype, size, timing, device).median_ms)
 
 
 def compare(
     table: LatencyTable,
-    network: NetworkOptions,
-    input_shape: Shape,
-    num_classes: int,
+    size: NetworkSize,
     options: TimingOptions,
     device: torch.device | str = "cpu",
     *,
@@ -181,9 +165,7 @@ def compare(
 
     Args:
         table: of this device.
-        network: as `measure_table`, and so are the next four.
-        input_shape: see there.
-        num_classes: see there.
+        size: as `measure_table`, and so are the next two.
         options: see there.
         device: see there.
         children: how many, drawn uniformly from the search space.
@@ -191,15 +173,12 @@ def compare(
         clock: seconds; default: that of `options`.
     """
     device = torch.device(device)
-    space, generator = GenotypeSpace(network), torch.Generator().manual_seed(seed)
+    space, generator = GenotypeSpace(size.network), torch.Generator().manual_seed(seed)
     genotypes = [space.decode(space.sample(generator)) for _ in range(children)]
-    runs = {
-        str(number): _child_run(genotype, network, input_shape, num_classes, options, device)
-        for number, genotype in enumerate(genotypes)
-    }
+    runs = {str(number): _child_run(genotype, size, options, device) for number, genotype in enumerate(genotypes)}
     timings = time_rounds(runs, options, device, clock=clock)
     comparison = Comparison(
-        predicted_ms=tuple(table.child_ms(genotype, network, input_shape, num_classes) for genotype in genotypes),
+        predicted_ms=tuple(table.child_ms(genotype, size) for genotype in genotypes),
         measured_ms=tuple(timing.median_ms for timing in timings.values()),
     )
     return replace(table, comparison=comparison)
@@ -249,25 +228,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _child_run(
-    genotype: Genotype,
-    network: NetworkOptions,
-    input_shape: Shape,
-    num_classes: int,
-    options: TimingOptions,
-    device: torch.device,
+    genotype: Genotype, size: NetworkSize, options: TimingOptions, device: torch.device
 ) -> Callable[[], object]:
-    child = Child(
-        genotype,
-        input_shape,
-        num_classes,
-        cells=network.cells,
-        init_channels=network.init_channels,
-        stem=network.stem,
-        pool_norm=True,
-    )
+    child = Child(genotype, size, pool_norm=True)
     child.to(device)
-    _settle(child, input_shape, device)
-    return _run(child, [_batch(input_shape, options, device, channels_last=False)], options, device)
+    _settle(child, size.input_shape, device)
+    return _run(child, [_batch(size.input_shape, options, device, channels_last=False)], options, device)
 
 
 def _settle(child: Child, input_shape: Shape, device: torch.device) -> None:

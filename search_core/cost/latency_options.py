@@ -38,7 +38,7 @@ class LatencyOptions:
     def __post_init__(self) -> None:
         require(
             ("table", self.table is None or self.table.strip() != "", "must be a file, got nothing"),
-            ("same_device", not self.same_device or self.table is not None, "must be false without a `table`"),
+            ("same_device", not self.same_device or self.table is not None, "must be false without a `table`", "table"),
             ("batch_size", self.batch_size >= 1, f"must be at least 1, got {self.batch_size}"),
             ("warmup", self.warmup >= 0, f"must be at least 0, got {self.warmup}"),
             ("repeats", self.repeats >= 1, f"must be at least 1, got {self.repeats}"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from search_core.network.blocks import CellInputs, Classifier, build_stem
 from search_core.network.primitives import build_primitive
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
-from search_core.space.plan import CellPlan, NetworkOptions, Size, StackPlan, cell_edges, plan_child, plan_supernet
+from search_core.space.plan import CellPlan, NetworkSize, Size, StackPlan, cell_edges, plan_child, plan_supernet
 
 #: Channels, height, width of one input of a part.
 Shape = tuple[int, int, int]
@@ -75,16 +75,10 @@ def sum_key(cell: CellPlan) -> str:
     return f"sum {_shown((cell.channels, *cell.size_out))}"
 
 
-def network_parts(options: NetworkOptions, input_shape: Shape, num_classes: int) -> Iterator[Part]:
-    """Every distinct part that a child of the search space may have.
-
-    Args:
-        options: the searchable network, whose size the children have.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
-    """
-    plan = plan_supernet(options, input_shape)
-    distinct = {part.key: part for part in _fixed(plan, dict.fromkeys(CELL_TYPES, options.nodes), num_classes)}
+def network_parts(size: NetworkSize) -> Iterator[Part]:
+    """Every distinct part that a child of the search space may have."""
+    plan, options = plan_supernet(size), size.network
+    distinct = {part.key: part for part in _fixed(plan, dict.fromkeys(CELL_TYPES, options.nodes))}
     for cell in plan.cells:
         for source, _ in cell_edges(options.nodes):
             found = [_operation(name, cell, source) for name in options.primitives if name != "none"]
@@ -92,36 +86,21 @@ def network_parts(options: NetworkOptions, input_shape: Shape, num_classes: int)
     yield from distinct.values()
 
 
-def child_parts(genotype: Genotype, options: NetworkOptions, input_shape: Shape, num_classes: int) -> Iterator[Part]:
-    """The parts of one child, one after another; a node of n inputs has n - 1 additions.
-
-    Args:
-        genotype: the child.
-        options: cells, channels and stem.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
-    """
-    plan = plan_child(
-        genotype,
-        cells=options.cells,
-        init_channels=options.init_channels,
-        stem=options.stem,
-        input_shape=input_shape,
-    )
-    yield from _fixed(plan, {name: len(genotype.concat(name)) for name in CELL_TYPES}, num_classes)
+def child_parts(genotype: Genotype, size: NetworkSize) -> Iterator[Part]:
+    """The parts of one child, one after another; a node of n inputs has n - 1 additions."""
+    plan = plan_child(genotype, size)
+    yield from _fixed(plan, {name: len(genotype.concat(name)) for name in CELL_TYPES})
     for cell in plan.cells:
         edges = genotype.edges(cell.cell_type)
         yield from (_operation(edge.primitive, cell, edge.source) for edge in edges)
         yield from [_sum(cell)] * (len(edges) - len({edge.target for edge in edges}))
 
 
-def _fixed(plan: StackPlan, num_concat: Mapping[CellType, int], num_classes: int) -> Iterator[Part]:
+def _fixed(plan: StackPlan, num_concat: Mapping[CellType, int]) -> Iterator[Part]:
     """Stem, cell inputs, concatenations and classifier, which no edge decides."""
-    yield Part(
-        f"{plan.stem} stem {_shown(plan.input_shape)} to {plan.stem_channels}",
-        partial(_StemOfImages, plan),
-        (plan.input_shape,),
-    )
+    image, num_classes = plan.size.input_shape, plan.size.num_classes
+    key = f"{plan.size.network.stem} stem {_shown(image)} to {plan.stem_channels}"
+    yield Part(key, partial(_StemOfImages, plan), (image,))
     for cell in plan.cells:
         before, previous = (cell.channels_prev_prev, *cell.size_prev_prev), (cell.channels_prev, *cell.size_in)
         key = f"cell inputs {_shown(before)} and {_shown(previous)} to {cell.channels}"

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from search_core.cost.latency_options import LatencyOptions
-from search_core.cost.latency_parts import Shape, child_parts, network_parts, operation_key, sum_key
+from search_core.cost.latency_parts import child_parts, network_parts, operation_key, sum_key
 from search_core.errors import LatencyError
 from search_core.json_text import TextError, load_json
 from search_core.space.genotype import Genotype
-from search_core.space.plan import CellPlan, NetworkOptions, Size
+from search_core.space.plan import CellPlan, NetworkSize, Size
 
 TABLE_FORMAT = 1
 _REMEDY = "measure one: `snas latency measure --config FILE`"
@@ -148,27 +148,25 @@ class LatencyTable:
             return 0.0
         return self.operation_ms(primitive, cell.channels, *cell.edge_geometry(source)) + self.part_ms(sum_key(cell))
 
-    def child_ms(self, genotype: Genotype, network: NetworkOptions, input_shape: Shape, num_classes: int) -> float:
+    def child_ms(self, genotype: Genotype, size: NetworkSize) -> float:
         """Predicted milliseconds of a whole child for one batch: the sum of the medians of its parts.
 
         Args:
             genotype: the child, with a batch norm behind pools as in the search.
-            network: cells, channels and stem.
-            input_shape: channels, height, width of an image.
-            num_classes: number of logits.
+            size: of the child.
 
         Raises:
             LatencyError: if a part was not measured.
         """
-        return math.fsum(self.part_ms(part.key) for part in child_parts(genotype, network, input_shape, num_classes))
+        return math.fsum(self.part_ms(part.key) for part in child_parts(genotype, size))
 
-    def require_network(self, network: NetworkOptions, input_shape: Shape, num_classes: int) -> None:
+    def require_network(self, size: NetworkSize) -> None:
         """Check that every part of a search space was measured.
 
         Raises:
             LatencyError: naming the first part that was not.
         """
-        for part in network_parts(network, input_shape, num_classes):
+        for part in network_parts(size):
             self.part_ms(part.key)
 
     def require_place(self, place: Place) -> None:
@@ -258,9 +256,7 @@ def _timing(key: str, row: Mapping[str, Any]) -> Timing:
     return Timing(**dict(zip(names, map(float, numbers), strict=True)))
 
 
-def table_for(
-    options: LatencyOptions, network: NetworkOptions, input_shape: Shape, num_classes: int, device: torch.device
-) -> LatencyTable | None:
+def table_for(options: LatencyOptions, size: NetworkSize, device: torch.device) -> LatencyTable | None:
     """The table of a search, checked; None if it names none.
 
     Raises:
@@ -271,7 +267,7 @@ def table_for(
         return None
     table = load_table(options.table)
     try:
-        table.require_network(network, input_shape, num_classes)
+        table.require_network(size)
         if options.same_device:
             table.require_place(Place.of(device))
     except LatencyError as error:

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.space.plan import NetworkOptions, cell_edges
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +49,17 @@ class MeasurementError(RuntimeError):
     """A step could not be run; the message says why, such as too little memory."""
 
 
-def measure_step(
-    options: NetworkOptions,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-) -> StepMemory:
+def measure_step(size: NetworkSize, batch_size: int, device: torch.device | str = "cpu") -> StepMemory:
     """Run a step on blank images and count.
 
     Args:
-        options: the searchable network.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
+        size: of the searchable network.
         batch_size: images of the step.
         device: where to run it.
     """
-    device = torch.device(device)
-    supernet = Supernet(options, input_shape, num_classes, seed=0).to(device)
-    images = torch.zeros(batch_size, *input_shape, device=device)
+    device, options = torch.device(device), size.network
+    supernet = Supernet(size, seed=0).to(device)
+    images = torch.zeros(batch_size, *size.input_shape, device=device)
     labels = torch.zeros(batch_size, dtype=torch.long, device=device)
     shape = (len(cell_edges(options.nodes)), len(options.primitives))
     z: dict[CellType, Tensor] = {
@@ -133,19 +125,11 @@ def _name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def measure_apart(
-    options: NetworkOptions,
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    batch_size: int,
-    device: torch.device,
-) -> StepMemory:
+def measure_apart(size: NetworkSize, batch_size: int, device: torch.device) -> StepMemory:
     """`measure_step` in a process of its own, where nothing else takes memory and the profiler may write what it likes.
 
     Args:
-        options: as for `measure_step`.
-        input_shape: likewise.
-        num_classes: likewise.
+        size: as for `measure_step`.
         batch_size: likewise.
         device: likewise. The process's share of a GPU is wrong if others begin or end there meanwhile.
 
@@ -153,9 +137,7 @@ def measure_apart(
         MeasurementError: if the step fails, for want of memory above all.
     """
     request = {
-        "options": asdict(options),
-        "input_shape": input_shape,
-        "num_classes": num_classes,
+        **asdict(size),
         "batch_size": batch_size,
         "device": str(device),
         "free_bytes": torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None,
@@ -182,17 +164,13 @@ def main(text: str) -> None:
     """Measure what `text` asks for and print the fields of `StepMemory` as JSON.
 
     Args:
-        text: the arguments of `measure_step` as a JSON object; `free_bytes` may say what was free on the GPU before.
+        text: fields of the size, `batch_size` and `device` as a JSON object; `free_bytes` may say what was free there.
     """
     request: dict[str, Any] = json.loads(text)
     device = torch.device(request["device"])
-    memory = measure_step(
-        NetworkOptions(**{**request["options"], "primitives": tuple(request["options"]["primitives"])}),
-        tuple(request["input_shape"]),
-        request["num_classes"],
-        request["batch_size"],
-        device,
-    )
+    network = NetworkOptions(**{**request["network"], "primitives": tuple(request["network"]["primitives"])})
+    size = NetworkSize(network, tuple(request["input_shape"]), request["num_classes"])
+    memory = measure_step(size, request["batch_size"], device)
     if (free_bytes := request.get("free_bytes")) is not None:
         taken = free_bytes - torch.cuda.mem_get_info(device)[0]
         memory = replace(memory, process_bytes=max(taken, memory.peak_bytes))

@@ -14,7 +14,7 @@ from search_core.cost.counts import COST_KINDS, primitive_cost, snas_cost
 from search_core.cost.latency_table import LatencyTable
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.space.plan import CellPlan, NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import CellPlan, NetworkSize, cell_edges, plan_supernet
 
 #: Factor to the unit of a penalty without logarithm; counts are in millions.
 _UNIT = {"latency": 1.0}
@@ -26,8 +26,7 @@ class CostTable:
     """Costs c of every operation on every edge of every cell, and the penalty C(Z) = sum c Z that they give.
 
     Args:
-        options: the searchable network.
-        input_shape: channels, height, width.
+        size: of the searchable network.
         device: where the table and the architecture samples live.
         dtype: of the table.
         latency: measured times, for a fourth kind of cost `latency`: milliseconds of an operation and of the addition
@@ -39,13 +38,12 @@ class CostTable:
 
     def __init__(
         self,
-        options: NetworkOptions,
-        input_shape: tuple[int, int, int],
+        size: NetworkSize,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         latency: LatencyTable | None = None,
     ) -> None:
-        plan = plan_supernet(options, input_shape)
+        plan, options, self.latency = plan_supernet(size), size.network, latency
         sources = [source for source, _ in cell_edges(options.nodes)]
         self._table: dict[tuple[str, CellType], Tensor] = {}
         for cell_type in CELL_TYPES:

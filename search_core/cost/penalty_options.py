@@ -23,7 +23,13 @@ class CostMix:
                 (name, value >= 0 and math.isfinite(value), f"must be a finite number of at least 0, got {value}")
                 for name, value in vars(self).items()
             ),
-            ("params", self.params + self.madds + self.memory_access > 0, "or another weight must be above 0"),
+            (
+                "params",
+                self.params + self.madds + self.memory_access > 0,
+                "or another weight must be above 0",
+                "madds",
+                "memory_access",
+            ),
         )
 
 
@@ -78,30 +84,43 @@ class PenaltyOptions:
                 self.strength >= 0 and math.isfinite(self.strength),
                 f"must be a finite number of at least 0, got {self.strength}",
             ),
-            ("log", self.log or self.cost != "snas", "must be true for cost snas, which is a mean of logarithms"),
-            ("log", self.log or self.estimator != "discrete", "must be true for estimator discrete: else use expected"),
-            ("mix", (self.mix is not None) == (self.cost == "mix"), "must be given for cost mix, and only there"),
+            ("log", self.log or self.cost != "snas", "must be true for cost snas, a mean of logarithms", "cost"),
+            (
+                "log",
+                self.log or self.estimator != "discrete",
+                "must be true for estimator discrete: without it use expected",
+                "estimator",
+            ),
+            (
+                "mix",
+                (self.mix is not None) == (self.cost == "mix"),
+                "must be given for cost mix, and only there",
+                "cost",
+            ),
             (
                 "estimator",
                 not is_whole or self.estimator == "score_function",
                 f"must be score_function for cost child_latency, which has no gradient, got {self.estimator}",
+                "cost",
             ),
             ("reduction_ratio", ratio is None or ratio >= 0, f"must be at least 0, got {ratio}"),
             (
                 "reduction_ratio",
                 ratio is None or not is_whole,
                 f"must be left out for cost child_latency, which is not a sum over cells, got {ratio}",
+                "cost",
             ),
             (
                 "warmup_epochs",
                 (warmup is not None) == (schedule == "warmup"),
                 f"must be given for schedule warmup, and only there (schedule is {schedule})",
+                "schedule",
             ),
             ("warmup_epochs", warmup is None or warmup >= 1, f"must be at least 1, got {warmup}"),
-            ("on_epoch", on is None or schedule == "step", f"is for schedule step only, not {schedule}"),
+            ("on_epoch", on is None or schedule == "step", f"is for schedule step only, not {schedule}", "schedule"),
             ("on_epoch", on is None or on >= 0, f"must be at least 0, got {on}"),
-            ("off_epoch", off is None or schedule == "step", f"is for schedule step only, not {schedule}"),
-            ("off_epoch", off is None or off > (on or 0), f"must be after `on_epoch` {on or 0}, got {off}"),
+            ("off_epoch", off is None or schedule == "step", f"is for schedule step only, not {schedule}", "schedule"),
+            ("off_epoch", off is None or off > (on or 0), f"must be after `on_epoch` {on or 0}, got {off}", "on_epoch"),
         )
 
 

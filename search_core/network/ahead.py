@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import torch
 
 from search_core.network.supernet import Supernet
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 
 #: Channels of networks whose one cell, a reduction with twice as many, uses each number of lanes of a register.
 _CHANNELS = {"float32": (8, 4, 2), "float64": (4, 2)}
@@ -27,7 +27,7 @@ def compile_for(dtype: str, channels: int) -> None:
     """
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
-    network = Supernet(NetworkOptions(nodes=1, cells=1, init_channels=channels), (1, 8, 8), 10, seed=0)
+    network = Supernet(NetworkSize(NetworkOptions(nodes=1, cells=1, init_channels=channels), (1, 8, 8), 10), seed=0)
     images, z = torch.randn(4, 1, 8, 8), {name: torch.full((2, 8), 0.125) for name in ("normal", "reduce")}
     network(images, z).sum().backward()
     with torch.no_grad():

@@ -72,8 +72,8 @@ class ImageNetStem(nn.Module):
 
 def build_stem(plan: StackPlan) -> nn.Module:
     """The stem that a plan names."""
-    stem = CifarStem if plan.stem == "cifar" else ImageNetStem
-    return stem(plan.input_shape[0], plan.stem_channels)
+    stem = CifarStem if plan.size.network.stem == "cifar" else ImageNetStem
+    return stem(plan.size.input_shape[0], plan.stem_channels)
 
 
 class CellInputs(nn.Module):

@@ -19,7 +19,7 @@ from search_core.network.supernet import Supernet
 from search_core.randomness import seeded_weights
 from search_core.ranks import ALONE, Ranks
 from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
-from search_core.space.plan import CellPlan, NetworkOptions, Stem, edges_by_source, plan_child
+from search_core.space.plan import CellPlan, NetworkOptions, NetworkSize, edges_by_source, plan_child
 
 
 def drop_path(x: Tensor, probability: float, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
@@ -124,11 +124,7 @@ class Child(nn.Module):
 
     Args:
         genotype: the architecture; nodes that lost all inputs and unused cell inputs are fine.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
-        cells: cells in the stack.
-        init_channels: channels of the first cells.
-        stem: `cifar` or `imagenet`.
+        size: cells, channels, stem, images and classes.
         auxiliary: whether to build the auxiliary head.
         affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
@@ -139,12 +135,8 @@ class Child(nn.Module):
     def __init__(
         self,
         genotype: Genotype,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
+        size: NetworkSize,
         *,
-        cells: int,
-        init_channels: int,
-        stem: Stem = "cifar",
         auxiliary: bool = False,
         affine: bool = True,
         pool_norm: bool | None = None,
@@ -153,22 +145,15 @@ class Child(nn.Module):
     ) -> None:
         super().__init__()
         self.genotype = genotype
-        self.plan = plan_child(
-            genotype,
-            cells=cells,
-            init_channels=init_channels,
-            stem=stem,
-            input_shape=input_shape,
-            cell_channels=cell_channels,
-        )
+        self.plan = plan_child(genotype, size, cell_channels)
         pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
         with seeded_weights(seed):
             self.stem = build_stem(self.plan)
             self.cells = nn.ModuleList(
                 ChildCell(cell, genotype, affine=affine, pool_norm=pool_norm) for cell in self.plan.cells
             )
-            self.classifier = Classifier(self.plan.out_channels, num_classes)
-            self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, num_classes) if auxiliary else None
+            self.classifier = Classifier(self.plan.out_channels, size.num_classes)
+            self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, size.num_classes) if auxiliary else None
 
     def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
@@ -270,15 +255,10 @@ def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None
 
 def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
     """A child of the supernet's size, with weights of its own."""
-    options, plan = supernet.options, supernet.plan
-    _check_genotype(genotype, options)
+    _check_genotype(genotype, supernet.options)
     child = Child(
         genotype,
-        plan.input_shape,
-        supernet.num_classes,
-        cells=options.cells,
-        init_channels=options.init_channels,
-        stem=options.stem,
+        supernet.plan.size,
         affine=False,
         pool_norm=True,
         cell_channels=None if choices is None else choices.channels,

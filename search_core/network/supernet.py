@@ -18,7 +18,7 @@ from search_core.network.cell_sources import DropPath
 from search_core.network.search_cell import SearchCell
 from search_core.randomness import seeded_weights
 from search_core.space.genotype import CellType
-from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import NetworkSize, cell_edges, plan_supernet
 
 
 class Supernet(nn.Module):
@@ -27,23 +27,18 @@ class Supernet(nn.Module):
     The parameters of this module are theta alone; the architecture sample Z comes in with every forward.
 
     Args:
-        options: size and candidate operations.
-        input_shape: channels, height, width of an image.
-        num_classes: number of logits.
+        size: of the network, with its candidate operations.
         seed: seed of the initial weights.
     """
 
-    def __init__(
-        self, options: NetworkOptions, input_shape: tuple[int, int, int], num_classes: int, *, seed: int
-    ) -> None:
+    def __init__(self, size: NetworkSize, *, seed: int) -> None:
         super().__init__()
-        self.options = options
-        self.num_classes = num_classes
-        self.plan = plan_supernet(options, input_shape)
+        self.options = size.network
+        self.plan = plan_supernet(size)
         with seeded_weights(seed):
             self.stem = build_stem(self.plan)
-            self.cells = nn.ModuleList(SearchCell(cell, options) for cell in self.plan.cells)
-            self.classifier = Classifier(self.plan.out_channels, num_classes)
+            self.cells = nn.ModuleList(SearchCell(cell, self.options) for cell in self.plan.cells)
+            self.classifier = Classifier(self.plan.out_channels, size.num_classes)
 
     def num_cells(self, cell_type: CellType) -> int:
         """Number of cells of one type in the stack."""

@@ -51,7 +51,7 @@ class ChildSearch(Resumable[EpochReport]):
     ) -> None:
         check_estimate(options, data)
         self.options, self.data, self._device = options, data, torch.device(device)
-        self.children = ProposedChildren(options, data.input_shape, data.num_classes, build)
+        self.children = ProposedChildren(options, data, build)
         self._weights: dict[int, dict[str, Tensor]] = {}  # of trained children that may become parents, on the CPU
 
     @property

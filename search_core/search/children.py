@@ -18,12 +18,14 @@ from search_core.cost.constraints import ChildLimits
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
+from search_core.data.datasets import ImageData
 from search_core.errors import NonFiniteLossError
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
 from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.multi_trial.proposer import Proposer
@@ -78,8 +80,7 @@ class ProposedChildren:
 
     Args:
         options: the search, with a multi-trial strategy.
-        input_shape: channels, height, width of an image.
-        num_classes: number of classes.
+        data: images of the search; only their shape and number of classes matter.
         build: gives the strategy; default: those that need no Optuna.
 
     Raises:
@@ -87,23 +88,16 @@ class ProposedChildren:
         LatencyError: if the latency table cannot be read or lacks a part of the search space.
     """
 
-    def __init__(
-        self,
-        options: SearchOptions,
-        input_shape: tuple[int, int, int],
-        num_classes: int,
-        build: BuildProposer = build_proposer,
-    ) -> None:
+    def __init__(self, options: SearchOptions, data: ImageData, build: BuildProposer = build_proposer) -> None:
         assert isinstance(options.strategy, MultiTrialOptions)
         self.options, self.strategy = options, options.strategy
         self.space = GenotypeSpace(options.network)
         # Who asks need not be where children are trained, so the table's device is not compared with this one.
         anywhere, cpu = replace(options.latency, same_device=False), torch.device("cpu")
-        size = (options.network, input_shape, num_classes)
-        table = table_for(anywhere, *size, cpu)
-        self._latency = latency_of_children(anywhere, table, *size, cpu, is_measured=False)
-        self._limits = ChildLimits(options.constraints, *size, latency=self._latency)
-        self._costs = CostTable(options.network, input_shape, torch.device("cpu"))
+        size = NetworkSize(options.network, data.input_shape, data.num_classes)
+        self._latency = latency_of_children(anywhere, table_for(anywhere, size, cpu), size, cpu, is_measured=False)
+        self._limits = ChildLimits(options.constraints, size, latency=self._latency)
+        self._costs = CostTable(size)
         self.proposer = build(self.strategy, self.space, self._limits, options.seed)
         self.codes: list[Code] = []
         self.open: dict[int, ChildOrder] = {}  # asked for and not told, by number

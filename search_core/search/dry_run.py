@@ -18,6 +18,7 @@ from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
 from search_core.space.genotype import CELL_TYPES
+from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 
 #: Steps of an epoch: momenta exist after the first one, a CUDA graph is recorded and replayed after some more.
@@ -82,7 +83,7 @@ def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.devic
     """A child that every edge gives the operation which moves most elements: about the largest that there is."""
     assert isinstance(options.strategy, MultiTrialOptions)
     estimate = replace(options.strategy.estimate, epochs=max(options.strategy.estimate.epochs, _EPOCHS))
-    costs = CostTable(options.network, data.input_shape)
+    costs = CostTable(NetworkSize(options.network, data.input_shape, data.num_classes))
     moved_EO = [costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES]
     order = ChildOrder(number=0, code=tuple(torch.cat(moved_EO).argmax(-1).tolist()))
     strategy = replace(options.strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class

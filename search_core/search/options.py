@@ -10,7 +10,7 @@ from search_core.cost.constraints import Constraints
 from search_core.cost.latency_options import LatencyOptions
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
-from search_core.errors import literal_rules, require
+from search_core.errors import Rule, literal_rules, require
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
@@ -68,11 +68,17 @@ class SearchOptions:
         kind, on_gpu = self.strategy.kind, self.strategy.on_gpu
         require(
             *literal_rules(self),
-            ("cuda_graph", not self.cuda_graph or "cuda_graph" in on_gpu, f"must be false with strategy {kind}"),
+            (
+                "cuda_graph",
+                not self.cuda_graph or "cuda_graph" in on_gpu,
+                f"must be false with strategy {kind}",
+                "strategy.kind",
+            ),
             (
                 "precision",
                 self.precision == "float32" or self.precision in on_gpu,
                 f"must be float32 with strategy {kind}, got {self.precision}",
+                "strategy.kind",
             ),
             *self._latency_rules(),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
@@ -85,16 +91,17 @@ class SearchOptions:
             ("seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"),
         )
 
-    def _latency_rules(self) -> Iterator[tuple[str, bool, str]]:
+    def _latency_rules(self) -> Iterator[Rule]:
         """Rules over several sections: what needs the table, and what a penalty on whole children excludes."""
         is_whole = self.penalty.cost == "child_latency"
         needed = {"penalty.cost latency": self.penalty.cost == "latency"}
         needed["constraints.latency_ms"] = self.constraints.latency_ms is not None
         for what, is_asked in needed.items():
             rule = f"must be given for `{what}`: the file that `snas latency measure` writes"
-            yield "latency.table", not is_asked or self.latency.table is not None, rule
+            yield "latency.table", not is_asked or self.latency.table is not None, rule, what.split()[0]
         one_sample = isinstance(self.strategy, SnasOptions) and self.strategy.sample_per == "batch"
         rule = "must be snas with `sample_per` batch for `penalty.cost` child_latency, which looks at the sampled child"
-        yield "strategy.kind", not is_whole or one_sample, f"{rule}, got {self.strategy.kind}"
+        rule += f", got {self.strategy.kind}"
+        yield "strategy.kind", not is_whole or one_sample, rule, "penalty.cost", "strategy"
         rule = "must be false with `penalty.cost` child_latency, which asks for the child between kernels"
-        yield "cuda_graph", not (is_whole and self.cuda_graph), rule
+        yield "cuda_graph", not (is_whole and self.cuda_graph), rule, "penalty.cost"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
 from search_core.cost.latency_measure import latency_of_children
-from search_core.cost.latency_table import LatencyTable, table_for
+from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import penalty_strength_at
 from search_core.data.datasets import ImageData, check_batch_size
@@ -27,6 +27,7 @@ from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.search.temperature import temperature_at
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.plan import NetworkSize
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.relaxations import entropy
 from search_core.strategies.weight_sharing.build import build_strategy
@@ -67,9 +68,7 @@ class Search(Resumable[EpochReport]):
             ("cuda_graph", on_gpu or not options.cuda_graph, f"needs a CUDA device, got true on {self._device}"),
             ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
         )
-        self._table = table_for(options.latency, options.network, data.input_shape, data.num_classes, self._device)
-        self._costs = CostTable(options.network, data.input_shape, self._device, latency=self._table)
-        self._context = build_context(options, data, self._costs, self._device, self._table)
+        self._context = build_context(options, data, self._device)
         self.strategy: Strategy = build_strategy(strategy, self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
@@ -151,7 +150,8 @@ class Search(Resumable[EpochReport]):
         del plain["network"]["recompute"], plain["cuda_graph"]
         for name in ("root", "workers"):
             del plain["dataset"][name]
-        plain["latency"]["table"] = None if self._table is None else self._table.digest
+        table = self._context.costs.latency
+        plain["latency"]["table"] = None if table is None else table.digest
         return {**plain, "data": [self.data.digest, self.data.split_digest]}
 
     def _settings(self) -> EpochSettings:
@@ -205,7 +205,7 @@ class Search(Resumable[EpochReport]):
             genotype,
             _cell_reports(strategy),
             probabilities=strategy.probabilities(),
-            costs=self._costs,
+            costs=self._context.costs,
             child_cost=strategy.child_cost(self._context.limits),
             supernet_val_accuracy=supernet.accuracy,
             child_val_accuracy=inherited.accuracy,
@@ -222,27 +222,20 @@ class Search(Resumable[EpochReport]):
         )
 
 
-def build_context(
-    options: SearchOptions,
-    data: ImageData,
-    costs: CostTable,
-    device: torch.device,
-    table: LatencyTable | None = None,
-) -> SearchContext:
-    """What the weight-sharing strategy that `options.strategy` names is built from, with fresh seeded weights."""
+def build_context(options: SearchOptions, data: ImageData, device: torch.device) -> SearchContext:
+    """What the weight-sharing strategy that `options.strategy` names is built from, with fresh seeded weights.
+
+    Raises:
+        DataError, LatencyError: as `Search`.
+    """
     assert isinstance(options.strategy, WeightSharingOptions)
-    child_latency = latency_of_children(
-        options.latency,
-        table,
-        options.network,
-        data.input_shape,
-        data.num_classes,
-        device,
-        is_measured=options.penalty.cost == "child_latency",
-    )
-    supernet = Supernet(options.network, data.input_shape, data.num_classes, seed=options.seed).to(device)
+    size = NetworkSize(options.network, data.input_shape, data.num_classes)
+    table = table_for(options.latency, size, device)
+    costs = CostTable(size, device, latency=table)
+    is_measured = options.penalty.cost == "child_latency"
+    child_latency = latency_of_children(options.latency, table, size, device, is_measured=is_measured)
     return SearchContext(
-        supernet=supernet,
+        supernet=Supernet(size, seed=options.seed).to(device),
         images=SearchImages.of(
             data,
             options.strategy.held_out_fraction,
@@ -251,13 +244,7 @@ def build_context(
         ),
         penalty=options.penalty,
         costs=costs,
-        limits=ChildLimits(
-            options.constraints,
-            options.network,
-            data.input_shape,
-            data.num_classes,
-            latency=None if table is None else child_latency,
-        ),
+        limits=ChildLimits(options.constraints, size, latency=None if table is None else child_latency),
         theta=options.theta,
         alpha=options.alpha,
         seed=options.seed,

@@ -41,7 +41,8 @@ class TemperatureOptions:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        end_holds = self.kind == "constant" or 0 < self.end <= self.start
+        kind = self.kind
+        end_holds = kind == "constant" or 0 < self.end <= self.start
         require(
             *literal_rules(self),
             (
@@ -49,12 +50,12 @@ class TemperatureOptions:
                 self.start > 0 and math.isfinite(self.start),
                 f"must be a finite number above 0, got {self.start}",
             ),
-            ("end", end_holds, f"must be in (0, `start`] with `start` {self.start}, got {self.end}"),
-            ("rate", self.rate is None or self.kind == "exponential", f"is for kind exponential only, not {self.kind}"),
+            ("end", end_holds, f"must be in (0, `start`] with `start` {self.start}, got {self.end}", "start", "kind"),
+            ("rate", self.rate is None or kind == "exponential", f"is for kind exponential only, not {kind}", "kind"),
             ("rate", self.rate is None or 0 < self.rate < 1, f"must be in (0, 1), got {self.rate}"),
-            ("factor", self.factor is None or self.kind == "step", f"is for kind step only, not {self.kind}"),
+            ("factor", self.factor is None or kind == "step", f"is for kind step only, not {kind}", "kind"),
             ("factor", self.factor is None or 0 < self.factor < 1, f"must be in (0, 1), got {self.factor}"),
-            ("every", self.every is None or self.kind == "step", f"is for kind step only, not {self.kind}"),
+            ("every", self.every is None or kind == "step", f"is for kind step only, not {kind}", "kind"),
             ("every", self.every is None or self.every >= 1, f"must be at least 1 epoch, got {self.every}"),
         )
 

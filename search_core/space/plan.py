@@ -62,6 +62,21 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True)
+class NetworkSize:
+    """All that the stack of a network, and so its counts and latency, follows from but for the genotype.
+
+    Attributes:
+        network: the searchable network; a child has its cells, channels and stem.
+        input_shape: channels, height, width of an image.
+        num_classes: number of logits.
+    """
+
+    network: NetworkOptions
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class CellPlan:
     """Place of one cell in the stack. Sizes are (height, width) in pixels.
 
@@ -97,8 +112,7 @@ class StackPlan:
     """A whole network: stem, cells, classifier, and where the auxiliary head sits.
 
     Attributes:
-        input_shape: channels, height, width of an image.
-        stem: `cifar` or `imagenet`.
+        size: what the plan is of.
         stem_channels: output channels of the stem.
         cells: the cells, first to last.
         out_channels: channels of the last cell's output.
@@ -106,8 +120,7 @@ class StackPlan:
         auxiliary_channels: channels of that cell's output.
     """
 
-    input_shape: tuple[int, int, int]
-    stem: Stem
+    size: NetworkSize
     stem_channels: int
     cells: tuple[CellPlan, ...]
     out_channels: int
@@ -133,27 +146,34 @@ def halved(size: Size) -> Size:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-def plan_stack(
-    *,
-    cells: int,
-    init_channels: int,
-    stem: Stem,
-    input_shape: tuple[int, int, int],
-    num_concat: dict[CellType, int],
-    cell_channels: Sequence[int] | None = None,
+def plan_supernet(size: NetworkSize) -> StackPlan:
+    """Plan of the searchable network: every intermediate node is concatenated."""
+    return _plan_stack(size, dict.fromkeys(CELL_TYPES, size.network.nodes))
+
+
+def plan_child(genotype: Genotype, size: NetworkSize, cell_channels: Sequence[int] | None = None) -> StackPlan:
+    """Plan of the child network of a genotype; cells may concatenate different numbers of nodes.
+
+    Args:
+        genotype: the architecture.
+        size: of the child.
+        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
+    """
+    num_concat = {cell_type: len(genotype.concat(cell_type)) for cell_type in CELL_TYPES}
+    return _plan_stack(size, num_concat, cell_channels)
+
+
+def _plan_stack(
+    network_size: NetworkSize, num_concat: dict[CellType, int], cell_channels: Sequence[int] | None = None
 ) -> StackPlan:
     """Lay out a stack of cells (SNAS section 4.1, DARTS section 3.1 and appendix A).
 
-    Args:
-        cells: number of cells L; those at L // 3 and 2 L // 3 are reduction cells and double the channels.
-        init_channels: channels C of the first cell's nodes.
-        stem: `cifar`: a 3x3 conv to 3 C channels; `imagenet`: convs of stride 2 to C / 2, C and C channels.
-        input_shape: channels, height, width.
-        num_concat: number of nodes that each cell type concatenates.
-        cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
+    The stem of C initial channels is, for `cifar`, a 3x3 conv to 3 C channels, and for `imagenet` convs of stride 2 to
+    C / 2, C and C channels. `num_concat` is the number of nodes that each cell type concatenates.
     """
-    size = (input_shape[1], input_shape[2])
-    if stem == "cifar":
+    network, size = network_size.network, network_size.input_shape[1:]
+    cells, init_channels = network.cells, network.init_channels
+    if network.stem == "cifar":
         stem_channels = channels_prev_prev = channels_prev = 3 * init_channels
         size_prev_prev, reduction_prev = size, False
     else:
@@ -184,35 +204,4 @@ def plan_stack(
         reduction_prev = is_reduction
         if index == auxiliary_cell:
             auxiliary_channels = channels_prev
-    return StackPlan(input_shape, stem, stem_channels, tuple(plans), channels_prev, auxiliary_cell, auxiliary_channels)
-
-
-def plan_supernet(options: NetworkOptions, input_shape: tuple[int, int, int]) -> StackPlan:
-    """Plan of the searchable network: every intermediate node is concatenated."""
-    return plan_stack(
-        cells=options.cells,
-        init_channels=options.init_channels,
-        stem=options.stem,
-        input_shape=input_shape,
-        num_concat={"normal": options.nodes, "reduce": options.nodes},
-    )
-
-
-def plan_child(
-    genotype: Genotype,
-    *,
-    cells: int,
-    init_channels: int,
-    stem: Stem,
-    input_shape: tuple[int, int, int],
-    cell_channels: Sequence[int] | None = None,
-) -> StackPlan:
-    """Plan of the child network of a genotype; cells may concatenate different numbers of nodes."""
-    return plan_stack(
-        cells=cells,
-        init_channels=init_channels,
-        stem=stem,
-        input_shape=input_shape,
-        num_concat={cell_type: len(genotype.concat(cell_type)) for cell_type in CELL_TYPES},
-        cell_channels=cell_channels,
-    )
+    return StackPlan(network_size, stem_channels, tuple(plans), channels_prev, auxiliary_cell, auxiliary_channels)

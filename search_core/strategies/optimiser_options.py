@@ -32,7 +32,12 @@ class ThetaOptions:
     def __post_init__(self) -> None:
         require(
             ("lr", self.lr > 0 and math.isfinite(self.lr), f"must be a finite number above 0, got {self.lr}"),
-            ("lr_min", 0 <= self.lr_min <= self.lr, f"must be in [0, `lr`] with `lr` {self.lr}, got {self.lr_min}"),
+            (
+                "lr_min",
+                0 <= self.lr_min <= self.lr,
+                f"must be in [0, `lr`] with `lr` {self.lr}, got {self.lr_min}",
+                "lr",
+            ),
             ("momentum", 0 <= self.momentum < 1, f"must be in [0, 1), got {self.momentum}"),
             ("weight_decay", self.weight_decay >= 0, f"must be at least 0, got {self.weight_decay}"),
             ("grad_clip", self.grad_clip > 0, f"must be above 0, got {self.grad_clip}"),

@@ -21,6 +21,7 @@ from search_core.randomness import generator_states, make_generators, restore_ge
 from search_core.ranks import ALONE, Ranks
 from search_core.resumable import Resumable
 from search_core.space.genotype import Genotype
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.training.evaluation import Evaluation, evaluate
 from search_core.training.optimisers import SGD
 from search_core.training.retrain_options import RetrainOptions, shares_rule
@@ -170,14 +171,7 @@ class Retrain(Resumable[RetrainReport]):
 
     def cost(self) -> NetworkCost:
         """Exact counts of the child."""
-        return child_cost(
-            self.genotype,
-            cells=self.options.cells,
-            init_channels=self.options.init_channels,
-            stem=self.options.stem,
-            input_shape=self.data.input_shape,
-            num_classes=self.data.num_classes,
-        )
+        return child_cost(self.genotype, self.child.plan.size)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
@@ -290,13 +284,6 @@ def learning_rate_at(options: RetrainOptions, epoch: int) -> float:
 
 def build_child(genotype: Genotype, options: RetrainOptions, data: ImageData, *, seed: int) -> Child:
     """The child network at the size of the retraining, with fresh seeded weights."""
-    return Child(
-        genotype,
-        data.input_shape,
-        data.num_classes,
-        cells=options.cells,
-        init_channels=options.init_channels,
-        stem=options.stem,
-        auxiliary=options.auxiliary_weight > 0,
-        seed=seed,
-    )
+    network = NetworkOptions(cells=options.cells, init_channels=options.init_channels, stem=options.stem)
+    size = NetworkSize(network, data.input_shape, data.num_classes)
+    return Child(genotype, size, auxiliary=options.auxiliary_weight > 0, seed=seed)

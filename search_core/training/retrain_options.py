@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from search_core.errors import literal_rules, require
+from search_core.errors import Rule, literal_rules, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ class RetrainOptions:
         )
 
 
-def shares_rule(options: RetrainOptions, workers: int) -> tuple[str, bool, str]:
+def shares_rule(options: RetrainOptions, workers: int) -> Rule:
     """Rule for `require`: every worker has as many images of a batch as the others, and two for its batch norms."""
     size = options.batch_size
     holds = size % workers == 0 and (workers == 1 or size >= 2 * workers)
-    return "batch_size", holds, f"must divide by {workers} workers, at least 2 images for each, got {size}"
+    return "batch_size", holds, f"must divide by {workers} workers, at least 2 images for each, got {size}", "workers"

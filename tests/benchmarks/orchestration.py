@@ -46,7 +46,7 @@ import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.driver.start import run_study
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
@@ -78,7 +78,7 @@ ETA: dict[str, Any] = {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]}}
 
 
 @dataclass
-class Ledger(SilentView):
+class Ledger(StudyView):
     """When the driver heard of reports, and how large it was after how many trials."""
 
     every: int = 10
@@ -112,7 +112,7 @@ def noted(folder: Path, stub_seconds: float) -> Iterator[None]:
 
 
 def stubbed_study(
-    spec: StudySpec, folder: Path, trainable: type[SearchTrainable], view: SilentView, stub_seconds: float = 0.0
+    spec: StudySpec, folder: Path, trainable: type[SearchTrainable], view: StudyView, stub_seconds: float = 0.0
 ) -> tuple[Study, list[Step]]:
     """Run a study to its end with trials of this class; also every step that its workers made."""
     study = Study(spec, Runs(folder / "runs"))
@@ -205,7 +205,7 @@ def all_runs(client: MlflowClient, name: str) -> list[Run]:
 def measure_start(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How long a worker waits for its next trial."""
     spec = study_spec(given, "start", trials=20 * given.concurrent, epochs=4)
-    _, steps = stubbed_study(spec, folder, StubTrainable, SilentView(), stub_seconds=0.25)
+    _, steps = stubbed_study(spec, folder, StubTrainable, StudyView(), stub_seconds=0.25)
     waits = starts_of(steps)
     return {
         "next_trial_start_s": statistics.median(waits),
@@ -252,7 +252,7 @@ def measure_overhead(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for repeat in range(given.repeats):
         bare = run_all_bare(spec, etas, folder / f"bare-{repeat}", is_stub, stub_seconds, given.concurrent)
         begin = time.time()
-        _, steps = stubbed_study(spec, folder / f"study-{repeat}", trainable, SilentView(), stub_seconds)
+        _, steps = stubbed_study(spec, folder / f"study-{repeat}", trainable, StudyView(), stub_seconds)
         ends.append((min(step.begin for step in steps) - begin, time.time() - max(step.end for step in steps)))
         seconds["bare"].append(span_of(bare))
         seconds["study"].append(span_of(steps))

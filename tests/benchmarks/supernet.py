@@ -38,7 +38,7 @@ from search_core.data.datasets import load_data
 from search_core.search.options import SearchOptions
 from search_core.search.search import build_context
 from search_core.space.genotype import CELL_TYPES
-from search_core.space.plan import NetworkOptions, cell_edges
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.build import build_strategy
@@ -94,7 +94,7 @@ def fast_contender(setting: Setting) -> Contender:
     images, labels = setting.batch_of_noise()
     data = load_data(DatasetOptions(name="fake", shape=setting.image, classes=NUM_CLASSES), device)
     options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA)
-    context = build_context(options, data, CostTable(setting.network, setting.image, device), device)
+    context = build_context(options, data, device)
     strategy, generator = build_strategy(SnasOptions(), context), torch.Generator(device).manual_seed(0)
     strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.strength, theta_lr=THETA.lr), generator)
     return Contender(lambda: strategy.step(images, labels, generator), strategy.supernet, images)
@@ -122,7 +122,7 @@ def plain_step(setting: Setting, supernet: nn.Module, images: Tensor, labels: Te
     """One step of single-level SNAS as it is usually written."""
     parameters = list(supernet.parameters())
     alpha = {name: weights.requires_grad_() for name, weights in uniform(setting).items()}
-    costs = CostTable(setting.network, setting.image, setting.device)
+    costs = CostTable(NetworkSize(setting.network, setting.image, NUM_CLASSES), setting.device)
     tables = {name: costs.table(PENALTY.cost, name) * 1e-6 for name in CELL_TYPES}  # in millions, as `Snas` counts
     theta_optimiser = torch.optim.SGD(parameters, THETA.lr, momentum=THETA.momentum, weight_decay=THETA.weight_decay)
     alpha_optimiser = torch.optim.Adam(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.study_file.validation import from_plain
+from orchestrator.jobs import SearchJob
 from orchestrator.worker.trainable import SearchTrainable
 from search_core.data.datasets import load_data
 from search_core.search.options import SearchOptions
@@ -76,9 +76,9 @@ class TimedTrainable(SearchTrainable):
 class StubTrainable(TimedTrainable):
     """A stub that notes its steps."""
 
-    def build(self, job: dict[str, Any]) -> StubSearch:  # type: ignore[override]
+    def build(self, job: SearchJob) -> StubSearch:  # type: ignore[override]
         """The stub at its beginning."""
-        return StubSearch(from_plain(SearchOptions, job["options"]))
+        return StubSearch(job.options)
 
 
 def note_step(label: str, begin: float) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import Share
 from orchestrator.worker.distributed import max_groups
 from search_core.data.dataset_options import DatasetOptions
 from search_core.ranks import ALONE, Ranks
@@ -161,14 +162,14 @@ def test_ray_is_quiet_and_leaves_nothing(done: Done) -> None:
 
 
 def test_group_that_the_cluster_cannot_hold_is_refused() -> None:
-    share = {"cpu": 1.0, "gpu": 0.0, "memory_gb": None}
+    share = Share(1.0, 0.0, None)
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         assert [max_groups(workers, share) for workers in (1, 2, 3)] == [3, 1, 1]
-        assert max_groups(3, {**share, "cpu": 0.1}) == 10
+        assert max_groups(3, replace(share, cpu=0.1)) == 10
         with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 3, .* got 4"):
             max_groups(4, share)
         with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 0, .* gpu 1 for each, got 2"):
-            max_groups(2, {**share, "gpu": 0.25})
+            max_groups(2, replace(share, gpu=0.25))
     finally:
         ray.shutdown()

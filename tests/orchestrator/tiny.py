@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from mlflow.entities import Run
 
 from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import RetrainJob, SearchJob, Share
 from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
 from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.sections import RetrainSection
 from orchestrator.study_file.spec import StudySpec
 from search_core.search.search import Search
 from search_core.space.genotype import Edge, Genotype
-from tests.search_core.tiny import CPU, FEW_PRIMITIVES, images_of, tiny_options
+from tests.search_core.tiny import CPU, FEW_PRIMITIVES, TINY_DATASET, images_of, tiny_options
 
 #: A search of a second, as a user writes it.
 SEARCH: dict[str, Any] = {
@@ -135,11 +137,21 @@ def retrain_records(epochs: int) -> list[dict[str, Any]]:
     return records
 
 
-def search_job(label: str = "0000", **changes: Any) -> dict[str, Any]:
+def search_job(label: str = "0000", **changes: Any) -> SearchJob:
     """What the driver gives a worker: a search of `tiny_options` with these changes."""
-    checkpoints = changes.pop("checkpoints", label)
-    share = {"cpu": 1.0, "gpu": 0.0, "memory_gb": None}
-    return {"label": label, "options": asdict(tiny_options(**changes)), "checkpoints": checkpoints, "share": share}
+    checkpoints, options = Path(changes.pop("checkpoints", label)), tiny_options(**changes)
+    return SearchJob(
+        label=label, checkpoints=checkpoints, epochs=options.epochs, share=Share(1.0, 0.0, None), options=options
+    )
+
+
+def retrain_job(trial: int | None = 0, **changes: Any) -> RetrainJob:
+    """A retraining of a cell of this trial, with these changes."""
+    options = RetrainSection(**{"epochs": 2, "batch_size": 32, "cells": 3, "init_channels": 4, "drop_path": 0.1})
+    label = f"{'cell' if trial is None else f'{trial:04d}'}-seed{changes.get('seed', 0)}"
+    job = {"label": label, "checkpoints": Path(label), "epochs": options.epochs, "share": Share(1.0, 0.0, None)}
+    cell = {"genotype": cell_of("sep_conv_3x3"), "seed": 0, "options": options, "dataset": TINY_DATASET}
+    return RetrainJob(**{**job, **cell, "trial": trial, **changes})  # type: ignore[arg-type]
 
 
 def runs_of(client: MlflowClient, experiment: str) -> list[Run]:

@@ -16,7 +16,7 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.search.options import SearchOptions
 from search_core.space.genotype import CELL_TYPES, CellType, Edge, Genotype
-from search_core.space.plan import NetworkOptions, cell_edges
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 
 PUBLISHED_CELLS = Path(__file__).parent.parent / "data" / "published_cells.json"
 CPU = torch.device("cpu")
@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 #: Half of the primitives: each kind of block once.
 FEW_PRIMITIVES = ("none", "max_pool_3x3", "skip_connect", "dil_conv_3x3")
 TINY_NETWORK = NetworkOptions(nodes=2, cells=3, init_channels=4, primitives=FEW_PRIMITIVES)
+TINY_SIZE = NetworkSize(TINY_NETWORK, (1, 8, 8), 10)
 TINY_DATASET = DatasetOptions(name="fake", shape=(1, 8, 8), images=100)
 
 

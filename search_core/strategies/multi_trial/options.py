@@ -90,7 +90,12 @@ class RegularisedEvolutionOptions(MultiTrialOptions):
         size, sample = self.population, self.sample
         require(
             ("population", size >= 2, f"must be at least 2, got {size}"),
-            ("sample", 1 <= sample <= size, f"must be in [1, `population`] with `population` {size}, got {sample}"),
+            (
+                "sample",
+                1 <= sample <= size,
+                f"must be in [1, `population`] with `population` {size}, got {sample}",
+                "population",
+            ),
         )
 
 

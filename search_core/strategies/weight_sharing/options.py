@@ -235,6 +235,7 @@ class SposOptions(WeightSharingOptions):
                 "top_k",
                 1 <= self.top_k <= self.population,
                 f"must be in [1, `population`] with `population` {self.population}, got {self.top_k}",
+                "population",
             ),
             ("mutation", 0 < self.mutation <= 1, f"must be in (0, 1], got {self.mutation}"),
             (

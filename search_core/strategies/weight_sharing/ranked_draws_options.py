@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from search_core.errors import literal_rules, require
+from search_core.errors import Rule, literal_rules, require
 from search_core.strategies.weight_sharing.options import WeightSharingOptions
 
 
@@ -29,7 +29,7 @@ class RankedDrawsOptions(WeightSharingOptions):
     def __post_init__(self) -> None:
         require(*self.rules())
 
-    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """For `require`; a subclass adds its own."""
         return (
             *literal_rules(self),
@@ -71,7 +71,7 @@ class OneShotOptions(RankedDrawsOptions):
     ghost_batches: int = 2
     rank_by: Literal["accuracy", "kl"] = "accuracy"
 
-    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """As in `RankedDrawsOptions`."""
         return (
             *super().rules(),
@@ -99,7 +99,7 @@ class SmashOptions(RankedDrawsOptions):
     kind: Literal["smash"] = "smash"
     features: int = 32
 
-    def rules(self) -> tuple[tuple[str, bool, str], ...]:
+    def rules(self) -> tuple[Rule, ...]:
         """As in `RankedDrawsOptions`."""
         return (
             *super().rules(),

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from orchestrator.files.journal import Journal
 from search_core.cost.memory import StepMemory
 from search_core.space.genotype import PUBLISHED, Genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkSize
 from tests.orchestrator.tiny import (
     RETRAIN,
     SEARCH,
@@ -162,8 +162,8 @@ def test_profile_prints_the_memory_and_nothing_of_the_profiler() -> None:
 
 
 def test_profile_says_how_many_searches_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(options: NetworkOptions, shape: Any, classes: int, batch_size: int, device: torch.device) -> StepMemory:
-        assert (options.cells, batch_size, str(device)) == (3, 4, "cuda:1")
+    def measure(size: NetworkSize, batch_size: int, device: torch.device) -> StepMemory:
+        assert (size.network.cells, batch_size, str(device)) == (3, 4, "cuda:1")
         return StepMemory(
             weight_bytes=20_000_000,
             saved_bytes=900_000_000,

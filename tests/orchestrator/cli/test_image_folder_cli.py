@@ -13,7 +13,7 @@ import yaml
 from mlflow import MlflowClient
 
 from orchestrator.driver import start
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.driver.start import run_study
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
@@ -45,7 +45,7 @@ def is_named(said: str) -> bool:
 def test_study_says_what_is_odd_about_its_images_before_it_begins(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class View(SilentView):
+    class View(StudyView):
         def warn(self, message: str) -> None:
             said.append(message)
 

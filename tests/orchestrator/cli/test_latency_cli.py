@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from search_core.errors import LatencyError
 from tests.orchestrator.cli.test_cli import refused, written
 from tests.orchestrator.tiny import SEARCH, Outcome, search_job, snas, study_data, tiny_spec
 from tests.search_core.cost.test_latency_table import made_up_table
-from tests.search_core.tiny import TINY_NETWORK
+from tests.search_core.tiny import TINY_SIZE
 
 WITH_LATENCY = [{"metric": "child_val_error", "mode": "min"}, {"metric": "child_latency_ms", "mode": "min"}]
 
@@ -74,7 +75,7 @@ def test_table_of_this_cpu_fits_the_study_and_says_how_well_it_predicts(
     assert (told["file"], told["digest"]) == ("tables/t.json", table.digest)
     assert (table.batch_size, table.dtype, table.place.threads) == (3, "float32", 1)
     assert LatencyTable.from_dict(told) == table
-    table.require_network(TINY_NETWORK, (1, 8, 8), 10)
+    table.require_network(TINY_SIZE)
     assert table.comparison is not None
     assert len(table.comparison.predicted_ms) == len(table.comparison.measured_ms) == 4
     ratios = sorted(table.comparison.ratios)
@@ -170,9 +171,7 @@ def test_one_table_for_each_type_of_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(latency, "nodes", lambda: nodes)
     monkeypatch.setattr(latency, "_task", Task)
     monkeypatch.setattr(latency.ray, "get", lambda answer, timeout: answer)
-    request = LatencyRequest(
-        network=TINY_NETWORK, input_shape=(1, 8, 8), num_classes=10, timing=TimingOptions(), children=2
-    )
+    request = LatencyRequest(size=TINY_SIZE, timing=TimingOptions(), children=2)
     tables = latency.measure_on_cluster(request)
     assert sorted(asked) == [("1", 2.0, 2), ("2", 2.0, 2)]
     assert [table.place.name for table in tables] == ["fast", "slow"]
@@ -187,9 +186,7 @@ def test_node_of_a_real_cluster_measures_its_own_table(measured: Callable[..., O
     from orchestrator.cluster.latency import measure_on_cluster
 
     request = LatencyRequest(
-        network=TINY_NETWORK,
-        input_shape=(1, 8, 8),
-        num_classes=10,
+        size=TINY_SIZE,
         timing=TimingOptions(warmup=0, repeats=1),
         children=2,
         threads=1,
@@ -274,10 +271,10 @@ def test_trial_reports_the_latency_of_its_child_and_ends_with_every_metric(
     monkeypatch.setattr("orchestrator.worker.trainable.ray.get_gpu_ids", list)  # outside a cluster it would start one
     options = load_search(written(tmp_path / "search.yaml", with_table(table_file)))
     job = search_job(latency=options.latency, checkpoints=str(tmp_path / "checkpoints"))
-    trial = SearchTrainable({"job": job})
+    trial = SearchTrainable(job.to_config())
     assert trial.train()["child_latency_ms"] > 0
     table_file.unlink()
-    broken = SearchTrainable({"job": {**job, "checkpoints": str(tmp_path / "others")}})
+    broken = SearchTrainable(replace(job, checkpoints=tmp_path / "others").to_config())
     last = broken.train()
-    assert "must be readable" in last["refused"]
+    assert "must be readable" in last["report"].reason
     assert "child_latency_ms" in last

@@ -11,7 +11,6 @@ from orchestrator.cluster import packing
 from orchestrator.cluster.connection import Node, cluster, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.cluster.packing import (
-    Share,
     cap_by_cpus,
     find_share,
     gpu_fraction,
@@ -22,6 +21,7 @@ from orchestrator.cluster.packing import (
     retrain_share,
 )
 from orchestrator.errors import OrchestratorError
+from orchestrator.jobs import Share
 from orchestrator.study_file.spec import StudySpec
 from tests.orchestrator.tiny import RETRAIN, SEARCH, tiny_spec
 

@@ -13,9 +13,10 @@ from ray.tune.experiment import Trial
 
 from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.launch import OwnFault
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
+from orchestrator.jobs import JobReport
 from orchestrator.worker.permanent import is_for_all, refusal
 from search_core.errors import DataError, StateError
 from tests.orchestrator.tiny import real_records, search_job
@@ -30,13 +31,13 @@ def callback_of(
     swept: Sequence[str] = (),
 ) -> PhaseCallback:
     return PhaseCallback(
-        epochs=lambda job: EPOCHS,
         values=lambda job: "",
         open_journal=lambda label: journal,
         track=track or (lambda job, journal: None),
-        view=SilentView(),
+        view=StudyView(),
         has_room=lambda journal: journal.count("out_of_memory") < 2,
         is_for_all=lambda kind: is_for_all(kind, swept),
+        collapse=lambda job, report: None,
         failed=lambda label: None,
         fault=fault or OwnFault(),
         timeout_s=None,
@@ -44,16 +45,16 @@ def callback_of(
 
 
 def results() -> list[dict[str, Any]]:
-    return [{"record": record, "epochs": record["epoch"] + 1, **record["metrics"]} for record in real_records(EPOCHS)]
+    return [JobReport(record=record, done=False).to_result() for record in real_records(EPOCHS)]
 
 
 def refused(error: Exception) -> dict[str, Any]:
-    return {**refusal(error), "done": True}
+    return refusal(error).to_result()
 
 
 @pytest.fixture
 def trial() -> Trial:
-    return Trial("search", stub=True, config={"job": search_job()})
+    return Trial("search", stub=True, config=search_job(epochs=EPOCHS).to_config())
 
 
 def test_report_that_is_sent_again_is_no_step(tmp_path: Path, trial: Trial) -> None:
@@ -98,10 +99,10 @@ def test_permanent_error_of_swept_values_fails_its_trial_alone(tmp_path: Path, t
 
 def test_trial_that_runs_out_of_memory_fails_only_when_there_is_no_more(tmp_path: Path, trial: Trial) -> None:
     journal = Journal(tmp_path / "0000.jsonl")
-    lack = {"out_of_memory": "CUDA out of memory.\nTried to allocate", "done": True}
-    callback_of(journal).on_trial_result(0, [trial], trial, dict(lack))
+    lack = JobReport(fault="out_of_memory", reason="CUDA out of memory.\nTried to allocate", kind="gpu")
+    callback_of(journal).on_trial_result(0, [trial], trial, lack.to_result())
     assert (journal.end, journal.count("out_of_memory")) == (None, 1)
-    callback_of(journal).on_trial_result(0, [trial], trial, dict(lack))
+    callback_of(journal).on_trial_result(0, [trial], trial, lack.to_result())
     assert journal.end == "failed"
     assert journal.reason == "out of memory with all that a node has: CUDA out of memory."
 

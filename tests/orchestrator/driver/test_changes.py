@@ -202,7 +202,8 @@ def test_study_that_was_begun_before_settings_were_kept(tmp_path: Path, monkeypa
     other = tiny_spec(objectives=ONE_OBJECTIVE, **searched(epochs=3))
     assert list(begun.changes(other)) == ["objectives"]
     params = {key: str(value) for key, value in tracked_settings(tiny_spec()).items()}
-    monkeypatch.setattr(study_changes, "study_params", lambda *_: params)
+    run = SimpleNamespace(data=SimpleNamespace(params=params))
+    monkeypatch.setattr(study_changes, "unit_run", lambda *_: run)
     assert begun.changes(tiny_spec(trials=9)) == {}
     assert list(begun.changes(other)) == ["objectives", "search.epochs"]
     assert list(begun.changes(tiny_spec(sweep={"penalty.strength": {"choice": [1.0]}}))) == ["sweep.penalty.strength"]

@@ -15,12 +15,13 @@ from ray.tune.search import Searcher
 from orchestrator.driver.child_trials import OrderLog
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.launch import OwnFault
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
 from orchestrator.files.json_lines import JsonLines
 from orchestrator.files.layout import Runs, split_child_label, trial_label
+from orchestrator.jobs import ChildJob, Job, SearchJob
 from orchestrator.sampling.bayesian import build_proposer
 from orchestrator.study_file.loading import parse_study
 from search_core.cost.constraints import ChildLimits, Constraints
@@ -30,7 +31,7 @@ from search_core.search.children import ProposedChildren
 from search_core.search.options import SearchOptions
 from search_core.space.codes import GenotypeSpace
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, opened_study, study_data
-from tests.search_core.tiny import TINY_NETWORK, images_of
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, images_of
 
 EVOLUTION = {
     "kind": "regularised_evolution",
@@ -43,7 +44,7 @@ EVOLUTION = {
 RANDOM = {"kind": "random", "children": 3, "at_once": 1, "estimate": {"epochs": 1, "held_out": 0.5, "batch_size": 16}}
 
 
-class View(SilentView):
+class View(StudyView):
     """Notes what is reported to it."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class Driver:
             images_of(self.spec.search.dataset),
             open_journal=self.journal,
             make_job=self.make_job,
-            track=lambda job, journal: self.tracked.append(f"{job['label']}: {len(journal.epochs)}"),
+            track=lambda job, journal: self.tracked.append(f"{job.label}: {len(journal.epochs)}"),
             view=self.view,
         )
         self.searcher = StudySearcher(
@@ -93,29 +94,29 @@ class Driver:
             self._journals[label] = Journal(self.folder.journal("search", label))
         return self._journals[label]
 
-    def make_job(self, label: str, options: SearchOptions) -> dict[str, Any]:
-        return {"label": label, "options": {"epochs": options.epochs}}
+    def make_job(self, label: str, options: SearchOptions) -> SearchJob:
+        return SearchJob(label=label, checkpoints=Path(label), epochs=options.epochs, options=options)
 
-    def suggest(self) -> tuple[str, dict[str, Any] | None]:
+    def suggest(self) -> tuple[str, Any]:
         """Ray's id of a trial and its job; None while there is none."""
         self._num_trials += 1
         trial_id = f"ray-{id(self)}-{self._num_trials}"
         suggested = self.searcher.suggest(trial_id)
-        return trial_id, suggested if suggested in (None, Searcher.FINISHED) else suggested["job"]  # type: ignore[index]
+        return trial_id, Job.from_config(suggested) if isinstance(suggested, dict) else suggested
 
-    def train(self, trial_id: str, job: Mapping[str, Any], score: float | None = None) -> None:
+    def train(self, trial_id: str, job: SearchJob | ChildJob, score: float | None = None) -> None:
         """Have a trial end as the callback and Ray say it; without a score that follows from its code."""
-        journal = self.journal(job["label"])
-        if "child" not in job:
+        journal = self.journal(job.label)
+        if isinstance(job, SearchJob):
             journal.append_epoch({"epoch": 0, "metrics": {"child_val_error": 0.5}, "genotype": {}})
             journal.finish("complete")
         elif score is not None and math.isnan(score):
             self.searcher.on_trial_complete(trial_id, error=True)
             journal.finish("failed", "the worker died")
-            self.searcher.tell_failed(job["label"])
+            self.searcher.tell_failed(job.label)
             return
         else:
-            record_child(journal, made_up_score(job["child"]) if score is None else score)
+            record_child(journal, made_up_score(job.order) if score is None else score)
         self.searcher.on_trial_complete(trial_id)
 
     def run(self, most: int = 1000) -> list[str]:
@@ -126,7 +127,7 @@ class Driver:
             assert job is not None, "with nothing running there must be something to do"
             if job == Searcher.FINISHED:
                 break
-            labels.append(job["label"])
+            labels.append(job.label)
             self.train(trial_id, job)
         return labels
 
@@ -140,8 +141,8 @@ class Driver:
         return [trial.state.name for trial in self.study.get_trials(deepcopy=False)]
 
 
-def made_up_score(order: Mapping[str, Any]) -> float:
-    return sum(choice == position % 4 for position, choice in enumerate(order["code"])) / 16 + order["number"] / 1e4
+def made_up_score(order: ChildOrder) -> float:
+    return sum(choice == position % 4 for position, choice in enumerate(order.code)) / 16 + order.number / 1e4
 
 
 def record_child(journal: Journal, score: float) -> None:
@@ -167,7 +168,6 @@ def start(tmp_path: Path) -> Callable[..., Driver]:
 def test_every_child_is_a_trial_and_a_report_follows_every_so_many(start: Callable[..., Driver]) -> None:
     driver = start()
     assert driver.run() == [f"0000-{child:04d}" for child in range(9)]
-    assert driver.searcher.is_exhausted
     assert driver.states == ["COMPLETE"]
     journal = driver.journal("0000")
     assert (journal.end, len(journal.epochs)) == ("complete", 3)
@@ -188,14 +188,14 @@ def test_child_is_told_its_parent_and_the_best_so_far(start: Callable[..., Drive
     for child in range(5):
         trial_id, job = driver.suggest()
         assert job is not None
-        order = job["child"]
-        assert (order["number"], job["until"]) == (child, 1)
+        order = job.order
+        assert (order.number, job.epochs) == (child, 1)
         if child < 3:
-            assert "parent" not in job
+            assert job.parent is None
         else:
-            assert job["parent"].endswith(f"trial-0000/{order['parent']:04d}")
-            assert driver.searcher._searches[0].children.codes[order["parent"]] == tuple(order["parent_code"])
-            assert order["best"] == max(
+            assert job.parent.parts[-2:] == ("trial-0000", f"{order.parent:04d}")
+            assert driver.searcher._searches[0].children.codes[order.parent] == order.parent_code
+            assert order.best == max(
                 driver.journal(f"0000-{told:04d}").last_metric("held_out_accuracy") for told in range(child)
             )
         driver.train(trial_id, job)
@@ -225,14 +225,14 @@ def test_resumed_study_trains_each_child_once_and_finds_the_same(
         trained += driver.run(most=last - len(trained))
         trial_id, job = driver.suggest()
         assert job is not None
-        assert job["label"] == f"0000-{last:04d}"
+        assert job.label == f"0000-{last:04d}"
         if death == "suggested":
             continue
-        trained.append(job["label"])
+        trained.append(job.label)
         if death == "child told":
             driver.train(trial_id, job)
             continue
-        record_child(driver.journal(job["label"]), made_up_score(job["child"]))
+        record_child(driver.journal(job.label), made_up_score(job.order))
         if death == "child recorded, log torn":
             with driver.folder.order_log("0000").open("ab") as file:
                 file.write(b'{"told": ')
@@ -255,15 +255,15 @@ KINDS = (
 
 def run_unevenly(driver: Driver, luck: random.Random, workers: int, most: int = 1000) -> list[str]:
     """Run so many at a time, each of which may end first; returns labels in the order of ends. The rest stays open."""
-    labels, running = list[str](), list[tuple[str, dict[str, Any]]]()
+    labels, running = list[str](), list[tuple[str, ChildJob]]()
     while len(labels) < most:
-        while len(running) < workers and isinstance((given := driver.suggest())[1], dict):
+        while len(running) < workers and isinstance((given := driver.suggest())[1], ChildJob):
             running.append((given[0], given[1]))
         if not running:
             break
         trial_id, job = running.pop(luck.randrange(len(running)))
         driver.train(trial_id, job)
-        labels.append(job["label"])
+        labels.append(job.label)
     return labels
 
 
@@ -299,7 +299,7 @@ def test_no_more_children_are_open_than_at_once(start: Callable[..., Driver]) ->
     driver.train(second_id, second)
     assert driver.suggest()[1] is None, "the first child must be told before the second"
     driver.train(first_id, first)
-    assert [driver.suggest()[1]["child"]["number"] for _ in range(2)] == [2, 3]  # type: ignore[index]
+    assert [driver.suggest()[1].order.number for _ in range(2)] == [2, 3]
 
 
 def test_report_that_the_killed_driver_could_not_append_is_appended(tmp_path: Path) -> None:
@@ -321,13 +321,12 @@ def test_other_trials_run_while_a_strategy_waits_for_scores(start: Callable[...,
     own |= {f"strategy.estimate.{key}": {"choice": [value], **only} for key, value in RANDOM["estimate"].items()}  # type: ignore[attr-defined]
     driver = start(strategy={"kind": "snas"}, sweep={**kinds, **own}, sampler="grid", trials=5)
     given = [driver.suggest() for _ in range(4)]
-    assert [job["label"] for _, job in given if job] == ["0000-0000", "0000-0001", "0000-0002", "0001"]
+    assert [job.label for _, job in given if job] == ["0000-0000", "0000-0001", "0000-0002", "0001"]
     assert driver.suggest()[1] is None, "all that is left must wait"
     for trial_id, job in given[:3]:
         assert job is not None
         driver.train(trial_id, job)
-    assert [driver.suggest()[1]["label"] for _ in range(2)] == ["0000-0003", "0000-0004"]  # type: ignore[index]
-    assert not driver.searcher.is_exhausted
+    assert [driver.suggest()[1].label for _ in range(2)] == ["0000-0003", "0000-0004"]
 
 
 def test_failed_child_counts_with_nan_and_the_search_goes_on(start: Callable[..., Driver]) -> None:
@@ -360,7 +359,7 @@ def test_child_that_ran_out_of_memory_is_tried_again_by_the_next_launch(start: C
     driver = start(**changes)
     (first_id, first), *others = [driver.suggest() for _ in range(3)]
     assert first is not None
-    driver.journal(first["label"]).note("out_of_memory", "CUDA out of memory")
+    driver.journal(first.label).note("out_of_memory", "CUDA out of memory")
     driver.searcher.on_trial_complete(first_id)
     for trial_id, job in others:
         assert job is not None
@@ -381,16 +380,16 @@ def test_checkpoints_are_kept_of_possible_parents_and_in_the_end_of_the_best_onl
     while (given := driver.suggest())[1] != Searcher.FINISHED:
         trial_id, job = given
         assert job is not None
-        own = driver.folder.checkpoints(driver.spec, "search", job["label"])
+        own = driver.folder.checkpoints(driver.spec, "search", job.label)
         assert own.parent == folder
         own.mkdir(parents=True)
-        kept = {int(path.name) for path in folder.iterdir()} - {job["child"]["number"]}
+        kept = {int(path.name) for path in folder.iterdir()} - {job.order.number}
         best = driver.searcher._searches[0].children.best_number
-        if job["child"]["number"] == 7:
+        if job.order.number == 7:
             assert kept == {4, 5, 6, best}, "the population and the best"
-            assert job["child"]["parent"] in kept, "it begins with the weights"
-        if job["child"]["number"] == 8:
-            assert kept == {job["child"]["parent"], best}, "no child will be proposed any more"
+            assert job.order.parent in kept, "it begins with the weights"
+        if job.order.number == 8:
+            assert kept == {job.order.parent, best}, "no child will be proposed any more"
             if is_killed:  # when the journal has its end
                 monkeypatch.setattr(driver.children, "went_on", lambda search: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
@@ -436,7 +435,6 @@ def test_search_that_finds_no_further_child_fails_alone(
     assert labels == expected
     assert driver.states == ["FAIL", "COMPLETE"]
     assert driver.journal("0000").reason == "no genotype in 10,000 draws keeps the constraints"
-    assert driver.searcher.is_exhausted
 
 
 def test_damaged_order_is_told_with_its_line(tmp_path: Path) -> None:
@@ -470,7 +468,7 @@ def test_labels_of_children() -> None:
 def test_orchestrator_builds_every_strategy_multi_trial() -> None:
     from search_core.strategies.registry import MULTI_TRIAL
 
-    limits = ChildLimits(Constraints(), TINY_NETWORK, (1, 8, 8), 10)
+    limits = ChildLimits(Constraints(), TINY_SIZE)
     for options in MULTI_TRIAL.values():
         proposer = build_proposer(options(), GenotypeSpace(TINY_NETWORK), limits, 0)
         assert proposer.ask() is not None

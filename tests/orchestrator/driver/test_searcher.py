@@ -17,6 +17,7 @@ from orchestrator.driver.launch import OwnFault
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.files.journal import End, Journal
 from orchestrator.files.layout import Runs, trial_label
+from orchestrator.jobs import Job, SearchJob
 from orchestrator.sampling.samplers import make_sampler
 from orchestrator.study.records import num_open
 from orchestrator.study_file.spec import StudySpec, search_options
@@ -42,7 +43,9 @@ class Driver:
             self.study,
             spec,
             self.journal,
-            lambda number, options: {"label": trial_label(number), "options": asdict(options)},
+            lambda number, options: SearchJob(
+                label=trial_label(number), checkpoints=folder, epochs=options.epochs, options=options
+            ),
             OwnFault(),
         )
 
@@ -51,15 +54,16 @@ class Driver:
             self._journals[number] = Journal(self._folder.journal("search", trial_label(number)))
         return self._journals[number]
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> SearchJob:
         suggested = self.searcher.suggest(trial_id)
         assert isinstance(suggested, dict)
-        job: dict[str, Any] = suggested["job"]
+        job = Job.from_config(suggested)
+        assert isinstance(job, SearchJob)
         return job
 
-    def run_trial(self, trial_id: str, end: End = "complete", **metrics: float) -> dict[str, Any]:
+    def run_trial(self, trial_id: str, end: End = "complete", **metrics: float) -> SearchJob:
         job = self.suggest(trial_id)
-        journal = self.journal(int(job["label"]))
+        journal = self.journal(int(job.label))
         journal.append_epoch(made_up_record(len(journal.epochs), **metrics))
         journal.finish(end)
         self.searcher.on_trial_complete(trial_id)
@@ -94,13 +98,13 @@ def test_searcher_gives_new_trials_up_to_their_number(driver: Callable[..., Driv
     jobs = [first.run_trial(f"ray-{index}", child_val_error=0.5) for index in range(3)]
     assert first.searcher.suggest("ray-3") == Searcher.FINISHED
     assert num_open(first.study, first.spec) == 0
-    assert [job["label"] for job in jobs] == ["0000", "0001", "0002"]
+    assert [job.label for job in jobs] == ["0000", "0001", "0002"]
     assert driver(trials=3).searcher.suggest("ray-4") == Searcher.FINISHED
 
 
 def test_job_holds_the_study_settings_with_the_sampled_values(driver: Callable[..., Driver]) -> None:
     first = driver(trials=1, seed=5)
-    options = first.suggest("ray-0")["options"]
+    options = asdict(first.suggest("ray-0").options)
     (params,) = first.params
     assert set(params) == set(SWEEP)
     assert options["penalty"]["strength"] == params["penalty.strength"]
@@ -118,7 +122,7 @@ def test_values_of_the_last_epoch_are_told(driver: Callable[..., Driver]) -> Non
         journal.append_epoch(made_up_record(epoch, child_val_error=error))
     journal.finish("complete")
     first.searcher.on_trial_complete("ray-0")
-    assert job["label"] == "0000"
+    assert job.label == "0000"
     assert [trial.values for trial in first.study.trials] == [[0.25]]
     assert first.states == ["COMPLETE"]
 
@@ -133,9 +137,9 @@ def test_unfinished_trials_of_a_killed_driver_come_first(driver: Callable[..., D
     again = driver(trials=4)
     assert num_open(again.study, again.spec) == 3
     resumed = [again.suggest("ray-3"), again.suggest("ray-4")]
-    assert [job["options"] for job in resumed] == [job["options"] for job in running]
-    assert [job["label"] for job in resumed] == ["0001", "0002"]
-    assert again.suggest("ray-5")["label"] == "0003"
+    assert [job.options for job in resumed] == [job.options for job in running]
+    assert [job.label for job in resumed] == ["0001", "0002"]
+    assert again.suggest("ray-5").label == "0003"
     assert again.searcher.suggest("ray-6") == Searcher.FINISHED
     again.journal(1).finish("complete")
     again.searcher.on_trial_complete("ray-3")
@@ -151,18 +155,15 @@ def test_trial_that_ran_out_of_memory_stays_open_and_comes_last_in_the_next_laun
     first.journal(0).note("out_of_memory", "CUDA out of memory")
     first.searcher.on_trial_complete("ray-0")
     assert first.states == ["RUNNING", "RUNNING"], "it is not told"
-    assert not first.searcher.is_exhausted
 
     again = driver(trials=3)
-    assert [again.suggest(f"ray-{index}")["label"] for index in (2, 3, 4)] == ["0001", "0002", "0000"]
+    assert [again.suggest(f"ray-{index}").label for index in (2, 3, 4)] == ["0001", "0002", "0000"]
     assert again.searcher.suggest("ray-5") == Searcher.FINISHED
-    assert not again.searcher.is_exhausted, "three trials still run"
     for index, number in ((2, 1), (3, 2), (4, 0)):
         again.journal(number).append_epoch(made_up_record(0, child_val_error=0.5))
         again.journal(number).finish("complete")
         again.searcher.on_trial_complete(f"ray-{index}")
     assert again.states == ["COMPLETE"] * 3
-    assert again.searcher.is_exhausted
 
 
 @pytest.mark.parametrize(("objectives", "state"), [(ONE_OBJECTIVE, "PRUNED"), (TWO_OBJECTIVES, "FAIL")])
@@ -183,7 +184,7 @@ def test_finished_trial_that_the_killed_driver_could_not_tell_is_not_run(driver:
     del killed
 
     again = driver(trials=2)
-    assert again.suggest("ray-1")["label"] == "0001"
+    assert again.suggest("ray-1").label == "0001"
     assert again.searcher.suggest("ray-2") == Searcher.FINISHED
     assert again.states == ["COMPLETE", "RUNNING"]
     assert again.study.trials[0].values == [0.375]
@@ -193,7 +194,7 @@ def test_finished_trial_that_the_killed_driver_could_not_tell_is_not_run(driver:
 def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
     driver: Callable[..., Driver], suggested: tuple[str, ...]
 ) -> None:
-    expected = driver(name="whole", trials=1).suggest("ray-0")["options"]
+    expected = driver(name="whole", trials=1).suggest("ray-0").options
     killed = driver(trials=1)
     killed.study.sampler = make_sampler(killed.spec, 0)
     trial = killed.study.ask()
@@ -201,11 +202,11 @@ def test_trial_whose_values_were_not_all_drawn_gets_the_rest(
     del killed
 
     again = driver(trials=1)
-    options = again.suggest("ray-1")["options"]
+    options = again.suggest("ray-1").options
     (params,) = again.params
     assert set(params) == set(SWEEP)
     assert {key: params[key] for key in drawn} == drawn
-    assert options["temperature"]["end"] == params["temperature.end"]
+    assert options.temperature.end == params["temperature.end"]
     if not drawn:
         assert options == expected, "the killed driver would have drawn the same"
     assert num_open(again.study, again.spec) == 1
@@ -262,7 +263,7 @@ def test_failed_trial_counts_and_is_not_tried_again(driver: Callable[..., Driver
     first = driver(trials=2)
     first.run_trial("ray-0", end="failed", child_val_error=0.5)
     again = driver(trials=2)
-    assert again.suggest("ray-1")["label"] == "0001"
+    assert again.suggest("ray-1").label == "0001"
     assert again.searcher.suggest("ray-2") == Searcher.FINISHED
     assert again.states == ["FAIL", "RUNNING"]
 
@@ -294,7 +295,7 @@ def test_mixture_of_values_that_does_not_fit_fails_with_its_reason(
     tried: list[dict[str, Any]] = []
     monkeypatch.setattr("orchestrator.driver.searcher.search_options", misfit)
     first = driver(trials=2)
-    assert first.suggest("ray-0")["label"] == "0001", "the next trial is run instead"
+    assert first.suggest("ray-0").label == "0001", "the next trial is run instead"
     assert first.searcher.suggest("ray-1") == Searcher.FINISHED
     assert first.states == ["FAIL", "RUNNING"]
     assert (first.journal(0).end, first.journal(0).epochs) == ("failed", [])
@@ -336,7 +337,7 @@ def test_same_seed_suggests_the_same_whether_the_driver_restarts_or_not(
             if restarts:
                 driver = Driver(tmp_path / folder, spec)
             job = driver.suggest(f"ray-{index}")
-            number = int(job["label"])
+            number = int(job.label)
             error = made_up_error(driver.params[number])
             driver.journal(number).append_epoch(made_up_record(0, child_val_error=error))
             driver.journal(number).finish("complete")

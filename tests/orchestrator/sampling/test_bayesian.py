@@ -14,13 +14,13 @@ from search_core.space.codes import Code, GenotypeSpace
 from search_core.strategies.multi_trial.build import build_proposer as build_alone
 from search_core.strategies.multi_trial.options import BayesianOptions
 from search_core.strategies.multi_trial.proposer import Proposer
-from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, differences, through_file
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, TINY_SIZE, differences, through_file
 
 SPACE = GenotypeSpace(TINY_NETWORK)
 
 
 def build(seed: int = 0, startup: int = 5, **constraints: Limit) -> Proposer:
-    limits = ChildLimits(Constraints(**constraints), TINY_NETWORK, (1, 8, 8), 10)
+    limits = ChildLimits(Constraints(**constraints), TINY_SIZE)
     return build_proposer(BayesianOptions(startup=startup), SPACE, limits, seed)
 
 
@@ -105,6 +105,6 @@ def test_options_are_checked_and_the_strategy_needs_optuna() -> None:
         BayesianOptions(startup=0)
     with pytest.raises(OptionsError, match="`candidates` must be at least 1, got 0"):
         BayesianOptions(candidates=0)
-    limits = ChildLimits(Constraints(), TINY_NETWORK, (1, 8, 8), 10)
+    limits = ChildLimits(Constraints(), TINY_SIZE)
     with pytest.raises(OptionsError, match="needs Optuna, which search_core does without"):
         build_alone(BayesianOptions(), SPACE, limits, 0)

@@ -28,7 +28,7 @@ from orchestrator.sampling.warm_start import (
 )
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.sweep import Scalar
-from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, opened_study, tiny_spec
+from tests.orchestrator.tiny import ONE_OBJECTIVE, TWO_OBJECTIVES, opened_study, search_job, tiny_spec
 
 SWEEP: dict[str, Any] = {
     "penalty.strength": {"log_uniform": [1.0e-4, 1.0e-2]},
@@ -195,7 +195,7 @@ def searcher(spec: StudySpec, url: str, folder: Path) -> tuple[StudySearcher, op
         study,
         spec,
         lambda number: Journal(journals.journal("search", trial_label(number))),
-        lambda number, options: {"label": trial_label(number)},
+        lambda number, options: search_job(trial_label(number)),
         OwnFault(),
     )
     return made, study

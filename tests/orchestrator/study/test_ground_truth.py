@@ -14,7 +14,7 @@ from orchestrator.doctor import examine
 from orchestrator.files.layout import Runs
 from orchestrator.reports.comparison import compare
 from orchestrator.reports.comparison_text import truth_text
-from orchestrator.study.ground_truth import read_truth, units, write_table
+from orchestrator.study.ground_truth import read_truth, truth_jobs, write_table
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.yaml_file import dump_yaml
@@ -31,16 +31,16 @@ def spec() -> StudySpec:
 
 def write_truth(spec: StudySpec, runs: Runs, diverged: int = 0) -> None:
     """Journals of all shares; the first trainings diverged."""
-    for label, codes in units(spec):
+    for job in truth_jobs(spec, runs.study(spec.name)):
         records: list[dict[str, Any]] = []
-        for epoch, (code, seed) in enumerate((code, seed) for code in codes for seed in range(SEEDS)):
+        for epoch, (code, seed) in enumerate((code, seed) for code in job.codes for seed in range(SEEDS)):
             is_diverged = diverged > 0
             diverged -= is_diverged
             accuracy = 0.0 if is_diverged else 0.5
             metrics = {"val_accuracy": accuracy, "params": 1.0, "madds": 2.0, "seconds": 1.0}
             mark = {"diverged": True} if is_diverged else {}
             records.append({"epoch": epoch, "code": list(code), "seed": seed, "metrics": metrics, **mark})
-        written_journal(runs.study(spec.name).journal("truth", label), records, "complete")
+        written_journal(runs.study(spec.name).journal("truth", job.label), records, "complete")
 
 
 def test_diverged_trainings_are_in_the_table_and_counted(spec: StudySpec, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from dashboards.mlflow_store.databases import mlflow_command
 from orchestrator.doctor import examine
 from orchestrator.driver import start as start_module
-from orchestrator.driver.progress import SilentView
+from orchestrator.driver.progress import StudyView
 from orchestrator.driver.start import run_study
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import Runs
@@ -217,7 +217,7 @@ def test_second_driver_is_refused_within_seconds(tmp_path: Path, drivers: list[s
 # --- folders that were copied, stores that are not as they were
 
 
-class Notes(SilentView):
+class Notes(StudyView):
     """Keeps what is decided for the user."""
 
     def __init__(self) -> None:

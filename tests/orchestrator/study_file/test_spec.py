@@ -234,7 +234,12 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("fixed rate, swept kind", replaced("kind: linear, start: 1.0, end: 0.1", "kind: exponential, rate: 0.9"), [("sweep.temperature.kind", "linear does not fit: `temperature.rate` is for kind exponential only, not linear; sweep `temperature.rate` too, with `when: {temperature.kind: [exponential]}`, and leave it out of `search`")]),
     ("swept rate without condition", with_sweep("temperature.rate: {uniform: [0.8, 0.95]}"), [("sweep.temperature.rate", "add `when: {temperature.kind: [exponential]}`")]),
     ("kind that needs more", with_sweep("penalty.schedule: {choice: [constant, warmup]}"), [("sweep.penalty.schedule", "warmup does not fit: `penalty.warmup_epochs` must be given for schedule warmup")]),
-    ("need that a condition leaves open", with_sweep("penalty.schedule: {choice: [constant, warmup]}", "penalty.warmup_epochs: {int: [1, 3], when: {temperature.kind: linear, penalty.schedule: warmup}}"), [("sweep.penalty.schedule", "warmup does not fit: `penalty.warmup_epochs` must be given for schedule warmup")]),
+    ("need that a condition leaves open", with_sweep("penalty.schedule: {choice: [constant, warmup]}", "penalty.warmup_epochs: {int: [1, 3], when: {temperature.kind: linear, penalty.schedule: warmup}}"), [("sweep.penalty.schedule", "warmup does not fit: `penalty.warmup_epochs` must be given for schedule warmup, and only there (schedule is warmup) (when `temperature.kind` is exponential)")]),
+    ("values that fail together only", with_sweep("temperature.start: {choice: [0.1, 1.0]}").replace("[0.03, 0.5]", "[1.0, 2.0]"), [("sweep.temperature.end", "with `start` 0.1, got 1.0 (when `temperature.start` is 0.1 and ")]),
+    ("word of a faulty key in another rule", replaced("{kind: snas}", "{kind: random, estimate: {epochs: x, stop: {kind: curve, grace: 1}}}"), [("search.strategy.estimate.epochs", "got the text `x`"), ("search.strategy.estimate.stop.grace", "must be at least 3 epochs, got 1")]),
+    ("rule over a faulty value", replaced("start: 1.0, end: 0.1", "start: -1, end: 0.1"), [("search.temperature.start", "above 0, got -1.0")]),
+    ("rule over a faulty value elsewhere", replaced("cpu: 1", "gpu: x").replace("epochs: 12", "epochs: 12\n  precision: bfloat16", 1), [("resources.gpu", "must be `auto` or a number")]),
+    ("rule over a faulty sweep", with_sweep("strategy.kind: {choice: [snas, randm]}", "strategy.estimate.epochs: {int: [1, 3]}"), [("sweep.strategy.kind", "did you mean `random`?")]),
     ("base invalid by itself", replaced("log: true", "schedule: warmup").replace("sweep:\n", "sweep:\n  penalty.warmup_epochs: {int: [1, 3]}\n"), [("search.penalty.warmup_epochs", "`search` must be valid by itself")]),
     ("when form", with_sweep("epochs: {int: [1, 2], when: 3}"), [("sweep.epochs.when", "must be {other.swept.key: value or [values]}, got 3")]),
     ("when of no swept key", with_sweep("epochs: {int: [1, 2], when: {temperature.knd: linear}}"), [("sweep.epochs", "`when` must name a swept key, got `temperature.knd`; did you mean `temperature.kind`?")]),
@@ -338,6 +343,7 @@ retrain: {epochs: 0, drop_paths: 0.1}
         (1, "name"),
         (3, "search.temperature.kind"),
         (3, "search.temperature.start"),
+        (3, "search.temperature.factor"),  # out of range for any kind
         (5, "search.theta.momentum"),
         (6, "search.theta.lr"),
         (7, "search.epoch"),
@@ -350,8 +356,8 @@ retrain: {epochs: 0, drop_paths: 0.1}
         (16, "retrain.epochs"),
     ]
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{path}: 13 faults"
-    assert lines[5] == f"  {path}:6: search.theta.lr: must be a finite number above 0, got 0.0"
+    assert lines[0] == f"{path}: 14 faults"
+    assert lines[6] == f"  {path}:6: search.theta.lr: must be a finite number above 0, got 0.0"
 
 
 def test_consequence_of_a_fault_is_not_told(tmp_path: Path) -> None:

@@ -32,13 +32,12 @@ from tests.orchestrator.tiny import (
     TWO_OBJECTIVES,
     artifact_paths,
     made_up_record,
-    search_job,
     steps_of,
     tiny_spec,
     with_empty_store,
     written_journal,
 )
-from tests.search_core.tiny import images_of
+from tests.search_core.tiny import TINY_SIZE, images_of
 
 _NAMES = (f"study-{number}" for number in count())
 HOSTILE = "<script>alert(1)</script>"
@@ -206,7 +205,7 @@ def test_published_cells_have_their_costs_at_the_size_of_the_searches(tracker: T
     assert log_dict.call_count == 1
     found = log_dict.call_args.args[1]
     assert set(found) == set(PUBLISHED)
-    cost = child_cost(PUBLISHED["DARTS_V2"], cells=3, init_channels=4, input_shape=data.input_shape, num_classes=10)
+    cost = child_cost(PUBLISHED["DARTS_V2"], TINY_SIZE)
     assert found["DARTS_V2"] == {
         "child_params": cost.params,
         "child_madds": cost.madds,
@@ -271,6 +270,6 @@ def test_search_without_pictures_has_its_history_while_it_runs(
         images_of(),
         lambda phase, label: Journal(study.folder.journal(phase, label)),
     )
-    unit = log._unit("search", search_job("0000", epochs=20))
+    unit = log._search_unit("0000", {"epochs": 20})
     log.stop()
     assert (unit.pictures, unit.histories) == ([], [*range(0, 20, 2), 19])

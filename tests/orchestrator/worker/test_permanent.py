@@ -7,20 +7,19 @@ import platform
 
 import pytest
 
+from orchestrator.jobs import JobReport
 from orchestrator.worker.permanent import is_for_all, refusal
 from search_core.errors import DataError
 
 
 def test_refusal_has_the_words_of_the_error() -> None:
-    assert refusal(DataError("a.png holds no image")) == {
-        "refused": "a.png holds no image",
-        "refused_kind": "DataError",
-    }
+    expected = JobReport(fault="refused", reason="a.png holds no image", kind="DataError")
+    assert refusal(DataError("a.png holds no image")) == expected
 
 
 def test_refusal_of_what_a_node_lacks_names_the_node() -> None:
     missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "/data")
-    said = refusal(missing)["refused"]
+    said = refusal(missing).reason
     assert said == f"/data must be usable: No such file or directory (on the node {platform.node()})"
 
 
@@ -30,7 +29,7 @@ def test_refusal_of_a_loader_process_has_the_words_of_its_error() -> None:
         "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
         '  File "readers.py", line 1, in read\nsearch_core.errors.DataError: a.png: holds no image\n'
     )
-    assert refusal(error)["refused"] == "a.png: holds no image"
+    assert refusal(error).reason == "a.png: holds no image"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from orchestrator.files.checkpoint import CheckpointFolder
+from orchestrator.jobs import ChildJob, JobReport
 from orchestrator.study_file.sections import REPORT_METRICS
-from orchestrator.study_file.validation import from_plain
 from orchestrator.worker.trainable import (
     EpochTrainable,
     RetrainTrainable,
@@ -26,15 +26,13 @@ from search_core.cost.constraints import Constraints, Limit
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.errors import DataError, GenotypeError, LatencyError, OptionsError, StateError
 from search_core.search.child_training import ChildOrder, ChildTraining
-from search_core.search.options import SearchOptions
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.learning_curve import CurveStop
 from search_core.strategies.multi_trial.options import RandomSearchOptions
 from search_core.strategies.optimiser_options import ThetaOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import RandomSamplingOptions
-from search_core.training.retrain_options import RetrainOptions
-from tests.orchestrator.tiny import cell_of, search_job
-from tests.search_core.tiny import TINY_DATASET, differences, tiny_options
+from tests.orchestrator.tiny import retrain_job, search_job
+from tests.search_core.tiny import TINY_DATASET, differences
 
 #: Times differ from run to run.
 CLOCKS = ("seconds", "images_per_s")
@@ -62,7 +60,7 @@ def nothing_stays_frozen() -> Iterator[None]:
 
 def search(**changes: Any) -> SearchTrainable:
     """A worker that has its job; it begins with the first step."""
-    return SearchTrainable(config={"job": search_job(**changes)})
+    return SearchTrainable(config=search_job(**changes).to_config())
 
 
 def begun(**changes: Any) -> SearchTrainable:
@@ -72,25 +70,23 @@ def begun(**changes: Any) -> SearchTrainable:
     return trainable
 
 
-def retrain_job(**changes: Any) -> dict[str, Any]:
-    options = RetrainOptions(epochs=2, batch_size=32, cells=3, init_channels=4, drop_path=0.1)
-    job = {"label": "0000-seed5", "trial": 0, "genotype": cell_of("sep_conv_3x3").to_dict(), "options": asdict(options)}
-    return {**job, "dataset": asdict(TINY_DATASET), "seed": 5, "checkpoints": "0000-seed5", **changes}
+def retrain(**changes: Any) -> RetrainTrainable:
+    return RetrainTrainable(config=retrain_job(seed=5, **changes).to_config())
 
 
-def steps(trainable: EpochTrainable) -> Iterator[dict[str, Any]]:
-    """All results until the trainable says that it is done."""
+def steps(trainable: EpochTrainable) -> Iterator[JobReport]:
+    """All reports until the trainable says that it is done."""
     for _ in range(20):
-        result = trainable.step()
-        yield result
-        if result["done"]:
+        report = trainable.report()
+        yield report
+        if report.done:
             return
     raise AssertionError("a search of three epochs must end")
 
 
 def records(trainable: EpochTrainable) -> list[dict[str, Any]]:
     """Records of all remaining epochs, without clock times."""
-    found = [result["record"] for result in steps(trainable)]
+    found = [dict(report.record or {}) for report in steps(trainable)]
     for record in found:
         for clock in CLOCKS:
             record["metrics"].pop(clock, None)
@@ -98,54 +94,55 @@ def records(trainable: EpochTrainable) -> list[dict[str, Any]]:
 
 
 def test_search_steps_epoch_by_epoch_until_done() -> None:
-    results = list(steps(search(epochs=3)))
-    assert [result["done"] for result in results] == [False, False, True]
-    assert [result["epochs"] for result in results] == [1, 2, 3]
-    assert [result["record"]["epoch"] for result in results] == [0, 1, 2]
-    for result in results:
-        assert result["child_val_error"] == result["record"]["metrics"]["child_val_error"]
-        assert set(result["record"]) == {"epoch", "metrics", "genotype", "cells"}
+    reports = list(steps(search(epochs=3)))
+    assert [report.done for report in reports] == [False, False, True]
+    for epoch, report in enumerate(reports):
+        result = report.to_result()
+        assert report.record is not None
+        assert result["epochs"] == report.record["epoch"] + 1 == epoch + 1
+        assert result["child_val_error"] == report.record["metrics"]["child_val_error"]
+        assert set(report.record) == {"epoch", "metrics", "genotype", "cells"}
 
 
 def test_search_that_is_complete_sends_its_last_report_again() -> None:
     """It cannot know whether the report arrived before its worker was killed."""
     *_, last = steps(search(epochs=2))
-    again = search(epochs=2).step()
+    again = search(epochs=2).report()
     assert again == last
-    assert again["done"] is True
+    assert again.done
 
 
 def test_loss_that_is_not_finite_ends_the_trial_with_the_reason() -> None:
     diverging = search(theta=ThetaOptions(lr=1e30))
     *_, last = steps(diverging)
-    assert last["done"] is True
-    assert "record" not in last
-    assert set(REPORT_METRICS) | {"epochs"} <= set(last), "Ray gives up on a result without the metric it follows"
-    assert "the training loss must stay finite, got loss nan" in last["failure"]
-    assert "a lower theta.lr" in last["failure"]
+    assert (last.done, last.record, last.fault) == (True, None, "failed")
+    known = set(last.to_result())
+    assert set(REPORT_METRICS) | {"epochs"} <= known, "Ray gives up on a result without the metric it follows"
+    assert "the training loss must stay finite, got loss nan" in last.reason
+    assert "a lower theta.lr" in last.reason
 
 
 @pytest.mark.slow
 def test_limits_that_no_genotype_keeps_end_the_trial_with_the_reason() -> None:
     limits = Constraints(params=Limit(max=1))
     (only,) = steps(search(strategy=RandomSamplingOptions(), constraints=limits, batch_size=8))
-    assert only["done"] is True
-    assert only["failure"] == "no genotype in 10,000 draws keeps the constraints: at most params 1"
+    assert only == JobReport(
+        fault="failed", reason="no genotype in 10,000 draws keeps the constraints: at most params 1"
+    )
 
 
 def test_retrain_looks_at_the_test_split_after_the_last_epoch_only() -> None:
-    first, last = steps(RetrainTrainable(config={"job": retrain_job()}))
-    assert "test_accuracy" not in first["record"]["metrics"]
+    first, last = (report.to_result() for report in steps(retrain()))
     assert "test_accuracy" not in first
-    assert 0 <= last["record"]["metrics"]["test_accuracy"] <= 1
+    assert 0 <= last["test_accuracy"] <= 1
     assert (first["done"], last["done"]) == (False, True)
-    assert last["record"]["metrics"]["params"] > 0
+    assert last["params"] > 0
 
 
 def test_retrain_continues_its_checkpoint_with_the_same_result() -> None:
-    whole = records(RetrainTrainable(config={"job": retrain_job(checkpoints="undisturbed")}))
-    RetrainTrainable(config={"job": retrain_job()}).step()
-    assert records(RetrainTrainable(config={"job": retrain_job()})) == whole
+    whole = records(retrain(checkpoints=Path("undisturbed")))
+    retrain().step()
+    assert records(retrain()) == whole
 
 
 def test_search_continues_its_checkpoint_bit_by_bit() -> None:
@@ -194,17 +191,21 @@ def test_search_begins_anew_if_all_checkpoints_are_damaged() -> None:
 
 # --- forks: the trunk ends early, trials go on from it
 
-FORK = {"checkpoints": "trunk", "epochs": 2}
 ETA = PenaltyOptions(strength=10.0)
+
+
+def trunk() -> SearchTrainable:
+    return SearchTrainable(config=replace(search_job("trunk", epochs=3), epochs=2).to_config())
 
 
 def grown_trunk() -> list[dict[str, Any]]:
     """Records of the two shared epochs of three."""
-    return records(SearchTrainable(config={"job": {**search_job("trunk", epochs=3), "until": 2}}))
+    return records(trunk())
 
 
 def fork(**changes: Any) -> SearchTrainable:
-    return SearchTrainable(config={"job": {**search_job(epochs=3, **changes), "fork": FORK}})
+    job = replace(search_job(epochs=3, **changes), trunk=Path("trunk"), trunk_epochs=2)
+    return SearchTrainable(config=job.to_config())
 
 
 def damage(file: Path) -> None:
@@ -219,11 +220,9 @@ def test_job_with_an_end_runs_no_epoch_beyond_it() -> None:
 
 
 def test_trunk_continues_its_checkpoint() -> None:
-    job = {**search_job("trunk", epochs=3), "until": 2}
-    SearchTrainable(config={"job": job}).step()
+    trunk().step()
     assert len(grown_trunk()) == 2, "the first report is sent again"
-    again = SearchTrainable(config={"job": job})
-    assert again.step()["done"] is True
+    assert trunk().report().done
 
 
 def test_fork_goes_on_from_the_trunk_as_one_search() -> None:
@@ -272,9 +271,9 @@ def test_fork_that_differs_in_more_than_penalty_and_temperature_is_an_error() ->
 def test_checkpoint_of_another_search_ends_the_trial_with_the_reason() -> None:
     """Beginning anew in silence would mix two searches in one journal."""
     search(epochs=3, seed=9).step()
-    result = search(epochs=3, seed=1).step()
-    assert result["done"] is True
-    assert "they differ in seed" in result["refused"]
+    report = search(epochs=3, seed=1).report()
+    assert (report.done, report.fault) == (True, "refused")
+    assert "they differ in seed" in report.reason
 
 
 @pytest.mark.parametrize(
@@ -298,10 +297,9 @@ def test_permanent_error_ends_the_trial_with_the_reason(error: Exception, monkey
 
     monkeypatch.setattr("orchestrator.worker.trainable.load_data", fail)
     _cached_data.cache_clear()
-    result = search().step()
-    assert result["done"] is True
-    assert result["refused_kind"] == type(error).__name__
-    assert str(getattr(error, "filename", None) or error) in result["refused"]
+    report = search().report()
+    assert (report.done, report.fault, report.kind) == (True, "refused", type(error).__name__)
+    assert str(getattr(error, "filename", None) or error) in report.reason
 
 
 def test_error_that_may_pass_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,10 +318,9 @@ def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: 
 
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     monkeypatch.setattr("orchestrator.files.checkpoint.os.fsync", full)
-    results = list(steps(search(epochs=3)))
-    assert [result["record"]["epoch"] for result in results] == [0, 1, 2]
-    assert results[0]["checkpoint_fault"] == ("the checkpoint of epoch 1 could not be written: No space left on device")
-    assert results[-1]["record"]["genotype"] == whole[-1]["genotype"]
+    reports = list(steps(search(epochs=3)))
+    assert reports[0].checkpoint_fault == "the checkpoint of epoch 1 could not be written: No space left on device"
+    assert [report.record["genotype"] for report in reports if report.record] == [kept["genotype"] for kept in whole]
     assert [path for path in Path("0000").iterdir() if path.suffix != ".sha256"] == [], "no torn file is left"
 
 
@@ -337,17 +334,16 @@ def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monke
     with monkeypatch.context() as patch:
         patch.setattr(target, too_big)
         trainable = search(epochs=3)
-        result = trainable.step()
-    assert result["out_of_memory"].startswith("CUDA out of memory")
-    assert result["done"] is True
-    assert "record" not in result
-    assert trainable.reset_config({"job": search_job("0001", epochs=2)}), "the process serves the next trial"
+        report = trainable.report()
+    assert (report.done, report.record, report.fault, report.kind) == (True, None, "out_of_memory", "gpu")
+    assert report.reason.startswith("CUDA out of memory")
+    assert trainable.reset_config(search_job("0001", epochs=2).to_config()), "the process serves the next trial"
     assert len(records(trainable)) == 2
 
 
 def test_collection_before_the_next_trial_is_quick() -> None:
     """What a process has imported is half a million objects: looking at them each time would take a quarter second."""
-    search(epochs=1).reset_config({"job": search_job("0001", epochs=1)})
+    search(epochs=1).reset_config(search_job("0001", epochs=1).to_config())
     assert gc.get_freeze_count() > 100_000
 
 
@@ -355,11 +351,11 @@ def test_reset_serves_another_trial_as_a_fresh_process_would() -> None:
     fresh = records(search(epochs=2, seed=4, checkpoints="fresh"))
     used = search(epochs=3, seed=1)
     used.step()
-    assert used.reset_config({"job": search_job("0001", epochs=2, seed=4)})
+    assert used.reset_config(search_job("0001", epochs=2, seed=4).to_config())
     assert records(used) == fresh
     wide = replace(TINY_DATASET, shape=(3, 8, 8))
     expected = records(search(dataset=wide, epochs=2, checkpoints="wide"))
-    used.reset_config({"job": search_job("0002", dataset=wide, epochs=2)})
+    used.reset_config(search_job("0002", dataset=wide, epochs=2).to_config())
     assert records(used) == expected, "another data set is loaded"
 
 
@@ -368,7 +364,7 @@ def test_reset_continues_the_other_trials_checkpoint() -> None:
     search(epochs=3, seed=4).step()
     used = search(epochs=3, seed=1, checkpoints="0001")
     used.step()
-    used.reset_config({"job": search_job("0000", epochs=3, seed=4)})
+    used.reset_config(search_job("0000", epochs=3, seed=4).to_config())
     assert records(used) == whole
 
 
@@ -380,18 +376,19 @@ def test_device_is_the_gpu_that_ray_gave(monkeypatch: pytest.MonkeyPatch) -> Non
     assert trainable.device == torch.device("cuda")
 
 
-def test_options_survive_the_way_through_plain_data() -> None:
-    options = tiny_options(seed=3)
-    assert from_plain(SearchOptions, asdict(options)) == options
-    assert from_plain(RetrainOptions, asdict(RetrainOptions(epochs=7))) == RetrainOptions(epochs=7)
-
-
 def child(order: ChildOrder, label: str, parent: str | None = None, **estimate: Any) -> SearchTrainable:
     """A worker that has the job of a child."""
     given = EstimateOptions(**{"epochs": 2, "held_out": 0.5, "batch_size": 16, "inherit": True, **estimate})
-    job = search_job(label, strategy=RandomSearchOptions(estimate=given))
-    job |= {"child": asdict(order), "until": given.epochs} | ({} if parent is None else {"parent": parent})
-    return SearchTrainable(config={"job": job})
+    alike = search_job(label, strategy=RandomSearchOptions(estimate=given))
+    job = ChildJob(
+        label=label,
+        checkpoints=alike.checkpoints,
+        epochs=given.epochs,
+        options=alike.options,
+        order=order,
+        parent=None if parent is None else Path(parent),
+    )
+    return SearchTrainable(config=job.to_config())
 
 
 ORDER = ChildOrder(number=0, code=(3,) * 10)
@@ -399,20 +396,20 @@ GROWN = ChildOrder(number=1, code=(3,) * 9 + (2,), parent=0, parent_code=(3,) * 
 
 
 def test_child_ends_after_its_own_epochs_with_every_metric_that_tune_wants() -> None:
-    results = list(steps(child(ORDER, "0000-0000")))
-    assert [result["done"] for result in results] == [False, True]
-    assert set(REPORT_METRICS) < set(results[0])
-    assert results[1]["record"]["metrics"]["val_accuracy"] >= 0
+    first, last = (report.to_result() for report in steps(child(ORDER, "0000-0000")))
+    assert (first["done"], last["done"]) == (False, True)
+    assert set(REPORT_METRICS) < set(first)
+    assert last["val_accuracy"] >= 0
 
 
 def test_stopped_child_sends_its_end_again_after_a_fault() -> None:
     order, stop = replace(ORDER, best=2.0), CurveStop(kind="curve", margin=0.0)
     last = list(steps(child(order, "0000-0000", epochs=9, stop=stop)))[-1]
-    assert last["epochs"] == 3
-    assert last["record"]["stopped"].startswith("its curve would stay below")
-    again = child(order, "0000-0000", epochs=9, stop=stop).step()
-    assert again["done"]
-    assert again["record"] == last["record"]
+    assert last.record is not None
+    assert last.record["epoch"] == 2
+    assert last.record["stopped"].startswith("its curve would stay below")
+    assert child(order, "0000-0000", epochs=9, stop=stop).report() == last
+    assert last.done
 
 
 def test_child_begins_with_the_weights_of_its_parent() -> None:
@@ -428,6 +425,6 @@ def test_child_begins_with_the_weights_of_its_parent() -> None:
 
 def test_child_whose_parent_has_no_checkpoint_fails_with_the_reason() -> None:
     """A study goes on without it: its owner could not bring the checkpoint back."""
-    result = child(GROWN, "0000-0001", parent="0000-0000").step()
-    assert result["done"]
-    assert result["failure"] == "0000-0000 must have a whole checkpoint of the child's parent, got none"
+    report = child(GROWN, "0000-0001", parent="0000-0000").report()
+    reason = "0000-0000 must have a whole checkpoint of the child's parent, got none"
+    assert report == JobReport(fault="failed", reason=reason)

@@ -6,7 +6,7 @@ from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.cost.counts import child_cost
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.space.codes import GenotypeSpace
-from tests.search_core.tiny import TINY_NETWORK, seeded
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, seeded
 
 SPACE = GenotypeSpace(TINY_NETWORK)
 HEAVY, LIGHT = SPACE.decode((3,) * SPACE.num_choices), SPACE.decode((0,) * SPACE.num_choices)
@@ -14,11 +14,11 @@ HEAVY, LIGHT = SPACE.decode((3,) * SPACE.num_choices), SPACE.decode((0,) * SPACE
 
 def limits(**maxima: float) -> ChildLimits:
     constraints = Constraints(**{name: Limit(max=most) for name, most in maxima.items()})
-    return ChildLimits(constraints, TINY_NETWORK, (1, 8, 8), 10, lambda genotype: float(len(genotype.normal)))
+    return ChildLimits(constraints, TINY_SIZE, lambda genotype: float(len(genotype.normal)))
 
 
 def test_cost_is_that_of_the_child_at_the_size_of_the_search() -> None:
-    assert limits().cost(HEAVY) == child_cost(HEAVY, cells=3, init_channels=4, input_shape=(1, 8, 8), num_classes=10)
+    assert limits().cost(HEAVY) == child_cost(HEAVY, TINY_SIZE)
 
 
 def test_without_constraints_everything_is_admitted() -> None:

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_core.cost.counts import COST_KINDS, Cost, NetworkCost, child_cost, primitive_cost, supernet_cost, total
+from search_core.cost.counts import COST_KINDS, Cost, child_cost, primitive_cost, supernet_cost, total
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import CostMix, PenaltyOptions
 from search_core.network.child import Child
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
-from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges, plan_supernet
 from tests.search_core.plain_supernet import PlainSupernet
 from tests.search_core.tiny import (
     FEW_PRIMITIVES,
     TINY_NETWORK,
+    TINY_SIZE,
     count_madds,
     genotype_of,
     num_params,
@@ -47,25 +48,15 @@ PENALTIES = {
 }
 
 
-def meta_child(name: str, size: dict[str, Any], stem: Any, *, auxiliary: bool) -> Child:
+def meta_child(name: str, size: NetworkSize, *, auxiliary: bool) -> Child:
     with torch.device("meta"):
-        return Child(
-            PUBLISHED[name],
-            tuple(size["input"]),
-            size.get("classes", 10),
-            cells=size["cells"],
-            init_channels=size["init_channels"],
-            stem=stem,
-            auxiliary=auxiliary,
-        )
+        return Child(PUBLISHED[name], size, auxiliary=auxiliary)
 
 
-def cost_of(
-    name: str, input_shape: tuple[int, int, int], cells: int, channels: int, stem: Any = "cifar"
-) -> NetworkCost:
-    return child_cost(
-        PUBLISHED[name], cells=cells, init_channels=channels, input_shape=input_shape, num_classes=10, stem=stem
-    )
+def size_of(figure: dict[str, Any], stem: Any) -> NetworkSize:
+    """Of a row of the reference file."""
+    network = NetworkOptions(cells=figure["cells"], init_channels=figure["init_channels"], stem=stem)
+    return NetworkSize(network, tuple(figure["input"]), figure.get("classes", 10))
 
 
 # The published figures
@@ -79,14 +70,7 @@ def test_every_published_figure_is_tested() -> None:
 @pytest.mark.parametrize(("name", "stem"), FIGURES)
 def test_child_cost_meets_published_figures(name: str, stem: Any) -> None:
     expected = published_cells()["architectures"][name]["expected"][stem]
-    cost = child_cost(
-        PUBLISHED[name],
-        cells=expected["cells"],
-        init_channels=expected["init_channels"],
-        input_shape=tuple(expected["input"]),
-        num_classes=expected.get("classes", 10),
-        stem=stem,
-    )
+    cost = child_cost(PUBLISHED[name], size_of(expected, stem))
     assert cost.params == expected["params"]
     assert cost.madds == expected["madds"]
     assert cost.auxiliary_params == expected.get("auxiliary_params", cost.auxiliary_params)
@@ -95,7 +79,7 @@ def test_child_cost_meets_published_figures(name: str, stem: Any) -> None:
 @pytest.mark.parametrize(("name", "stem"), FIGURES)
 def test_built_child_meets_published_figures(name: str, stem: Any) -> None:
     expected = published_cells()["architectures"][name]["expected"][stem]
-    child = meta_child(name, expected, stem, auxiliary="auxiliary_params" in expected)
+    child = meta_child(name, size_of(expected, stem), auxiliary="auxiliary_params" in expected)
     auxiliary = 0 if child.auxiliary is None else num_params(child.auxiliary)
     assert num_params(child) - auxiliary == expected["params"]
     assert auxiliary == expected.get("auxiliary_params", 0)
@@ -106,9 +90,9 @@ def test_built_child_meets_published_figures(name: str, stem: Any) -> None:
 def test_supernet_meets_published_parameters(position: int) -> None:
     figure = published_cells()["supernets"][position]
     options = NetworkOptions(cells=figure["cells"], init_channels=figure["init_channels"])
-    assert supernet_cost(options, (3, 32, 32), figure["classes"]).params == figure["params_theta"]
+    assert supernet_cost(NetworkSize(options, (3, 32, 32), figure["classes"])).params == figure["params_theta"]
     with torch.device("meta"):
-        supernet = Supernet(options, (3, 32, 32), figure["classes"], seed=0)
+        supernet = Supernet(NetworkSize(options, (3, 32, 32), figure["classes"]), seed=0)
     assert num_params(supernet) == figure["params_theta"]
 
 
@@ -129,9 +113,8 @@ def test_supernet_meets_published_parameters(position: int) -> None:
 def test_child_cost_counts_what_the_child_has_and_does(
     name: str, input_shape: tuple[int, int, int], cells: int, channels: int, stem: Any
 ) -> None:
-    size = {"input": input_shape, "cells": cells, "init_channels": channels}
-    child = meta_child(name, size, stem, auxiliary=True)
-    cost = cost_of(name, input_shape, cells, channels, stem)
+    size = NetworkSize(NetworkOptions(cells=cells, init_channels=channels, stem=stem), input_shape, 10)
+    child, cost = meta_child(name, size, auxiliary=True), child_cost(PUBLISHED[name], size)
     assert child.auxiliary is not None
     assert num_params(child.auxiliary) == cost.auxiliary_params
     assert num_params(child) == cost.params + cost.auxiliary_params
@@ -140,10 +123,8 @@ def test_child_cost_counts_what_the_child_has_and_does(
 
 @pytest.mark.parametrize("pool_norm", [True, False])
 def test_child_cost_follows_pool_norm(pool_norm: bool) -> None:
-    child = Child(PUBLISHED["SNAS_mild"], (1, 8, 8), 10, cells=3, init_channels=4, pool_norm=pool_norm)
-    cost = child_cost(
-        PUBLISHED["SNAS_mild"], cells=3, init_channels=4, input_shape=(1, 8, 8), num_classes=10, pool_norm=pool_norm
-    )
+    child = Child(PUBLISHED["SNAS_mild"], TINY_SIZE, pool_norm=pool_norm)
+    cost = child_cost(PUBLISHED["SNAS_mild"], TINY_SIZE, pool_norm=pool_norm)
     assert num_params(child) == cost.params
 
 
@@ -164,15 +145,15 @@ def test_supernet_cost_counts_what_the_supernet_has_and_does(input_shape: tuple[
         )
         z = {cell_type: torch.empty(len(cell_edges(3)), len(options.primitives)) for cell_type in CELL_TYPES}
         madds = count_madds(plain, torch.empty(2, *input_shape), z)
-    cost = supernet_cost(options, input_shape, 7)
+    cost = supernet_cost(NetworkSize(options, input_shape, 7))
     assert (cost.params, cost.madds) == (num_params(plain), madds)
-    assert num_params(Supernet(options, input_shape, 7, seed=0)) == cost.params
+    assert num_params(Supernet(NetworkSize(options, input_shape, 7), seed=0)) == cost.params
 
 
 def test_counts_of_a_network_that_can_be_counted_by_hand() -> None:
     # One cell, so a reduction cell: 4 channels, a single halving skip on 1x8x8; three classes.
     genotype = Genotype((), (2,), (Edge("skip_connect", 0, 2),), (2,))
-    cost = child_cost(genotype, cells=1, init_channels=2, input_shape=(1, 8, 8), num_classes=3)
+    cost = child_cost(genotype, NetworkSize(NetworkOptions(cells=1, init_channels=2), (1, 8, 8), 3))
     stem, inputs, skip, classifier = 9 * 6, 2 * (6 * 4), 2 * (4 * 2), 4 * 3
     assert cost.params == (stem + 12) + (inputs + 2 * 8) + (skip + 8) + (classifier + 3)
     assert cost.madds == stem * 64 + inputs * 64 + skip * 16 + classifier
@@ -220,7 +201,7 @@ def test_total_adds_kind_by_kind() -> None:
 
 
 def table_of(options: NetworkOptions = TINY_NETWORK) -> CostTable:
-    return CostTable(options, (1, 8, 8), dtype=torch.float64)
+    return CostTable(NetworkSize(options, (1, 8, 8), 10), dtype=torch.float64)
 
 
 def plain_share(options: PenaltyOptions, counts: Cost, num_cells: int, cell_type: CellType) -> float:
@@ -237,7 +218,7 @@ def plain_share(options: PenaltyOptions, counts: Cost, num_cells: int, cell_type
 
 def plain_penalty(options: PenaltyOptions, network: NetworkOptions, choices: dict[CellType, Tensor]) -> float:
     """C(Z) of one-hot choices: a loop over the cells and edges of the plan."""
-    plan = plan_supernet(network, (1, 8, 8))
+    plan = plan_supernet(NetworkSize(network, (1, 8, 8), 10))
     penalty = 0.0
     for cell in plan.cells:
         num_cells = sum(other.cell_type == cell.cell_type for other in plan.cells)
@@ -252,7 +233,7 @@ def plain_penalty(options: PenaltyOptions, network: NetworkOptions, choices: dic
 @pytest.mark.parametrize("kind", COST_KINDS)
 def test_table_holds_the_cost_of_every_operation(kind: str, cell_type: CellType) -> None:
     table = table_of().table(kind, cell_type)
-    plans = [plan for plan in plan_supernet(TINY_NETWORK, (1, 8, 8)).cells if plan.cell_type == cell_type]
+    plans = [plan for plan in plan_supernet(TINY_SIZE).cells if plan.cell_type == cell_type]
     assert table.shape == (len(plans), 5, len(FEW_PRIMITIVES))
     for plan, costs_EO in zip(plans, table, strict=True):
         for (source, _), costs_O in zip(cell_edges(2), costs_EO, strict=True):
@@ -263,12 +244,11 @@ def test_table_holds_the_cost_of_every_operation(kind: str, cell_type: CellType)
 
 @pytest.mark.parametrize("kind", COST_KINDS)
 def test_expected_count_of_one_hot_choices_is_what_the_child_has_more_than_an_empty_one(kind: str) -> None:
-    size: dict[str, Any] = {"cells": 3, "init_channels": 4, "input_shape": (1, 8, 8), "num_classes": 10}
-    empty = child_cost(Genotype((), (2, 3), (), (2, 3)), **size)
+    empty = child_cost(Genotype((), (2, 3), (), (2, 3)), TINY_SIZE)
     generator = seeded(3)
     for _ in range(5):
         choices = random_choices(TINY_NETWORK, generator)
-        child = child_cost(genotype_of(TINY_NETWORK, choices), **size)
+        child = child_cost(genotype_of(TINY_NETWORK, choices), TINY_SIZE)
         expected = table_of().expected(kind, {name: choice.double() for name, choice in choices.items()})
         assert expected.item() == getattr(child, kind) - getattr(empty, kind)
 

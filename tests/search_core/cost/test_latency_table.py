@@ -27,14 +27,21 @@ from search_core.search.reports import METRICS, OPTIONAL_METRICS
 from search_core.search.search import Search, build_context
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, Edge, Genotype
-from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import NetworkSize, cell_edges, plan_supernet
 from search_core.strategies.weight_sharing.options import SnasOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import RandomSamplingOptions
 from search_core.strategies.weight_sharing.snas import Snas
-from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
+from tests.search_core.tiny import (
+    CPU,
+    TINY_NETWORK,
+    TINY_SIZE,
+    differences,
+    images_of,
+    seeded,
+    through_file,
+    tiny_options,
+)
 
-SHAPE = (1, 8, 8)
-CLASSES = images_of().num_classes
 QUICK = TimingOptions(warmup=0, repeats=3)
 PLACE = Place(device="cpu", name="a processor", torch_version="2.15.0", threads=1)
 
@@ -60,9 +67,9 @@ class FakeClock:
 
 
 @cache
-def made_up_table(network: NetworkOptions = TINY_NETWORK, shape: tuple[int, int, int] = SHAPE) -> LatencyTable:
+def made_up_table(size: NetworkSize = TINY_SIZE) -> LatencyTable:
     """Every part of a network with another time: part number n takes n + 1 ms."""
-    parts = network_parts(network, shape, CLASSES)
+    parts = network_parts(size)
     times = {part.key: float(number + 1) for number, part in enumerate(parts)}
     timings = {key: Timing(median_ms=ms, lower_ms=ms / 2, upper_ms=ms * 2) for key, ms in times.items()}
     return LatencyTable(place=PLACE, dtype="float32", batch_size=4, parts=timings)
@@ -112,8 +119,8 @@ def test_mean_of_several_calls_between_two_looks_counts() -> None:
 def test_table_is_measured_in_inference_mode_without_the_global_generator() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    table = measure_table(TINY_NETWORK, SHAPE, CLASSES, QUICK, clock=FakeClock(0.5))
-    compared = compare(table, TINY_NETWORK, SHAPE, CLASSES, QUICK, children=2, clock=FakeClock(0.5))
+    table = measure_table(TINY_SIZE, QUICK, clock=FakeClock(0.5))
+    compared = compare(table, TINY_SIZE, QUICK, children=2, clock=FakeClock(0.5))
     assert torch.equal(before, torch.random.get_rng_state())
     assert set(table.parts.values()) == {Timing(median_ms=500, lower_ms=500, upper_ms=500)}
     assert compared.comparison is not None
@@ -127,17 +134,17 @@ def test_table_is_measured_in_inference_mode_without_the_global_generator() -> N
 def test_every_part_runs_by_itself_in_the_type_and_batch_asked_for(dtype: Any) -> None:
     options = TimingOptions(warmup=0, repeats=1, batch_size=3, dtype=dtype)
     network = replace(TINY_NETWORK, primitives=("none", "avg_pool_3x3", "skip_connect", "sep_conv_5x5"))
-    table = measure_table(network, SHAPE, CLASSES, options)
+    table = measure_table(replace(TINY_SIZE, network=network), options)
     assert (table.dtype, table.batch_size, table.place) == (dtype, 3, Place.of(CPU))
     assert all(0 <= timing.lower_ms <= timing.median_ms <= timing.upper_ms for timing in table.parts.values())
 
 
 def test_imagenet_stem_has_parts_too() -> None:
-    network = replace(TINY_NETWORK, stem="imagenet")
-    table = measure_table(network, (3, 32, 32), CLASSES, TimingOptions(warmup=0, repeats=1))
+    size = NetworkSize(replace(TINY_NETWORK, stem="imagenet"), (3, 32, 32), 10)
+    table = measure_table(size, TimingOptions(warmup=0, repeats=1))
     (child,) = random_children(1)
-    assert table.child_ms(child, network, (3, 32, 32), CLASSES) > 0
-    assert measure_child(child, network, (3, 32, 32), CLASSES, QUICK).median_ms > 0
+    assert table.child_ms(child, size) > 0
+    assert measure_child(child, size, QUICK).median_ms > 0
 
 
 def test_whole_child_runs_as_it_would_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,20 +159,20 @@ def test_whole_child_runs_as_it_would_be_used(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Child, "forward", watched)
     (child,) = random_children(1)
-    measure_child(child, TINY_NETWORK, SHAPE, CLASSES, TimingOptions(warmup=1, repeats=2, batch_size=5))
-    assert seen[-3:] == [(False, True, (5, *SHAPE))] * 3
+    measure_child(child, TINY_SIZE, TimingOptions(warmup=1, repeats=2, batch_size=5))
+    assert seen[-3:] == [(False, True, (5, 1, 8, 8))] * 3
 
 
 def test_time_of_the_process_is_for_one_thread_of_a_cpu() -> None:
     options = replace(QUICK, cpu_time=True)
-    assert measure_table(TINY_NETWORK, SHAPE, CLASSES, options).cpu_time
+    assert measure_table(TINY_SIZE, options).cpu_time
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         with pytest.raises(
             OptionsError, match=r"`cpu_time` must be false unless on a CPU with one thread: .*2 threads"
         ):
-            measure_table(TINY_NETWORK, SHAPE, CLASSES, options)
+            measure_table(TINY_SIZE, options)
     finally:
         torch.set_num_threads(threads)
 
@@ -184,7 +191,7 @@ def test_each_option_has_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_node_without_inputs_does_not_cost_the_child_its_memory_layout() -> None:
     """It did: found by the latency of children with such a node, a quarter above that of the others."""
     genotype = Genotype((Edge("dil_conv_3x3", 0, 2),), (2, 3), (Edge("dil_conv_3x3", 1, 3),), (2, 3))
-    child = Child(genotype, (3, 8, 8), CLASSES, cells=3, init_channels=4).eval()
+    child = Child(genotype, replace(TINY_SIZE, input_shape=(3, 8, 8))).eval()
     outputs: list[torch.Tensor] = []
     for cell in child.cells:
         cell.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -200,7 +207,7 @@ def test_node_without_inputs_does_not_cost_the_child_its_memory_layout() -> None
 def test_prediction_is_the_sum_of_parts_written_out() -> None:
     """Two edges into node 2, none into node 3, in a stack of normal, reduction, reduction cell."""
     genotype = Genotype((Edge("max_pool_3x3", 0, 2), Edge("skip_connect", 1, 2)), (2, 3), (), (2, 3))
-    plan = plan_supernet(TINY_NETWORK, SHAPE)
+    plan = plan_supernet(TINY_SIZE)
     assert [cell.cell_type for cell in plan.cells] == ["normal", "reduce", "reduce"]
     keys = [
         "cifar stem 1x8x8 to 12",
@@ -210,19 +217,19 @@ def test_prediction_is_the_sum_of_parts_written_out() -> None:
         "concatenation of 2 x 8x4x4",
         "cell inputs 8x8x8 and 16x4x4 to 16",
         "concatenation of 2 x 16x2x2",
-        f"classifier 32x2x2 to {CLASSES}",
+        "classifier 32x2x2 to 10",
         "max_pool_3x3 4x8x8 stride 1",
         "skip_connect 4x8x8 stride 1",
         "sum 4x8x8",
     ]
     table = made_up_table()
     expected = sum(table.parts[key].median_ms for key in keys)
-    assert table.child_ms(genotype, TINY_NETWORK, SHAPE, CLASSES) == expected
+    assert table.child_ms(genotype, TINY_SIZE) == expected
 
 
 def test_parts_of_every_child_are_among_those_that_are_measured() -> None:
-    known = {part.key for part in network_parts(TINY_NETWORK, SHAPE, CLASSES)}
-    found = {part.key for child in random_children(50) for part in child_parts(child, TINY_NETWORK, SHAPE, CLASSES)}
+    known = {part.key for part in network_parts(TINY_SIZE)}
+    found = {part.key for child in random_children(50) for part in child_parts(child, TINY_SIZE)}
     assert found <= known
     assert len(known - found) == 0, "fifty children use every part of so small a space"
 
@@ -231,11 +238,11 @@ def test_number_of_additions_is_that_of_a_child_that_runs(monkeypatch: pytest.Mo
     """The slow oracle: count what the cells of a real child add up."""
     for child in random_children(5):
         num_sums = 0
-        for cell in Child(child, SHAPE, CLASSES, cells=3, init_channels=4).plan.cells:
+        for cell in Child(child, TINY_SIZE).plan.cells:
             for target in (2, 3):
                 incoming = [edge for edge in child.edges(cell.cell_type) if edge.target == target]
                 num_sums += max(len(incoming) - 1, 0)
-        keys = [part.key for part in child_parts(child, TINY_NETWORK, SHAPE, CLASSES)]
+        keys = [part.key for part in child_parts(child, TINY_SIZE)]
         assert sum(key.startswith("sum ") for key in keys) == num_sums
 
 
@@ -243,21 +250,21 @@ def test_more_edges_never_make_a_child_faster() -> None:
     table = made_up_table()
     for child in random_children(10):
         less = replace(child, normal=child.normal[1:])
-        fewer, all_edges = (table.child_ms(cell, TINY_NETWORK, SHAPE, CLASSES) for cell in (less, child))
+        fewer, all_edges = (table.child_ms(cell, TINY_SIZE) for cell in (less, child))
         assert fewer < all_edges if child.normal else fewer == all_edges
 
 
 def test_missing_part_is_named_with_its_shape_and_the_remedy() -> None:
-    wider = replace(TINY_NETWORK, init_channels=8)
+    wider = replace(TINY_SIZE, network=replace(TINY_NETWORK, init_channels=8))
     rule = (
         r"must have every part of the search space, got none for `cifar stem 1x8x8 to 24` \(measured on a processor, "
         r"batch 4\): .*`snas latency measure --config FILE`"
     )
     with pytest.raises(LatencyError, match=rule):
-        made_up_table().child_ms(without_edges(), wider, SHAPE, CLASSES)
+        made_up_table().child_ms(without_edges(), wider)
     other = Genotype((Edge("sep_conv_5x5", 0, 2),), (2, 3), (), (2, 3))
     with pytest.raises(LatencyError, match="got none for `sep_conv_5x5 4x8x8 stride 1`"):
-        made_up_table().child_ms(other, TINY_NETWORK, SHAPE, CLASSES)
+        made_up_table().child_ms(other, TINY_SIZE)
 
 
 # --- files
@@ -325,11 +332,11 @@ def test_table_of_another_device_or_version_is_refused_if_asked(table_file: Path
     assert "torch_version must" not in str(caught.value)
     made_up_table().require_place(PLACE)
     options = LatencyOptions(table=str(table_file))
-    assert table_for(options, TINY_NETWORK, SHAPE, CLASSES, CPU) == made_up_table(), "another device may run the child"
+    assert table_for(options, TINY_SIZE, CPU) == made_up_table(), "another device may run the child"
     with pytest.raises(LatencyError, match=r"table\.json: .*must have been measured here"):
-        table_for(replace(options, same_device=True), TINY_NETWORK, SHAPE, CLASSES, CPU)
+        table_for(replace(options, same_device=True), TINY_SIZE, CPU)
     with pytest.raises(LatencyError, match=r"table\.json: .*must have every part"):
-        table_for(options, replace(TINY_NETWORK, cells=6), SHAPE, 7, CPU)
+        table_for(options, NetworkSize(replace(TINY_NETWORK, cells=6), (1, 8, 8), 7), CPU)
 
 
 # --- options
@@ -387,7 +394,7 @@ def test_black_box_cost_excludes_what_needs_a_sum(changes: dict[str, Any]) -> No
 
 def plain_costs(log: bool) -> dict[str, torch.Tensor]:
     """Milliseconds of each edge, operation by operation, spelled out as loops."""
-    table, plan = made_up_table(), plan_supernet(TINY_NETWORK, SHAPE)
+    table, plan = made_up_table(), plan_supernet(TINY_SIZE)
     costs: dict[str, list[list[list[float]]]] = {"normal": [], "reduce": []}
     for cell in plan.cells:
         rows = []
@@ -407,7 +414,7 @@ def plain_costs(log: bool) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("log", [False, True])
 def test_cost_table_charges_each_edge_its_milliseconds(log: bool) -> None:
-    costs = CostTable(TINY_NETWORK, SHAPE, dtype=torch.float64, latency=made_up_table())
+    costs = CostTable(TINY_SIZE, dtype=torch.float64, latency=made_up_table())
     options = PenaltyOptions(cost="latency", log=log)
     one_hot = {name: torch.eye(4, dtype=torch.float64)[torch.tensor([0, 1, 2, 3, 1])] for name in CELL_TYPES}
     shares = costs.edge_costs(options, one_hot)
@@ -421,7 +428,7 @@ def test_cost_table_charges_each_edge_its_milliseconds(log: bool) -> None:
 
 
 def test_cost_table_without_times_has_three_kinds_as_before() -> None:
-    costs = CostTable(TINY_NETWORK, SHAPE)
+    costs = CostTable(TINY_SIZE)
     with pytest.raises(KeyError):
         costs.table("latency", "normal")
     assert costs.table("madds", "normal").shape == (1, 5, 4)
@@ -449,7 +456,7 @@ def test_latency_penalty_moves_alpha_by_every_estimator(table_file: Path, estima
 
 def snas_with(penalty: PenaltyOptions, latency: Callable[[Genotype], float]) -> Snas:
     options = tiny_options(penalty=penalty)
-    context = build_context(options, images_of(), CostTable(TINY_NETWORK, SHAPE), CPU)
+    context = build_context(options, images_of(), CPU)
     return Snas(SnasOptions(), replace(context, child_latency=latency))
 
 
@@ -523,8 +530,8 @@ def test_black_box_search_pushes_towards_faster_children(table_file: Path) -> No
 def test_search_without_a_table_measures_each_child_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Genotype] = []
 
-    def fake(genotype: Genotype, network: Any, shape: Any, classes: int, timing: TimingOptions, device: Any) -> Timing:
-        assert (network, shape, classes, str(device)) == (TINY_NETWORK, SHAPE, CLASSES, "cpu")
+    def fake(genotype: Genotype, size: NetworkSize, timing: TimingOptions, device: Any) -> Timing:
+        assert (size, str(device)) == (TINY_SIZE, "cpu")
         assert (timing.batch_size, timing.warmup, timing.repeats) == (3, 0, 1)
         asked.append(genotype)
         return Timing(median_ms=2.0, lower_ms=1.0, upper_ms=3.0)
@@ -549,7 +556,7 @@ def test_search_really_measures_a_child() -> None:
 
 def test_report_has_the_predicted_latency_of_the_derived_child(table_file: Path) -> None:
     (report,) = Search(tiny_options(epochs=1, latency=LatencyOptions(table=str(table_file))), images_of(), CPU)
-    expected = made_up_table().child_ms(report.genotype, TINY_NETWORK, SHAPE, CLASSES)
+    expected = made_up_table().child_ms(report.genotype, TINY_SIZE)
     assert report.child_latency_ms == expected
     assert report.metrics()["child_latency_ms"] == expected
     assert set(report.to_dict()["metrics"]) == {*METRICS, *OPTIONAL_METRICS}
@@ -564,8 +571,8 @@ def test_report_without_a_table_is_as_before() -> None:
 @pytest.mark.slow
 def test_limit_on_latency_holds_for_strategies_that_choose(table_file: Path) -> None:
     table = made_up_table()
-    fixed = table.child_ms(without_edges(), TINY_NETWORK, SHAPE, CLASSES)
-    times = sorted(table.child_ms(child, TINY_NETWORK, SHAPE, CLASSES) for child in random_children(50))
+    fixed = table.child_ms(without_edges(), TINY_SIZE)
+    times = sorted(table.child_ms(child, TINY_SIZE) for child in random_children(50))
     limit = times[10]
     options = tiny_options(
         epochs=1,
@@ -612,13 +619,13 @@ def test_search_with_a_black_box_cost_by_table_resumes_bit_for_bit(table_file: P
 
 def test_published_cells_of_other_nodes_are_refused_by_name() -> None:
     with pytest.raises(LatencyError, match="got none for"):
-        made_up_table().child_ms(PUBLISHED["SNAS_mild"], TINY_NETWORK, SHAPE, CLASSES)
+        made_up_table().child_ms(PUBLISHED["SNAS_mild"], TINY_SIZE)
 
 
 @pytest.mark.gpu
 def test_table_and_child_are_measured_on_a_gpu() -> None:
-    table = measure_table(TINY_NETWORK, SHAPE, CLASSES, QUICK, "cuda")
+    table = measure_table(TINY_SIZE, QUICK, "cuda")
     assert table.place.device == "cuda"
-    compared = compare(table, TINY_NETWORK, SHAPE, CLASSES, QUICK, "cuda", children=2)
+    compared = compare(table, TINY_SIZE, QUICK, "cuda", children=2)
     assert compared.comparison is not None
     assert min(compared.comparison.measured_ms) > 0

@@ -20,7 +20,7 @@ from search_core.cost import memory
 from search_core.cost.memory import MeasurementError, StepMemory, measure_apart, measure_step
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES
-from search_core.space.plan import NetworkOptions, cell_edges, plan_supernet
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges, plan_supernet
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, num_params
 
 NETWORK = NetworkOptions(nodes=2, cells=5, init_channels=8, primitives=FEW_PRIMITIVES)
@@ -32,7 +32,7 @@ FLOAT = 4  # bytes
 
 @cache
 def measured(*, recompute: bool = False, batch_size: int = BATCH) -> StepMemory:
-    return measure_step(replace(NETWORK, recompute=recompute), SHAPE, CLASSES, batch_size)
+    return measure_step(NetworkSize(replace(NETWORK, recompute=recompute), SHAPE, CLASSES), batch_size)
 
 
 def saved_tensors(node: Node) -> Iterator[Tensor]:
@@ -47,7 +47,7 @@ def saved_tensors(node: Node) -> Iterator[Tensor]:
 
 def bytes_in_the_graph(options: NetworkOptions, batch_size: int) -> int:
     """Storages that the nodes of the graph hold, found by walking it; weights, statistics and Z apart."""
-    supernet = Supernet(options, SHAPE, CLASSES, seed=0)
+    supernet = Supernet(NetworkSize(options, SHAPE, CLASSES), seed=0)
     edges, operations = len(cell_edges(options.nodes)), len(options.primitives)
     z = {cell_type: torch.full((edges, operations), 0.25, requires_grad=True) for cell_type in CELL_TYPES}
     logits = supernet(torch.zeros(batch_size, *SHAPE), z)
@@ -68,11 +68,11 @@ def bytes_in_the_graph(options: NetworkOptions, batch_size: int) -> int:
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_saved_bytes_are_those_that_the_graph_holds(nodes: int) -> None:
     options = replace(NETWORK, nodes=nodes, cells=3)
-    assert measure_step(options, SHAPE, CLASSES, BATCH).saved_bytes == bytes_in_the_graph(options, BATCH)
+    assert measure_step(NetworkSize(options, SHAPE, CLASSES), BATCH).saved_bytes == bytes_in_the_graph(options, BATCH)
 
 
 def test_recompute_saves_the_stem_and_the_outputs_of_cells() -> None:
-    plan = plan_supernet(NETWORK, SHAPE)
+    plan = plan_supernet(NetworkSize(NETWORK, SHAPE, 10))
     pixels = SHAPE[1] * SHAPE[2]
     numbers = (SHAPE[0] + 2 * plan.stem_channels) * pixels  # images, the stem's convolution, its batch norm
     for cell in plan.cells[:-1]:  # the classifier needs the mean of the last one's output only
@@ -89,7 +89,7 @@ def test_recompute_lowers_what_is_saved_and_the_peak() -> None:
 
 
 def test_weights_are_counted_with_gradients_and_momentum() -> None:
-    assert measured().weight_bytes == 3 * FLOAT * num_params(Supernet(NETWORK, SHAPE, CLASSES, seed=0))
+    assert measured().weight_bytes == 3 * FLOAT * num_params(Supernet(NetworkSize(NETWORK, SHAPE, CLASSES), seed=0))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -112,9 +112,7 @@ def test_the_peak_holds_all_that_is_saved_and_the_weights(recompute: bool) -> No
 @pytest.mark.slow
 def test_a_process_of_its_own_prints_one_json_object() -> None:
     request = {
-        "options": asdict(NETWORK),
-        "input_shape": SHAPE,
-        "num_classes": CLASSES,
+        **asdict(NetworkSize(NETWORK, SHAPE, CLASSES)),
         "batch_size": BATCH,
         "device": "cpu",
     }
@@ -127,7 +125,7 @@ def test_a_process_of_its_own_prints_one_json_object() -> None:
 @pytest.mark.slow
 def test_measuring_apart_says_in_one_line_why_it_failed() -> None:
     with pytest.raises(MeasurementError, match="more than 1 value per channel") as raised:
-        measure_apart(NETWORK, (3, 2, 2), CLASSES, 1, CPU)  # batch norm of one pixel in the last cells
+        measure_apart(NetworkSize(NETWORK, (3, 2, 2), CLASSES), 1, CPU)  # batch norm of one pixel in the last cells
     assert "\n" not in str(raised.value)
 
 
@@ -138,7 +136,7 @@ def test_the_reason_of_a_killed_process_names_its_signal() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_step_and_its_process() -> None:
-    on_gpu = measure_apart(NETWORK, SHAPE, CLASSES, BATCH, torch.device("cuda"))
+    on_gpu = measure_apart(NetworkSize(NETWORK, SHAPE, CLASSES), BATCH, torch.device("cuda"))
     assert on_gpu.weight_bytes == measured().weight_bytes
     assert on_gpu.saved_bytes > 0
     assert on_gpu.process_bytes is not None

@@ -15,7 +15,7 @@ from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.errors import OptionsError
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.relaxations import concrete_log_sample
 
 CASES = range(4)
@@ -31,7 +31,7 @@ def reference() -> dict[str, Any]:
 @cache
 def table() -> CostTable:
     """Of the network of the file: 8 cells of 4 nodes and 16 channels on 3x32x32."""
-    return CostTable(NetworkOptions(), (3, 32, 32), dtype=torch.float64)
+    return CostTable(NetworkSize(NetworkOptions(), (3, 32, 32), 10), dtype=torch.float64)
 
 
 def of(name: str, cell_type: CellType) -> Tensor:

@@ -285,12 +285,12 @@ def test_modules_of_torch_give_the_same_block_in_float32() -> None:
 
 _UNDER_ALLOCATOR = """
 import torch
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.kernels.backend import num_parts, torch_only
 from search_core.network.supernet import Supernet
 
 torch.set_default_dtype(torch.float64)
-network = Supernet(NetworkOptions(nodes=2, cells=3, init_channels=16), (3, 16, 16), 10, seed=0)
+network = Supernet(NetworkSize(NetworkOptions(nodes=2, cells=3, init_channels=16), (3, 16, 16), 10), seed=0)
 images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 z = {name: torch.full((5, 8), 0.125) for name in ("normal", "reduce")}
 

@@ -16,9 +16,10 @@ from search_core.network.primitives import FactorizedReduce
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from tests.search_core.tiny import (
     TINY_NETWORK,
+    TINY_SIZE,
     genotype_of,
     num_params,
     random_choices,
@@ -34,15 +35,17 @@ SPACES = [
 ]
 
 
-def tiny_child(name: str, **changes: Any) -> Child:
-    settings: dict[str, Any] = {"input_shape": (1, 8, 8), "num_classes": 10, "cells": 3, "init_channels": 4, **changes}
-    genotype = PUBLISHED[name] if name in PUBLISHED else Genotype((), (2,), (), (2,))
-    return Child(genotype, **settings)
+def tiny_child(name: str, size: NetworkSize = TINY_SIZE, **settings: Any) -> Child:
+    return Child(PUBLISHED[name] if name in PUBLISHED else Genotype((), (2,), (), (2,)), size, **settings)
+
+
+def with_cells(cells: int) -> NetworkSize:
+    return replace(TINY_SIZE, network=replace(TINY_NETWORK, cells=cells))
 
 
 def trained_supernet(options: NetworkOptions, input_shape: tuple[int, int, int] = (1, 8, 8)) -> Supernet:
     """A supernet whose batch norm statistics and affine stem are not the initial ones."""
-    supernet = Supernet(options, input_shape, 10, seed=1)
+    supernet = Supernet(NetworkSize(options, input_shape, 10), seed=1)
     with torch.no_grad():
         for parameter in supernet.stem.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(2)))
@@ -62,7 +65,7 @@ def trained_supernet(options: NetworkOptions, input_shape: tuple[int, int, int] 
 @pytest.mark.parametrize("input_shape", [(1, 8, 8), (3, 32, 32), (1, 7, 9), (2, 1, 1)])
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_published_cells_train_at_every_size(name: str, input_shape: tuple[int, int, int]) -> None:
-    child = tiny_child(name, input_shape=input_shape, auxiliary=True)
+    child = tiny_child(name, replace(TINY_SIZE, input_shape=input_shape), auxiliary=True)
     images = torch.randn(2, *input_shape, generator=seeded())
     logits, auxiliary = child.forward_with_auxiliary(images)
     assert auxiliary is not None
@@ -74,7 +77,7 @@ def test_published_cells_train_at_every_size(name: str, input_shape: tuple[int, 
 
 @pytest.mark.parametrize("input_shape", [(3, 224, 224), (3, 57, 90)])
 def test_published_cell_runs_on_imagenet_sizes(input_shape: tuple[int, int, int]) -> None:
-    child = tiny_child("DARTS_V2", input_shape=input_shape, num_classes=1000, cells=5, stem="imagenet")
+    child = tiny_child("DARTS_V2", NetworkSize(replace(TINY_NETWORK, cells=5, stem="imagenet"), input_shape, 1000))
     with torch.no_grad():
         assert child(torch.randn(2, *input_shape, generator=seeded())).shape == (2, 1000)
 
@@ -103,7 +106,7 @@ def test_cell_sums_its_edges_and_concatenates_the_named_nodes(name: str) -> None
 
 
 def test_nodes_without_inputs_are_zeros_and_unused_inputs_get_no_gradient() -> None:
-    child = tiny_child("SNAS_aggressive", cells=5)
+    child = tiny_child("SNAS_aggressive", with_cells(5))
     cell = child.cells[1]
     images = torch.randn(4, 1, 8, 8, generator=seeded())
     stem = child.stem(images)
@@ -120,8 +123,8 @@ def test_nodes_without_inputs_are_zeros_and_unused_inputs_get_no_gradient() -> N
 def test_edges_may_be_listed_in_any_order() -> None:
     edges = (Edge("sep_conv_3x3", 2, 3), Edge("skip_connect", 0, 2))
     forwards, backwards = (Genotype(order, (2, 3), (), (2,)) for order in (edges, edges[::-1]))
-    first = Child(forwards, (1, 8, 8), 10, cells=3, init_channels=4)
-    second = Child(backwards, (1, 8, 8), 10, cells=3, init_channels=4)
+    first = Child(forwards, TINY_SIZE)
+    second = Child(backwards, TINY_SIZE)
     state = {
         name.replace("operations.0", "operations.x")
         .replace("operations.1", "operations.0")
@@ -179,7 +182,7 @@ def test_auxiliary_head_answers_in_training_only() -> None:
 
 
 def test_auxiliary_head_reads_the_cell_at_two_thirds() -> None:
-    child = tiny_child("SNAS_mild", cells=6, auxiliary=True)
+    child = tiny_child("SNAS_mild", with_cells(6), auxiliary=True)
     seen: list[Tensor] = []
     child.cells[4].register_forward_hook(lambda _, __, output: seen.append(output))
     assert child.auxiliary is not None
@@ -228,7 +231,7 @@ def test_drop_path_zeroes_whole_images_and_keeps_the_expectation() -> None:
 
 def test_drop_path_spares_identities_and_nothing_else() -> None:
     skip, conv = Edge("skip_connect", 0, 2), Edge("sep_conv_3x3", 0, 3)
-    child = Child(Genotype((skip, conv), (2, 3), (skip,), (2,)), (1, 8, 8), 10, cells=3, init_channels=4).eval()
+    child = Child(Genotype((skip, conv), (2, 3), (skip,), (2,)), TINY_SIZE).eval()
     normal, reduction = child.cells[0], child.cells[1]
     stem = child.stem(torch.randn(64, 1, 8, 8, generator=seeded()))
     # With p = 0.5 the chance that none or all of 64 images are dropped is 1e-19.
@@ -394,7 +397,7 @@ def test_discretised_forward_computes_the_chosen_operations_only() -> None:
     counter = FlopCounterMode(display=False)
     with counter, torch_only():
         discretised_forward(supernet, genotype, torch.randn(1, 1, 8, 8))
-    expected = child_cost(genotype, cells=3, init_channels=4, input_shape=(1, 8, 8), num_classes=10).madds
+    expected = child_cost(genotype, TINY_SIZE).madds
     assert counter.get_total_flops() == 2 * expected
 
 
@@ -402,4 +405,4 @@ def test_discretised_forward_computes_the_chosen_operations_only() -> None:
 def test_discretised_forward_refuses_what_the_supernet_does_not_have(edge: Edge) -> None:
     genotype = Genotype((edge,), (2, 3), (), (2, 3))
     with pytest.raises(GenotypeError, match=f"the supernet has no {edge.primitive} on the edge"):
-        discretised_forward(Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), genotype, torch.randn(2, 1, 8, 8))
+        discretised_forward(Supernet(TINY_SIZE, seed=0), genotype, torch.randn(2, 1, 8, 8))

@@ -15,7 +15,7 @@ from search_core.network.choice_blocks import CellChoices, even_share
 from search_core.network.quantisation import CEILING, quantise_activations, quantise_unit, quantise_weights
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from tests.search_core.tiny import count_madds, differences, genotype_of, num_params, random_choices, seeded
 
 #: Every kind of operation: two convolutions in a row, a dilated one, a factorized one, pools, both skips.
@@ -29,11 +29,12 @@ OPTIONS = NetworkOptions(
 CHANNELS = (4, 16, 10, 20)
 FULL = (32, 32, 32, 32)
 SHAPE = (1, 9, 9)  # odd, so that halves differ in size
+SIZE = NetworkSize(OPTIONS, SHAPE, 10)
 
 
 def supernet_with_statistics() -> Supernet:
     """A supernet whose weights and running statistics are all different numbers."""
-    supernet, generator = Supernet(OPTIONS, SHAPE, 10, seed=1), seeded(2)
+    supernet, generator = Supernet(SIZE, seed=1), seeded(2)
     with torch.no_grad():
         for name, tensor in supernet.state_dict().items():
             if name.endswith(("running_mean", "running_var")):
@@ -91,9 +92,7 @@ def hand_sliced(whole: Child, narrow: Child) -> dict[str, Tensor]:
 
 def independent(genotype: Genotype) -> Child:
     """A narrow network of its own weights."""
-    return Child(
-        genotype, SHAPE, 10, cells=4, init_channels=8, affine=False, pool_norm=True, cell_channels=CHANNELS, seed=7
-    )
+    return Child(genotype, SIZE, affine=False, pool_norm=True, cell_channels=CHANNELS, seed=7)
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -175,24 +174,16 @@ def supernet_pool_entries(narrow: Child) -> list[int]:
 @pytest.mark.parametrize("position", range(4))
 def test_cost_counts_the_narrow_child_itself(position: int) -> None:
     genotype = genotypes()[position]
-    cost = child_cost(
-        genotype,
-        cells=4,
-        init_channels=8,
-        input_shape=SHAPE,
-        num_classes=10,
-        pool_norm=True,
-        cell_channels=CHANNELS,
-    )
-    child = Child(genotype, SHAPE, 10, cells=4, init_channels=8, pool_norm=True, cell_channels=CHANNELS)
+    cost = child_cost(genotype, SIZE, pool_norm=True, cell_channels=CHANNELS)
+    child = Child(genotype, SIZE, pool_norm=True, cell_channels=CHANNELS)
     assert cost.params == num_params(child)
     assert cost.madds == count_madds(child.eval(), images(1))
 
 
 def test_bit_operations_weigh_each_cell_by_its_bits() -> None:
     genotype = genotypes()[0]
-    limits = ChildLimits(Constraints(), OPTIONS, SHAPE, 10)
-    child = Child(genotype, SHAPE, 10, cells=4, init_channels=8, pool_norm=True, cell_channels=CHANNELS).eval()
+    limits = ChildLimits(Constraints(), SIZE)
+    child = Child(genotype, SIZE, pool_norm=True, cell_channels=CHANNELS).eval()
     x = images(1)
     madds, outputs = [], list(child.stem(x))
     for cell in child.cells:

@@ -12,8 +12,8 @@ from search_core.kernels.depthwise import relu_depthwise
 from search_core.network.child import discretised_forward
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Edge, Genotype
-from search_core.space.plan import NetworkOptions, cell_edges
-from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, seeded
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, TINY_SIZE, seeded
 
 
 def relaxed(options: NetworkOptions, *leading: int, seed: int = 0) -> dict[CellType, Tensor]:
@@ -23,14 +23,14 @@ def relaxed(options: NetworkOptions, *leading: int, seed: int = 0) -> dict[CellT
 
 
 def test_a_shared_sample_equals_the_same_sample_in_every_cell() -> None:
-    supernet, shared = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), relaxed(TINY_NETWORK)
+    supernet, shared = Supernet(TINY_SIZE, seed=0), relaxed(TINY_NETWORK)
     per_cell = {name: z.expand(supernet.num_cells(name), -1, -1).clone() for name, z in shared.items()}
     images = torch.randn(4, 1, 8, 8, generator=seeded(1))
     assert torch.equal(supernet(images, shared), supernet(images, per_cell))
 
 
 def test_every_cell_reads_its_own_sample() -> None:
-    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0).eval()
+    supernet = Supernet(TINY_SIZE, seed=0).eval()
     z: dict[CellType, Tensor] = {
         "normal": relaxed(TINY_NETWORK, 1)["normal"],
         "reduce": relaxed(TINY_NETWORK, 2)["reduce"],
@@ -43,7 +43,7 @@ def test_every_cell_reads_its_own_sample() -> None:
 @pytest.mark.parametrize(("cells", "normal", "reduction"), [(1, 0, 1), (2, 0, 2), (3, 1, 2), (8, 6, 2)])
 def test_number_of_cells_of_each_type(cells: int, normal: int, reduction: int) -> None:
     options = NetworkOptions(nodes=1, cells=cells, init_channels=2, primitives=("none", "skip_connect"))
-    supernet = Supernet(options, (1, 8, 8), 10, seed=0)
+    supernet = Supernet(NetworkSize(options, (1, 8, 8), 10), seed=0)
     assert (supernet.num_cells("normal"), supernet.num_cells("reduce")) == (normal, reduction)
     assert supernet(torch.randn(2, 1, 8, 8), relaxed(options)).isfinite().all()
 
@@ -54,7 +54,7 @@ def test_none_adds_nothing_wherever_it_stands(position: int) -> None:
     options = NetworkOptions(
         nodes=2, cells=3, init_channels=4, primitives=(*others[:position], "none", *others[position:])
     )
-    supernet = Supernet(options, (1, 8, 8), 10, seed=0).eval()
+    supernet = Supernet(NetworkSize(options, (1, 8, 8), 10), seed=0).eval()
     images, z = torch.randn(4, 1, 8, 8, generator=seeded(1)), relaxed(options)
     logits = supernet(images, z)
     for z_EO in z.values():
@@ -65,14 +65,14 @@ def test_none_adds_nothing_wherever_it_stands(position: int) -> None:
 
 
 def test_all_none_leaves_only_the_classifiers_bias() -> None:
-    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    supernet = Supernet(TINY_SIZE, seed=0)
     z = {cell_type: torch.zeros(5, 4) for cell_type in CELL_TYPES}
     logits = supernet(torch.randn(4, 1, 8, 8), z)
     torch.testing.assert_close(logits, supernet.classifier.linear.bias.expand(4, 10))
 
 
 def test_gradients_reach_every_edge_operation_and_weight() -> None:
-    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    supernet = Supernet(TINY_SIZE, seed=0)
     z = {name: weights.requires_grad_() for name, weights in relaxed(TINY_NETWORK).items()}
     supernet(torch.randn(8, 1, 8, 8, generator=seeded(1)), z).square().sum().backward()
     for weights in z.values():
@@ -86,7 +86,7 @@ def test_gradients_reach_every_edge_operation_and_weight() -> None:
 
 
 def test_batch_norms_of_cells_are_not_affine() -> None:
-    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    supernet = Supernet(TINY_SIZE, seed=0)
     norms = [module for module in supernet.cells.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(norm.affine for norm in norms)
@@ -95,7 +95,7 @@ def test_batch_norms_of_cells_are_not_affine() -> None:
 
 def test_weights_follow_the_seed_and_leave_the_global_random_state_alone() -> None:
     before = torch.get_rng_state()
-    first, second, other = (Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=seed) for seed in (5, 5, 6))
+    first, second, other = (Supernet(TINY_SIZE, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
     for (name, a), b, c in zip(first.named_parameters(), second.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -105,7 +105,7 @@ def test_weights_follow_the_seed_and_leave_the_global_random_state_alone() -> No
 @pytest.mark.gpu
 def test_weights_leave_the_global_random_state_of_the_gpu_alone() -> None:
     before = torch.cuda.get_rng_state()
-    Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    Supernet(TINY_SIZE, seed=0)
     assert torch.equal(before, torch.cuda.get_rng_state())
 
 
@@ -113,12 +113,12 @@ def test_weights_do_not_seed_any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As above, for machines without a GPU: `torch.manual_seed` would seed every device through this function."""
     seeds: list[Any] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
-    Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    Supernet(TINY_SIZE, seed=0)
     assert seeds == []
 
 
 def test_alpha_is_no_parameter_of_the_supernet() -> None:
-    supernet = Supernet(NetworkOptions(cells=2, init_channels=2), (1, 8, 8), 10, seed=0)
+    supernet = Supernet(NetworkSize(NetworkOptions(cells=2, init_channels=2), (1, 8, 8), 10), seed=0)
     assert {name.split(".")[0] for name, _ in supernet.named_parameters()} == {"stem", "cells", "classifier"}
     assert not any(f"operations.{PRIMITIVES[0]}" in name for name, _ in supernet.named_modules())
 
@@ -130,7 +130,7 @@ def test_recomputed_cells_can_be_gone_through_backward_twice() -> None:
     images, z = torch.randn(4, 1, 8, 8, generator=seeded(1)), relaxed(TINY_NETWORK)
     gradients = []
     for recompute in (False, True):
-        supernet = Supernet(replace(TINY_NETWORK, recompute=recompute), (1, 8, 8), 10, seed=0)
+        supernet = Supernet(NetworkSize(replace(TINY_NETWORK, recompute=recompute), (1, 8, 8), 10), seed=0)
         loss = supernet(images, z).square().sum()
         loss.backward(retain_graph=True)
         loss.backward()
@@ -142,7 +142,7 @@ def test_recomputed_cells_can_be_gone_through_backward_twice() -> None:
 
 
 def test_a_discretised_pass_and_one_of_the_whole_can_share_a_backward() -> None:
-    supernet, z = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0), relaxed(TINY_NETWORK)
+    supernet, z = Supernet(TINY_SIZE, seed=0), relaxed(TINY_NETWORK)
     edges = (Edge("dil_conv_3x3", 0, 2), Edge("max_pool_3x3", 2, 3))
     images = torch.randn(4, 1, 8, 8, generator=seeded(1))
     discretised = discretised_forward(supernet, Genotype(edges, (2, 3), edges, (2, 3)), images)
@@ -159,7 +159,7 @@ def test_autocast_keeps_logits_and_gradients_close_and_nodes_and_statistics_in_f
     images = torch.randn(16, 1, 16, 16, generator=seeded(1))
     results = []
     for enabled in (False, True):
-        supernet = Supernet(options, (1, 16, 16), 10, seed=0)
+        supernet = Supernet(NetworkSize(options, (1, 16, 16), 10), seed=0)
         z = {name: weights.requires_grad_() for name, weights in relaxed(options).items()}
         with torch_only():
             with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

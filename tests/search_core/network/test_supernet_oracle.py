@@ -19,7 +19,7 @@ from torch.nn import functional
 from search_core.kernels.backend import torch_only
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights, stacked_gradients, stacked_state
 from tests.search_core.tiny import seeded
 
@@ -125,7 +125,7 @@ def twins(case: Case) -> tuple[Twin, Twin]:
         stem=case.stem,
         recompute=case.recompute,
     )
-    fast = Supernet(options, case.input_shape, NUM_CLASSES, seed=1)
+    fast = Supernet(NetworkSize(options, case.input_shape, NUM_CLASSES), seed=1)
     plain = PlainSupernet(
         nodes=case.nodes,
         cells=case.cells,

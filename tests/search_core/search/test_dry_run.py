@@ -14,7 +14,7 @@ from search_core.cost.memory import measure_step
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.search.dry_run import SearchMemory, measure_search
 from search_core.search.options import SearchOptions
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, TINY_DATASET, tiny_options
 
 #: Builds the options of this module in a fresh process and measures them there.
@@ -48,7 +48,7 @@ def test_resident_memory_grows_by_the_peak_of_a_step() -> None:
     small, large = measured_apart(2), measured_apart(32)
     assert (small.device, small.gpu_bytes) == ("cpu", None)
     small_step, large_step = (
-        measure_step(sized(channels).network, (3, 32, 32), 10, 64).peak_bytes for channels in (2, 32)
+        measure_step(NetworkSize(sized(channels).network, (3, 32, 32), 10), 64).peak_bytes for channels in (2, 32)
     )
     assert large_step - small_step > 100e6, "too little to be seen among the libraries"
     # Validation of the child and the allocator's fragments come on top; less would mean that a step was not run.
@@ -97,5 +97,5 @@ def test_gpu_process_takes_its_data_its_tensors_and_its_context() -> None:
     measured = measured_apart(32, "cuda", free_bytes)
     assert measured.device == torch.cuda.get_device_name()
     assert measured.gpu_bytes is not None
-    assert measured.gpu_bytes > measure_step(sized(32).network, (3, 32, 32), 10, 64, "cuda").peak_bytes
+    assert measured.gpu_bytes > measure_step(NetworkSize(sized(32).network, (3, 32, 32), 10), 64, "cuda").peak_bytes
     assert measured.gpu_bytes < 8e9

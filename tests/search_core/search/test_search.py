@@ -21,10 +21,10 @@ from search_core.search.reports import METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.genotype import CELL_TYPES, Genotype
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.options import SnasOptions
-from tests.search_core.tiny import TINY_DATASET, differences, images_of, through_file, tiny_options
+from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, through_file, tiny_options
 
 EPOCHS = 3
 
@@ -253,11 +253,11 @@ def test_report_fields_are_within_their_ranges(name: str) -> None:
 @pytest.mark.parametrize("name", list(SEARCHES))
 def test_reported_costs_are_those_of_the_genotype(name: str) -> None:
     for report in whole(name)[0]:
-        cost = child_cost(report.genotype, cells=3, init_channels=4, input_shape=(1, 8, 8), num_classes=10)
+        cost = child_cost(report.genotype, TINY_SIZE)
         assert (report.child_params, report.child_madds) == (cost.params, cost.madds)
         assert report.child_memory_access == cost.memory_access
         probabilities = {cell_type: torch.tensor(cell.probabilities) for cell_type, cell in report.cells.items()}
-        costs = CostTable(SEARCHES[name].network, (1, 8, 8))
+        costs = CostTable(NetworkSize(SEARCHES[name].network, (1, 8, 8), 10))
         for kind in COST_KINDS:
             expected = costs.expected(kind, probabilities).item()
             assert getattr(report, f"expected_cost_{kind}") == pytest.approx(expected, rel=1e-5)  # float32 sums

@@ -4,7 +4,7 @@ import pytest
 
 from search_core.errors import OptionsError
 from search_core.space.genotype import PRIMITIVES, PUBLISHED
-from search_core.space.plan import NetworkOptions, cell_edges, halved, plan_child, plan_supernet
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges, halved, plan_child, plan_supernet
 
 
 def test_edges_are_ordered_by_target_then_source() -> None:
@@ -23,7 +23,7 @@ def test_halved_rounds_up(size: tuple[int, int], expected: tuple[int, int]) -> N
 
 
 def test_plan_of_the_search_network_of_the_papers() -> None:
-    plan = plan_supernet(NetworkOptions(), (3, 32, 32))
+    plan = plan_supernet(NetworkSize(NetworkOptions(), (3, 32, 32), 10))
     # prev_prev, prev, own channels; size in; type; whether node 0 must be halved. By hand: C = 16, L = 8.
     assert [
         (c.channels_prev_prev, c.channels_prev, c.channels, c.size_in[0], c.size_out[0], c.cell_type, c.reduction_prev)
@@ -47,13 +47,13 @@ def test_plan_of_the_search_network_of_the_papers() -> None:
     [(1, [0]), (2, [0, 1]), (3, [1, 2]), (5, [1, 3]), (8, [2, 5]), (14, [4, 9]), (20, [6, 13])],
 )
 def test_reduction_cells_sit_at_the_thirds(cells: int, reductions: list[int]) -> None:
-    plan = plan_supernet(NetworkOptions(cells=cells), (3, 32, 32))
+    plan = plan_supernet(NetworkSize(NetworkOptions(cells=cells), (3, 32, 32), 10))
     assert [index for index, cell in enumerate(plan.cells) if cell.cell_type == "reduce"] == reductions
     assert plan.auxiliary_cell == 2 * cells // 3
 
 
 def test_plan_of_the_imagenet_stem() -> None:
-    plan = plan_supernet(NetworkOptions(init_channels=48, cells=14, stem="imagenet"), (3, 224, 224))
+    plan = plan_supernet(NetworkSize(NetworkOptions(init_channels=48, cells=14, stem="imagenet"), (3, 224, 224), 10))
     first = plan.cells[0]
     assert plan.stem_channels == first.channels_prev_prev == first.channels_prev == 48
     assert (first.size_prev_prev, first.size_in, first.size_out) == ((56, 56), (28, 28), (28, 28))
@@ -62,14 +62,14 @@ def test_plan_of_the_imagenet_stem() -> None:
 
 
 def test_plan_rounds_odd_sizes_up() -> None:
-    plan = plan_supernet(NetworkOptions(cells=3), (1, 7, 9))
+    plan = plan_supernet(NetworkSize(NetworkOptions(cells=3), (1, 7, 9), 10))
     assert [cell.size_out for cell in plan.cells] == [(7, 9), (4, 5), (2, 3)]
     assert [cell.size_prev_prev for cell in plan.cells] == [(7, 9), (7, 9), (7, 9)]
     assert [cell.reduction_prev for cell in plan.cells] == [False, False, True]
 
 
 def test_plan_of_a_child_follows_each_cells_own_concatenation() -> None:
-    plan = plan_child(PUBLISHED["NASNet"], cells=5, init_channels=4, stem="cifar", input_shape=(3, 8, 8))
+    plan = plan_child(PUBLISHED["NASNet"], NetworkSize(NetworkOptions(cells=5, init_channels=4), (3, 8, 8), 10))
     # Five nodes of the normal cell and three of the reduction cell (cells 1 and 3) are concatenated.
     assert [cell.channels_prev for cell in plan.cells] == [12, 5 * 4, 3 * 8, 5 * 8, 3 * 16]
     assert plan.out_channels == 5 * 16
@@ -77,7 +77,7 @@ def test_plan_of_a_child_follows_each_cells_own_concatenation() -> None:
 
 
 def test_only_edges_from_the_inputs_of_reduction_cells_halve() -> None:
-    normal, reduction, _ = plan_supernet(NetworkOptions(cells=3), (1, 7, 9)).cells
+    normal, reduction, _ = plan_supernet(NetworkSize(NetworkOptions(cells=3), (1, 7, 9), 10)).cells
     assert [normal.edge_geometry(source) for source in (0, 1, 2)] == [((7, 9), 1)] * 3
     assert [reduction.edge_geometry(source) for source in (0, 1, 2, 3)] == [((7, 9), 2)] * 2 + [((4, 5), 1)] * 2
 

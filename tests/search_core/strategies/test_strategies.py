@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from search_core.cost.constraints import Constraints, Limit
-from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.errors import ConstraintsError
 from search_core.network.child import inherit_child
@@ -76,7 +75,7 @@ choosing = pytest.mark.parametrize(
 
 def build(name: str, seed: int = 0, **changes: Any) -> Strategy:
     options = tiny_options(**{**CASES[name], "batch_size": 16, **changes}, seed=seed)
-    context = build_context(options, images_of(), CostTable(TINY_NETWORK, (1, 8, 8)), CPU)
+    context = build_context(options, images_of(), CPU)
     strategy = build_strategy(options.strategy, context)
     strategy.begin_epoch(SETTINGS, seeded(99))
     return strategy

@@ -27,7 +27,16 @@ from search_core.strategies.multi_trial.learning_curve import CurveStop, predict
 from search_core.strategies.multi_trial.options import RandomSearchOptions, RegularisedEvolutionOptions
 from search_core.training.evaluation import evaluate, recalibrate
 from search_core.training.held_out import SearchImages
-from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
+from tests.search_core.tiny import (
+    CPU,
+    TINY_NETWORK,
+    TINY_SIZE,
+    differences,
+    images_of,
+    seeded,
+    through_file,
+    tiny_options,
+)
 
 SPACE = GenotypeSpace(TINY_NETWORK)
 CODE = (3, 1, 2, 3, 3, 3, 2, 1, 3, 2)
@@ -206,7 +215,8 @@ def test_stopped_child_is_over_and_validated() -> None:
 
 
 def child_of(code: tuple[int, ...], seed: int, init_channels: int = 4) -> Child:
-    return Child(SPACE.decode(code), (1, 8, 8), 10, cells=3, init_channels=init_channels, seed=seed)
+    size = replace(TINY_SIZE, network=replace(TINY_NETWORK, init_channels=init_channels))
+    return Child(SPACE.decode(code), size, seed=seed)
 
 
 def test_child_inherits_where_primitive_and_shape_agree() -> None:

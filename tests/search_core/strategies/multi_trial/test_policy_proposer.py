@@ -14,7 +14,7 @@ import torch
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import OptionsError
 from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.controller import Rollout
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.options import NasnetController, NasnetOptions, RlNasController, RlNasOptions
@@ -30,7 +30,7 @@ both = pytest.mark.parametrize("options", [RlNasOptions(), NasnetOptions()], ids
 
 def limits_of(network: NetworkOptions = TINY_NETWORK, **maxima: float) -> ChildLimits:
     constraints = Constraints(**{name: Limit(max=most) for name, most in maxima.items()})
-    return ChildLimits(constraints, network, (1, 8, 8), 10)
+    return ChildLimits(constraints, NetworkSize(network, (1, 8, 8), 10))
 
 
 def fitness(code: Code) -> float:

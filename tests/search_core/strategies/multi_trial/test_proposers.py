@@ -23,7 +23,7 @@ from search_core.strategies.multi_trial.options import (
 )
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer
 from search_core.strategies.registry import MULTI_TRIAL
-from tests.search_core.tiny import TINY_NETWORK, differences, seeded, through_file
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, differences, seeded, through_file
 
 #: Options of each strategy: small ones, so that a few children bring it past its first updates.
 CASES: dict[str, MultiTrialOptions] = {
@@ -41,7 +41,7 @@ every_proposer = pytest.mark.parametrize("name", list(CASES))
 
 def limits_of(**maxima: float) -> ChildLimits:
     constraints = Constraints(**{name: Limit(max=most) for name, most in maxima.items()})
-    return ChildLimits(constraints, TINY_NETWORK, (1, 8, 8), 10)
+    return ChildLimits(constraints, TINY_SIZE)
 
 
 def build(name: str, seed: int = 0, limits: ChildLimits | None = None) -> Proposer:

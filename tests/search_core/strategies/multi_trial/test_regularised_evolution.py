@@ -12,7 +12,7 @@ import torch
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.options import (
     MultiTrialOptions,
@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("options", [RandomSearchOptions(), EVOLUTION], id
 
 
 def limits_of(network: NetworkOptions = TINY_NETWORK, **constraints: Limit) -> ChildLimits:
-    return ChildLimits(Constraints(**constraints), network, (1, 8, 8), 10)
+    return ChildLimits(Constraints(**constraints), NetworkSize(network, (1, 8, 8), 10))
 
 
 def build(options: MultiTrialOptions, seed: int = 0, limits: ChildLimits | None = None) -> Proposer:

@@ -13,13 +13,13 @@ from search_core.cost.penalty import CostTable
 from search_core.errors import OptionsError
 from search_core.search.search import build_context
 from search_core.space.genotype import CELL_TYPES, CellType, Edge
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.darts import Darts, strongest_inputs, unrolled_gradient
 from search_core.strategies.weight_sharing.options import DartsOptions
 from tests.search_core.plain_supernet import PlainSupernet, copy_weights
-from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
+from tests.search_core.tiny import CPU, TINY_NETWORK, TINY_SIZE, images_of, seeded, tiny_options
 
 Order = Literal["first", "second"]
 THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
@@ -28,8 +28,9 @@ THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
 def build(order: Order = "second", network: NetworkOptions = TINY_NETWORK, theta_lr: float = 0.025) -> Darts:
     """A strategy of the default float type whose alpha is far from uniform."""
     options = tiny_options(network=network, theta=THETA, alpha=ALPHA, strategy=DartsOptions(order=order))
-    costs = CostTable(network, (1, 8, 8), dtype=torch.get_default_dtype())
-    darts = Darts(DartsOptions(order=order), build_context(options, images_of(), costs, CPU))
+    costs = CostTable(NetworkSize(network, (1, 8, 8), 10), dtype=torch.get_default_dtype())
+    context = replace(build_context(options, images_of(), CPU), costs=costs)
+    darts = Darts(DartsOptions(order=order), context)
     with torch.no_grad():
         for seed, alpha in enumerate(darts._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
@@ -218,7 +219,7 @@ def test_step_updates_alpha_on_held_out_images_and_then_theta(order: Order) -> N
             lambda: loss(held_out_batch),
             0.025,
         )
-    costs = CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.float64)
+    costs = CostTable(TINY_SIZE, dtype=torch.float64)
     penalty = costs.expected_penalty(reference._context.penalty, {n: a.softmax(-1) for n, a in alpha.items()})
     of_penalty = torch.autograd.grad(penalty, list(alpha.values()))
     for name, task, cost in zip(CELL_TYPES, gradients, of_penalty, strict=True):

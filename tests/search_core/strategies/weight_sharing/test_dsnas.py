@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.dsnas import Dsnas
 from search_core.strategies.weight_sharing.options import DsnasOptions
-from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
+from tests.search_core.tiny import CPU, TINY_NETWORK, TINY_SIZE, images_of, seeded, tiny_options
 
 THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
 NUM_OPS = len(TINY_NETWORK.primitives)
@@ -27,8 +28,9 @@ NUM_OPS = len(TINY_NETWORK.primitives)
 def build(penalty: PenaltyOptions | None = None, *, eta: float = 0.3, stop_at: float | None = None) -> Dsnas:
     """A strategy of the default float type whose alpha is far from uniform."""
     options = tiny_options(penalty=penalty or PenaltyOptions(), theta=THETA, alpha=ALPHA)
-    costs = CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.get_default_dtype())
-    dsnas = Dsnas(DsnasOptions(stop_at=stop_at), build_context(options, images_of(), costs, CPU))
+    costs = CostTable(TINY_SIZE, dtype=torch.get_default_dtype())
+    context = replace(build_context(options, images_of(), CPU), costs=costs)
+    dsnas = Dsnas(DsnasOptions(stop_at=stop_at), context)
     with torch.no_grad():
         for seed, alpha in enumerate(dsnas._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
@@ -48,7 +50,7 @@ def one_hot(choices: dict[CellType, Tensor]) -> dict[CellType, Tensor]:
 @pytest.mark.usefixtures("float64")
 def test_scales_multiply_what_edges_compute() -> None:
     """Against Z of the whole supernet, in which the same numbers stand in place of the ones."""
-    supernet = Supernet(TINY_NETWORK, (1, 8, 8), 10, seed=0)
+    supernet = Supernet(TINY_SIZE, seed=0)
     edges = (Edge("dil_conv_3x3", 0, 2), Edge("skip_connect", 1, 2), Edge("max_pool_3x3", 2, 3))
     scales: dict[CellType, Tensor] = {"normal": torch.tensor([0.5, 2.0, -1.0]), "reduce": torch.tensor([3.0, 0.1, 1.5])}
     # Rows of Z: 0 -> 2, 1 -> 2, 0 -> 3, 1 -> 3, 2 -> 3; columns: none, max pool, skip, dilated convolution.
@@ -86,7 +88,7 @@ def test_step_updates_theta_and_alpha_as_written_in_the_paper(estimator: Any) ->
     theta = list(supernet.parameters())
     gradients = torch.autograd.grad(loss, [*z.values(), *theta])
     of_z, of_theta = dict(zip(CELL_TYPES, gradients[:2], strict=True)), gradients[2:]
-    costs = CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.float64)
+    costs = CostTable(TINY_SIZE, dtype=torch.float64)
     hard = one_hot(choices)
     shares = {name: share.sum(0) for name, share in costs.edge_costs(penalty, hard).items()}
     total = torch.zeros(())

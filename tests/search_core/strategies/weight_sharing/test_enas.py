@@ -28,6 +28,7 @@ from tests.search_core.tiny import (
     CPU,
     FEW_PRIMITIVES,
     TINY_NETWORK,
+    TINY_SIZE,
     differences,
     images_of,
     seeded,
@@ -41,7 +42,7 @@ SPACE = GenotypeSpace(TINY_NETWORK)
 
 def build(options: EnasOptions = SMALL, eta: float = 0.0, **changes: Any) -> Enas:
     search = tiny_options(strategy=options, batch_size=16, **changes)
-    strategy = build_strategy(options, build_context(search, images_of(), CostTable(TINY_NETWORK, (1, 8, 8)), CPU))
+    strategy = build_strategy(options, build_context(search, images_of(), CPU))
     strategy.begin_epoch(EpochSettings(temperature=1.0, eta=eta, theta_lr=0.05), seeded(9))
     for images, labels in images_of().train.batches(16):
         strategy.step(images, labels, seeded(1))
@@ -77,7 +78,7 @@ def test_reward_is_the_accuracy_of_the_one_hot_supernet_with_batch_statistics() 
 def test_reward_subtracts_the_penalty_at_the_strength_of_the_epoch() -> None:
     penalty = PenaltyOptions(strength=5.0, cost="params", log=False)  # the epoch's eta counts
     strategy, free = build(eta=0.25, penalty=penalty), build(penalty=penalty)
-    table = CostTable(TINY_NETWORK, (1, 8, 8))
+    table = CostTable(TINY_SIZE)
     for code in some_codes(5):
         counts = sum((table.table("params", name) * z_EO).sum() for name, z_EO in one_hot(code).items())
         batch = held_out_batch(strategy)
@@ -90,7 +91,7 @@ def test_step_reports_the_penalty_of_its_child(monkeypatch: pytest.MonkeyPatch) 
     code = some_codes(1)[0]
     monkeypatch.setattr(strategy, "sample", lambda generator: code)
     images, labels = next(iter(images_of().train.batches(16)))
-    shares = CostTable(TINY_NETWORK, (1, 8, 8)).edge_costs(PenaltyOptions(), one_hot(code))  # type: ignore[arg-type]
+    shares = CostTable(TINY_SIZE).edge_costs(PenaltyOptions(), one_hot(code))  # type: ignore[arg-type]
     expected = 0.01 * sum(share_LE.sum() for share_LE in shares.values())
     assert strategy.step(images, labels, seeded()).penalty.item() == pytest.approx(float(expected))
     assert expected > 0
@@ -162,7 +163,7 @@ def test_scores_are_log_probabilities_of_whole_genotypes_under_the_controller() 
     search = tiny_options(network=network, batch_size=16)
     strategy = build_strategy(
         EnasOptions(held_out=0.5, controller=EnasController(init=1.0, temperature=None)),
-        build_context(search, images_of(), CostTable(network, (1, 8, 8)), CPU),
+        build_context(search, images_of(), CPU),
     )
     assert isinstance(strategy, Enas)
     codes = list(itertools.product(range(2), repeat=4))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.cost.penalty import CostTable
 from search_core.errors import OptionsError
 from search_core.search.search import Search, build_context
 from search_core.space.genotype import CELL_TYPES, CellType
@@ -25,7 +24,7 @@ THETA = ThetaOptions(grad_clip=0.5, weight_decay=0.01)
 def build(progress: float = 0.5, network: NetworkOptions = TINY_NETWORK, **options: Any) -> OneShot:
     strategy = OneShotOptions(**{"held_out": 0.5, "samples": 2, **options})
     search = tiny_options(network=network, theta=THETA, strategy=strategy)
-    one_shot = OneShot(strategy, build_context(search, images_of(), CostTable(network, (1, 8, 8)), CPU))
+    one_shot = OneShot(strategy, build_context(search, images_of(), CPU))
     one_shot.begin_epoch(EpochSettings(temperature=1.0, eta=0.0, theta_lr=0.1, progress=progress), seeded())
     return one_shot
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from search_core.cost.penalty import CostTable
 from search_core.errors import OptionsError
 from search_core.search.search import build_context
 from search_core.strategies.base import EpochSettings
@@ -19,7 +18,7 @@ from search_core.strategies.weight_sharing.ranked_draws_options import (
     RankedDrawsOptions,
     SmashOptions,
 )
-from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
+from tests.search_core.tiny import CPU, images_of, seeded, tiny_options
 
 CASES: list[RankedDrawsOptions] = [
     RandomSamplingOptions(held_out=0.5, samples=4),
@@ -33,7 +32,7 @@ each = pytest.mark.parametrize("options", CASES, ids=["random_sampling", "smash"
 
 def build(options: Any) -> RankedDraws:
     search = tiny_options(strategy=options, batch_size=16)
-    strategy = build_strategy(options, build_context(search, images_of(), CostTable(TINY_NETWORK, (1, 8, 8)), CPU))
+    strategy = build_strategy(options, build_context(search, images_of(), CPU))
     strategy.begin_epoch(EpochSettings(temperature=1.0, eta=0.0, theta_lr=0.1), seeded())
     strategy.step(*next(iter(images_of().train.batches(16))), seeded())
     return strategy

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.cost.penalty import CostTable
 from search_core.network.child import inherit_child
 from search_core.search.search import build_context
 from search_core.space.codes import Code
@@ -40,7 +39,7 @@ each = pytest.mark.parametrize("options", STRATEGIES, ids=lambda options: option
 
 def build(options: Any, theta: ThetaOptions = THETA) -> Any:
     search = tiny_options(strategy=options, batch_size=16, theta=theta)
-    strategy = build_strategy(options, build_context(search, images_of(), CostTable(TINY_NETWORK, (1, 8, 8)), CPU))
+    strategy = build_strategy(options, build_context(search, images_of(), CPU))
     strategy.begin_epoch(EpochSettings(temperature=1.0, eta=0.0, theta_lr=0.1), seeded())
     return strategy
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.cost.penalty import CostTable
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.network.child import inherit_child
@@ -15,7 +14,7 @@ from search_core.network.supernet import Supernet
 from search_core.search.search import Search, build_context
 from search_core.space.codes import Code
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
 from search_core.strategies.weight_sharing.smash import HyperNetwork, Slot, Smash
@@ -30,7 +29,7 @@ def build(network: NetworkOptions = NETWORK, shape: tuple[int, int, int] = (1, 8
     strategy = SmashOptions(**{"held_out": 0.5, "samples": 2, "features": 8, **options})
     dataset = DatasetOptions(name="fake", shape=shape, images=100)
     search = tiny_options(network=network, strategy=strategy, dataset=dataset)
-    smash = Smash(strategy, build_context(search, images_of(dataset), CostTable(network, shape), CPU))
+    smash = Smash(strategy, build_context(search, images_of(dataset), CPU))
     smash.begin_epoch(EpochSettings(temperature=1.0, eta=0.0, theta_lr=0.1), seeded())
     return smash
 
@@ -77,7 +76,7 @@ def test_hypernetwork_computes_what_its_docstring_says() -> None:
 
 
 def test_weights_depend_on_the_slot_and_on_every_choice_of_the_code() -> None:
-    network = HyperNetwork(Supernet(NETWORK, (1, 8, 8), 10, seed=0), 8, seed=0)
+    network = HyperNetwork(Supernet(NetworkSize(NETWORK, (1, 8, 8), 10), seed=0), 8, seed=0)
     code = all_of("sep_conv_3x3")
     weights = network(code)
     of_width: dict[torch.Size, list[Tensor]] = {}
@@ -94,14 +93,14 @@ def test_weights_depend_on_the_slot_and_on_every_choice_of_the_code() -> None:
 
 def test_initial_weights_are_of_the_scale_of_a_fresh_convolution() -> None:
     options = NetworkOptions(nodes=4, cells=3, init_channels=16)
-    network = HyperNetwork(Supernet(options, (1, 8, 8), 10, seed=0), 32, seed=0)
+    network = HyperNetwork(Supernet(NetworkSize(options, (1, 8, 8), 10), seed=0), 32, seed=0)
     for weight in network(all_of("sep_conv_5x5", options)).values():
         # 1 / C by construction in the mean over slots; within a factor of 4 for each.
         assert 0.25 < weight.var().item() * len(weight) < 4
 
 
 def test_hypernetwork_is_small_and_follows_the_seed() -> None:
-    supernet = Supernet(NetworkOptions(), (3, 32, 32), 10, seed=0)
+    supernet = Supernet(NetworkSize(NetworkOptions(), (3, 32, 32), 10), seed=0)
     first, again, other = (HyperNetwork(supernet, 32, seed=seed) for seed in (0, 0, 1))
     generated = sum(
         weight.numel() for name, weight in supernet.named_parameters() if ".operations." in name and "pointwise" in name

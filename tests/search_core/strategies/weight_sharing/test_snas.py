@@ -13,14 +13,23 @@ from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import CostMix, PenaltyOptions
 from search_core.search.search import build_context
 from search_core.space.genotype import CELL_TYPES, CellType, Edge
-from search_core.space.plan import NetworkOptions
+from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
 from search_core.strategies.weight_sharing.differentiable import derive_genotype, initial_alpha
 from search_core.strategies.weight_sharing.options import SnasOptions
 from search_core.strategies.weight_sharing.snas import Snas
-from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, through_file, tiny_options
+from tests.search_core.tiny import (
+    CPU,
+    TINY_NETWORK,
+    TINY_SIZE,
+    differences,
+    images_of,
+    seeded,
+    through_file,
+    tiny_options,
+)
 
 SamplePer = Literal["batch", "cell"]
 THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
@@ -38,8 +47,9 @@ def build(
 ) -> Snas:
     """A strategy of the default float type whose alpha is far from uniform."""
     options = tiny_options(network=network, penalty=penalty or PenaltyOptions(), theta=THETA, alpha=ALPHA)
-    costs = CostTable(network, (1, 8, 8), dtype=torch.get_default_dtype())
-    snas = Snas(SnasOptions(sample_per=sample_per), build_context(options, images_of(), costs, CPU))
+    costs = CostTable(NetworkSize(network, (1, 8, 8), 10), dtype=torch.get_default_dtype())
+    context = replace(build_context(options, images_of(), CPU), costs=costs)
+    snas = Snas(SnasOptions(sample_per=sample_per), context)
     with torch.no_grad():
         for seed, alpha in enumerate(snas._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
@@ -127,7 +137,7 @@ def test_step_updates_theta_and_alpha_as_written_in_the_paper(estimator: Any, sa
     z = {name: log.exp() for name, log in plain_log_samples(alpha, sample_per, num_cells, 0.7, seed=9).items()}
     logits = supernet.train()(images, z)
     loss = functional.cross_entropy(logits, labels)
-    costs = CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.float64)
+    costs = CostTable(TINY_SIZE, dtype=torch.float64)
     if estimator == "expected":
         cost = costs.expected_penalty(penalty, {name: values.softmax(-1) for name, values in alpha.items()})
     else:
@@ -267,7 +277,7 @@ SMALL_SPACE = NetworkOptions(nodes=1, cells=3, init_channels=4, primitives=("non
 @per_batch_and_cell
 def test_score_function_weighs_the_score_of_each_edge_by_its_own_cost_over_a_baseline(sample_per: SamplePer) -> None:
     penalty = PenaltyOptions(estimator="score_function", cost="mix", mix=CostMix(params=1.0, madds=2.0))
-    snas, costs = build(sample_per, penalty), CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.float64)
+    snas, costs = build(sample_per, penalty), CostTable(TINY_SIZE, dtype=torch.float64)
     num_cells = {cell_type: snas.supernet.num_cells(cell_type) for cell_type in CELL_TYPES}
     baselines: dict[CellType, Tensor] = {}
     for seed in range(3):
@@ -293,7 +303,7 @@ def test_score_function_weighs_the_score_of_each_edge_by_its_own_cost_over_a_bas
 @pytest.mark.usefixtures("float64")
 @per_batch_and_cell
 def test_reparam_differentiates_the_cost_of_the_sample(sample_per: SamplePer) -> None:
-    snas, costs = build(sample_per), CostTable(TINY_NETWORK, (1, 8, 8), dtype=torch.float64)
+    snas, costs = build(sample_per), CostTable(TINY_SIZE, dtype=torch.float64)
     num_cells = {cell_type: snas.supernet.num_cells(cell_type) for cell_type in CELL_TYPES}
     log_z = snas._sample(seeded(1))
     _, surrogate = snas._penalise({name: log.exp() for name, log in log_z.items()}, log_z)
@@ -330,7 +340,7 @@ def mean_gradient(
     alpha = small_alpha()["normal"].expand(num, 2, 3).clone().requires_grad_()
     log_p = alpha.log_softmax(-1)
     log_z = concrete_log_sample(log_p, temperature, gumbel_noise(log_p.shape, seeded(seed), like=log_p))
-    costs = CostTable(SMALL_SPACE, (1, 8, 8), dtype=torch.float64)
+    costs = CostTable(NetworkSize(SMALL_SPACE, (1, 8, 8), 10), dtype=torch.float64)
     z: dict[CellType, Tensor] = {"normal": log_z.exp(), "reduce": torch.zeros(2, 3)}
     # One normal cell, so samples may stand where cells do: shape (S, E).
     cost = costs.edge_costs(penalty, z)["normal"]
@@ -345,7 +355,7 @@ def small_alpha() -> dict[CellType, Tensor]:
 
 def expected_gradient(penalty: PenaltyOptions) -> Tensor:
     alpha = {name: values.clone().requires_grad_() for name, values in small_alpha().items()}
-    costs = CostTable(SMALL_SPACE, (1, 8, 8), dtype=torch.float64)
+    costs = CostTable(NetworkSize(SMALL_SPACE, (1, 8, 8), 10), dtype=torch.float64)
     value = costs.expected_penalty(penalty, {name: values.softmax(-1) for name, values in alpha.items()})
     return torch.autograd.grad(value, alpha["normal"])[0]
 
@@ -400,8 +410,8 @@ def test_steps_replayed_from_a_cuda_graph_equal_steps_run_one_by_one(sample_per:
     for cuda_graph in (False, True):
         penalty = PenaltyOptions(estimator=estimator)
         options = tiny_options(penalty=penalty, theta=THETA, alpha=ALPHA, cuda_graph=cuda_graph)
-        device, costs = torch.device("cuda"), CostTable(TINY_NETWORK, (1, 8, 8), "cuda")
-        snas = Snas(SnasOptions(sample_per=sample_per), build_context(options, images_of(), costs, device))
+        context = build_context(options, images_of(), torch.device("cuda"))
+        snas = Snas(SnasOptions(sample_per=sample_per), context)
         generator = torch.Generator("cuda").manual_seed(1)
         images, labels = (tensor.cuda() for tensor in batch())
         seen = []

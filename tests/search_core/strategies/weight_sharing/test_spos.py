@@ -13,7 +13,6 @@ import torch
 
 from search_core.cost.constraints import Constraints, Limit
 from search_core.cost.counts import child_cost
-from search_core.cost.penalty import CostTable
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.search.search import Search, build_context
 from search_core.space.codes import Code, GenotypeSpace
@@ -25,7 +24,7 @@ from search_core.strategies.weight_sharing.ranked_draws_options import RandomSam
 from search_core.strategies.weight_sharing.single_path import SinglePathStrategy
 from search_core.strategies.weight_sharing.spos import Spos
 from search_core.training.evaluation import evaluate
-from tests.search_core.tiny import CPU, TINY_NETWORK, differences, images_of, seeded, tiny_options
+from tests.search_core.tiny import CPU, TINY_NETWORK, TINY_SIZE, differences, images_of, seeded, tiny_options
 
 SMALL = SposOptions(held_out=0.5, preview=2, population=6, generations=3, top_k=3)
 CHOOSING = replace(SMALL, channels=(0.5, 1.0), bits=(2, 4, 32))
@@ -39,7 +38,7 @@ SIGNIFICANCE = 1e-3
 
 def build(options: SposOptions | RandomSamplingOptions = SMALL, **changes: Any) -> Any:
     search = tiny_options(strategy=options, batch_size=16, **changes)
-    strategy = build_strategy(options, build_context(search, images_of(), CostTable(TINY_NETWORK, (1, 8, 8)), CPU))
+    strategy = build_strategy(options, build_context(search, images_of(), CPU))
     strategy.begin_epoch(SETTINGS, seeded())
     return strategy
 
@@ -265,15 +264,8 @@ def test_crossing_takes_channels_and_bits_from_either_parent() -> None:
 
 def test_limits_count_the_narrow_child() -> None:
     def madds_of(strategy: Spos, code: Code) -> int:
-        network, channels = TINY_NETWORK, strategy.paths.choices(code).channels
-        return child_cost(
-            strategy.paths.genotype(code),
-            cells=network.cells,
-            init_channels=network.init_channels,
-            input_shape=(1, 8, 8),
-            num_classes=10,
-            cell_channels=channels,
-        ).madds
+        channels = strategy.paths.choices(code).channels
+        return child_cost(strategy.paths.genotype(code), TINY_SIZE, cell_channels=channels).madds
 
     free = build(CHOOSING)
     empty = free.paths.widest((0,) * NUM_GENES)  # no operation at all: the cheapest child with all channels

@@ -1,0 +1,1 @@
+"""Private interfaces of other packages, one file each; pyproject.toml bounds the releases that have them."""

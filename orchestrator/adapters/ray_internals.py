@@ -1,0 +1,49 @@
+"""Private interfaces of Ray: how a cluster is found and its token accepted, signal handlers, ids of actors."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+from ray._private import services
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+#: Program that asks Ray's global control store at an address for the alive nodes, to be run in a process of its own:
+#: Ray's client cannot be given a time limit, ends the process if a token is missing, and keeps the mode of
+#: authentication that it saw first.
+PROBE = """
+import sys
+from ray._raylet import GcsClient
+for node in GcsClient(address=sys.argv[1]).get_all_node_info().values():
+    if node.state == 0:
+        print("node", node.node_manager_address)
+"""
+
+
+def started_address() -> str | None:
+    """HOST:PORT of the cluster that was started on this machine or that RAY_ADDRESS names; None if there is none."""
+    found = services.canonicalize_bootstrap_address("auto")
+    return None if found is None else str(found)
+
+
+def has_token() -> bool:
+    """Whether Ray finds a token for a cluster that wants one."""
+    AuthenticationTokenLoader.instance().reset_cache()  # a process may connect more than once
+    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def read_environment() -> None:
+    """Have Ray read the mode of authentication from the environment anew; it did so when it was imported."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def without_sigterm_handler() -> AbstractContextManager[Any]:
+    """Inside, Ray sets no handler of SIGTERM."""
+    return mock.patch("ray._private.utils.set_sigterm_handler")
+
+
+def actor_id(actor: Any) -> str:
+    """Id of an actor as Ray's messages have it, hexadecimal."""
+    return str(actor._actor_id.hex())
