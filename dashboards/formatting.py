@@ -1,4 +1,4 @@
-"""Numbers in words: the same everywhere on the pages and in the terminal."""
+"""Numbers in words: the same on pages, in the terminal and in what MLflow shows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _METRICS: dict[str, tuple[str, str, float]] = {
 
 #: Units of counts, with what is counted where the name does not say it; and sizes from the largest.
 _COUNTS = {"thousands": "", "millions": "", "million elements": "elements"}
-_SIZES = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
+_SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def metric_name(metric: str) -> str:
@@ -71,23 +71,26 @@ def metric_factor(metric: str) -> float:
 
 
 def shown_metric(metric: str, value: float | None) -> str:
-    """A metric's value in its unit with three or four figures; a dash where there is none."""
+    """A metric's value in its unit: shares with two decimals, counts with three figures; a dash where there is none."""
     if value is None or math.isnan(value):
         return MISSING
     unit = metric_unit(metric)
     if unit in _COUNTS:  # a child of a digit search has thousands of parameters, one for ImageNet has millions
         size, name = next((entry for entry in _SIZES if abs(value) >= entry[0]), (1.0, ""))
-        return " ".join(part for part in (f"{value / size:.4g}", name, _COUNTS[unit]) if part)
-    text = f"{value * metric_factor(metric):.4g}"
-    separator = "" if unit == "%" else " "
-    return f"{text}{separator}{unit}" if unit else text
+        return " ".join(filter(None, (f"{value / size:.3g}", name, _COUNTS[unit])))
+    if metric == "eta":
+        return exact(value)
+    if unit == "%":
+        return f"{value:.2%}"
+    text = f"{100 * value:+.2f}" if metric == "discretization_gap" else f"{value * metric_factor(metric):.4g}"
+    return f"{text} {unit}" if unit else text
 
 
-def shown_number(value: float | str | None) -> str:
+def shown_number(value: object) -> str:
     """A swept value: three figures if it is a fraction."""
     if value is None:
         return MISSING
-    return exact(value) if isinstance(value, float) else value
+    return exact(value) if isinstance(value, float) else str(value)
 
 
 def exact(value: float, figures: int = 3) -> str:
@@ -117,19 +120,6 @@ def moment(unix_s: float | None) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction as a percentage, or a dash."""
-    return "-" if fraction is None else f"{fraction:.1%}"
-
-
-def compact(count: float) -> str:
-    """A count with three figures and k, M or G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f}"
 
 
 def hours_text(metric: str, hours: float) -> str:

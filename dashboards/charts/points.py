@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
-from dashboards.formatting import metric_name, shown_metric
+from dashboards.formatting import metric_name, shown_metric, shown_number
 from dashboards.records import Trial
 
 ColourBy = Literal["eta", "schedule", "strategy"]
@@ -123,12 +123,12 @@ def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
 
 def _brief(trial: Trial) -> str:
     """Name and penalty; not its place on a logarithmic axis, where zero has none."""
-    return escaped(trial.title) + ("" if trial.eta is None else f", η {trial.eta:.3g}")
+    return escaped(trial.title) + ("" if trial.eta is None else f", η {shown_number(trial.eta)}")
 
 
 def _hover(trial: Trial) -> str:
     metrics = trial.run.metrics
-    penalty = "" if trial.eta is None else f"η {trial.eta:.3g}, "
+    penalty = "" if trial.eta is None else f"η {shown_number(trial.eta)}, "
     lines = [
         f"<b>{escaped(trial.title)}</b> ({trial.run.state})",
         f"{escaped(trial.strategy)}, {penalty}{escaped(trial.schedule)} schedule",

@@ -15,9 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dashboards.formatting import compact, percent
 from orchestrator.cli.completion import strategy_settings
-from orchestrator.files.layout import DEFAULT_RUNS
+from orchestrator.files.layout import DEFAULT_RUNS as DEFAULT_RUNS
 
 RunsOption = Annotated[
     Path,
@@ -33,20 +32,6 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-
-__all__ = [
-    "DEFAULT_RUNS",
-    "JsonOption",
-    "RunsOption",
-    "SetOption",
-    "compact",
-    "filled_table",
-    "make_table",
-    "percent",
-    "stamped",
-    "stdout",
-    "warn",
-]
 
 #: Where results go; messages go to stderr.
 stdout = Console(width=None if sys.stdout.isatty() else 120)

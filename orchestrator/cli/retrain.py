@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout, warn
+from dashboards.formatting import shown_metric
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import Runs
 
@@ -60,7 +61,8 @@ def retrain(
     results = run_retrain(cell, recipe, folder, label, _print_epoch, parent_run=run, warn=warn)
     accuracies = [result["test_accuracy"] for result in results]
     spread = f" ± {stdev(accuracies):.2%} over {len(accuracies)} seeds" if len(accuracies) > 1 else ""
-    cost = f"{compact(results[0]['params'])} parameters, {compact(results[0]['madds'])} multiply-adds"
+    cost = f"{shown_metric('params', results[0]['params'])} parameters, "
+    cost += f"{shown_metric('madds', results[0]['madds'])} multiply-adds"
     stdout.print(f"\ntest accuracy {mean(accuracies):.2%}{spread}; {cost}", highlight=False)
 
 
@@ -76,7 +78,7 @@ def _small_recipe() -> RetrainConfig:
 
 def _print_epoch(seed: int, report: RetrainReport) -> None:
     stdout.print(
-        f"seed {seed}  epoch {report.epoch:3d}  loss {report.train_loss:.3f}  train {report.train_accuracy:6.1%}"
-        f"  validation {report.val_accuracy:6.1%}  {report.seconds:.1f} s",
+        f"seed {seed}  epoch {report.epoch:3d}  loss {report.train_loss:.3f}  train {report.train_accuracy:6.2%}"
+        f"  validation {report.val_accuracy:6.2%}  {report.seconds:.1f} s",
         highlight=False,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, compact, stamped, stdout, warn
+from dashboards.formatting import shown_metric
+from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout, warn
 from orchestrator.files.layout import Runs
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def search(
 def _print_epoch(report: EpochReport) -> None:
     if report.epoch == 0:
         stdout.print(_HEAD, highlight=False, soft_wrap=True)
-    edges = f"{report.edges_normal}+{report.edges_reduce}"
+    edges, madds = f"{report.edges_normal}+{report.edges_reduce}", shown_metric("child_madds", report.child_madds)
     stdout.print(
-        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.1%}  {report.child_val_accuracy:6.1%}"
-        f"  {report.child_val_accuracy_recalibrated:8.1%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
-        f"  {report.temperature:5.3f}  {edges:>5}  {compact(report.child_madds):>8}  {report.seconds:4.1f}",
+        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.2%}  {report.child_val_accuracy:6.2%}"
+        f"  {report.child_val_accuracy_recalibrated:8.2%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
+        f"  {report.temperature:5.3f}  {edges:>5}  {madds:>8}  {report.seconds:4.1f}",
         highlight=False,
         soft_wrap=True,
     )

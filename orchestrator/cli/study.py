@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dashboards.formatting import duration, hours_text
+from dashboards.formatting import duration, hours_text, metric_name, shown_metric
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
@@ -217,7 +217,7 @@ def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
     early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
     ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
     stdout.print(f"study {overview['name']}: {overview['state']}, {ends}", soft_wrap=True)
-    parts = [f"best {metric} {value:.4g}" for metric, value in facts["best"].items()]
+    parts = [f"best {metric_name(metric)} {shown_metric(metric, value)}" for metric, value in facts["best"].items()]
     parts += [f"{hours_text(unit, hours)} in searches" for unit, hours in facts["hours"].items()]
     if facts["running"]:
         left = facts["time_left_s"]

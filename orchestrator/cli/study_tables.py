@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from dashboards.formatting import counted
-from orchestrator.cli.common import compact, filled_table, make_table, percent, stdout
+from dashboards.formatting import MISSING, counted, shown_metric, shown_number
+from orchestrator.cli.common import filled_table, make_table, stdout
 
 if TYPE_CHECKING:
     from orchestrator.reports.comparison import Comparison
@@ -36,11 +36,11 @@ def print_trials(trials: Sequence[TrialRecord]) -> None:
         (
             f"{'* ' if trial.on_front else ''}{trial.number}",
             trial.state,
-            *(shown(trial.values[key]) if key in trial.values else "-" for key in keys),
+            *(shown_number(trial.values.get(key)) for key in keys),
             str(trial.epochs),
-            percent(trial.metrics.get("supernet_val_accuracy")),
-            percent(trial.metrics.get("child_val_accuracy")),
-            compact(trial.metrics["child_madds"]) if trial.metrics else "-",
+            shown_metric("supernet_val_accuracy", trial.metrics.get("supernet_val_accuracy")),
+            shown_metric("child_val_accuracy", trial.metrics.get("child_val_accuracy")),
+            shown_metric("child_madds", trial.metrics.get("child_madds")),
         )
         for trial in trials
     ]
@@ -56,21 +56,21 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
         return
     has_latency = any("child_latency_ms" in row for row in front)
     columns = ["trial", "eta", "temperature", "supernet", "child", "retrained test", "params", "multiply-adds"]
-    columns += ["latency (ms)"] if has_latency else []
+    columns += ["latency"] if has_latency else []
     rows = []
     for row in front:
-        spread = f" ± {row['test_accuracy_sd']:.1%}" if row["test_accuracy_sd"] is not None else ""
+        spread = f" ± {row['test_accuracy_sd']:.2%}" if row["test_accuracy_sd"] is not None else ""
         rows.append(
             (
                 str(row["trial"]),
-                f"{row['eta']:.2e}",
+                shown_number(row["eta"]),
                 row["temperature"],
-                percent(row["supernet_val_accuracy"]),
-                percent(row["child_val_accuracy"]),
-                percent(row["test_accuracy"]) + spread,
-                compact(row["child_params"]),
-                compact(row["child_madds"]),
-                *([f"{row['child_latency_ms']:.3g}" if "child_latency_ms" in row else "-"] if has_latency else []),
+                shown_metric("supernet_val_accuracy", row["supernet_val_accuracy"]),
+                shown_metric("child_val_accuracy", row["child_val_accuracy"]),
+                shown_metric("test_accuracy", row["test_accuracy"]) + spread,
+                shown_metric("child_params", row["child_params"]),
+                shown_metric("child_madds", row["child_madds"]),
+                *([shown_metric("child_latency_ms", row.get("child_latency_ms"))] if has_latency else []),
             )
         )
     title = "front: the best trade-offs between the objectives"
@@ -91,9 +91,9 @@ def print_retrains(retrains: Sequence[RetrainRecord]) -> None:
         table.add_column(column, justify="left" if column == "state" else "right")
     for record in retrains:
         metrics = record.metrics
-        accuracies = [percent(metrics.get(name)) for name in ("val_accuracy", "test_accuracy")]
-        costs = [compact(metrics[name]) if name in metrics else "-" for name in ("params", "madds")]
-        trial = "-" if record.trial is None else str(record.trial)
+        accuracies = [shown_metric(name, metrics.get(name)) for name in ("val_accuracy", "test_accuracy")]
+        costs = [shown_metric(name, metrics.get(name)) for name in ("params", "madds")]
+        trial = MISSING if record.trial is None else str(record.trial)
         table.add_row(trial, str(record.seed), record.state, str(record.epochs), *accuracies, *costs)
     stdout.print(table)
     for record in retrains:
@@ -128,11 +128,6 @@ def _print_events(name: str, record: TrialRecord | RetrainRecord) -> None:
 def faults(survived: Mapping[str, int]) -> list[str]:
     """Faults by kind, such as `2 restarts`."""
     return [counted(count, _FAULTS[kind]) for kind, count in survived.items()]
-
-
-def shown(value: object) -> str:
-    """A sampled value."""
-    return f"{value:.2e}" if isinstance(value, float) else str(value)
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dashboards.formatting import compact, counted, duration, hours_text, percent
+from dashboards.formatting import counted, duration, hours_text, metric_name, shown_metric, shown_number
 from orchestrator.cli.cells import drawn_cells, sparkline
 from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import study_names
-from orchestrator.cli.study_tables import faults, shown
+from orchestrator.cli.study_tables import faults
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import Runs
 from orchestrator.study.hours import hours_of
@@ -23,34 +23,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)
 
-#: Metrics of the last epoch in groups: metric -> what it is called, and its unit.
-_GROUPS: dict[str, dict[str, tuple[str, str]]] = {
-    "child": {
-        "child_val_accuracy": ("accuracy, weights inherited", "%"),
-        "child_val_accuracy_recalibrated": ("accuracy, recalibrated", "%"),
-        "child_val_loss": ("loss", "nats"),
-    },
-    "supernet": {
-        "supernet_val_accuracy": ("accuracy", "%"),
-        "discretization_gap": ("discretization gap", "points"),
-        "train_loss": ("training loss", "nats"),
-    },
-    "cost of the child": {
-        "child_madds": ("multiply-adds", "an image"),
-        "child_params": ("parameters", ""),
-        "child_memory_access": ("elements moved", "an image"),
-        "expected_cost_madds": ("expected multiply-adds, searched edges", "an image"),
-    },
-    "search": {
-        "entropy_normal": ("entropy, normal cell", "nats"),
-        "entropy_reduce": ("entropy, reduction cell", "nats"),
-        "temperature": ("temperature", ""),
-        "eta": ("eta", ""),
-        "edges_normal": ("edges, normal cell", ""),
-        "edges_reduce": ("edges, reduction cell", ""),
-    },
+#: Metrics of the last epoch in groups.
+_GROUPS = {
+    "child": ("child_val_accuracy", "child_val_accuracy_recalibrated", "child_val_loss"),
+    "supernet": ("supernet_val_accuracy", "discretization_gap", "train_loss"),
+    "cost of the child": ("child_madds", "child_params", "child_memory_access", "expected_cost_madds"),
+    "search": ("entropy_normal", "entropy_reduce", "temperature", "eta", "edges_normal", "edges_reduce"),
 }
-_COSTS = ("child_madds", "child_params", "child_memory_access", "expected_cost_madds")
 
 ExportOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the trial's cell to a genotype file, and nothing else.")
@@ -102,7 +81,7 @@ def _print(facts: dict[str, Any], study: Study) -> None:
     _line(f"trial {facts['number']} of study {facts['study']}: {facts['state']}{front}")
     if facts["reason"]:
         _line(f"reason: {facts['reason']}")
-    values = ", ".join(f"{key} {shown(value)}" for key, value in facts["values"].items())
+    values = ", ".join(f"{key} {shown_number(value)}" for key, value in facts["values"].items())
     rows = {
         "values": values or "nothing was swept",
         "epochs": f"{facts['epochs']}{planned}, {duration(facts['seconds'])} of epochs",
@@ -129,19 +108,12 @@ def _print(facts: dict[str, Any], study: Study) -> None:
 
 def _print_metrics(metrics: dict[str, float]) -> None:
     table = make_table("last epoch")
-    for column in ("", "metric", "value", "unit"):
+    for column in ("", "metric", "value"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for group, names in _GROUPS.items():
-        known = [(name, *words) for name, words in names.items() if name in metrics]
-        for index, (name, text, unit) in enumerate(known):
-            table.add_row("" if index else group, text, _value(name, metrics[name], unit), unit)
+        for index, name in enumerate(name for name in names if name in metrics):
+            table.add_row("" if index else group, metric_name(name), shown_metric(name, metrics[name]))
     stdout.print(table)
-
-
-def _value(name: str, value: float, unit: str) -> str:
-    if unit in ("%", "points"):
-        return f"{100 * value:+.1f}" if unit == "points" else f"{100 * value:.1f}"
-    return compact(value) if name in _COSTS else f"{value:.4g}"
 
 
 def _print_curves(curves: dict[str, list[float]]) -> None:
@@ -150,17 +122,19 @@ def _print_curves(curves: dict[str, list[float]]) -> None:
     table = make_table("how it went, first epoch to last")
     for column in ("", "first", "", "last"):
         table.add_column(column, justify="right" if column in ("first", "last") else "left", no_wrap=True)
-    for name, text in CURVES.items():
+    for name in CURVES:
         values = curves[name]
-        style = "{:+.1%}" if name == "discretization_gap" else "{:.1%}" if "accuracy" in name else "{:.3g}"
-        table.add_row(text, style.format(values[0]), sparkline(values), style.format(values[-1]))
+        first, last = (shown_metric(name, value) for value in (values[0], values[-1]))
+        table.add_row(metric_name(name), first, sparkline(values), last)
     stdout.print(table)
 
 
 def _print_retrainings(retrainings: list[dict[str, Any]]) -> None:
     for record in retrainings:
         tested = record["metrics"].get("test_accuracy")
-        result = f"test accuracy {percent(tested)}" if tested is not None else f"{record['epochs']} epochs so far"
+        result = f"{record['epochs']} epochs so far"
+        if tested is not None:
+            result = f"test accuracy {shown_metric('test_accuracy', tested)}"
         ended = f" ({record['reason']})" if record["reason"] else ""
         _line(f"retrained with seed {record['seed']}: {record['state']}, {result}{ended}")
 

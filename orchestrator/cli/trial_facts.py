@@ -15,13 +15,8 @@ from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
 
-#: Metrics whose course is shown, with what they are called.
-CURVES = {
-    "entropy_total": "entropy (nats)",
-    "temperature": "temperature",
-    "discretization_gap": "discretization gap",
-    "child_val_accuracy": "child accuracy",
-}
+#: Metrics whose course is shown.
+CURVES = ("entropy_total", "temperature", "discretization_gap", "child_val_accuracy")
 
 
 def trial_facts(study: Study, number: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.formatting import metric_name, shown_metric
+from dashboards.formatting import duration, metric_name, shown_metric
 from orchestrator.files.journal import Journal
 
 _SHOWN_UNITS = 12
@@ -146,7 +146,7 @@ class ConsoleView(StudyView):
         if done == 0:
             return "time left unknown"
         seconds = (time.monotonic() - self._begin) / done * max(remaining, 0)
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        return f"about {duration(max(seconds, 1))} left"
 
     def table(self) -> Group:
         """What a terminal shows live: the step, or the phase and its units that run."""
@@ -158,7 +158,7 @@ class ConsoleView(StudyView):
             if self._ends[end]:
                 head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:
-            head.append(f"   best accuracy {self._best[0]:.1%} ({self._best[1]})")
+            head.append(f"   best accuracy {self._best[0]:.2%} ({self._best[1]})")
         head.append(f"   {self._left()}", style="dim")
         table = Table.grid(padding=(0, 2))
         for label, (epochs, journal) in list(self._running.items())[:_SHOWN_UNITS]:
@@ -178,7 +178,10 @@ def _numbers(journal: Journal, epochs: int) -> list[str]:
     if not journal.epochs:
         return [f"epoch 0/{epochs}", "loading images and kernels"]
     metrics = journal.epochs[-1]["metrics"]
-    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {_accuracy(journal):.1%}"]
+    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {_accuracy(journal):.2%}"]
     if "child_madds" in metrics:
-        shown += [f"gap {metrics['discretization_gap']:+.1%}", f"temperature {metrics['temperature']:.2f}"]
+        shown += [
+            f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",
+            f"temperature {shown_metric('temperature', metrics['temperature'])}",
+        ]
     return shown

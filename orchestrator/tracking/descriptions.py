@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Run
 
-from dashboards.formatting import compact, counted, hours_text
+from dashboards.formatting import counted, hours_text, shown_metric
 from orchestrator.files.journal import Journal
 from orchestrator.study.hours import hours_of
 from orchestrator.tracking.artifacts import CELLS, GENOTYPE, PLAYER
@@ -41,9 +41,9 @@ def search_facts(metrics: Mapping[str, float]) -> list[str]:
     if not metrics:
         return []
     facts = [
-        f"child error {metrics['child_val_error']:.2%}",
+        f"child error {shown_metric('child_val_error', metrics['child_val_error'])}",
         *_costs(metrics, "child_madds", "child_params"),
-        f"discretization gap {metrics['discretization_gap']:+.2%}",
+        f"discretization gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",
     ]
     return [*facts, *_hours(metrics)]
 
@@ -51,7 +51,7 @@ def search_facts(metrics: Mapping[str, float]) -> list[str]:
 def retrain_facts(metrics: Mapping[str, float]) -> list[str]:
     """Accuracy, cost and hours of a retraining, from the metrics of an epoch."""
     shown = {"test_accuracy": "test accuracy", "val_accuracy": "validation accuracy"}
-    facts = [f"{text} {metrics[name]:.2%}" for name, text in shown.items() if name in metrics]
+    facts = [f"{text} {shown_metric(name, metrics[name])}" for name, text in shown.items() if name in metrics]
     return [*facts, *_costs(metrics, "madds", "params"), *_hours(metrics)]
 
 
@@ -95,7 +95,7 @@ def _load(name: str, version: str) -> str:
 
 def _costs(metrics: Mapping[str, float], madds: str, params: str) -> list[str]:
     shown = {madds: "multiply-adds", params: "parameters"}
-    return [f"{compact(metrics[name])} {text}" for name, text in shown.items() if name in metrics]
+    return [f"{shown_metric(name, metrics[name])} {text}" for name, text in shown.items() if name in metrics]
 
 
 def _hours(metrics: Mapping[str, float]) -> list[str]:

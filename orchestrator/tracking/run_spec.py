@@ -98,7 +98,7 @@ def about_search(options: Mapping[str, Any]) -> str:
     start, end = (flat.get(f"temperature.{name}") for name in ("start", "end"))
     kind = flat.get("temperature.kind")
     parts = {
-        "eta": f"{flat['penalty.strength']:.3g} on {flat.get('penalty.cost', 'the cost')}"
+        "eta": f"{shown_number(flat['penalty.strength'])} on {flat.get('penalty.cost', 'the cost')}"
         if isinstance(flat.get("penalty.strength"), float | int)
         else None,
         "temperature": None if kind is None else f"{kind} {start}" + (f" to {end}" if kind != "constant" else ""),
@@ -116,11 +116,7 @@ def swept_values(keys: Iterable[str], options: Mapping[str, Any]) -> str:
         options: plain data of `SearchOptions`.
     """
     flat = flatten(options)
-    return ", ".join(f"{key} {_shown(flat[key])}" for key in keys if key in flat)
-
-
-def _shown(value: object) -> str:
-    return shown_number(value) if isinstance(value, float) else str(value)
+    return ", ".join(f"{key} {shown_number(flat[key])}" for key in keys if key in flat)
 
 
 def run_tags(data: ImageData) -> dict[str, str]:

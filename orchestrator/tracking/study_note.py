@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards.formatting import compact, hours_text, percent
+from dashboards.formatting import MISSING, hours_text, shown_metric, shown_number
 from orchestrator.files.layout import trial_label, unit_label
 from orchestrator.study.standing import EndedRetraining, EndedTrial, Tally
 from orchestrator.study_file.spec import StudySpec
@@ -96,16 +96,12 @@ class StudyProgress:
         )
 
     def _front_row(self, tally: Tally, trial: EndedTrial) -> tuple[str, ...]:
-        def cost(name: str) -> str:
-            return compact(trial.metrics[name]) if name in trial.metrics else "-"
-
+        names = ("child_val_error", "child_madds", "child_params")
         return (
             self._trial_link(trial.number),
-            "-" if trial.eta is None else f"{trial.eta:.3g}",
+            shown_number(trial.eta),
             plain(trial.temperature),
-            percent(trial.metrics.get("child_val_error")),
-            cost("child_madds"),
-            cost("child_params"),
+            *(shown_metric(name, trial.metrics.get(name)) for name in names),
             _tested(tally, trial),
         )
 
@@ -133,4 +129,4 @@ def _tested(tally: Tally, trial: EndedTrial) -> str:
         and record.trial in tally.trials
         and tally.trials[record.trial].cell == trial.cell
     ]
-    return percent(sum(tests) / len(tests)) + f" (n = {len(tests)})" if tests else "-"
+    return shown_metric("test_accuracy", sum(tests) / len(tests)) + f" (n = {len(tests)})" if tests else MISSING

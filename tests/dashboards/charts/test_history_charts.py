@@ -25,7 +25,7 @@ def test_compared_curves_state_the_ends_in_their_unit():
     chart = compared_curves(
         {"a": curve(val_accuracy=[0.1, 0.5]), "b": curve(val_accuracy=[0.25, math.nan])}, "val_accuracy", LIGHT
     )
-    assert chart.summary == "Validation accuracy per epoch; at the end a: 50%, b: 25%."
+    assert chart.summary == "Validation accuracy per epoch; at the end a: 50.00%, b: 25.00%."
     assert chart.rows[:2] == [("a", 0, 0.1), ("a", 1, 0.5)]
     first, second = chart.figure["data"]
     assert (first["y"], second["y"]) == ([10, 50], [25, None])
@@ -84,7 +84,7 @@ def test_search_curves_have_a_panel_per_quantity_and_say_the_ends():
     history = curve(supernet_val_accuracy=[0.4, 0.8], child_val_accuracy=[0.1, 0.7], temperature=[1.0, 0.5], own=[1, 2])
     chart = search_curves(history, LIGHT)
     assert chart.title == "The course of the search: 2 epochs"
-    assert "supernet validation accuracy 80%, child validation accuracy 70%, temperature 0.5." in chart.summary
+    assert "supernet validation accuracy 80.00%, child validation accuracy 70.00%, temperature 0.5." in chart.summary
     assert chart.columns == ("epoch", "supernet_val_accuracy", "child_val_accuracy", "temperature", "own")
     assert chart.rows[1] == (1, 0.8, 0.7, 0.5, 2.0)
     supernet, child, temperature = chart.figure["data"]

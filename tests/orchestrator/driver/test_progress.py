@@ -62,14 +62,14 @@ def test_pipe_has_a_line_per_step_phase_begin_and_end(tmp_path: Path, out: io.St
         "searches: 4 to do, 1 done before; workers load images and kernels first",
         "  0001 starts: penalty.strength 0.01, temperature.kind linear",
         "  0002 starts: penalty.strength 0.1, temperature.kind cosine",
-        "  0001 complete: child validation error 6.9%, multiply-adds 271 thousand  [searches 2 of 4, about N s left]",
+        "  0001 complete: child validation error 6.90%, multiply-adds 271 k  [searches 2 of 4, about N s left]",
         "  0002 resumes after epoch 1 of 2: penalty.strength 0.1, temperature.kind cosine",
-        "  0002 complete: child validation error 7%, multiply-adds 271 thousand  [searches 3 of 4, about N s left]",
+        "  0002 complete: child validation error 7.00%, multiply-adds 271 k  [searches 3 of 4, about N s left]",
         "  0003 starts",
         "  0003 failed: the loss is NaN  [searches 4 of 4]",
         "retrainings: 1 to do; workers load images and kernels first",
         "  0001-seed0 starts",
-        "  0001-seed0 complete: validation accuracy 97.2%, test accuracy 98.1%  [retrainings 1 of 1]",
+        "  0001-seed0 complete: validation accuracy 97.20%, test accuracy 98.10%  [retrainings 1 of 1]",
         "logging to MLflow",
     ]
 
@@ -85,9 +85,9 @@ def test_terminal_has_a_table_that_goes_and_lines_that_stay(tmp_path: Path, out:
         assert "searches  0/2 done" in drawn(view)
         assert "epoch 0/2  loading images and kernels" in drawn(view)
         searched(view, journal, "0001", 0.07)
-        assert "searches  1/2 done   best accuracy 93.0% (0001)" in drawn(view)
+        assert "searches  1/2 done   best accuracy 93.00% (0001)" in drawn(view)
     said = out.getvalue()
-    assert "  0001 complete: child validation error 7%  [searches 1 of 2" in said
+    assert "  0001 complete: child validation error 7.00%  [searches 1 of 2" in said
     assert "0001 starts" not in said, "the table shows it"
 
 

@@ -216,7 +216,7 @@ def test_show_tells_what_mattered_and_draws_the_best_cell(front: Done) -> None:
     )
     assert (document["running"], document["time_left_s"], document["failures"]) == (False, None, [])
     said = snas("study", "show", "front", "--runs", front.runs).said
-    assert f"best child_val_error {document['best']['child_val_error']:.4g}" in said
+    assert f"best child validation error {document['best']['child_val_error']:.2%}" in said
     assert "CPU core hours in searches" in said
     assert "importance for child_val_error: 3 complete trials are too few to rate parameters" in said
     assert "eta and multiply-adds: 3 complete trials are too few to relate them" in said
@@ -240,11 +240,11 @@ def test_trial_show_tells_all_of_a_trial(front: Done) -> None:
     assert [record["seed"] for record in facts["retrainings"]] == [2, 3]
     said = snas("trial", "show", "front", number, "--runs", front.runs).said
     assert f"trial {number} of study front: complete, on the front" in said
-    assert f"penalty.strength {facts['values']['penalty.strength']:.2e}" in said
+    assert f"penalty.strength {facts['values']['penalty.strength']:.3g}" in said
     assert "Normal cell:" in said
     assert "c(k) ◄ concatenation of 0, 1" in said
     assert (
-        f"retrained with seed 2: complete, test accuracy {facts['retrainings'][0]['metrics']['test_accuracy']:.1%}"
+        f"retrained with seed 2: complete, test accuracy {facts['retrainings'][0]['metrics']['test_accuracy']:.2%}"
         in said
     )
     assert f"snas retrain --run {run_id} --runs {front.runs}" in said

@@ -146,7 +146,7 @@ def test_description_has_the_front_with_links_and_what_failed(
     assert tracker.client.get_experiment(tracker.experiment_id).tags["mlflow.note.content"] == note
     assert note.startswith("**2 of 40 searches are over** (1 complete, 1 failed), 1 of 2 retrainings.")
     assert f"[trial 0](#/experiments/{tracker.experiment_id}/runs/{run_id})" in note
-    assert "| 0.01&emsp; | linear to 0.03&emsp; | 50.0%&emsp; | 0&emsp; | 10&emsp; | 25.0% (n = 1) |" in note
+    assert "| 0.01&emsp; | linear to 0.03&emsp; | 50.00%&emsp; | 0&emsp; | 10&emsp; | 25.00% (n = 1) |" in note
     assert "- trial 1: diverged &#124; &#60;script&#62;alert(1)&#60;/script&#62;" in note
     assert HOSTILE not in note
     assert "`penalty.strength: {'log_uniform': [1e-05, 0.1]}`" in note
