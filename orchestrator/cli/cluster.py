@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
-from orchestrator.files.layout import Runs
+from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
     from orchestrator.cluster.connection import Node

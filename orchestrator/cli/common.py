@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.completion import strategy_settings
-from orchestrator.files.layout import DEFAULT_RUNS as DEFAULT_RUNS
 
 RunsOption = Annotated[
     Path,

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.cli.common import RunsOption, stdout
 from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 
 def dashboard(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
+from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import published_cells
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from search_core.space.genotype import PUBLISHED, load_genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dashboards.formatting import shown_metric
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout, warn
+from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
     from orchestrator.study_file.loading import RetrainConfig

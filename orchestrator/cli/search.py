@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dashboards.formatting import shown_metric
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, SetOption, stamped, stdout, warn
-from orchestrator.files.layout import Runs
+from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
     from search_core.search.reports import EpochReport

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dashboards.formatting import duration, hours_text, metric_name, shown_metric
-from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, SetOption, make_table, stdout
+from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study

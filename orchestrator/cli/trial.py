@@ -10,11 +10,11 @@ import typer
 
 from dashboards.formatting import counted, duration, hours_text, metric_name, shown_metric, shown_number
 from orchestrator.cli.cells import drawn_cells, sparkline
-from orchestrator.cli.common import DEFAULT_RUNS, JsonOption, RunsOption, make_table, stdout
+from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.study_tables import faults
 from orchestrator.errors import OrchestratorError
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from orchestrator.study.hours import hours_of
 from search_core.space.genotype import Genotype
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from dashboards.mlflow_store.databases import sqlite_file
-from orchestrator.cli.common import DEFAULT_RUNS, RunsOption, stdout
+from orchestrator.cli.common import RunsOption, stdout
 from orchestrator.credentials import masked
 from orchestrator.errors import OrchestratorError
-from orchestrator.files.layout import Runs
+from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from orchestrator.files.relocation import relocate
 
 _HOST = "127.0.0.1"
