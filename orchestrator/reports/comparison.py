@@ -206,7 +206,7 @@ def _own(
     with a continuous sweep, all are taken together.
     """
     rows = {_row_name(*group): of for group, of in searches.items() if group[0] == kind}
-    own = study.spec.search.penalty.strength
+    own = study.spec.search.penalty.eta
     same = {name: of for name, of in rows.items() if any(search.eta == own for search in of)}
     together = [replace(search, strategy=kind) for of in rows.values() for search in of]
     return dict(same) or {kind: together}
@@ -220,7 +220,7 @@ def _searched(study: Study, group: tuple[str, str], trial: TrialRecord) -> Searc
     journal = Journal(study.folder.journal("search", trial_label(trial.number)))
     return Searched(
         strategy=_row_name(*group),
-        eta=search_options(study.spec, trial.values).penalty.strength,
+        eta=search_options(study.spec, trial.values).penalty.eta,
         num_epochs=trial.epochs,
         metrics=trial.metrics,
         accuracies=[record["metrics"]["supernet_val_accuracy"] for record in journal.epochs],

@@ -90,7 +90,7 @@ def _relations(spec: StudySpec, results: Sequence[TrialRecord]) -> list[dict[str
     by_strategy: dict[str, list[tuple[float, TrialRecord]]] = {}
     for trial in results:
         options = search_options(spec, trial.values)
-        by_strategy.setdefault(options.strategy.kind, []).append((options.penalty.strength, trial))
+        by_strategy.setdefault(options.strategy.kind, []).append((options.penalty.eta, trial))
     swept = {kind: pairs for kind, pairs in by_strategy.items() if len({eta for eta, _ in pairs}) > 1}
     groups = {"eta" if len(by_strategy) == 1 else f"eta of {kind}": pairs for kind, pairs in swept.items()}
     together = [pair for pairs in by_strategy.values() for pair in pairs]

@@ -221,7 +221,7 @@ def front_rows(
         rows.append(
             {
                 "trial": trial.number,
-                "eta": options.penalty.strength,
+                "eta": options.penalty.eta,
                 "temperature": described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
                 **{name: trial.metrics[name] for name in OPTIONAL_METRICS if name in trial.metrics},

@@ -29,6 +29,7 @@ from orchestrator.study_file.sections import (
 from orchestrator.study_file.sweep import Scalar, SweepEntry, grid_points
 from orchestrator.study_file.sweep_check import apply_values, sweep_rules
 from search_core.cost.latency_options import absolute_table
+from search_core.cost.penalty_options import named_strength
 from search_core.data.dataset_options import absolute_root
 from search_core.errors import Rule, require
 from search_core.search.collapse import StopOptions
@@ -121,6 +122,10 @@ class StudySpec(pydantic.BaseModel):
         dataset, latency = absolute_root(self.search.dataset), absolute_table(self.search.latency)
         search = dataclasses.replace(self.search, seed=self.seed, dataset=dataset, latency=latency)
         object.__setattr__(self, "search", search)
+        if "penalty.strength" in self.sweep:  # numbers, for samplers and charts
+            entry = self.sweep["penalty.strength"]
+            entry = dataclasses.replace(entry, values=tuple(map(named_strength, entry.values)))
+            object.__setattr__(self, "sweep", {**self.sweep, "penalty.strength": entry})
         if self.retrain is not None and self.retrain.genotype is not None and Path(self.retrain.genotype).is_file():
             file = str(Path(self.retrain.genotype).absolute())
             object.__setattr__(self, "retrain", dataclasses.replace(self.retrain, genotype=file))

@@ -88,7 +88,7 @@ def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
     epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
     return TrialPoint(
         number=trial.number,
-        eta=search_options(study.spec, trial.values).penalty.strength,
+        eta=search_options(study.spec, trial.values).penalty.eta,
         error=trial.metrics["child_val_error"],
         madds=trial.metrics["child_madds"],
         on_front=trial.on_front,

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from search_core.errors import literal_rules, require
+
+Named = TypeVar("Named")
+
+#: eta in the unit of `cost: snas`, named as the cells of SNAS' Table 1; what they do to cells: docs/costs.md.
+STRENGTHS = {"mild": 1.0e-3, "moderate": 1.0e-2, "aggressive": 3.0e-2}
+
+
+def named_strength(strength: Named) -> float | Named:
+    """The number of a name of `STRENGTHS`; anything else as it is."""
+    return STRENGTHS.get(strength, strength) if isinstance(strength, str) else strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +48,7 @@ class PenaltyOptions:
     """The resource penalty `eta * E_Z[C(Z)]` of the SNAS objective (SNAS section 3.3).
 
     Attributes:
-        strength: eta, 0 or above.
+        strength: eta, 0 or above; for `cost: snas` also a name of `STRENGTHS`, in whose place its number is kept.
         cost: what C counts. `snas` is the authors' own: the mean of the logarithms of parameters, FLOPs and memory
             access (`counts.snas_cost`), a sum below 1 counting as 1. `mix` weighs the next three by `mix`; `latency`
             is the time of operations by `latency.table`; `child_latency` is that of the sampled child as a whole, by
@@ -62,8 +72,8 @@ class PenaltyOptions:
         OptionsError: if a value is out of range or given for another schedule.
     """
 
-    strength: float = 1.0e-3
-    cost: Literal["snas", "params", "madds", "memory_access", "mix", "latency", "child_latency"] = "madds"
+    strength: float | str = 1.0e-3
+    cost: Literal["snas", "params", "madds", "memory_access", "mix", "latency", "child_latency"] = "snas"
     estimator: Literal["reparam", "expected", "discrete", "score_function"] = "reparam"
     log: bool = True
     mix: CostMix | None = None
@@ -74,6 +84,7 @@ class PenaltyOptions:
     off_epoch: int | None = None
 
     def __post_init__(self) -> None:
+        eta = named_strength(self.strength)
         ratio, warmup, schedule = self.reduction_ratio, self.warmup_epochs, self.schedule
         is_whole = self.cost == "child_latency"
         on, off = self.on_epoch, self.off_epoch
@@ -81,8 +92,14 @@ class PenaltyOptions:
             *literal_rules(self),
             (
                 "strength",
-                self.strength >= 0 and math.isfinite(self.strength),
-                f"must be a finite number of at least 0, got {self.strength}",
+                not isinstance(eta, str) and eta >= 0 and math.isfinite(eta),
+                f"must be a finite number of at least 0, or {', '.join(STRENGTHS)}, got {self.strength!r}",
+            ),
+            (
+                "strength",
+                self.cost == "snas" or self.strength not in STRENGTHS,
+                f"must be a number for cost {self.cost}, as names are in the unit of cost snas, got {self.strength}",
+                "cost",
             ),
             ("log", self.log or self.cost != "snas", "must be true for cost snas, a mean of logarithms", "cost"),
             (
@@ -122,13 +139,20 @@ class PenaltyOptions:
             ("off_epoch", off is None or schedule == "step", f"is for schedule step only, not {schedule}", "schedule"),
             ("off_epoch", off is None or off > (on or 0), f"must be after `on_epoch` {on or 0}, got {off}", "on_epoch"),
         )
+        object.__setattr__(self, "strength", eta)  # a run keeps the number, whatever the name may mean later
+
+    @property
+    def eta(self) -> float:
+        """`strength` as the number that it is."""
+        assert not isinstance(self.strength, str)
+        return self.strength
 
 
 def penalty_strength_at(options: PenaltyOptions, epoch: int) -> float:
     """Penalty strength eta of `epoch` (0-based); schedules in `PenaltyOptions`."""
     if options.schedule == "warmup":
-        return options.strength * min(1.0, epoch / (options.warmup_epochs or 1))
+        return options.eta * min(1.0, epoch / (options.warmup_epochs or 1))
     if options.schedule == "step":
         is_on = (options.on_epoch or 0) <= epoch and (options.off_epoch is None or epoch < options.off_epoch)
-        return options.strength if is_on else 0.0
-    return options.strength
+        return options.eta if is_on else 0.0
+    return options.eta

@@ -100,3 +100,32 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to logits (N, classes)."""
         return self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier on the cell at two thirds of the depth (DARTS' `AuxiliaryHeadCIFAR`).
+
+    The published head pools 8x8 (CIFAR) and 7x7 (ImageNet) to 2x2 with 5x5 windows; other sizes are pooled adaptively.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.linear = nn.Linear(768, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to logits (N, classes)."""
+        x = functional.relu(x)
+        height, width = x.shape[2:]
+        if height in (7, 8) and width in (7, 8):
+            x = functional.avg_pool2d(x, 5, stride=(height - 5, width - 5))
+        else:
+            x = functional.adaptive_avg_pool2d(x, 2)
+        return self.linear(self.features(x).flatten(1))  # type: ignore[no-any-return]

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from search_core.errors import GenotypeError
-from search_core.network.blocks import CellInputs, Classifier, build_stem
+from search_core.network.blocks import AuxiliaryHead, CellInputs, Classifier, build_stem
 from search_core.network.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
 from search_core.network.primitives import build_primitive
 from search_core.network.quantisation import quantise_inputs
@@ -88,35 +87,6 @@ def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, po
     if not pool_norm and isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.MaxPool2d | nn.AvgPool2d):
         return operation[0]
     return operation
-
-
-class AuxiliaryHead(nn.Module):
-    """A second classifier on the cell at two thirds of the depth (DARTS' `AuxiliaryHeadCIFAR`).
-
-    The published head pools 8x8 (CIFAR) and 7x7 (ImageNet) to 2x2 with 5x5 windows; other sizes are pooled adaptively.
-    """
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, 128, 1, bias=False),
-            nn.BatchNorm2d(128),
-            nn.ReLU(),
-            nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
-            nn.ReLU(),
-        )
-        self.linear = nn.Linear(768, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to logits (N, classes)."""
-        x = functional.relu(x)
-        height, width = x.shape[2:]
-        if height in (7, 8) and width in (7, 8):
-            x = functional.avg_pool2d(x, 5, stride=(height - 5, width - 5))
-        else:
-            x = functional.adaptive_avg_pool2d(x, 2)
-        return self.linear(self.features(x).flatten(1))  # type: ignore[no-any-return]
 
 
 class Child(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from search_core.network.blocks import Classifier, FrozenNorms, build_stem
+from search_core.network.blocks import AuxiliaryHead, Classifier, FrozenNorms, build_stem
 from search_core.network.cell_sources import DropPath
 from search_core.network.search_cell import SearchCell
 from search_core.randomness import seeded_weights
@@ -29,9 +29,10 @@ class Supernet(nn.Module):
     Args:
         size: of the network, with its candidate operations.
         seed: seed of the initial weights.
+        auxiliary: whether to build the auxiliary head.
     """
 
-    def __init__(self, size: NetworkSize, *, seed: int) -> None:
+    def __init__(self, size: NetworkSize, *, seed: int, auxiliary: bool = False) -> None:
         super().__init__()
         self.options = size.network
         self.plan = plan_supernet(size)
@@ -39,6 +40,7 @@ class Supernet(nn.Module):
             self.stem = build_stem(self.plan)
             self.cells = nn.ModuleList(SearchCell(cell, self.options) for cell in self.plan.cells)
             self.classifier = Classifier(self.plan.out_channels, size.num_classes)
+            self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, size.num_classes) if auxiliary else None
 
     def num_cells(self, cell_type: CellType) -> int:
         """Number of cells of one type in the stack."""
@@ -51,7 +53,17 @@ class Supernet(nn.Module):
         drop_path_prob: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W).
+        """Logits (N, classes) of images (N, C, H, W); arguments as in `forward_with_auxiliary`."""
+        return self.forward_with_auxiliary(images, z, drop_path_prob, generator)[0]
+
+    def forward_with_auxiliary(
+        self,
+        images: Tensor,
+        z: Mapping[CellType, Tensor],
+        drop_path_prob: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
         Args:
             images: normalised images.
@@ -65,7 +77,8 @@ class Supernet(nn.Module):
             for cell_type, z_EO in z.items()
         }
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for plan, cell in zip(self.plan.cells, self.cells, strict=True):
+        auxiliary_logits = None
+        for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
             drop_path = None
             if drop_path_prob > 0:
                 assert generator is not None, "drop path needs a generator"
@@ -73,7 +86,9 @@ class Supernet(nn.Module):
             inputs = (before_previous, previous, next(remaining[plan.cell_type]), drop_path)
             output = self._recomputed(cell, *inputs) if self._recomputes() else cell(*inputs)
             before_previous, previous = previous, output
-        return self.classifier(previous)  # type: ignore[no-any-return]
+            if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
+                auxiliary_logits = self.auxiliary(previous)
+        return self.classifier(previous), auxiliary_logits
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.children import BuildProposer, ChildOutcome, ProposedChildren
-from search_core.search.options import SearchOptions
+from search_core.search.options import SearchOptions, defining
 from search_core.search.reports import EpochReport
 from search_core.search.search import Search
 from search_core.space.genotype import CellType, Genotype
@@ -128,10 +127,7 @@ class ChildSearch(Resumable[EpochReport]):
 
     def definition(self) -> dict[str, Any]:
         """Options and images; where files lie and who reads them does not matter."""
-        plain = asdict(self.options)
-        for name in ("root", "workers"):
-            del plain["dataset"][name]
-        return {**plain, "data": [self.data.digest, self.data.split_digest]}
+        return {**defining(self.options), "data": [self.data.digest, self.data.split_digest]}
 
 
 def check_estimate(options: SearchOptions, data: ImageData) -> None:

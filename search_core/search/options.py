@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from search_core.cost.constraints import Constraints
 from search_core.cost.latency_options import LatencyOptions
@@ -17,6 +17,14 @@ from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.weight_sharing.options import SnasOptions
 
+#: Settings that earlier versions did not have, and the value at which they change nothing.
+_LATER = (
+    ("alpha", "grad_clip", None),
+    ("strategy", "drop_path", 0.0),
+    ("strategy", "auxiliary_weight", 0.0),
+    ("strategy", "stop_margin", None),
+    ("strategy", "paths", "edges"),
+)
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature")
 
@@ -75,6 +83,12 @@ class SearchOptions:
                 "strategy.kind",
             ),
             (
+                "cuda_graph",
+                not (self.cuda_graph and isinstance(self.strategy, SnasOptions) and self.strategy.drop_path > 0),
+                "must be false with `strategy.drop_path`, whose draws a graph would repeat",
+                "strategy.drop_path",
+            ),
+            (
                 "precision",
                 self.precision == "float32" or self.precision in on_gpu,
                 f"must be float32 with strategy {kind}, got {self.precision}",
@@ -105,3 +119,17 @@ class SearchOptions:
         yield "strategy.kind", not is_whole or one_sample, rule, "penalty.cost", "strategy"
         rule = "must be false with `penalty.cost` child_latency, which asks for the child between kernels"
         yield "cuda_graph", not (is_whole and self.cuda_graph), rule, "penalty.cost"
+
+
+def defining(options: SearchOptions) -> dict[str, Any]:
+    """Plain data of all that decides what a search computes; where files lie and who reads them does not.
+
+    Settings of later versions that change nothing are left out, so that states of earlier versions still fit.
+    """
+    plain = asdict(options)
+    for name in ("root", "workers"):
+        del plain["dataset"][name]
+    for section, name, unused in _LATER:
+        if plain[section].get(name, ...) == unused:
+            del plain[section][name]
+    return plain

@@ -12,6 +12,7 @@ from search_core.cost.penalty_options import penalty_strength_at
 from search_core.search.temperature import temperature_at
 from search_core.space.codes import Code
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.strategies.weight_sharing.options import WeightSharingOptions
 
 if TYPE_CHECKING:  # what computes needs PyTorch; names of metrics do not
     from torch import Tensor
@@ -50,7 +51,8 @@ class EpochReport:
         epoch: 0-based.
         supernet_val_accuracy: of the supernet, one architecture sample per batch at the current temperature.
         child_val_accuracy: of the derived child with inherited weights and statistics, without any training.
-        child_val_error: 1 - `child_val_accuracy`.
+        child_val_error: 1 - `child_val_accuracy`, or 1 - `child_val_accuracy_recalibrated` for a strategy whose paper
+            judges children so (`WeightSharingOptions.recalibrates`).
         child_val_accuracy_recalibrated: as `child_val_accuracy`, batch norm statistics recomputed on training data.
         discretization_gap: `supernet_val_accuracy - child_val_accuracy`.
         train_loss: mean task loss of the epoch's steps, nats.
@@ -160,6 +162,7 @@ def epoch_report(
     child_cost: NetworkCost,
     supernet_val_accuracy: float,
     child_val_accuracy: float,
+    child_val_accuracy_recalibrated: float,
     **measured: Any,
 ) -> EpochReport:
     """A report with all that follows from options, genotype and distribution.
@@ -174,8 +177,11 @@ def epoch_report(
         child_cost: of the derived child.
         supernet_val_accuracy: as in `EpochReport`, like all others.
         child_val_accuracy: likewise.
+        child_val_accuracy_recalibrated: likewise.
         **measured: the other attributes of `EpochReport`.
     """
+    strategy = options.strategy
+    recalibrates = isinstance(strategy, WeightSharingOptions) and strategy.recalibrates
     entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
     expected: dict[str, Any] = {kind: costs.expected(kind, probabilities).item() for kind in COST_KINDS}
     return EpochReport(
@@ -184,7 +190,8 @@ def epoch_report(
         cells=cells,
         supernet_val_accuracy=supernet_val_accuracy,
         child_val_accuracy=child_val_accuracy,
-        child_val_error=1.0 - child_val_accuracy,
+        child_val_accuracy_recalibrated=child_val_accuracy_recalibrated,
+        child_val_error=1.0 - (child_val_accuracy_recalibrated if recalibrates else child_val_accuracy),
         discretization_gap=supernet_val_accuracy - child_val_accuracy,
         entropy_normal=entropies["normal"],
         entropy_reduce=entropies["reduce"],

@@ -6,7 +6,6 @@ import copy
 import math
 import time
 from collections.abc import Collection
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from search_core.errors import NonFiniteLossError, OptionsError, StateError, req
 from search_core.network.supernet import Supernet
 from search_core.randomness import generator_states, make_generators, restore_generators
 from search_core.resumable import Resumable
-from search_core.search.options import FORK_SECTIONS, SearchOptions
+from search_core.search.options import FORK_SECTIONS, SearchOptions, defining
 from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.search.temperature import temperature_at
 from search_core.space.codes import GenotypeSpace
@@ -146,10 +145,8 @@ class Search(Resumable[EpochReport]):
 
     def definition(self) -> dict[str, Any]:
         """Options and images; where files lie, who reads them and what is computed twice does not matter."""
-        plain = asdict(self.options)
+        plain = defining(self.options)
         del plain["network"]["recompute"], plain["cuda_graph"]
-        for name in ("root", "workers"):
-            del plain["dataset"][name]
         table = self._context.costs.latency
         plain["latency"]["table"] = None if table is None else table.digest
         return {**plain, "data": [self.data.digest, self.data.split_digest]}
@@ -235,7 +232,7 @@ def build_context(options: SearchOptions, data: ImageData, device: torch.device)
     is_measured = options.penalty.cost == "child_latency"
     child_latency = latency_of_children(options.latency, table, size, device, is_measured=is_measured)
     return SearchContext(
-        supernet=Supernet(size, seed=options.seed).to(device),
+        supernet=Supernet(size, seed=options.seed, auxiliary=options.strategy.has_auxiliary).to(device),
         images=SearchImages.of(
             data,
             options.strategy.held_out_fraction,

@@ -52,6 +52,8 @@ class AlphaOptions:
         lr: learning rate, above 0.
         betas: decay of the two moments, each in [0, 1).
         weight_decay: 0 or above.
+        grad_clip: maximal norm of the gradient of both cells' alpha together, above 0 (10 in the SNAS authors'
+            command); None leaves it as it is.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -60,10 +62,16 @@ class AlphaOptions:
     lr: float = 3.0e-4
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1.0e-3
+    grad_clip: float | None = None
 
     def __post_init__(self) -> None:
         require(
             ("lr", self.lr > 0 and math.isfinite(self.lr), f"must be a finite number above 0, got {self.lr}"),
+            (
+                "grad_clip",
+                self.grad_clip is None or self.grad_clip > 0,
+                f"must be above 0, got {self.grad_clip}",
+            ),
             ("betas", all(0 <= beta < 1 for beta in self.betas), f"must each be in [0, 1), got {list(self.betas)}"),
             ("weight_decay", self.weight_decay >= 0, f"must be at least 0, got {self.weight_decay}"),
         )

@@ -48,7 +48,9 @@ from tests.search_core.plain_supernet import PlainSupernet, copy_weights
 
 NUM_CLASSES = 10
 THETA, ALPHA = ThetaOptions(), AlphaOptions()
-PENALTY = PenaltyOptions(log=False)  # the penalty that a plain loop writes as one sum: eta * sum of cost * Z
+PENALTY = PenaltyOptions(
+    cost="madds", log=False
+)  # the penalty that a plain loop writes as one sum: eta * sum of cost * Z
 TEMPERATURE = 1.0
 PLAIN = ("plain_nchw", "plain_channels_last")
 
@@ -96,7 +98,7 @@ def fast_contender(setting: Setting) -> Contender:
     options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA)
     context = build_context(options, data, device)
     strategy, generator = build_strategy(SnasOptions(), context), torch.Generator(device).manual_seed(0)
-    strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.strength, theta_lr=THETA.lr), generator)
+    strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.eta, theta_lr=THETA.lr), generator)
     return Contender(lambda: strategy.step(images, labels, generator), strategy.supernet, images)
 
 
@@ -133,7 +135,7 @@ def plain_step(setting: Setting, supernet: nn.Module, images: Tensor, labels: Te
         supernet.train()
         z = {name: concrete_sample(weights) for name, weights in alpha.items()}
         penalty = sum((table * z[name]).sum() for name, table in tables.items())
-        loss = functional.cross_entropy(supernet(images, z), labels) + PENALTY.strength * penalty
+        loss = functional.cross_entropy(supernet(images, z), labels) + PENALTY.eta * penalty
         theta_optimiser.zero_grad()
         alpha_optimiser.zero_grad()
         loss.backward()

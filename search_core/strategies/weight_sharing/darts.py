@@ -80,7 +80,7 @@ class Darts(DifferentiableStrategy):
         of_penalty = torch.autograd.grad(penalty, alpha)
         for parameter, task, cost in zip(alpha, gradients, of_penalty, strict=True):
             parameter.grad = task + cost
-        self._alpha_optimiser.step()
+        self._step_alpha()
         return penalty.detach()
 
     def _hypergradient(self, training: Batch, held_out: Batch) -> list[Tensor]:

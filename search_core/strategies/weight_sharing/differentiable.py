@@ -41,7 +41,7 @@ class DifferentiableStrategy(Strategy):
             foreach=True,
             capturable=context.cuda_graph,
         )
-        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.strength, theta_lr=theta.lr)
+        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.eta, theta_lr=theta.lr)
         self._credit_sums = {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()}
         self._num_steps = 0
 
@@ -102,15 +102,30 @@ class DifferentiableStrategy(Strategy):
             moments["step"] = moments["step"].to(alpha.device if capturable else "cpu")
 
     def _logits(self, images: Tensor, z: Mapping[CellType, Tensor]) -> Tensor:
+        return self._both_logits(images, z)[0]
+
+    def _both_logits(
+        self,
+        images: Tensor,
+        z: Mapping[CellType, Tensor],
+        drop_path: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `Supernet.forward_with_auxiliary`, in the type that the context asks for."""
         autocast = self._context.autocast
         with torch.autocast(
             images.device.type, autocast, enabled=autocast is not None, cache_enabled=not self._context.cuda_graph
         ):
-            logits: Tensor = self.supernet(images, z)
-        return logits.to(images.dtype)
+            logits, auxiliary = self.supernet.forward_with_auxiliary(images, z, drop_path, generator)
+        return logits.to(images.dtype), None if auxiliary is None else auxiliary.to(images.dtype)
 
     def _clip_theta(self) -> None:
         nn.utils.clip_grad_norm_(self.supernet.parameters(), self._context.theta.grad_clip, foreach=True)
+
+    def _step_alpha(self) -> None:
+        if self._context.alpha.grad_clip is not None:
+            nn.utils.clip_grad_norm_(list(self._alpha.values()), self._context.alpha.grad_clip, foreach=True)
+        self._alpha_optimiser.step()
 
     def _add_credits(self, z_network: Mapping[CellType, Tensor]) -> None:
         """Add those of one backward pass; the network's Z must keep its gradient."""

@@ -75,10 +75,13 @@ class Dsnas(DifferentiableStrategy):
         return StepResult(loss=task_loss.detach(), penalty=self._settings.eta * penalty.detach(), correct=correct)
 
     def end_epoch(self, generator: torch.Generator) -> None:
-        """Decide the edges whose most probable operation has reached `stop_at`; once decided they stay so."""
-        if self._options.stop_at is not None:
-            for name, probabilities_EO in self.probabilities().items():
-                self._decided[name] |= probabilities_EO.amax(-1) >= self._options.stop_at
+        """Decide the edges whose most probable operation leads enough (`DsnasOptions`); once decided they stay so."""
+        for name, probabilities_EO in self.probabilities().items():
+            first_E, second_E = probabilities_EO.topk(2).values.unbind(-1)
+            if self._options.stop_margin is not None:
+                self._decided[name] |= first_E - second_E >= self._options.stop_margin
+            if self._options.stop_at is not None:
+                self._decided[name] |= first_E >= self._options.stop_at
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of one sampled child with the shared weights and statistics."""
@@ -140,7 +143,7 @@ class Dsnas(DifferentiableStrategy):
     def _step_alpha(self) -> None:
         """One step of Adam, which would move rows without a gradient too: those of decided edges stay."""
         before = {name: alpha.clone() for name, alpha in self.alpha().items()}
-        self._alpha_optimiser.step()
+        super()._step_alpha()
         with torch.no_grad():
             for name, alpha in self._alpha.items():
                 alpha.copy_(torch.where(self._decided[name].unsqueeze(1), before[name], alpha))

@@ -18,7 +18,7 @@ from search_core.network.child import inherit_child
 from search_core.network.supernet import Supernet
 from search_core.space.codes import Code
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.space.plan import cell_edges
+from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.weight_sharing.ranked_draws import RankedDraws
 from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions
@@ -49,7 +49,7 @@ class OneShot(RankedDraws):
         )
         super().__init__(options, context)
         self._options = options
-        self._rates_E = drop_rates(options.rate, context.supernet.options.nodes).to(self._device)
+        self._rates_E = drop_rates(options, context.supernet.options).to(self._device)
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train what is not dropped on a batch; arguments as in `Strategy.step`."""
@@ -119,16 +119,14 @@ class OneShot(RankedDraws):
         return {name: torch.ones(shape, dtype=self._rates_E.dtype, device=self._device) for name in CELL_TYPES}
 
 
-def drop_rates(rate: float, nodes: int) -> Tensor:
-    """Final drop rate `r^(1/k)` (E,) of the operations of every edge, where k edges lead to its node (Bender et al.).
+def drop_rates(options: OneShotOptions, network: NetworkOptions) -> Tensor:
+    """Final drop rate `r^(1/k)` (E,) of the operations of every edge, where k paths lead to its node (Bender et al.).
 
-    Were there one operation an edge, a node would lose all its inputs with probability r, however many it has.
-
-    Args:
-        rate: r in (0, 1).
-        nodes: intermediate nodes of the cell.
+    A node so loses all its inputs with probability r, however many it has.
     """
-    return torch.tensor([rate ** (1 / target) for _, target in cell_edges(nodes)])  # sources 0, ..., target - 1
+    paths = len(network.primitives) if options.paths == "operations" else 1  # of an edge
+    # Sources 0, ..., target - 1 lead to a node.
+    return torch.tensor([options.rate ** (1 / (target * paths)) for _, target in cell_edges(network.nodes)])
 
 
 def symmetrised_kl(first_NK: Tensor, second_NK: Tensor) -> Tensor:

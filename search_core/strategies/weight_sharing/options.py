@@ -27,17 +27,24 @@ class WeightSharingOptions:
         paper: where it was published.
         uses: sections of the search that the strategy heeds; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
+        recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
     """
 
     summary: ClassVar[str]
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]]
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    recalibrates: ClassVar[bool] = False
 
     @property
     def held_out_fraction(self) -> float:
         """Share of the training images that is kept for the architecture, in [0, 1)."""
         return 0.0
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether the searchable network has an auxiliary head."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,12 @@ class SnasOptions(WeightSharingOptions):
     Attributes:
         kind: names this strategy.
         sample_per: draw one architecture sample Z per `batch`, shared by all cells of a type, or one per `cell`.
+        drop_path: probability that an operation is left out for an image, never an identity; grown linearly from 0
+            in the first epoch to this in the last, in [0, 1) (0.3 in the authors' command).
+        auxiliary_weight: of the loss of an auxiliary head, 0 or above; 0 builds none.
+
+    Raises:
+        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "operation weights and a concrete distribution over cells in one back-propagation"
@@ -56,9 +69,20 @@ class SnasOptions(WeightSharingOptions):
 
     kind: Literal["snas"] = "snas"
     sample_per: Literal["batch", "cell"] = "batch"
+    drop_path: float = 0.0
+    auxiliary_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        require(*literal_rules(self))
+        require(
+            *literal_rules(self),
+            ("drop_path", 0 <= self.drop_path < 1, f"must be in [0, 1), got {self.drop_path}"),
+            ("auxiliary_weight", self.auxiliary_weight >= 0, f"must be at least 0, got {self.auxiliary_weight}"),
+        )
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether the searchable network has an auxiliary head."""
+        return self.auxiliary_weight > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +94,10 @@ class DsnasOptions(WeightSharingOptions):
 
     Attributes:
         kind: names this strategy.
-        stop_at: probability in (0.5, 1) of an operation at which an edge is decided at the end of an epoch: only that
-            one is sampled then, and the edge's row of alpha rests (progressive early stop); None for never.
+        stop_margin: lead in (0, 1] of an edge's most probable operation over the next at which the edge is decided at
+            the end of an epoch: only that one is sampled then, and the edge's row of alpha rests (progressive early
+            stop; 0.3 in the authors' code); None for never.
+        stop_at: probability in (0.5, 1) of an operation at which its edge is decided too; None for never.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -82,11 +108,15 @@ class DsnasOptions(WeightSharingOptions):
     uses: ClassVar = ("penalty", "alpha")
 
     kind: Literal["dsnas"] = "dsnas"
+    stop_margin: float | None = 0.3
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
-        stop_at = self.stop_at
-        require(("stop_at", stop_at is None or 0.5 < stop_at < 1, f"must be in (0.5, 1), got {stop_at}"))
+        margin, stop_at = self.stop_margin, self.stop_at
+        require(
+            ("stop_margin", margin is None or 0 < margin <= 1, f"must be in (0, 1], got {margin}"),
+            ("stop_at", stop_at is None or 0.5 < stop_at < 1, f"must be in (0.5, 1), got {stop_at}"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +239,7 @@ class SposOptions(WeightSharingOptions):
     summary: ClassVar = "uniform single paths, then evolution under hard limits; channels and bits as choices too"
     paper: ClassVar = "Guo et al., ECCV 2020"
     uses: ClassVar = ("constraints",)
+    recalibrates: ClassVar = True  # section 3.4
 
     kind: Literal["spos"] = "spos"
     held_out: float = 0.2

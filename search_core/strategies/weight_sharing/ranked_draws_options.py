@@ -50,8 +50,10 @@ class OneShotOptions(RankedDrawsOptions):
 
     Attributes:
         kind: names this strategy.
-        rate: r in (0, 1): in the last epoch an operation is dropped with probability r^(1/k), where k edges lead
+        rate: r in (0, 1): in the last epoch an operation is dropped with probability r^(1/k), where k paths lead
             to its node. It grows linearly from 0 in the first, from epoch to epoch.
+        paths: what k counts: the `operations` of all edges into the node, so that it loses all inputs with probability
+            r as in the paper, or the `edges` alone, which drops next to nothing where edges have many operations.
         ghost_batches: parts of a batch that drop operations independently and have batch statistics of their own, at
             least 1; each must have two images or more.
         rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
@@ -65,10 +67,12 @@ class OneShotOptions(RankedDrawsOptions):
     summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
     paper: ClassVar = "Bender et al., ICML 2018"
     uses: ClassVar = ("constraints",)
+    recalibrates: ClassVar = True  # section 3.4: batch statistics at evaluation
 
     kind: Literal["one_shot"] = "one_shot"
-    rate: float = 0.1
-    ghost_batches: int = 2
+    rate: float = 0.05
+    paths: Literal["operations", "edges"] = "operations"
+    ghost_batches: int = 4
     rank_by: Literal["accuracy", "kl"] = "accuracy"
 
     def rules(self) -> tuple[Rule, ...]:

@@ -43,7 +43,7 @@ class SinglePathStrategy(Strategy):
         self._theta_optimiser = SGD(
             self.supernet.parameters(), theta.lr, momentum=theta.momentum, weight_decay=theta.weight_decay, foreach=True
         )
-        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.strength, theta_lr=theta.lr)
+        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.eta, theta_lr=theta.lr)
         # Before anything is ranked the first draw stands for the search.
         self._best: Code = self.sample_within_limits(torch.Generator().manual_seed(context.seed))
 

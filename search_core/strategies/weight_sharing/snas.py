@@ -5,6 +5,7 @@ Shape suffixes: L cells of one type, E edges, O operations.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,30 +48,39 @@ class Snas(DifferentiableStrategy):
         """Update theta and alpha jointly on one batch (SNAS algorithm 1); arguments as in `Strategy.step`."""
         self.supernet.train()
         noise = self._noise(generator)
-        update = self._update if self._graph is None else self._graph
+        update = partial(self._update, generator=generator) if self._graph is None else self._graph
         loss, penalty, correct = update(images, labels, *noise.values())
         self._num_steps += 1
         return StepResult(loss=loss, penalty=penalty, correct=correct)
 
-    def _update(self, images: Tensor, labels: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step from given Gumbel noise, on the device from end to end: loss, penalty, correct images."""
+    def _update(
+        self, images: Tensor, labels: Tensor, *noise: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step from given Gumbel noise, on the device from end to end: loss, penalty, correct images.
+
+        The generator is the drop path's alone, which a CUDA graph cannot have.
+        """
         log_z = self._relax(dict(zip(self._alpha, noise, strict=True)))
         z = {cell_type: log.exp() for cell_type, log in log_z.items()}
         # The network gets its own view of Z: the gradient that arrives there is the task loss's alone.
         z_network = {cell_type: sample.view_as(sample) for cell_type, sample in z.items()}
         for sample in z_network.values():
             sample.retain_grad()
-        logits = self._logits(images, z_network)
+        drop_path = self._options.drop_path * self._settings.progress
+        logits, auxiliary_logits = self._both_logits(images, z_network, drop_path, generator)
         task_loss = functional.cross_entropy(logits, labels)
         penalty, surrogate = self._penalise(z, log_z)
+        loss = task_loss + self._settings.eta * surrogate
+        if auxiliary_logits is not None:
+            loss = loss + self._options.auxiliary_weight * functional.cross_entropy(auxiliary_logits, labels)
 
         self._theta_optimiser.zero_grad()
         self._alpha_optimiser.zero_grad()
-        (task_loss + self._settings.eta * surrogate).backward()
+        loss.backward()
         self._add_credits(z_network)
         self._clip_theta()
         self._theta_optimiser.step()
-        self._alpha_optimiser.step()
+        self._step_alpha()
         correct = (logits.detach().argmax(1) == labels).sum()
         return task_loss.detach(), self._settings.eta * penalty.detach(), correct
 

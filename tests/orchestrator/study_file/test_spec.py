@@ -77,7 +77,7 @@ def test_example_loads_verbatim(tmp_path: Path) -> None:
     spec = load_study(written(tmp_path, EXAMPLE))
     assert spec.name == "digits-quickstart"
     assert spec.search.temperature == TemperatureOptions(kind="linear", start=1.0, end=0.1)
-    assert spec.search.penalty == PenaltyOptions(strength=1e-3)
+    assert spec.search.penalty == PenaltyOptions(strength=1e-3, cost="madds")
     assert spec.sweep["penalty.strength"] == SweepEntry(kind="log_uniform", values=(1e-5, 1e-1))
     assert spec.sweep["temperature.kind"] == SweepEntry(kind="choice", values=("linear", "exponential", "cosine"))
     assert spec.objectives == (
@@ -582,7 +582,7 @@ def test_search_options_apply_values_and_seed(tmp_path: Path) -> None:
     values: dict[str, Scalar] = {"temperature.kind": "exponential", "temperature.rate": 0.9, "penalty.strength": 0.02}
     options = search_options(spec, values)
     assert options.temperature == TemperatureOptions(kind="exponential", start=1.0, end=0.1, rate=0.9)
-    assert options.penalty == PenaltyOptions(strength=0.02)
+    assert options.penalty == PenaltyOptions(strength=0.02, cost="madds")
     assert (options.epochs, options.network, options.seed) == (12, spec.search.network, 7)
     assert search_options(spec, {"seed": 11}).seed == 11
     assert search_options(spec, {}) == spec.search
@@ -609,9 +609,20 @@ def test_conditional_sweep_is_valid_for_every_kind(tmp_path: Path) -> None:
 
 
 def test_grid_runs_at_most_its_points(tmp_path: Path) -> None:
-    text = "name: g\nsearch: {}\nsampler: grid\ntrials: {n}\nsweep: {seed: {int: [0, 2]}, penalty.log: {choice: [true, false]}}\n"
+    text = "name: g\nsearch: {}\nsampler: grid\ntrials: {n}\nsweep: {seed: {int: [0, 2]}, penalty.cost: {choice: [snas, madds]}}\n"
     assert load_study(written(tmp_path, text.replace("{n}", "100"))).num_trials == 6
     assert load_study(written(tmp_path, text.replace("{n}", "4"))).num_trials == 4
+
+
+def test_named_strengths_are_kept_as_numbers(tmp_path: Path) -> None:
+    text = "name: n\nsearch: {penalty: {strength: moderate}}\nsampler: grid\ntrials: 9\n"
+    text += "sweep: {penalty.strength: {choice: [0.5, mild, aggressive]}}\n"
+    spec = load_study(written(tmp_path, text))
+    assert spec.search.penalty.strength == 1e-2
+    assert spec.sweep["penalty.strength"].values == (0.5, 1e-3, 3e-2)
+    assert parse_study(spec.resolved()) == spec
+    with pytest.raises(ConfigError, match=r"sweep\.penalty\.strength: must be a number for cost madds"):
+        load_study(written(tmp_path, text), ["search.penalty.strength=0.1", "search.penalty.cost=madds"])
 
 
 def test_study_can_be_built_in_python() -> None:

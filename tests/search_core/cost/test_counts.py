@@ -38,13 +38,13 @@ FIGURES = [
 ]
 MIX = CostMix(params=1.0, madds=0.5, memory_access=0.25)
 PENALTIES = {
-    "log": PenaltyOptions(),
-    "linear": PenaltyOptions(log=False),
+    "log": PenaltyOptions(cost="madds"),
+    "linear": PenaltyOptions(cost="madds", log=False),
     "params": PenaltyOptions(cost="params", log=False),
     "memory": PenaltyOptions(cost="memory_access"),
     "mix-log": PenaltyOptions(cost="mix", mix=MIX),
     "mix-linear-ratio": PenaltyOptions(cost="mix", mix=MIX, log=False, reduction_ratio=0.5),
-    "ratio": PenaltyOptions(reduction_ratio=2.0),
+    "ratio": PenaltyOptions(cost="madds", reduction_ratio=2.0),
 }
 
 
@@ -282,18 +282,20 @@ def test_shares_of_a_relaxed_sample_are_the_penalty_of_its_mean_count() -> None:
     table = table_of()
     for cell_type in CELL_TYPES:
         mean_LE = table.table("madds", cell_type).mean(-1)
-        torch.testing.assert_close(table.edge_costs(PenaltyOptions(), z)[cell_type], mean_LE.log1p())
-        linear = table.edge_costs(PenaltyOptions(log=False), z)[cell_type]
+        torch.testing.assert_close(table.edge_costs(PenaltyOptions(cost="madds"), z)[cell_type], mean_LE.log1p())
+        linear = table.edge_costs(PenaltyOptions(cost="madds", log=False), z)[cell_type]
         torch.testing.assert_close(linear, mean_LE * 1e-6)
 
 
 def test_a_sample_per_cell_is_charged_cell_by_cell() -> None:
     table, generator = table_of(), seeded(6)
     z = {"normal": torch.rand(1, 5, 4, generator=generator), "reduce": torch.rand(2, 5, 4, generator=generator)}
-    together = table.edge_costs(PenaltyOptions(), z)["reduce"]
+    together = table.edge_costs(PenaltyOptions(cost="madds"), z)["reduce"]
     for position in range(2):
         shared = {"normal": z["normal"][0], "reduce": z["reduce"][position]}
-        torch.testing.assert_close(together[position], table.edge_costs(PenaltyOptions(), shared)["reduce"][position])
+        torch.testing.assert_close(
+            together[position], table.edge_costs(PenaltyOptions(cost="madds"), shared)["reduce"][position]
+        )
 
 
 @pytest.mark.parametrize("name", list(PENALTIES))

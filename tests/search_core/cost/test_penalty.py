@@ -96,6 +96,16 @@ def test_edge_without_cost_counts_nothing_and_has_no_gradient() -> None:
         assert not gradient.any()
 
 
+def test_names_stand_for_numbers_in_the_unit_of_the_authors() -> None:
+    named = {name: PenaltyOptions(strength=name).eta for name in ("mild", "moderate", "aggressive")}
+    assert named == {"mild": 1e-3, "moderate": 1e-2, "aggressive": 3e-2}
+    assert PenaltyOptions(strength="mild") == PenaltyOptions(strength=1e-3, cost="snas"), "a run keeps the number"
+    with pytest.raises(OptionsError, match=r"`strength` must be a number for cost madds, .* got mild"):
+        PenaltyOptions(strength="mild", cost="madds")
+    with pytest.raises(OptionsError, match="or mild, moderate, aggressive, got 'wild'"):
+        PenaltyOptions(strength="wild")
+
+
 @pytest.mark.parametrize("changes", [{"cost": "snas"}, {"cost": "madds", "estimator": "discrete"}])
 def test_what_is_a_logarithm_cannot_be_without(changes: dict[str, Any]) -> None:
     with pytest.raises(OptionsError, match="`log` must be true for"):

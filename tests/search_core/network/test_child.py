@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_core.cost.counts import child_cost
 from search_core.errors import GenotypeError
 from search_core.kernels.backend import torch_only
-from search_core.network.child import AuxiliaryHead, Child, ChildCell, discretised_forward, drop_path, inherit_child
+from search_core.network.blocks import AuxiliaryHead
+from search_core.network.child import Child, ChildCell, discretised_forward, drop_path, inherit_child
 from search_core.network.primitives import FactorizedReduce
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet

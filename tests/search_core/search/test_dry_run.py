@@ -87,7 +87,7 @@ def test_short_run_leaves_out_most_steps_but_no_part_of_a_trial(monkeypatch: pyt
 
 
 def test_loss_that_breaks_does_not_end_the_measurement() -> None:
-    broken = tiny_options(penalty=PenaltyOptions(strength=1e300, log=False))
+    broken = tiny_options(penalty=PenaltyOptions(strength=1e300, cost="madds", log=False))
     assert measure_search(broken, CPU).host_bytes > 0
 
 

@@ -121,9 +121,18 @@ def test_penalty_strength_of_every_schedule(options: dict[str, Any], expected: l
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strength": -1e-3}, "`strength` must be a finite number of at least 0, got -0.001"),
-        ({"strength": math.inf}, "`strength` must be a finite number of at least 0, got inf"),
-        ({"strength": math.nan}, "`strength` must be a finite number of at least 0, got nan"),
+        (
+            {"strength": -1e-3},
+            "`strength` must be a finite number of at least 0, or mild, moderate, aggressive, got -0.001",
+        ),
+        (
+            {"strength": math.inf},
+            "`strength` must be a finite number of at least 0, or mild, moderate, aggressive, got inf",
+        ),
+        (
+            {"strength": math.nan},
+            "`strength` must be a finite number of at least 0, or mild, moderate, aggressive, got nan",
+        ),
         ({"cost": "mix"}, "`mix` must be given for cost mix, and only there"),
         ({"cost": "madds", "mix": CostMix(params=1.0)}, "`mix` must be given for cost mix, and only there"),
         ({"reduction_ratio": -0.5}, "`reduction_ratio` must be at least 0, got -0.5"),

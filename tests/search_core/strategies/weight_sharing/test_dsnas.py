@@ -25,12 +25,12 @@ THETA, ALPHA = ThetaOptions(grad_clip=0.5), AlphaOptions(lr=0.01)
 NUM_OPS = len(TINY_NETWORK.primitives)
 
 
-def build(penalty: PenaltyOptions | None = None, *, eta: float = 0.3, stop_at: float | None = None) -> Dsnas:
+def build(penalty: PenaltyOptions | None = None, *, eta: float = 0.3, **stop: float) -> Dsnas:
     """A strategy of the default float type whose alpha is far from uniform."""
     options = tiny_options(penalty=penalty or PenaltyOptions(), theta=THETA, alpha=ALPHA)
     costs = CostTable(TINY_SIZE, dtype=torch.get_default_dtype())
     context = replace(build_context(options, images_of(), CPU), costs=costs)
-    dsnas = Dsnas(DsnasOptions(stop_at=stop_at), context)
+    dsnas = Dsnas(DsnasOptions(**{"stop_margin": None, **stop}), context)
     with torch.no_grad():
         for seed, alpha in enumerate(dsnas._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
@@ -152,12 +152,13 @@ def test_operations_are_drawn_from_softmax_of_alpha() -> None:
     assert chi_square({name: (1.1 * alpha).softmax(-1) for name, alpha in dsnas.alpha().items()}) > 59.7
 
 
-def test_edges_that_reach_the_threshold_are_decided_for_good() -> None:
-    dsnas = build(stop_at=0.8)
+@pytest.mark.parametrize("stop", [{"stop_at": 0.8}, {"stop_margin": 0.7}])
+def test_edges_that_reach_the_threshold_are_decided_for_good(stop: dict[str, float]) -> None:
+    dsnas = build(**stop)
     with torch.no_grad():
         dsnas._alpha["normal"].zero_()
-        dsnas._alpha["normal"][3, 2] = 3.0  # p = e^3 / (e^3 + 3) = 0.87
-        dsnas._alpha["normal"][4, 2] = 2.0  # p = 0.71
+        dsnas._alpha["normal"][3, 2] = 3.0  # p = e^3 / (e^3 + 3) = 0.87, the next 0.04
+        dsnas._alpha["normal"][4, 2] = 2.0  # p = 0.71, the next 0.10
     dsnas.end_epoch(seeded())
     assert dsnas._decided["normal"].tolist() == [False, False, False, True, False]
     before = dsnas.alpha()["normal"].clone()
@@ -168,7 +169,7 @@ def test_edges_that_reach_the_threshold_are_decided_for_good() -> None:
     after = dsnas.alpha()["normal"]
     assert torch.equal(after[3], before[3])
     assert (after[[0, 1, 2, 4]] != before[[0, 1, 2, 4]]).all()
-    others = build(stop_at=None)
+    others = build()
     with torch.no_grad():
         others._alpha["normal"][3, 2] = 9.0
     others.end_epoch(seeded())
@@ -190,6 +191,12 @@ def test_child_without_any_edge_is_a_step_too() -> None:
 def test_options_out_of_range_are_refused(value: float) -> None:
     with pytest.raises(OptionsError, match=rf"`stop_at` must be in \(0.5, 1\), got {value}"):
         DsnasOptions(stop_at=value)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5])
+def test_margin_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(OptionsError, match=rf"`stop_margin` must be in \(0, 1\], got {value}"):
+        DsnasOptions(stop_margin=value)
 
 
 def _costs_of(costs: CostTable, penalty: PenaltyOptions, operation: int) -> dict[CellType, Tensor]:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 from search_core.errors import OptionsError
 from search_core.search.search import Search, build_context
-from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType
 from search_core.space.plan import NetworkOptions, cell_edges, edges_by_source
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.optimiser_options import ThetaOptions
@@ -22,7 +23,7 @@ THETA = ThetaOptions(grad_clip=0.5, weight_decay=0.01)
 
 
 def build(progress: float = 0.5, network: NetworkOptions = TINY_NETWORK, **options: Any) -> OneShot:
-    strategy = OneShotOptions(**{"held_out": 0.5, "samples": 2, **options})
+    strategy = OneShotOptions(**{"held_out": 0.5, "samples": 2, "paths": "edges", **options})
     search = tiny_options(network=network, theta=THETA, strategy=strategy)
     one_shot = OneShot(strategy, build_context(search, images_of(), CPU))
     one_shot.begin_epoch(EpochSettings(temperature=1.0, eta=0.0, theta_lr=0.1, progress=progress), seeded())
@@ -37,11 +38,23 @@ def batch(num: int = 8) -> tuple[Tensor, Tensor]:
 # Path dropout
 
 
-def test_drop_rates_are_the_root_of_the_number_of_inputs() -> None:
+@pytest.mark.parametrize(("paths", "factor"), [("edges", 1), ("operations", 5)])
+def test_drop_rates_are_the_root_of_the_number_of_paths(paths: Literal["edges", "operations"], factor: int) -> None:
     # Nodes 2, 3 and 4 have 2, 3 and 4 inputs.
-    expected = [0.25 ** (1 / 2)] * 2 + [0.25 ** (1 / 3)] * 3 + [0.25 ** (1 / 4)] * 4
-    torch.testing.assert_close(drop_rates(0.25, 3), torch.tensor(expected))
-    assert drop_rates(0.25, 3)[0] == 0.5
+    expected = [0.25 ** (1 / (k * factor)) for k in (2, 2, 3, 3, 3, 4, 4, 4, 4)]
+    network = replace(TINY_NETWORK, nodes=3, primitives=PRIMITIVES[:5])
+    rates = drop_rates(OneShotOptions(rate=0.25, paths=paths), network)
+    torch.testing.assert_close(rates, torch.tensor(expected))
+
+
+def test_node_loses_all_paths_with_the_rate_of_the_paper() -> None:
+    """Nodes of 2 x 4 and 3 x 4 paths, two cells, 20,000 draws each: three standard errors of 0.05 are 0.0033."""
+    one_shot, generator, num = build(1.0, rate=0.05, paths="operations"), seeded(8), 20_000
+    lost = torch.zeros(2, 2)
+    for _ in range(num):
+        for row, mask in zip(lost, one_shot.drop(generator).values(), strict=True):
+            row += torch.stack([part.sum() == 0 for part in mask.split([2, 3])])
+    torch.testing.assert_close(lost / num, torch.full((2, 2), 0.05), atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize("progress", [0.25, 1.0])
@@ -78,7 +91,8 @@ def test_nothing_is_dropped_at_the_beginning_of_a_search() -> None:
 def test_search_drops_at_the_final_rate_in_its_last_epoch(epochs: int, shares: list[float]) -> None:
     """`rate^(1/k)` of so many draws, of 40 operations each, that a standard error is at most 0.008."""
     search = Search(
-        tiny_options(strategy=OneShotOptions(held_out=0.5, samples=1, rate=0.25), epochs=epochs), images_of()
+        tiny_options(strategy=OneShotOptions(held_out=0.5, samples=1, rate=0.25, paths="edges"), epochs=epochs),
+        images_of(),
     )
     strategy, found = search.strategy, []
     assert isinstance(strategy, OneShot)

@@ -44,16 +44,22 @@ def build(
     temperature: float = 0.7,
     eta: float = 0.01,
     theta_lr: float = 0.025,
+    progress: float = 0.0,
+    alpha_options: AlphaOptions = ALPHA,
+    **strategy: float,
 ) -> Snas:
     """A strategy of the default float type whose alpha is far from uniform."""
-    options = tiny_options(network=network, penalty=penalty or PenaltyOptions(), theta=THETA, alpha=ALPHA)
+    options = tiny_options(network=network, penalty=penalty or PenaltyOptions(), theta=THETA, alpha=alpha_options)
+    options = replace(options, strategy=SnasOptions(sample_per=sample_per, **strategy))
     costs = CostTable(NetworkSize(network, (1, 8, 8), 10), dtype=torch.get_default_dtype())
     context = replace(build_context(options, images_of(), CPU), costs=costs)
-    snas = Snas(SnasOptions(sample_per=sample_per), context)
+    assert isinstance(options.strategy, SnasOptions)
+    snas = Snas(options.strategy, context)
     with torch.no_grad():
         for seed, alpha in enumerate(snas._alpha.values()):
             alpha.copy_(torch.randn(alpha.shape, generator=seeded(seed)))
-    snas.begin_epoch(EpochSettings(temperature=temperature, eta=eta, theta_lr=theta_lr), seeded())
+    settings = EpochSettings(temperature=temperature, eta=eta, theta_lr=theta_lr, progress=progress)
+    snas.begin_epoch(settings, seeded())
     return snas
 
 
@@ -303,7 +309,7 @@ def test_score_function_weighs_the_score_of_each_edge_by_its_own_cost_over_a_bas
 @pytest.mark.usefixtures("float64")
 @per_batch_and_cell
 def test_reparam_differentiates_the_cost_of_the_sample(sample_per: SamplePer) -> None:
-    snas, costs = build(sample_per), CostTable(TINY_SIZE, dtype=torch.float64)
+    snas, costs = build(sample_per, PenaltyOptions(cost="madds")), CostTable(TINY_SIZE, dtype=torch.float64)
     num_cells = {cell_type: snas.supernet.num_cells(cell_type) for cell_type in CELL_TYPES}
     log_z = snas._sample(seeded(1))
     _, surrogate = snas._penalise({name: log.exp() for name, log in log_z.items()}, log_z)
@@ -317,6 +323,73 @@ def test_reparam_differentiates_the_cost_of_the_sample(sample_per: SamplePer) ->
         cost = cost + torch.log(1 + counts).sum()
     for gradient, expected in zip(gradients, torch.autograd.grad(cost, list(leaves.values())), strict=True):
         torch.testing.assert_close(gradient, expected)
+
+
+# Drop path, auxiliary head, clipping
+
+
+@pytest.mark.usefixtures("float64")
+def test_drop_path_grows_over_the_search_and_follows_the_generator() -> None:
+    """The loss of a step is that of the supernet with the same draws: noise first, then a draw a cell."""
+    images, labels = batch()
+    for progress in (0.0, 0.5, 1.0):
+        snas, reference = (build(progress=progress, drop_path=0.4) for _ in range(2))
+        result = snas.step(images, labels, seeded(1))
+        generator = seeded(1)
+        with torch.no_grad():
+            z = {name: log.exp() for name, log in reference._sample(generator).items()}
+            logits = reference.supernet.train()(images, z, 0.4 * progress, generator)
+        torch.testing.assert_close(result.loss, functional.cross_entropy(logits, labels))
+    whole = build().step(images, labels, seeded(1)).loss
+    assert not torch.equal(whole, result.loss)
+
+
+@pytest.mark.usefixtures("float64")
+def test_auxiliary_head_adds_its_weighted_loss_to_what_is_minimised() -> None:
+    """The stem's first step of SGD, by hand; the reported loss is that of the network alone."""
+    images, labels = batch()
+    snas, reference = (build(auxiliary_weight=0.4) for _ in range(2))
+    result = snas.step(images, labels, seeded(1))
+    z = {name: log.exp() for name, log in reference._sample(seeded(1)).items()}
+    logits, auxiliary = reference.supernet.train().forward_with_auxiliary(images, z)
+    assert auxiliary is not None
+    task, extra = functional.cross_entropy(logits, labels), functional.cross_entropy(auxiliary, labels)
+    theta = dict(reference.supernet.named_parameters())
+    gradients = torch.autograd.grad(task + 0.4 * extra, list(theta.values()))
+    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    factor = min(1.0, THETA.grad_clip / (norm.item() + 1e-6))
+    for (name, before), gradient in zip(theta.items(), gradients, strict=True):
+        step = 0.025 * (factor * gradient + THETA.weight_decay * before)
+        after = dict(snas.supernet.named_parameters())[name]
+        torch.testing.assert_close(after, (before - step).detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(result.loss, task.detach())
+    assert reference.supernet.eval().forward_with_auxiliary(images, z)[1] is None
+
+
+def test_network_without_auxiliary_head_has_the_same_weights() -> None:
+    plain, with_head = build().supernet.state_dict(), build(auxiliary_weight=0.4).supernet.state_dict()
+    assert plain.keys() < with_head.keys()
+    assert all(torch.equal(value, with_head[name]) for name, value in plain.items())
+
+
+def test_gradient_of_alpha_is_clipped_by_the_norm_of_both_cells() -> None:
+    """Adam's first moment after one step is (1 - beta) times the gradient."""
+    images, labels = batch()
+    whole = build()
+    whole.step(images, labels, seeded(1))
+
+    def gradient(snas: Snas) -> Tensor:
+        alphas = snas._alpha.values()
+        return torch.cat([snas._alpha_optimiser.state[alpha]["exp_avg"].flatten() for alpha in alphas])
+
+    limit = 0.1 * gradient(whole).norm().item()
+    clipped = build(alpha_options=replace(ALPHA, grad_clip=limit, weight_decay=0.0))
+    free = build(alpha_options=replace(ALPHA, weight_decay=0.0))
+    for snas in (clipped, free):
+        snas.step(images, labels, seeded(1))
+    share = 1 - ALPHA.betas[0]
+    assert gradient(clipped).norm().item() == pytest.approx(share * limit, rel=1e-4)
+    torch.testing.assert_close(gradient(clipped) / gradient(clipped).norm(), gradient(free) / gradient(free).norm())
 
 
 Surrogate = Callable[[Tensor, Tensor], Tensor]
