@@ -16,14 +16,15 @@ from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
 from search_core.network.child import Child
-from search_core.search.options import SearchOptions
+from search_core.search.options import SearchOptions, defining
 from search_core.search.reports import METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
-from search_core.strategies.weight_sharing.options import SnasOptions
+from search_core.strategies.weight_sharing.options import DsnasOptions, SnasOptions, SposOptions
+from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions
 from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, through_file, tiny_options
 
 EPOCHS = 3
@@ -105,6 +106,37 @@ def test_search_resumed_from_a_file_equals_one_never_stopped(name: str, stop: in
 def test_state_holds_the_baselines_of_the_score_function() -> None:
     # Without them the comparison above would not cover them.
     assert whole("score-function-per-cell")[1]["strategy"]["baselines"]["reduce"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "setting", "value"),
+    [
+        (SnasOptions(), "drop_path", 0.3),
+        (SnasOptions(), "auxiliary_weight", 0.4),
+        (DsnasOptions(stop_margin=None), "stop_margin", 0.3),
+        (OneShotOptions(paths="edges"), "paths", "operations"),
+    ],
+)
+def test_setting_that_changes_nothing_is_not_in_states_as_in_those_of_before(
+    strategy: Any, setting: str, value: object
+) -> None:
+    before, after = (tiny_options(strategy=s) for s in (strategy, replace(strategy, **{setting: value})))
+    assert setting not in defining(before)["strategy"]
+    assert defining(after)["strategy"][setting] == value
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"),
+    [
+        (SnasOptions(), "child_val_accuracy"),
+        (SposOptions(population=4, generations=1, top_k=2), "child_val_accuracy_recalibrated"),
+        (OneShotOptions(samples=2), "child_val_accuracy_recalibrated"),
+    ],
+)
+def test_child_is_judged_by_the_statistics_of_its_paper(strategy: Any, name: str) -> None:
+    report = make(tiny_options(strategy=strategy, batch_size=8)).run_epoch()
+    assert report.child_val_accuracy != report.child_val_accuracy_recalibrated, "else this shows nothing"
+    assert report.child_val_error == 1 - getattr(report, name)
 
 
 @pytest.mark.parametrize(
