@@ -1,4 +1,4 @@
-"""One search: its cells in motion, its curves, where alpha went, what it was told to do."""
+"""One search: its cells in motion, its curves, where alpha went, what its settings were."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def player_frame(trial: Trial, history: History | None, request: Request, *, com
     """The cell player of a search in a frame that may run its own script and nothing else."""
     options = f"theme={request.theme.name}" + ("&compact" if compact else "")
     # The address of a live search changes when there is more to show, and not before: player and history are written
-    # together, and a frame that is loaded anew loses the epoch at which its reader is.
+    # together, and a frame that is loaded again loses the epoch at which its reader is.
     epochs = 0 if history is None else len(history.epochs)
     return html.Iframe(
         src=address("player", trial.run.study, trial.run.run_id, epochs=str(epochs)) + f"#{options}",

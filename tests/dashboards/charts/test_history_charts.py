@@ -62,7 +62,7 @@ def test_many_curves_group_by_penalty_and_mark_the_front(theme):
         assert len(trace["x"]) == len(trace["y"]) == len(trace["text"])
 
 
-def test_many_curves_of_several_strategies_are_told_by_colour_dash_and_legend():
+def test_many_curves_of_several_strategies_are_distinguished_by_colour_dash_and_legend():
     kinds = [f"kind-{n:02d}" for n in range(13)]
     trials = [trial(n, eta=1e-3, strategy=kinds[n % 13], on_front=n < 2) for n in range(26)]
     chart = many_curves(trials, {n: curve(temperature=[1.0, 0.5]) for n in range(26)}, "temperature", LIGHT)
