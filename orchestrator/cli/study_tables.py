@@ -104,8 +104,8 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     """What mattered: importance of the swept parameters, how eta relates to cost and gap; and what failed."""
     lines = []
     for metric, found in facts["importance"].items():
-        told = found if isinstance(found, str) else ", ".join(f"{name} {share:.0%}" for name, share in found.items())
-        lines.append(f"importance for {metric}: {told}")
+        text = found if isinstance(found, str) else ", ".join(f"{name} {share:.0%}" for name, share in found.items())
+        lines.append(f"importance for {metric}: {text}")
     lines += [record["words"] for record in facts["relations"]]
     if facts["failures"]:
         lines.append(f"{counted(len(facts['failures']), 'failure')}:")

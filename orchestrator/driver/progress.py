@@ -30,7 +30,7 @@ class StudyView:
         """A phase begins, with `done` of `total` units finished already; `metrics` are the results of a unit."""
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        """A unit with so many epochs runs; `values` says what makes it differ from others."""
+        """A unit with this many epochs runs; `values` says what makes it differ from others."""
 
     def epoch(self, label: str, journal: Journal) -> None:
         """A unit has recorded an epoch."""
@@ -88,7 +88,7 @@ class ConsoleView(StudyView):
         self.note(f"{name}: {total} to do{before}; workers load images and kernels first")
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        """A unit runs, anew or from its checkpoint."""
+        """A unit runs, from its beginning or from its checkpoint."""
         self._running[label] = (epochs, journal)
         if not self._is_live:
             how = f"resumes after epoch {len(journal.epochs)} of {epochs}" if journal.epochs else "starts"

@@ -248,7 +248,7 @@ def test_links_lead_through_all_views_and_back(visit: Visit, done: Tracked) -> N
     visit.shows("studies", "/")
     page.go_back()
     visit.shows("compare")
-    assert visit.is_marked, "no view was loaded anew"
+    assert visit.is_marked, "no view was loaded again"
 
 
 def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, done: Tracked) -> None:
@@ -348,7 +348,7 @@ def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked
     visit.tab_to(page.locator("#compare-picker"))
     keys.press("Enter")
     expect(page.get_by_placeholder("Search")).to_be_focused()
-    page.wait_for_timeout(500)  # the list opens before it hears keys
+    page.wait_for_timeout(500)  # the list opens before it takes keys
     for number in (1, 2):
         keys.press("ArrowDown")
         expect(page.locator("input.dash-options-list-option-checkbox:focus")).to_have_count(1)

@@ -312,7 +312,7 @@ def test_runs_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture(scope="module")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As much of MLflow's database as tells that it is one."""
+    """As much of MLflow's database as shows that it is one."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
@@ -345,7 +345,7 @@ def test_server_names_a_port_that_is_taken(command: str, mlflow_database: Path) 
         port = holder.getsockname()[1]
         outcome = snas(command, "--port", port, "--runs", mlflow_database.parent)
         refused(outcome, "--port", str(port), "must be free")
-        assert "http://" not in outcome.said, "no address is told before it is served"
+        assert "http://" not in outcome.said, "no address is printed before it is served"
 
 
 @pytest.mark.parametrize("command", ["dashboard", "ui"])
