@@ -61,6 +61,7 @@ class Driver:
         self._journals: dict[tuple[Phase, str], Journal] = {}
         self._reservations: dict[Phase, Reservation] = {}
         self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
+        self._truth_jobs = truth_jobs(self._spec, self._folder)
         self._log = StudyLog(study, tracker, view.warn, parent, data, self._journal)
 
     def run(self, address: str | None) -> None:
@@ -99,20 +100,19 @@ class Driver:
         if self._spec.ground_truth is None:
             return
         if num_open := len(self._open_truth_jobs()):
-            total = len(truth_jobs(self._spec, self._folder))
+            total = len(self._truth_jobs)
             self._view.phase("ground truth", total - num_open, total)
             self._launch_until_done("truth", lambda: not self._open_truth_jobs())
         table = read_truth(self._spec, self._folder)
         if table is None:
             doctor = self._study.runs.command("study", "doctor", self._spec.name)
-            reasons = [self._journal("truth", job.label).reason for job in truth_jobs(self._spec, self._folder)]
+            reasons = [self._journal("truth", job.label).reason for job in self._truth_jobs]
             reason = next(filter(None, reasons), f"a journal lacks trainings; `{doctor}` names it")
             raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
         write_table(table, self._folder.path / "ground_truth.json")
 
     def _open_truth_jobs(self) -> list[TruthJob]:
-        jobs = truth_jobs(self._spec, self._folder)
-        return [job for job in jobs if self._journal("truth", job.label).end is None]
+        return [job for job in self._truth_jobs if self._journal("truth", job.label).end is None]
 
     def _search(self) -> None:
         total = self._spec.num_trials

@@ -158,7 +158,7 @@ class ConsoleView(StudyView):
             if self._ends[end]:
                 head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:
-            head.append(f"   best accuracy {self._best[0]:.2%} ({self._best[1]})")
+            head.append(f"   best accuracy {shown_metric('val_accuracy', self._best[0])} ({self._best[1]})")
         head.append(f"   {self._left()}", style="dim")
         table = Table.grid(padding=(0, 2))
         for label, (epochs, journal) in list(self._running.items())[:_SHOWN_UNITS]:
@@ -178,7 +178,7 @@ def _numbers(journal: Journal, epochs: int) -> list[str]:
     if not journal.epochs:
         return [f"epoch 0/{epochs}", "loading images and kernels"]
     metrics = journal.epochs[-1]["metrics"]
-    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {_accuracy(journal):.2%}"]
+    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
     if "child_madds" in metrics:
         shown += [
             f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",

@@ -416,7 +416,7 @@ def test_numbers_are_those_of_the_study(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["retrain"], "retrain")
     cells = visit.page.get_by_role("table", name="Retrained cells").get_by_role("row").all_inner_texts()[1:]
     for row in front_rows(trials, study.retrains(), study.spec):
-        error = f"{100 * (1 - row['test_accuracy']):.3g} ± {100 * row['test_accuracy_sd']:.2g}%"
+        error = f"{100 * (1 - row['test_accuracy']):.2f} ± {100 * row['test_accuracy_sd']:.2f}%"
         assert any(error in text and shown_metric("child_params", row["child_params"]) in text for text in cells)
 
 

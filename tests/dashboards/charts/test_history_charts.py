@@ -157,7 +157,7 @@ def test_retrained_cells_have_mean_and_spread_over_seeds():
     assert [cell.name for cell in cells] == ["trial 3", "trial 5", "trial 8"]
     assert cells[0].mean_error == pytest.approx(0.09)
     assert cells[0].spread == pytest.approx(0.02 / math.sqrt(2))
-    assert [retrain_charts.said_error(cell) for cell in cells] == ["9 ± 1.4%", "0%", "not known yet"]
+    assert [retrain_charts.said_error(cell) for cell in cells] == ["9.00 ± 1.41%", "0.00%", "not known yet"]
 
 
 @pytest.mark.parametrize("is_cifar10", [True, False])
@@ -197,7 +197,7 @@ def _retrain_page(retrainings, trials):
 
 def test_a_cell_without_any_error_is_the_best():
     said = _retrain_page(_CELLS, [trial(3), trial(5), trial(8)])
-    assert said.index("trial 5 0%") < said.index("trial 3 9 ± 1.4%") < said.index("trial 8 not known yet")
+    assert said.index("trial 5 0.00%") < said.index("trial 3 9.00 ± 1.41%") < said.index("trial 8 not known yet")
     assert "MLFLOW_TRACKING_URI='sqlite:///a b.db' snas retrain --run id-trial-0005" in said
 
 

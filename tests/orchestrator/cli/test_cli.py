@@ -555,7 +555,7 @@ def test_retrain_trains_a_child_per_seed(found: Found) -> None:
         accuracies.append(journal.last_metric("test_accuracy"))
         assert run.data.metrics["test_accuracy"] == accuracies[-1]
     mean = sum(accuracies) / 2
-    assert f"test accuracy {mean:.2%} ±" in found.retrain.said
+    assert f"test accuracy {100 * mean:.2f} ±" in found.retrain.said
     assert "over 2 seeds" in found.retrain.said
     versions = found.client.search_model_versions("name = 'again-child'")
     assert {version.run_id for version in versions} == {run.info.run_id for run in runs}
