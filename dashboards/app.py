@@ -212,7 +212,7 @@ def _add_callback(app: Dash, store: Store) -> None:
         if ctx.triggered_id == "again" and shown == said:
             return no_update, no_update, no_update, not view.is_live
         body = list(view.body)
-        # Dash builds all below `main` anew when it is given new children: frames are loaded again, and filters, focus
+        # Dash builds all below `main` again when it is given new children: frames are loaded again, and filters, focus
         # and scroll positions are lost. Where the page stays, the browser changes what differs.
         if shown is not None and (shown["name"], _path_of(shown["address"])) == (view.name, path):
             return no_update, body, said, not view.is_live

@@ -86,6 +86,18 @@ def shown_metric(metric: str, value: float | None) -> str:
     return f"{text} {unit}" if unit else text
 
 
+def with_spread(mean: float | None, spread: float | None, form: str = "{:.2f}", unit: str = "") -> str:
+    """A mean, its standard deviation where there is any, and the unit of both; a dash where there is no mean."""
+    if mean is None:
+        return MISSING
+    return form.format(mean) + (f" ± {form.format(spread).removeprefix('+')}" if spread else "") + unit
+
+
+def percent_with_spread(mean: float | None, spread: float | None) -> str:
+    """Mean and standard deviation of fractions, in percent with two decimals."""
+    return with_spread(None if mean is None else 100 * mean, None if spread is None else 100 * spread, unit="%")
+
+
 def shown_number(value: object) -> str:
     """A swept value: three figures if it is a fraction."""
     if value is None:

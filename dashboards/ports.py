@@ -16,7 +16,7 @@ _RULES = {
 
 
 def port_error(host: str, port: int, error: OSError) -> PortTakenError:
-    """What to tell a user whose port cannot be served."""
+    """The message for a user whose port cannot be served."""
     rule = _RULES.get(error.errno or 0, "must be usable")
     return PortTakenError(f"port {port} of {host} {rule}, got: {os.strerror(error.errno or 0)}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 RunKind = Literal["study", "search", "retrain"]
-#: `interrupted`: its driver was stopped, and a resumed study goes on with it. Else as in the journals.
+#: `interrupted`: its driver was stopped, and a resumed study continues it. Else as in the journals.
 State = Literal["running", "interrupted", "complete", "stopped", "collapsed", "failed"]
 
 
@@ -106,13 +106,13 @@ class Trial:
         """Which hard limits its child is above, in words; empty if it keeps them or is not over."""
         if not self._is_counted:
             return ""
-        told = []
+        broken = []
         for name in _LIMITED:
             most = _number(self.run.params.get(f"constraints.{name}.max"))
             amount = self.run.metrics.get(f"child_{name}")
             if most and amount is not None and amount > most:
-                told.append(f"child_{name} is {amount / most - 1:.1%} above `constraints.{name}`")
-        return f"no result: {' and '.join(told)}" if told else ""
+                broken.append(f"child_{name} is {amount / most - 1:.1%} above `constraints.{name}`")
+        return f"no result: {' and '.join(broken)}" if broken else ""
 
     @property
     def _is_counted(self) -> bool:

@@ -56,7 +56,7 @@ class Store(Protocol):
         """The cell player of a search, an HTML file; None before it is written."""
 
     def published(self, study: StudyRecord) -> Mapping[str, Mapping[str, float]]:
-        """Cost of the published cells at the size of the study's searches: cell, then metric as of its trials."""
+        """Cost of the published cells at the size of the study's searches: cell, then metric as in its trials."""
 
     def models(self, study: StudyRecord) -> Mapping[str, ModelRecord]:
         """Registered models by run id of the retraining."""

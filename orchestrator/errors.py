@@ -34,7 +34,7 @@ class RunInterrupted(OrchestratorError):
 
 
 class StudyInterrupted(RunInterrupted):
-    """A signal stopped the study; nothing is lost and `snas study resume` goes on."""
+    """A signal stopped the study; nothing is lost and `snas study resume` continues."""
 
 
 class StudyFailed(OrchestratorError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Share:
+class Reservation:
     """What Ray reserves for one trial.
 
     Attributes:
@@ -49,14 +49,14 @@ class Job:
         checkpoints: folder of its checkpoints, which every node sees; the newest whole one is continued.
         epochs: how many it has.
         workers: processes that share every batch.
-        share: what each worker takes of its node; set by the driver when it launches the trial.
+        reservation: what each worker takes of its node; set by the driver when it launches the trial.
     """
 
     label: str
     checkpoints: Path
     epochs: int
     workers: int = 1
-    share: Share = Share(cpu=0.0, gpu=0.0, memory_gb=None)
+    reservation: Reservation = Reservation(cpu=0.0, gpu=0.0, memory_gb=None)
 
     def to_config(self) -> dict[str, Any]:
         """The configuration of its Tune trial; Ray puts off all but plain values until it has named the trial."""
@@ -127,7 +127,7 @@ class RetrainJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class TruthJob(Job):
-    """A share of the ground truth, a training an epoch.
+    """A part of the ground truth, a training an epoch.
 
     Attributes:
         codes: the genotypes.

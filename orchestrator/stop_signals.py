@@ -39,14 +39,14 @@ def stopping() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in STOPPING}
-    heeded = [number for number in STOPPING if before[number] is not signal.SIG_IGN]
-    for number in heeded:
+    handled = [number for number in STOPPING if before[number] is not signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, _stop)
     try:
         yield
     finally:
         if _received is None:  # else the process is ending, and an impatient user must see no traceback of that
-            for number in heeded:
+            for number in handled:
                 signal.signal(number, before[number])
 
 
@@ -67,13 +67,13 @@ def kept_while_ray_starts() -> Iterator[None]:
         return
     from orchestrator.adapters.ray_internals import without_sigterm_handler
 
-    heeded = [number for number in STOPPING if signal.getsignal(number) is _stop]
+    handled = [number for number in STOPPING if signal.getsignal(number) is _stop]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # children inherit it
     try:
         with without_sigterm_handler():
             yield
     finally:
-        for number in heeded:  # Ray's C++ part does not ask Python which handler there is
+        for number in handled:  # Ray's C++ part does not ask Python which handler there is
             signal.signal(number, _stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 

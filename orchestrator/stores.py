@@ -1,4 +1,4 @@
-"""Which MLflow stores are supported, and what to tell of one that cannot be opened."""
+"""Which MLflow stores are supported, and the message for one that cannot be opened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_tracking_uri(uri: str) -> str:
 
 
 def store_error(store: str, error: BaseException) -> OrchestratorError:
-    """What to tell of a store that cannot be opened or written, in one line and without its SQL.
+    """The message for a store that cannot be opened or written, in one line and without its SQL.
 
     Args:
         store: such as `the MLflow store sqlite:///runs/mlflow.db`.

@@ -54,7 +54,7 @@ class JsonText:
     value: Any
     places: Mapping[str, tuple[int, int]]
 
-    def told(self, file: str | Path, message: str) -> str:
+    def located(self, file: str | Path, message: str) -> str:
         """The fault of a file, with the place of the path that the message begins with: `normal[3]: must ...`."""
         return _of_file(file, self.places.get(message.partition(": ")[0], ()), message)
 

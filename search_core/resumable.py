@@ -1,4 +1,4 @@
-"""What trains epoch by epoch, and goes on after any of them: reports, and states that say whose they are."""
+"""What trains epoch by epoch, and resumes after any of them: reports, and states that say whose they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Report = TypeVar("Report")
 
 
 class Resumable(ABC, Generic[Report]):
-    """Iterate over it for one report per epoch; an equal object goes on from its state bit for bit.
+    """Iterate over it for one report per epoch; an equal object resumes from its state bit for bit.
 
     Attributes:
         state_format: number of the format of its states; None if they have none.
@@ -46,7 +46,7 @@ class Resumable(ABC, Generic[Report]):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on after this epoch, `stamp` included; loads with `weights_only=True`."""
+        """Everything needed to resume after this epoch, `stamp` included; loads with `weights_only=True`."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

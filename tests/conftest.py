@@ -83,7 +83,7 @@ chromium, postgres_programs, network_namespaces, shellcheck, fashion_mnist = map
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One block: what was not run, for want of what."""
+    """One block: what was not run, and which tool is missing."""
     reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])]
     missing = Counter(reason.removeprefix(_NEEDS) for reason in reasons if reason.startswith(_NEEDS))
     others = Counter(reason for reason in reasons if not reason.startswith(_NEEDS))

@@ -87,7 +87,7 @@ def distributions(modules: Iterable[str]) -> dict[str, set[str]]:
 
 
 def undeclared(modules: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Modules of which no distribution is among the names; several hold a part of `mlflow`, and one of them will do."""
+    """Modules of which no distribution is among the names; several hold a part of `mlflow`: one is enough."""
     return sorted(module for module, holders in distributions(modules).items() if not holders & set(names))
 
 

@@ -36,7 +36,7 @@ def test_study_is_valid_and_headed_by_its_purpose(study: Path) -> None:
     assert study.read_text(encoding="utf-8").startswith("# ")
 
 
-def test_studies_of_the_issue_are_there() -> None:
+def test_studies_are_there() -> None:
     assert {study.stem for study in STUDIES} >= {
         "quickstart",
         "fashion_mnist_penalty_sweep",
@@ -79,7 +79,7 @@ def test_page_of_strategies_has_every_key_with_its_default(kind: str) -> None:
     documented = {key: yaml.safe_load(default) for key, default, _ in rows}
     known = {key: default for key, default in _defaults(STRATEGIES[kind], "") if key != "kind"}
     if kind == "nasnet":
-        assert known["estimate.drop_path"] == 0.2, "told in its text"
+        assert known["estimate.drop_path"] == 0.2, "stated in its text"
         known["estimate.drop_path"] = 0.0
     assert documented == known
     assert all(meaning.strip() for _, _, meaning in rows)

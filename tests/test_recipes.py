@@ -18,7 +18,7 @@ FOLDER = ROOT / "studies" / "cluster"
 SCRIPTS = sorted(FOLDER.glob("*.sh"))
 
 
-def test_every_recipe_is_told_of() -> None:
+def test_every_recipe_is_mentioned() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     assert [file.name for file in FOLDER.iterdir() if f"cluster/{file.name}" not in page] == []
 
@@ -81,7 +81,7 @@ def test_kuberay_file_has_one_image_and_the_same_mounts_everywhere() -> None:
     assert ["envFrom" in container for container in containers] == [True, False], "only the driver has credentials"
 
 
-def test_kuberay_job_goes_on_with_a_study_that_exists(tmp_path: Path) -> None:
+def test_kuberay_job_resumes_with_a_study_that_exists(tmp_path: Path) -> None:
     spec = yaml.safe_load((FOLDER / "kuberay-job.yaml").read_text(encoding="utf-8"))["spec"]
     (tmp_path / "bin").mkdir()
     for name, body in {"snas": 'echo "$@"', "python": "echo tiny"}.items():

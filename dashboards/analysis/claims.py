@@ -26,7 +26,7 @@ class Claim:
     """One claim about two strategies.
 
     Attributes:
-        letter: of SPEC section 6.
+        letter: a to d, as in docs/results.md, "Claims of the SNAS paper".
         text: what is claimed.
         verdict: whether it holds here.
         evidence: the numbers, in a sentence.
@@ -202,7 +202,7 @@ def _accuracies(search: Searched) -> list[float]:
 
 
 def _entropies(searches: Sequence[Searched]) -> list[float]:
-    """Nats of both cells together, of the searches that tell both."""
+    """Nats of both cells together, of the searches that report both."""
     values = [search.metrics for search in searches]
     sums = [of.get("entropy_normal", math.nan) + of.get("entropy_reduce", math.nan) for of in values]
     return [value for value in sums if math.isfinite(value)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MIN_RATED = 12
 #: Trials per number of a setting, on average, from which on the numbers are rated as names.
 _REPEATED = 4
-#: Results from which on a rank correlation is told.
+#: Results from which on a rank correlation is stated.
 MIN_RELATED = 5
 
 

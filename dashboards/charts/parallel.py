@@ -74,7 +74,7 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
         ],
         note=f"Stronger lines have a {better} {metric_name(results[0])}."
         + (f" {MISSING}: searches without this setting." if lowest == _BELOW else "")
-        + (f" Drawn: the best {_MOST_BEST}, and every so many of the rest." if len(trials) < len(complete) else ""),
+        + (f" Drawn: the best {_MOST_BEST}, and an even selection of the rest." if len(trials) < len(complete) else ""),
     )
 
 

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import SYMBOLS, Theme, layout
-from dashboards.formatting import counted, metric_factor, metric_title, shown_metric
+from dashboards.formatting import counted, metric_factor, metric_title, percent_with_spread, shown_metric
 from dashboards.records import Retraining
 
 #: Published results on CIFAR-10: test error in % and parameters (SNAS, table 1; with cutout, 20 cells).
@@ -130,7 +130,4 @@ def test_error_chart(cells: Sequence[RetrainedCell], theme: Theme, *, is_cifar10
 
 def said_error(cell: RetrainedCell) -> str:
     """Test error with its spread in words."""
-    if cell.mean_error is None:
-        return "not known yet"
-    spread = f" ± {100 * cell.spread:.2g}" if cell.spread is not None else ""
-    return f"{100 * cell.mean_error:.3g}{spread}%"
+    return "not known yet" if cell.mean_error is None else percent_with_spread(cell.mean_error, cell.spread)

@@ -73,7 +73,7 @@ def front_chart(
             for index, trial in enumerate(shown)
         ],
         note="Numbered points are on the front of the two axes shown; hollow ones are no results (yet)."
-        + (f" Drawn: {len(drawn)} of {len(shown)}, every so many beside the front." if len(drawn) < len(shown) else "")
+        + (f" Drawn: {len(drawn)} of {len(shown)}, all of the front." if len(drawn) < len(shown) else "")
         + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def _has(trial: Trial, metric: str) -> bool:
 
 
 def _drawn(count: int, front: Sequence[int]) -> list[int]:
-    """Which points are drawn: all of the front, and of very many others every so many, for a browser's sake."""
+    """Which points are drawn: all of the front, and an even selection of very many others, to spare the browser."""
     others = sorted(set(range(count)) - set(front))
     return sorted([*front, *others[:: -(-len(others) // _MOST_OTHERS) or 1]])
 

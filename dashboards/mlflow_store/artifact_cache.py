@@ -31,7 +31,7 @@ _RETRY_S = 0.3  # a file that is being written is whole by then
 class ArtifactCache:
     """Reads files of runs; may be used by several threads.
 
-    A file of a run that is over is fetched once; that of a run that goes on again whenever the run has reported.
+    A file of a run that is over is fetched once; that of a run that continues again whenever the run has reported.
 
     Args:
         access: the store.
@@ -173,7 +173,7 @@ def _joined(root: str, path: str) -> str:
 
 
 def _stamp(run: RunRecord) -> str:
-    """What tells whether a file may have changed."""
+    """What shows whether a file may have changed."""
     if run.state == "running":
         return f"{run.status} {run.last_report_s} {run.num_epochs} {int(time.time() / _OPEN_S)}"
     return f"{run.status} {run.end_s} {run.last_report_s}"

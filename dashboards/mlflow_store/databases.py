@@ -90,7 +90,7 @@ def snas_command(tracking_uri: str, *words: str) -> str:
 
 
 def schema_fault(tool: Literal["MLflow", "Optuna"], url: str) -> StoreFault | None:
-    """What is wrong with the version of a database's tables; None if nothing is, or if that cannot be told.
+    """What is wrong with the version of a database's tables; None if nothing is, or if that cannot be known.
 
     Nothing is written or migrated.
     """
@@ -157,7 +157,7 @@ def _revision(url: str) -> str | None:
     try:
         with create_engine(url, poolclass=pool.NullPool).connect() as connection:
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    except (SQLAlchemyError, ImportError):  # whoever opens it says what is wrong
+    except (SQLAlchemyError, ImportError):  # opening it reports what is wrong
         return None
     return None if found is None else str(found)
 

@@ -66,7 +66,7 @@ class MlflowAccess:
 
         Args:
             question: takes the client.
-            pauses: whether its failure tells that the store is away, so that other questions need not try.
+            pauses: whether its failure means that the store is away, so that other questions need not try.
 
         Raises:
             StoreAwayError: if it does not answer in time, or with an error.

@@ -42,7 +42,7 @@ class MlflowStore:
         cache_folder: where files of runs are kept; None: a temporary folder.
         page: runs that one request may give.
         refresh_s: what is younger is given again without asking the store.
-        relist_s: after so long a study's runs are listed anew, so that deletions show.
+        relist_s: after this many seconds a study's runs are listed again, so that deletions show.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class MlflowStore:
         return replace(line, last_report_s=newest_report([line, *tops, *running])), max(ends_s)
 
     def _old_overview(self, name: str, parent: RunRecord) -> StudyOverview:
-        """The line about a study whose parent run tells no counts: all runs are listed, once if it is over."""
+        """The line about a study whose parent run has no counts: all runs are listed, once if it is over."""
         known = self._old.get(name)
         if known is not None and known[0] == parent:
             return known[1]
@@ -246,7 +246,7 @@ class MlflowStore:
         return line
 
     def _listing(self, name: str) -> RunListing:
-        """The listing of an experiment; its id is looked up anew when a listing finds nothing."""
+        """The listing of an experiment; its id is looked up again when a listing finds nothing."""
         known = self._listings.get(name)
         if known is not None and (known.records or known.as_of_s is None):
             return known

@@ -30,7 +30,7 @@ class RunListing:
         study: its name.
         page: runs that one request may give.
         refresh_s: records so young are given again without a question.
-        relist_s: after so long all runs are listed anew, which shows deletions and whatever else was missed.
+        relist_s: after this many seconds all runs are listed again, which shows deletions and whatever else was missed.
     """
 
     def __init__(

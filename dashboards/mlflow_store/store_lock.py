@@ -21,7 +21,7 @@ _NAME = ".stores.lock"
 def store_lock(url: str, *, makes: bool = True) -> Iterator[None]:
     """Hold the lock of the folder in which an SQLite store lies; nothing to hold for servers.
 
-    Where the lock cannot be made the store cannot either, and whoever opens it will say so.
+    Where the lock cannot be made the store cannot either, and opening it will report so.
 
     Args:
         url: of the store.

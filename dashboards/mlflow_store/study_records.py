@@ -89,7 +89,7 @@ def newest_report(known: Iterable[RunRecord | StudyOverview]) -> float | None:
 
 
 def says_objectives(parent: RunRecord) -> bool:
-    """Whether a study is new enough that its parent run tells all that `overview` wants."""
+    """Whether a study is new enough that its parent run has all that `overview` wants."""
     return "objectives" in parent.params
 
 

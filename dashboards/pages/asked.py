@@ -1,4 +1,4 @@
-"""Files of runs that a page can do without: what is wrong with one is said beside the rest."""
+"""Files of runs that a page can do without: what is wrong with one is shown beside the rest."""
 
 from __future__ import annotations
 

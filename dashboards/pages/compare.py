@@ -83,7 +83,7 @@ def _parsed(name: str) -> tuple[str, str]:
 
 
 def _picker(studies: Mapping[str, StudyRecord], names: Sequence[str], store: Store) -> Component:
-    """Trials of the studies at hand and of those that ran last, so that trials of several studies can be chosen."""
+    """Trials of the chosen studies and of those that ran last, so that trials of several studies can be chosen."""
     others = [entry.name for entry in store.overviews()[:_MOST_STUDIES] if entry.name not in studies]
     options = [
         {"value": f"{study.overview.name}:{_key(trial)}", "label": f"{study.overview.name}: {_described(trial)}"}
@@ -169,7 +169,7 @@ def _differences(names: Sequence[str], trials: Sequence[Trial]) -> Component:
 
 
 def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Request) -> list[Component]:
-    """The claims of the paper about two strategies, over all trials of the studies at hand."""
+    """The claims of the paper about two strategies, over all trials of the chosen studies."""
     trials = [trial for study in studies.values() for trial in study.trials]
     known = sorted({trial.strategy for trial in trials}, key=lambda name: (name != "snas", name))
     if not known:

@@ -24,7 +24,7 @@ _SIGNS: dict[State, str] = {
 
 
 def link(content: Any, href: str, style: str = "", *, is_current: bool = False) -> Component:
-    """A link to another view of this app, followed without loading the page anew; `style` is a class of the sheet."""
+    """A link to another view of this app, followed without loading the page again; `style` is a class of the sheet."""
     current = {"aria-current": "page"} if is_current else {}
     return html.A(content, href=href, className=style, **{"data-inside": "true", **current})
 
@@ -35,7 +35,7 @@ def badge(state: State) -> Component:
 
 
 def slot(content: Sequence[Component]) -> Component:
-    """A place that is there though it may be empty: what stands around it is not built anew when it fills."""
+    """A place that is there though it may be empty: what stands around it is not built again when it fills."""
     return html.Div(list(content), className="slot")
 
 

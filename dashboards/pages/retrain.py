@@ -1,4 +1,4 @@
-"""What retraining gave: test error with its spread over seeds, curves, registered models, and how to go on."""
+"""What retraining gave: test error with its spread over seeds, curves, registered models, and how to resume."""
 
 from __future__ import annotations
 

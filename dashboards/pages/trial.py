@@ -1,4 +1,4 @@
-"""One search: its cells in motion, its curves, where alpha went, what it was told to do."""
+"""One search: its cells in motion, its curves, where alpha went, what its settings were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
 from dashboards.errors import NotFoundError
-from dashboards.formatting import MISSING, duration, metric_name, shown_metric, shown_number
+from dashboards.formatting import MISSING, duration, hours_text, metric_name, shown_metric, shown_number
 from dashboards.history import History
 from dashboards.mlflow_store.databases import snas_command
 from dashboards.pages.asked import asked
@@ -34,6 +34,7 @@ from dashboards.store import Store
 from search_core.space.genotype import CELL_TYPES
 
 _FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_HOURS = ("gpu_hours", "cpu_core_hours")
 
 
 def trial_view(store: Store, request: Request) -> View:
@@ -78,7 +79,7 @@ def player_frame(trial: Trial, history: History | None, request: Request, *, com
     """The cell player of a search in a frame that may run its own script and nothing else."""
     options = f"theme={request.theme.name}" + ("&compact" if compact else "")
     # The address of a live search changes when there is more to show, and not before: player and history are written
-    # together, and a frame that is loaded anew loses the epoch at which its reader is.
+    # together, and a frame that is loaded again loses the epoch at which its reader is.
     epochs = 0 if history is None else len(history.epochs)
     return html.Iframe(
         src=address("player", trial.run.study, trial.run.run_id, epochs=str(epochs)) + f"#{options}",
@@ -122,8 +123,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         ("epochs", f"{run.num_epochs} of {trial.planned_epochs or MISSING}"),
         *((key, shown_number(value)) for key, value in trial.values.items()),
         *((metric_name(key), shown_metric(key, run.metrics[key])) for key in _FACTS if key in run.metrics),
-        *((f"{unit} reserved", f"{run.metrics[key]:.3g}") for key, unit in
-          (("gpu_hours", "GPU hours"), ("cpu_core_hours", "CPU core hours")) if key in run.metrics),
+        *(("reserved", hours_text(key, run.metrics[key])) for key in _HOURS if key in run.metrics),
         ("took", duration(run.end_s - run.start_s if run.end_s else None)),
     ]  # fmt: skip
     numbers = [known.number for known in study.trials if known.number is not None]

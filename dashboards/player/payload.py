@@ -150,7 +150,7 @@ def _num_nodes(cell_type: CellType, num_edges: int) -> int:
 
 
 def _genotype(text: str, epoch: int) -> Mapping[str, Any]:
-    """The document of an epoch; read without `Genotype`, which knows no operations but this project's."""
+    """The document of an epoch; read without `Genotype`, which accepts this project's operations only."""
     try:
         document = json.loads(text)
         for cell_type in CELL_TYPES:

@@ -39,7 +39,7 @@ def points_of_runs(client: MlflowClient, run_ids: Sequence[str], key: str) -> li
 
 
 def forget_addresses() -> None:
-    """Have MLflow ask anew where runs have their files: it keeps that by run id, and a copy has the same ids."""
+    """Have MLflow ask again where runs have their files: it keeps that by run id, and a copy has the same ids."""
     from mlflow.tracking._tracking_service import utils  # not for readers: it takes seconds
 
     utils._artifact_repos_cache.clear()

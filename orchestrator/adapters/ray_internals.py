@@ -34,7 +34,7 @@ def has_token() -> bool:
 
 
 def read_environment() -> None:
-    """Have Ray read the mode of authentication from the environment anew; it did so when it was imported."""
+    """Have Ray read the mode of authentication from the environment again; it did so when it was imported."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 

@@ -66,7 +66,7 @@ COMMANDS = {
 def main() -> None:
     """Run the command line; users' errors end with one message and no traceback."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # A server that is away should be said within seconds: the journals are brought up later, so nothing hangs on it.
+    # A server that is away should be reported within seconds; MLflow is brought up to the journals later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     with stopping():

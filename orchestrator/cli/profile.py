@@ -50,7 +50,7 @@ def profile(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="With --supernet: run a training step of so many images and add the memory that it takes."),
+        typer.Option(help="With --supernet: run a training step of this many images and add the memory that it takes."),
     ] = None,
     recompute: Annotated[
         bool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dashboards.formatting import shown_metric
+from dashboards.formatting import percent_with_spread, shown_metric
 from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
@@ -60,10 +60,12 @@ def retrain(
     label = stamped(stem) if name is None else name
     results = run_retrain(cell, recipe, folder, label, _print_epoch, parent_run=run, warn=warn)
     accuracies = [result["test_accuracy"] for result in results]
-    spread = f" ± {stdev(accuracies):.2%} over {len(accuracies)} seeds" if len(accuracies) > 1 else ""
+    found = shown_metric("test_accuracy", accuracies[0])
+    if len(accuracies) > 1:
+        found = f"{percent_with_spread(mean(accuracies), stdev(accuracies))} over {len(accuracies)} seeds"
     cost = f"{shown_metric('params', results[0]['params'])} parameters, "
     cost += f"{shown_metric('madds', results[0]['madds'])} multiply-adds"
-    stdout.print(f"\ntest accuracy {mean(accuracies):.2%}{spread}; {cost}", highlight=False)
+    stdout.print(f"\ntest accuracy {found}; {cost}", highlight=False)
 
 
 def _small_recipe() -> RetrainConfig:

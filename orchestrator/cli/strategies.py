@@ -24,7 +24,7 @@ def strategies(as_json: JsonOption = False) -> None:
         return
     table = make_table("search strategies: `strategy: {kind: ...}` in a study file")
     table.add_column("kind", no_wrap=True)
-    for column in ("what it does", "paper", "children", "heeds"):
+    for column in ("what it does", "paper", "children", "uses"):
         table.add_column(column)
     for row in rows:
         table.add_row(row["kind"], row["summary"], row["paper"], row["children"], ", ".join(row["uses"]))

@@ -56,14 +56,14 @@ def run(
     if study.exists:
         raise OrchestratorError(
             f"study `{study.spec.name}` exists in {study.runs.root}: "
-            f"`{study.runs.command('study', 'resume', study.spec.name)}` goes on with it, --name starts another"
+            f"`{study.runs.command('study', 'resume', study.spec.name)}` resumes it, --name starts another"
         )
     _run(study, address)
 
 
 @app.command()
 def resume(name: NameArgument, address: AddressOption = None, runs: RunsOption = DEFAULT_RUNS) -> None:
-    """Go on with a study that was stopped or killed: finished work is kept, unfinished goes on from checkpoints.
+    """Resume a study that was stopped or killed: finished work is kept, unfinished work resumes from checkpoints.
 
     Example: `snas study resume digits-quickstart`
     """

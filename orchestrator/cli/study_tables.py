@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from dashboards.formatting import MISSING, counted, shown_metric, shown_number
+from dashboards.formatting import MISSING, counted, percent_with_spread, shown_metric, shown_number
 from orchestrator.cli.common import filled_table, make_table, stdout
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
     columns += ["latency"] if has_latency else []
     rows = []
     for row in front:
-        spread = f" ± {row['test_accuracy_sd']:.2%}" if row["test_accuracy_sd"] is not None else ""
         rows.append(
             (
                 str(row["trial"]),
@@ -67,7 +66,7 @@ def print_front(front: Sequence[Mapping[str, Any]]) -> None:
                 row["temperature"],
                 shown_metric("supernet_val_accuracy", row["supernet_val_accuracy"]),
                 shown_metric("child_val_accuracy", row["child_val_accuracy"]),
-                shown_metric("test_accuracy", row["test_accuracy"]) + spread,
+                percent_with_spread(row["test_accuracy"], row["test_accuracy_sd"]),
                 shown_metric("child_params", row["child_params"]),
                 shown_metric("child_madds", row["child_madds"]),
                 *([shown_metric("child_latency_ms", row.get("child_latency_ms"))] if has_latency else []),
@@ -104,8 +103,8 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     """What mattered: importance of the swept parameters, how eta relates to cost and gap; and what failed."""
     lines = []
     for metric, found in facts["importance"].items():
-        told = found if isinstance(found, str) else ", ".join(f"{name} {share:.0%}" for name, share in found.items())
-        lines.append(f"importance for {metric}: {told}")
+        text = found if isinstance(found, str) else ", ".join(f"{name} {share:.0%}" for name, share in found.items())
+        lines.append(f"importance for {metric}: {text}")
     lines += [record["words"] for record in facts["relations"]]
     if facts["failures"]:
         lines.append(f"{counted(len(facts['failures']), 'failure')}:")

@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start one on this machine, with every failure said within seconds."""
+"""Connect to a Ray cluster, or start one on this machine, with every failure reported within seconds."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def nodes() -> list[Node]:
 
 
 def check_resources(cpu: float, gpu: float, memory_gb: float | None = None) -> None:
-    """Refuse a trial that no node of the cluster can hold: Ray would wait for ever.
+    """Refuse a trial that no node of the cluster can hold: Ray would wait forever.
 
     Args:
         cpu: CPU cores of one trial.

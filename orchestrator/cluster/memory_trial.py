@@ -37,7 +37,7 @@ class Measured:
     """Peak memory of one search on one kind of node, in bytes; on a CPU without those of a GPU.
 
     Attributes:
-        gpu_type: as of its node.
+        gpu_type: that of its node.
         host_bytes: resident memory of its process.
         gpu_bytes: what it takes from its GPU.
         gpu_total_bytes: what such a GPU has.

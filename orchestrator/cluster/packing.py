@@ -1,4 +1,4 @@
-"""Packing: what share of a node one search takes, by measurement, and what it takes after it ran out of memory."""
+"""Packing: what part of a node one search reserves, by measurement, and what it takes after it ran out of memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from orchestrator.cluster.connection import Node, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.errors import OrchestratorError
-from orchestrator.jobs import Share
+from orchestrator.jobs import Reservation
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.sweep import SweepEntry, corner_points, with_conditions
 from orchestrator.study_file.sweep_check import apply_values
@@ -39,33 +39,33 @@ _MEMORY_KEYS = (
 )
 
 
-def find_share(spec: StudySpec) -> Share:
-    """The share of one search; where the study file says `auto`, from a dry run on the connected Ray cluster.
+def find_reservation(spec: StudySpec) -> Reservation:
+    """The reservation of one search; where the study file says `auto`, from a dry run on the connected Ray cluster.
 
     Raises:
-        OrchestratorError: if a GPU share is to be measured and no node has a GPU, or if the search cannot be run on
-            one of the GPU types.
+        OrchestratorError: if GPU memory is to be measured and no node has a GPU, or if the search cannot be run on one
+            of the GPU types.
     """
     wanted = spec.resources
     if wanted.gpu != "auto" and wanted.memory_gb != "auto":
-        return Share(wanted.cpu, wanted.gpu, wanted.memory_gb)
+        return Reservation(wanted.cpu, wanted.gpu, wanted.memory_gb)
     found = nodes()
     measured = measure_on(_nodes_to_measure(spec, found), hardest_settings(spec.search, spec.sweep), wanted.cpu)
-    told: list[str] = []
+    reasons: list[str] = []
     gpu, memory_gb = wanted.gpu, wanted.memory_gb
     if gpu == "auto":
         per_gpu, text = pack(measured, found, wanted.cpu)
         gpu = gpu_fraction(per_gpu)
-        told.append(text)
+        reasons.append(text)
     if memory_gb == "auto":
         peak_bytes = max(figure.host_bytes for figure in measured)
         memory_gb = memory_to_reserve_gb(peak_bytes)
-        told.append(f"its process takes {peak_bytes / 1e9:.1f} GB of memory: {memory_gb:g} GB are reserved")
-    return Share(wanted.cpu, gpu, memory_gb, "; ".join(told))
+        reasons.append(f"its process takes {peak_bytes / 1e9:.1f} GB of memory: {memory_gb:g} GB are reserved")
+    return Reservation(wanted.cpu, gpu, memory_gb, "; ".join(reasons))
 
 
-def retrain_share(spec: StudySpec) -> Share:
-    """The share of one retraining, or of each worker of a group.
+def retrain_reservation(spec: StudySpec) -> Reservation:
+    """The reservation of one retraining, or of each worker of a group.
 
     The dry run measures searches, not children, so `auto` is a whole GPU. A worker of a group takes one in any case.
     """
@@ -73,8 +73,8 @@ def retrain_share(spec: StudySpec) -> Share:
     gpu = 1.0 if wanted.gpu == "auto" or (is_group and wanted.gpu) else wanted.gpu
     memory_gb = None if wanted.memory_gb == "auto" else wanted.memory_gb
     is_auto = "auto" in (wanted.gpu, wanted.memory_gb)
-    told = "`auto` measures searches: a retraining takes a whole GPU, and no memory is reserved for it"
-    return Share(wanted.cpu, gpu, memory_gb, told) if is_auto else Share(wanted.cpu, gpu, memory_gb)
+    explanation = "`auto` measures searches: a retraining takes a whole GPU, and no memory is reserved for it"
+    return Reservation(wanted.cpu, gpu, memory_gb, explanation) if is_auto else Reservation(wanted.cpu, gpu, memory_gb)
 
 
 def pack(measured: Sequence[Measured], nodes: Sequence[Node], cpu: float) -> tuple[int, str]:
@@ -85,7 +85,7 @@ def pack(measured: Sequence[Measured], nodes: Sequence[Node], cpu: float) -> tup
         nodes: all nodes.
         cpu: CPU cores of one search.
     """
-    counts, told = [], []
+    counts, reasons = [], []
     for figure in measured:
         assert figure.gpu_bytes is not None
         assert figure.gpu_total_bytes is not None
@@ -93,14 +93,14 @@ def pack(measured: Sequence[Measured], nodes: Sequence[Node], cpu: float) -> tup
         count = max(1, min(by_memory, cap_by_cpus(nodes, figure.gpu_type, cpu)))
         room = f"{by_memory} share a GPU" if by_memory > 1 else "it takes a whole GPU"
         limit = f", limited to {count} by its CPUs" if count < by_memory else ""
-        told.append(
+        reasons.append(
             f"one search peaks at {figure.gpu_bytes / 1e9:.1f} GB on {figure.gpu_type} "
             f"({figure.gpu_total_bytes / 1e9:.0f} GB): {room}{limit}"
         )
         counts.append(count)
     if len(set(counts)) > 1:
-        told.append(f"so {min(counts)} share a GPU of any type")
-    return min(counts), "; ".join(told)
+        reasons.append(f"so {min(counts)} share a GPU of any type")
+    return min(counts), "; ".join(reasons)
 
 
 def cap_by_cpus(nodes: Iterable[Node], gpu_type: str, cpu: float) -> int:
@@ -118,39 +118,41 @@ def memory_to_reserve_gb(peak_bytes: int) -> float:
     return math.ceil(_HOST_MARGIN * peak_bytes / 1e8) / 10
 
 
-def grown(share: Share, kind: Literal["gpu", "host"], nodes: Sequence[Node], workers: int = 1) -> Share | None:
-    """The share with which a trial is tried again after it ran out of memory.
+def grown(
+    reserved: Reservation, kind: Literal["gpu", "host"], nodes: Sequence[Node], workers: int = 1
+) -> Reservation | None:
+    """The reservation with which a trial is tried again after it ran out of memory.
 
     Args:
-        share: what it had.
+        reserved: what it had.
         kind: whose memory ran out: `gpu` leaves it half as many neighbours on its GPU; `host` doubles the reserved
             memory up to all that a node has. Where nothing was reserved, half of such a node is.
         nodes: the nodes of the cluster.
-        workers: how many such shares a trial needs at a time.
+        workers: how many such reservations a trial needs at a time.
 
     Returns:
         None if it had all there is already: a further try would end the same.
     """
     if kind == "gpu":
-        if share.gpu <= 0 or share.gpu >= 1:
+        if reserved.gpu <= 0 or reserved.gpu >= 1:
             return None
-        per_gpu = max(1, int(1 / share.gpu) // 2)
+        per_gpu = max(1, int(1 / reserved.gpu) // 2)
         alone = "alone on its GPU" if per_gpu == 1 else f"as one of {per_gpu} on its GPU"
-        return replace(share, gpu=gpu_fraction(per_gpu), explanation=f"{alone}, as it ran out of GPU memory")
-    most = math.floor(10 * _most_memory_gb(share, nodes, workers)) / 10
-    before = share.memory_gb or 0.0
+        return replace(reserved, gpu=gpu_fraction(per_gpu), explanation=f"{alone}, as it ran out of GPU memory")
+    most = math.floor(10 * _most_memory_gb(reserved, nodes, workers)) / 10
+    before = reserved.memory_gb or 0.0
     memory_gb = min(most, 2 * before if before else math.ceil(5 * most) / 10)
     if memory_gb <= before:
         return None
-    told = f"with {memory_gb:g} GB of memory in place of {f'{before:g}' if before else 'none reserved'}"
-    return replace(share, memory_gb=memory_gb, explanation=f"{told}, as it ran out of memory")
+    explanation = f"with {memory_gb:g} GB of memory in place of {f'{before:g}' if before else 'none reserved'}"
+    return replace(reserved, memory_gb=memory_gb, explanation=f"{explanation}, as it ran out of memory")
 
 
-def _most_memory_gb(share: Share, nodes: Sequence[Node], workers: int) -> float:
-    """What each of so many shares could reserve, with the cluster to themselves."""
+def _most_memory_gb(reserved: Reservation, nodes: Sequence[Node], workers: int) -> float:
+    """What each of this many workers could reserve, with the cluster to themselves."""
     each = []
     for node in nodes:
-        count = min(int(node.cpu / share.cpu), int(node.gpu / share.gpu) if share.gpu else workers, workers)
+        count = min(int(node.cpu / reserved.cpu), int(node.gpu / reserved.gpu) if reserved.gpu else workers, workers)
         each += [node.memory_gb / number for number in range(1, count + 1)]  # of the first, the second, ...
     return sorted(each, reverse=True)[workers - 1] if len(each) >= workers else 0.0
 
@@ -182,7 +184,7 @@ def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
 
 
 def _demand(options: SearchOptions) -> int:
-    """Elements that a training step moves, to compare settings of one data set; so any one image shape will do."""
+    """Elements that a training step moves, to compare settings of one data set; so any one image shape is enough."""
     network, batch_size = options.network, options.batch_size
     if isinstance(options.strategy, MultiTrialOptions):
         recipe = child_recipe(options.strategy.estimate, options)

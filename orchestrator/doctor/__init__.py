@@ -25,7 +25,7 @@ from orchestrator.doctor.units import (
     check_retrains,
     check_searches,
     check_trials,
-    tell_faults,
+    report_faults,
 )
 from orchestrator.errors import OrchestratorError, StoreStateError, first_line
 from orchestrator.files.layout import TRUNK, Runs, trial_label
@@ -83,7 +83,7 @@ def examine(name: str, runs: Runs) -> Report:
     if store is not None:
         _check_runs(RunsCheck(case, store, notes, uri, has_files=not moved), notes)
     check_checkpoints(case, notes)
-    tell_faults(case, notes)
+    report_faults(case, notes)
     state = "running" if case.is_running else "done" if case.is_done else "unfinished"
     return notes.report(name, state)
 
@@ -166,6 +166,6 @@ def _jobs(study: Study, searches: dict[str, Recorded], notes: Notes) -> tuple[Re
     try:
         return tuple(study.retrain_jobs())
     except (OrchestratorError, OSError, ValueError, LookupError) as error:
-        message = f"which cells are to be retrained cannot be told: {first_line(error)}"
-        notes.add(RETRAINS, study.spec.name, "error", message, "see what is said of the journals")
+        message = f"which cells are to be retrained cannot be determined: {first_line(error)}"
+        notes.add(RETRAINS, study.spec.name, "error", message, "see the findings on the journals")
         return None

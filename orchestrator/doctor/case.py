@@ -72,8 +72,8 @@ class Case:
         searches: recorded searches by label: those of `trials`, and journals without a trial.
         retrains: recorded retrainings by label, likewise.
         trunk: the epochs that forked trials share; None without `fork`.
-        truth: shares of the ground truth by label, all that there must be; empty without `ground_truth`.
-        jobs: retrainings that the study asks for; None as long as that cannot be told.
+        truth: parts of the ground truth by label, all that there must be; empty without `ground_truth`.
+        jobs: retrainings that the study asks for; None as long as that cannot be determined.
     """
 
     study: Study
@@ -92,7 +92,7 @@ class Case:
 
     @property
     def resume(self) -> str:
-        """The command that goes on with the study."""
+        """The command that resumes the study."""
         return f"`{self.study.runs.command('study', 'resume', self.study.spec.name)}`"
 
     @property
@@ -128,13 +128,13 @@ class Case:
         """Whether nothing is left to do."""
         if self.trials is None or self.jobs is None:
             return False
-        if any(share.end is None for share in self.truth.values()):
+        if any(part.end is None for part in self.truth.values()):
             return False
         return not self.has_open_trials and all(self.retrains[job.label].end is not None for job in self.jobs)
 
 
 def read_recorded(folder: StudyFolder, phase: Phase, label: str) -> Recorded:
-    """What a journal holds; damage is told, not raised."""
+    """What a journal holds; damage is reported, not raised."""
     file = folder.journal(phase, label)
     exists = file.is_file()
     try:

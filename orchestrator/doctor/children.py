@@ -19,7 +19,7 @@ CHILDREN = "children"
 
 
 def check_children(case: Case, notes: Notes) -> None:
-    """Every child was proposed once and told once, each told one has a closed journal, and every so many a report."""
+    """Every child was proposed and scored once, each scored one has a closed journal, and each epoch a report."""
     trials = {trial_label(trial.number): trial for trial in case.trials or ()}
     for label, recorded in case.searches.items():
         if not recorded.has_children or recorded.damage or label not in trials:
@@ -32,38 +32,38 @@ def check_children(case: Case, notes: Notes) -> None:
             continue
         if isinstance(options.strategy, MultiTrialOptions):
             asked = [entry["asked"] for entry in log.entries if "asked" in entry]
-            told = [entry["told"] for entry in log.entries if "told" in entry]
-            _check_order(recorded, asked, told, notes)
-            _check_reports(case, recorded, len(told), options.strategy.children, notes)
-            _check_journals(case, recorded, asked, told, notes)
+            scored = [entry["told"] for entry in log.entries if "told" in entry]
+            _check_order(recorded, asked, scored, notes)
+            _check_reports(case, recorded, len(scored), options.strategy.children, notes)
+            _check_journals(case, recorded, asked, scored, notes)
 
 
-def _check_order(recorded: Recorded, asked: list[int], told: list[int], notes: Notes) -> None:
-    repeated = [child for child, count in Counter(told).items() if count > 1]
-    strangers = sorted(set(told) - set(asked))
+def _check_order(recorded: Recorded, asked: list[int], scored: list[int], notes: Notes) -> None:
+    repeated = [child for child, count in Counter(scored).items() if count > 1]
+    strangers = sorted(set(scored) - set(asked))
     if asked != list(range(len(asked))) or repeated or strangers:
-        wrong = f"told twice: {repeated}, told but not proposed: {strangers}, proposed: {asked}"
-        message = f"children must be proposed in order, and each told once at most; {wrong}"
+        wrong = f"scored twice: {repeated}, scored but not proposed: {strangers}, proposed: {asked}"
+        message = f"children must be proposed in order, and each scored once at most; {wrong}"
         notes.add(CHILDREN, recorded.unit, "error", message, "restore its order.jsonl from a backup")
 
 
-def _check_reports(case: Case, recorded: Recorded, num_told: int, per_epoch: int, notes: Notes) -> None:
-    expected = num_told // per_epoch
+def _check_reports(case: Case, recorded: Recorded, num_scored: int, per_epoch: int, notes: Notes) -> None:
+    expected = num_scored // per_epoch
     if recorded.end != "failed" and len(recorded.metrics) != expected:
-        message = f"after {num_told} children it must have {expected} reports, got {len(recorded.metrics)}"
+        message = f"after {num_scored} children it must have {expected} reports, got {len(recorded.metrics)}"
         remedy = f"{case.resume} appends what is missing" if recorded.end is None else "restore both from one backup"
         notes.add(CHILDREN, recorded.unit, case.lag, message, remedy)
 
 
-def _check_journals(case: Case, recorded: Recorded, asked: list[int], told: list[int], notes: Notes) -> None:
+def _check_journals(case: Case, recorded: Recorded, asked: list[int], scored: list[int], notes: Notes) -> None:
     journals = _read_journals(case, recorded, notes)
     notes.look(CHILDREN, len(journals))
-    for child in told:
+    for child in scored:
         if child in journals and journals[child].end is None:
-            message = "its strategy was told of it, so its journal must be closed, got one that is open"
+            message = "its score was reported to its strategy, so its journal must be closed, got one that is open"
             notes.add(CHILDREN, _place(recorded, child), "error", message, "restore the journal from a backup")
-    for child in sorted(set(told) - set(journals)):
-        message = "its strategy was told of it, so it must have a journal that can be read, got none"
+    for child in sorted(set(scored) - set(journals)):
+        message = "its score was reported to its strategy, so it must have a journal that can be read, got none"
         notes.add(CHILDREN, _place(recorded, child), "error", message, "restore the journal from a backup")
     for child in sorted(set(journals) - set(asked)):
         message = "it has a journal, but was never proposed"

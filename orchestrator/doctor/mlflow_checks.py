@@ -28,7 +28,7 @@ from search_core.space.genotype import Genotype
 RUNS, METRICS, ARTIFACTS = "MLflow runs", "MLflow metrics", "MLflow artifacts"
 _OUR_UNITS = re.compile(r"trial-\d{4,}|retrain-(\d{4,}|cell)-seed\d+|study")
 _PARENT = "mlflow.parentRunId"
-#: Of a run that a driver goes on with; a killed one is marked as such only if the driver could still do it.
+#: Of a run that a driver continues; a killed one is marked as such only if the driver could still do it.
 _OPEN = ("RUNNING", "KILLED")
 
 
@@ -92,7 +92,7 @@ class RunsCheck:
                     extra = " and ".join(self._delete(run) for run in found if run is not kept)
                     self._add(RUNS, name, "error", message, f"compare them, then {extra}")
             else:
-                self._tell_stranger(name, found, trial_runs)
+                self._report_stranger(name, found, trial_runs)
         strangers = self._case.strangers
         for name in ("study", *units):
             # A trial that has not reported yet has no run.
@@ -102,7 +102,7 @@ class RunsCheck:
                 got = f"none: {' and '.join(deleted)} was deleted" if deleted else "none"
                 self._add(RUNS, name, self._case.lag, f"it must have an MLflow run, got {got}", self._case.bring_up)
 
-    def _tell_stranger(self, name: str, found: Sequence[Run], trial_runs: set[str]) -> None:
+    def _report_stranger(self, name: str, found: Sequence[Run], trial_runs: set[str]) -> None:
         deleted = {run.info.run_id: run.data.tags.get("snas.unit", "") for run in self._store.deleted}
         for run in found:
             tags, place = run.data.tags, f"run {run.info.run_id}"
@@ -209,7 +209,7 @@ class RunsCheck:
             self._add(ARTIFACTS, "study", self._case.lag, f"its run must have {name}, got none", self._case.bring_up)
         searches = self._case.searches.values()
         are_sound = all(unit.exists and not unit.damage and unit.unit not in self._case.strangers for unit in searches)
-        if self._case.is_done and are_sound and searches:  # else the faults of the journals are told
+        if self._case.is_done and are_sound and searches:  # else the faults of the journals are reported
             self._check_curves()
             self._check_counts()
 
@@ -265,10 +265,10 @@ class RunsCheck:
         self._notes.add(check, place, severity, message, remedy)
 
     def _remedy(self, run: Run, *, is_late: bool) -> str:
-        """A run that is closed or has holes is not mended but made again, from its journal."""
+        """A run that is closed or has holes is not repaired but made again, from its journal."""
         if is_late:
             return self._case.bring_up
-        return f"{self._delete(run)}; {self._case.resume} then makes it anew from the journal"
+        return f"{self._delete(run)}; {self._case.resume} then makes it again from the journal"
 
     def _delete(self, run: Run) -> str:
         return f"`{mlflow_command(self._uri, 'runs', 'delete', '--run-id', run.info.run_id)}`"

@@ -49,7 +49,7 @@ def _check_versions(
     active = {run.info.run_id for run in store.runs}
     for version, run_id in versions.items():
         what = f"version {version} of `{case.study.spec.registered_name}` belongs to run {run_id}"
-        if deleted.get(run_id) in runs:  # else its retraining has no run, which is told
+        if deleted.get(run_id) in runs:  # else its retraining has no run, which is reported
             message = f"{what}, which was deleted; {runs[deleted[run_id]].info.run_id} took its place"
             notes.add(MODELS, deleted[run_id], case.lag, message, case.bring_up)
         elif run_id not in active and run_id not in deleted and not store.has_run(run_id):

@@ -48,7 +48,7 @@ class Report:
 
     Attributes:
         study: its name.
-        state: `done`, `running` (a driver is at work), `unfinished`, or `unknown` if that cannot be told.
+        state: `done`, `running` (a driver is at work), `unfinished`, or `unknown` if that cannot be determined.
         checks: in the order in which they were made.
         findings: in the order of the checks, the worst of each first.
     """

@@ -45,7 +45,7 @@ def _check_end(case: Case, trunk: Recorded, epochs: int, notes: Notes) -> None:
         notes.add(SHARED, TRUNK, "error", message, f"restore {trunk.file} from a backup")
     elif trunk.end is None and not case.is_running:
         message = f"they are unfinished after {count} of {epochs} epochs, and no driver is at work"
-        notes.add(SHARED, TRUNK, "error", message, f"{case.resume} goes on with them")
+        notes.add(SHARED, TRUNK, "error", message, f"{case.resume} resumes them")
 
 
 def _check_beginning(recorded: Recorded, trunk: Recorded, epochs: int, notes: Notes) -> None:

@@ -17,7 +17,7 @@ from orchestrator.sampling.ranking import is_result
 from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
 
-TRIALS, JOURNALS, VALUES = "Optuna trials", "journals", "values told to Optuna"
+TRIALS, JOURNALS, VALUES = "Optuna trials", "journals", "values reported to Optuna"
 GENOTYPES, RETRAINS, CHECKPOINTS, FAULTS = "genotypes", "retrainings", "checkpoints", "faults survived"
 
 
@@ -34,11 +34,11 @@ def check_trials(case: Case, notes: Notes) -> None:
     if not case.is_running:
         for trial in open_trials:
             place = f"trial-{trial_label(trial.number)}"
-            notes.add(TRIALS, place, "error", f"it is {trial.state.name}, but no driver is at work", _go_on(case))
+            notes.add(TRIALS, place, "error", f"it is {trial.state.name}, but no driver is at work", _to_resume(case))
     if len(trials) < wanted:
         message = f"the study must have {wanted} trials when it is done, got {len(trials)} so far"
         severity: Severity = "info" if case.is_running else "error"
-        notes.add(TRIALS, case.study.spec.name, severity, message, "" if case.is_running else _go_on(case))
+        notes.add(TRIALS, case.study.spec.name, severity, message, "" if case.is_running else _to_resume(case))
     elif len(trials) > wanted:
         message = f"the study must have {wanted} trials, got {len(trials)}"
         notes.add(TRIALS, case.study.spec.name, "error", message, "see which of them another program added to Optuna")
@@ -88,7 +88,7 @@ def _check_end(case: Case, recorded: Recorded, trial: FrozenTrial | None, notes:
     if not _states_agree(case, recorded, trial):
         message = f"Optuna's trial is {trial.state.name}, the journal says {recorded.end or 'unfinished'}"
         is_resumable = trial.state == TrialState.RUNNING
-        remedy = _go_on(case) if is_resumable else "restore Optuna's storage and the journal from the same backup"
+        remedy = _to_resume(case) if is_resumable else "restore Optuna's storage and the journal from the same backup"
         notes.add(JOURNALS, recorded.unit, case.lag, message, remedy)
     try:
         epochs = search_options(case.study.spec, trial.params).epochs
@@ -101,7 +101,7 @@ def _check_end(case: Case, recorded: Recorded, trial: FrozenTrial | None, notes:
 
 
 def _states_agree(case: Case, recorded: Recorded, trial: FrozenTrial) -> bool:
-    """Whether Optuna was told what `searcher.tell` tells it."""
+    """Whether Optuna has what `searcher.tell` reports to it."""
     end, has_one = recorded.end, len(case.study.spec.objectives) == 1
     if trial.state == TrialState.RUNNING:
         return end is None
@@ -161,7 +161,7 @@ def check_retrains(case: Case, notes: Notes) -> None:
             _check_epochs(recorded, section.epochs, notes, RETRAINS)
         if recorded.end is None and not case.is_running:
             message = f"it is unfinished after {len(recorded.metrics)} epochs, and no driver is at work"
-            notes.add(RETRAINS, recorded.unit, "error", message, _go_on(case))
+            notes.add(RETRAINS, recorded.unit, "error", message, _to_resume(case))
         if recorded.end == "complete" and "test_accuracy" not in (recorded.metrics or ({},))[-1]:
             message = "its last epoch must have `test_accuracy`, got none"
             notes.add(RETRAINS, recorded.unit, "error", message, f"restore {recorded.file} from a backup")
@@ -174,10 +174,10 @@ def _was_chosen(case: Case, recorded: Recorded) -> bool:
 
 
 def check_checkpoints(case: Case, notes: Notes) -> None:
-    """An unfinished trial or retraining goes on from its newest whole checkpoint.
+    """An unfinished trial or retraining resumes from its newest whole checkpoint.
 
     Of a finished one only the newest file is read: nothing but a fork or a model that is still to be logged takes it.
-    Whether a fork still has what it needs is told by `check_trunk`.
+    Whether a fork still has what it needs is checked by `check_trunk`.
     """
     spec, folder = case.study.spec, case.study.folder
     fork = case.study.spec.fork
@@ -212,7 +212,7 @@ def _num_epochs(stem: str) -> int:
     return int(stem.rpartition("-")[2])
 
 
-def tell_faults(case: Case, notes: Notes) -> None:
+def report_faults(case: Case, notes: Notes) -> None:
     """Faults that trials survived, by kind; they cost time and nothing else."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for recorded in case.journals:
@@ -225,5 +225,5 @@ def tell_faults(case: Case, notes: Notes) -> None:
         notes.add(FAULTS, kind.replace("_", " "), "info", f"survived {units.total()} times: {named}{more}")
 
 
-def _go_on(case: Case) -> str:
-    return f"{case.resume} goes on with it"
+def _to_resume(case: Case) -> str:
+    return f"{case.resume} resumes it"

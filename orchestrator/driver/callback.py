@@ -30,10 +30,10 @@ _KILLED_FOR_MEMORY = "killed by Ray's memory monitor, as its node was full"
 
 @dataclass
 class _Watched:
-    """A trial that runs: the worker it has, and when that was heard of last (monotonic seconds)."""
+    """A trial that runs: the worker it has, and when that last reported (monotonic seconds)."""
 
     actor: Any
-    heard: float = field(default_factory=time.monotonic)
+    last_report: float = field(default_factory=time.monotonic)
     is_killed: bool = False
 
 
@@ -103,8 +103,8 @@ class PhaseCallback(Callback):
 
     def _record(self, job: Job, report: JobReport) -> None:
         label, journal = job.label, self._open_journal(job.label)
-        if report.fault == "refused" and self._is_for_all(report.kind):  # left open: it goes on when that is mended
-            raise OrchestratorError(f"{label} cannot go on: {report.reason}")
+        if report.fault == "refused" and self._is_for_all(report.kind):  # left open: it resumes when that is repaired
+            raise OrchestratorError(f"{label} cannot continue: {report.reason}")
         if report.fault == "out_of_memory":
             self._out_of_memory(label, first_line(MemoryError(report.reason)), report.kind)
         elif report.fault is not None:
@@ -128,7 +128,7 @@ class PhaseCallback(Callback):
             self._tell(job, journal, is_over=report.done)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Record that a trial goes on from its checkpoint, and after what."""
+        """Record that a trial resumes from its checkpoint, and after what."""
         label = job_label(trial)
         watched = self._watched.pop(label, None)
         if watched is None or not watched.is_killed:  # a hang is recorded where it is found
@@ -157,7 +157,7 @@ class PhaseCallback(Callback):
         self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Kill the workers that have been silent for too long: their trials go on from their checkpoints."""
+        """Kill the workers that have been silent for too long: their trials resume from their checkpoints."""
         if self._timeout_s is None:
             return
         with self._fault.noted():
@@ -168,9 +168,9 @@ class PhaseCallback(Callback):
         gap, self._last_step = now - self._last_step, now
         if gap > _LONGEST_STEP_S:  # this process was held up: no report could reach it
             for watched in self._watched.values():
-                watched.heard += gap
+                watched.last_report += gap
         for label, watched in self._watched.items():
-            if not watched.is_killed and now - watched.heard > timeout_s:
+            if not watched.is_killed and now - watched.last_report > timeout_s:
                 watched.is_killed = True
                 self._open_journal(label).note("hang", f"no report for {timeout_s:g} s")
                 self._view.warn(f"{label}: no report for {timeout_s:g} s, its worker is killed")
@@ -183,12 +183,12 @@ class PhaseCallback(Callback):
                 self._out_of_memory(label, _KILLED_FOR_MEMORY, "host")
 
     def _out_of_memory(self, label: str, reason: str, kind: str) -> None:
-        """The trial ends for this launch; a later one tries it again with a larger share, if there is any."""
+        """The trial ends for this launch; a later one tries it again with a larger reservation, if there is any."""
         journal = self._open_journal(label)
         journal.note("out_of_memory", reason, kind=kind)
         self.num_steps += 1
         if self._has_room(journal):
-            self._view.warn(f"{label}: {reason}; it is tried again later with a larger share")
+            self._view.warn(f"{label}: {reason}; it is tried again later with a larger reservation")
         else:
             journal.finish("failed", f"out of memory with all that a node has: {reason}")
 
@@ -212,7 +212,7 @@ def _last_error(trial: Trial) -> str:
 def _reason(trial: Trial) -> str:
     """Last line of what a trial died of."""
     said = _last_error(trial)
-    # Ray brings the file to where `get_pickled_error` looks when the trial has ended; one that goes on has it here.
+    # Ray brings the file to where `get_pickled_error` looks when the trial has ended; one that continues has it here.
     pickled = Path(trial.pickled_error_file or "")
     if pickled.is_file():
         error = pickle.loads(pickled.read_bytes())

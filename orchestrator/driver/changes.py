@@ -77,7 +77,7 @@ class Difference(NamedTuple):
 
 
 def require_unchanged(study: optuna.Study, spec: StudySpec, folder: StudyFolder, uri: str) -> None:
-    """Refuse to go on with a study whose file has changed in more than `MAY_CHANGE`, before anything is written.
+    """Refuse to resume a study whose file has changed in more than `MAY_CHANGE`, before anything is written.
 
     Args:
         study: in Optuna's storage.

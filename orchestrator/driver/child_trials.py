@@ -1,9 +1,9 @@
 """A multi-trial search inside a study: each of its children is a Tune trial.
 
-What was proposed and told, and in which order, is one file of JSON lines beside the children's journals; what became of
-a child is in its journal. Children are told in the order of their numbers, whichever ends first, so that proposals do
-not depend on the clock. The state of the strategy is neither written nor read: a new driver asks and tells once more in
-the same order, and strategies are deterministic.
+What was proposed and scored, and in which order, is one file of JSON lines beside the children's journals; what became
+of a child is in its journal. Children are reported to the strategy in the order of their numbers, whichever ends first,
+so that proposals do not depend on the clock. The state of the strategy is neither written nor read: a new driver asks
+and reports once more in the same order, and strategies are deterministic.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from search_core.search.reports import EpochReport
 
 
 class OrderLog:
-    """The order in which the children of a search were asked for and told, one JSON line each.
+    """The order in which the children of a search were proposed and scored, one JSON line each.
 
     Args:
         path: the file; it is made with the first line. A half-written last line does not count.
@@ -43,8 +43,8 @@ class OrderLog:
         """Record a proposal."""
         self._append({"asked": order.number, **_plain_order(order)})
 
-    def told(self, number: int) -> None:
-        """Record that the strategy heard of a child."""
+    def scored(self, number: int) -> None:
+        """Record that a child's score was reported to the strategy."""
         self._append({"told": number})
 
     def _append(self, entry: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class OrderLog:
                 is_entry = False
             if not is_entry:
                 raise OrchestratorError(
-                    f"{self.path}:{number}: a line must say which child was asked for or told, got {line[:60]!r}; the "
+                    f"{self.path}:{number}: a line must say which child was proposed or scored, got {line[:60]!r}; the "
                     "file is damaged: restore it, or run the study under another name"
                 )
             self.entries.append(entry)
@@ -72,8 +72,8 @@ class OpenSearch:
     Args:
         number: of the search in the study.
         children: fresh; it is brought up to the log.
-        log: what was asked and told.
-        journal: of the search itself: gets a report after every so many children.
+        log: what was proposed and scored.
+        journal: of the search itself: gets the report of each epoch.
         open_journal: journal of a child by number.
 
     Raises:
@@ -98,7 +98,7 @@ class OpenSearch:
 
     @property
     def is_over(self) -> bool:
-        """Whether its journal is closed: all children were told, or it cannot go on."""
+        """Whether its journal is closed: all children were scored, or it cannot continue."""
         return self.journal.end is not None
 
     @property
@@ -138,14 +138,14 @@ class OpenSearch:
         self._advance()
 
     def needs_checkpoints(self, child: int) -> bool:
-        """Whether a child or one that grows from it may still go on from its checkpoints; the best keeps them too."""
+        """Whether a child or one that grows from it may still resume from its checkpoints; the best keeps them too."""
         if self.is_over:  # of a search that failed, children may still run
             return child in self._running or child == self.children.best_number
         is_needed = child in self.children.open or self.children.needs_weights(child)
         return is_needed or child == self.children.best_number
 
     def _advance(self) -> None:
-        """Ask while there is something to ask for, tell the first open child, and so on until that one still runs."""
+        """Ask for all that there is, report the first open child, and repeat until that one still runs."""
         try:
             while not self.is_over:
                 while (order := self.children.ask()) is not None:
@@ -153,12 +153,12 @@ class OpenSearch:
                 first = min(self.children.open)
                 if self._open_journal(first).end is None:
                     return
-                self._log.told(first)
-                self._hear(first)
+                self._log.scored(first)
+                self._report(first)
         except ConstraintsError as error:
             self.journal.finish("failed", str(error))
 
-    def _hear(self, child: int) -> None:
+    def _report(self, child: int) -> None:
         journal = self._open_journal(child)
         hours = hours_of(journal.epochs[-1]["metrics"]) if journal.epochs else None
         if hours is not None:
@@ -182,7 +182,7 @@ class OpenSearch:
     def _replay(self) -> None:
         for entry in list(self._log.entries):
             if "told" in entry:
-                self._hear(entry["told"])
+                self._report(entry["told"])
                 continue
             order = self.children.ask()
             if order is None or _plain_order(order) != {key: entry[key] for key in _plain_order(order)}:

@@ -77,14 +77,14 @@ class DriverChildren:
             label=alike.label,
             checkpoints=alike.checkpoints,
             epochs=search.children.strategy.estimate.epochs,
-            share=alike.share,
+            reservation=alike.reservation,
             options=alike.options,
             order=order,
             parent=None if parent is None else self._folder.checkpoints(self._spec, "search", parent),
         )
 
-    def went_on(self, search: OpenSearch) -> None:
-        """As `ChildWork.went_on`."""
+    def progressed(self, search: OpenSearch) -> None:
+        """As `ChildWork.progressed`."""
         label, journal = trial_label(search.number), search.journal
         if journal.end is not None:
             self._view.ended(label, journal)
@@ -102,7 +102,7 @@ class DriverChildren:
             self._tidy(number, lambda child: child == best)
 
     def _tidy(self, number: int, is_needed: Callable[[int], bool]) -> None:
-        """Drop the checkpoints of children that nobody goes on from: there are as many as children."""
+        """Drop the checkpoints of children that nobody resumes from: there are as many as children."""
         folder = self._folder.checkpoints(self._spec, "search", trial_label(number))
         for own in folder.glob("[0-9]*"):
             if not is_needed(int(own.name)):

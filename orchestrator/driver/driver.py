@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ray import tune
 
 from orchestrator.cluster.connection import cluster, nodes
-from orchestrator.cluster.packing import find_share, grown, retrain_share
+from orchestrator.cluster.packing import find_reservation, grown, retrain_reservation
 from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
@@ -21,7 +21,7 @@ from orchestrator.errors import OrchestratorError, StudyFailed, last_line
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, trial_label
-from orchestrator.jobs import Job, RetrainJob, SearchJob, Share, TruthJob
+from orchestrator.jobs import Job, Reservation, RetrainJob, SearchJob, TruthJob
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study.ground_truth import read_truth, truth_jobs, write_table
 from orchestrator.study.records import FORK_SHARE
@@ -59,8 +59,9 @@ class Driver:
         self._view = view
         self._data = data
         self._journals: dict[tuple[Phase, str], Journal] = {}
-        self._shares: dict[Phase, Share] = {}
+        self._reservations: dict[Phase, Reservation] = {}
         self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
+        self._truth_jobs = truth_jobs(self._spec, self._folder)
         self._log = StudyLog(study, tracker, view.warn, parent, data, self._journal)
 
     def run(self, address: str | None) -> None:
@@ -83,10 +84,10 @@ class Driver:
             if is_open or self._open_truth_jobs():
                 self._view.step("starting Ray on this machine" if address is None else "joining the Ray cluster")
                 with cluster(address):
-                    share = find_share(self._spec)
-                    self._shares = dict.fromkeys(("trunk", "truth", "search"), share)
-                    self._shares["retrain"] = retrain_share(self._spec)
-                    self._tell_shares()
+                    reservation = find_reservation(self._spec)
+                    self._reservations = dict.fromkeys(("trunk", "truth", "search"), reservation)
+                    self._reservations["retrain"] = retrain_reservation(self._spec)
+                    self._report_reservations()
                     self._find_truth()
                     self._search()
                     self._retrain()
@@ -99,20 +100,19 @@ class Driver:
         if self._spec.ground_truth is None:
             return
         if num_open := len(self._open_truth_jobs()):
-            total = len(truth_jobs(self._spec, self._folder))
+            total = len(self._truth_jobs)
             self._view.phase("ground truth", total - num_open, total)
             self._launch_until_done("truth", lambda: not self._open_truth_jobs())
         table = read_truth(self._spec, self._folder)
         if table is None:
             doctor = self._study.runs.command("study", "doctor", self._spec.name)
-            reasons = [self._journal("truth", job.label).reason for job in truth_jobs(self._spec, self._folder)]
+            reasons = [self._journal("truth", job.label).reason for job in self._truth_jobs]
             reason = next(filter(None, reasons), f"a journal lacks trainings; `{doctor}` names it")
             raise StudyFailed(f"the ground truth of study `{self._spec.name}` failed: {reason}")
         write_table(table, self._folder.path / "ground_truth.json")
 
     def _open_truth_jobs(self) -> list[TruthJob]:
-        jobs = truth_jobs(self._spec, self._folder)
-        return [job for job in jobs if self._journal("truth", job.label).end is None]
+        return [job for job in self._truth_jobs if self._journal("truth", job.label).end is None]
 
     def _search(self) -> None:
         total = self._spec.num_trials
@@ -138,7 +138,7 @@ class Driver:
             )
         study = self._study.optuna_study
         if FORK_SHARE not in study.user_attrs:
-            patiently(lambda: study.set_user_attr(FORK_SHARE, asdict(self._share_of("trunk", TRUNK))))
+            patiently(lambda: study.set_user_attr(FORK_SHARE, asdict(self._reservation_of("trunk", TRUNK))))
 
     @property
     def _trunk(self) -> Journal:
@@ -191,7 +191,7 @@ class Driver:
             open_journal=partial(self._journal, phase),
             track=lambda job, journal: self._track(phase, job, journal, callback.most_at_once),
             view=self._view,
-            has_room=lambda journal: self._share(phase, journal) is not None,
+            has_room=lambda journal: self._reservation(phase, journal) is not None,
             is_for_all=partial(self._is_for_all, phase),
             collapse=stopper.reason if stopper else lambda job, report: None,
             failed=lambda label: searcher.tell_failed(label) if searcher else None,
@@ -203,7 +203,7 @@ class Driver:
             run_phase(
                 self._spec,
                 self._trainable(phase),
-                self._shares[phase],
+                self._reservations[phase],
                 callback=callback,
                 fault=fault,
                 stopper=stopper,
@@ -234,8 +234,8 @@ class Driver:
             jobs = self._open_truth_jobs()
         elif phase == "retrain":
             jobs = self._open_retrains()
-            self._repeated.clear()  # a disk that is still full must not repeat them for ever
-        return [replace(job, share=self._share_of(phase, job.label)) for job in jobs]
+            self._repeated.clear()  # a disk that is still full must not repeat them forever
+        return [replace(job, reservation=self._reservation_of(phase, job.label)) for job in jobs]
 
     def _searcher(self, fault: OwnFault, at_once: Callable[[], int]) -> StudySearcher:
         children = DriverChildren(
@@ -285,14 +285,14 @@ class Driver:
             label=label,
             checkpoints=self._folder.checkpoints(self._spec, "search", label),
             epochs=options.epochs,
-            share=self._share_of("search", label),
+            reservation=self._reservation_of("search", label),
             options=options,
             wants_scores=self._spec.ground_truth is not None,
         )
         return job if self._spec.fork is None else self._forked(job)
 
     def _forked(self, job: SearchJob) -> SearchJob:
-        """Begin the journal of a trial with the shared epochs, and say from where the trial goes on."""
+        """Begin the journal of a trial with the shared epochs, and say from where the trial resumes."""
         journal, trunk = self._journal("search", job.label), self._trunk
         for record in trunk.epochs[len(journal.epochs) :]:
             journal.append_epoch(record)
@@ -300,18 +300,18 @@ class Driver:
         folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
         return replace(job, trunk=folder, trunk_epochs=len(trunk.epochs))
 
-    def _share(self, phase: Phase, journal: Journal) -> Share | None:
+    def _reservation(self, phase: Phase, journal: Journal) -> Reservation | None:
         """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
-        share: Share | None = self._shares[phase]
+        reservation: Reservation | None = self._reservations[phase]
         workers = self._spec.retrain.workers if phase == "retrain" and self._spec.retrain else 1
         for event in journal.events:
-            if event["event"] == "out_of_memory" and share is not None:
-                share = grown(share, event["kind"], nodes(), workers)
-        return share
+            if event["event"] == "out_of_memory" and reservation is not None:
+                reservation = grown(reservation, event["kind"], nodes(), workers)
+        return reservation
 
-    def _share_of(self, phase: Phase, label: str) -> Share:
+    def _reservation_of(self, phase: Phase, label: str) -> Reservation:
         # A resumed study may find a smaller cluster; the trial then fails with a reason if it is too small.
-        return self._share(phase, self._journal(phase, label)) or self._shares[phase]
+        return self._reservation(phase, self._journal(phase, label)) or self._reservations[phase]
 
     def _track(self, phase: Phase, job: Job, journal: Journal, at_once: int) -> None:
         # Others are logged with the trials that grow from them, the study or the search.
@@ -321,13 +321,13 @@ class Driver:
         if journal.end is not None:
             self._log.ended(job, journal, at_once)
 
-    def _tell_shares(self) -> None:
-        """Say where measured shares come from, on the terminal and in MLflow."""
+    def _report_reservations(self) -> None:
+        """Say where measured reservations come from, on the terminal and in MLflow."""
         resources = self._spec.resources
         if "auto" in (resources.gpu, resources.memory_gb):
-            told = self._shares["search"].explanation
-            self._view.note(f"resources: {told}")
-            self._log.tell_share(told)
+            explanation = self._reservations["search"].explanation
+            self._view.note(f"resources: {explanation}")
+            self._log.log_reservation(explanation)
 
     def _finish(self) -> None:
         """Bring MLflow up to all that was done.

@@ -19,7 +19,7 @@ from ray.tune.stopper import Stopper
 from orchestrator.cluster.connection import check_resources
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
-from orchestrator.jobs import Job, JobReport, SearchJob, Share
+from orchestrator.jobs import Job, JobReport, Reservation, SearchJob
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.worker.distributed import max_groups, release
 from search_core.search.collapse import collapse_reason
@@ -37,7 +37,7 @@ class OwnFault:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Keep what is raised inside; it goes on to Ray all the same."""
+        """Keep what is raised inside; it is passed to Ray all the same."""
         try:
             yield
         except Exception as error:
@@ -48,7 +48,7 @@ class OwnFault:
 def run_phase(
     spec: StudySpec,
     trainable: type[tune.Trainable],
-    share: Share,
+    reservation: Reservation,
     *,
     callback: Callback,
     fault: OwnFault,
@@ -61,7 +61,7 @@ def run_phase(
     Args:
         spec: resources, concurrency, scheduler and faults.
         trainable: what a trial runs.
-        share: what each takes, unless its job says otherwise.
+        reservation: what each takes, unless its job says otherwise.
         stopper: says which trials end early; default: none does.
         callback: is called with every report.
         fault: what our own code raised meanwhile.
@@ -74,9 +74,9 @@ def run_phase(
     """
     workers, max_concurrent = max((job.workers for job in jobs), default=1), spec.max_concurrent
     if workers == 1:
-        check_resources(share.cpu, share.gpu, share.memory_gb)
+        check_resources(reservation.cpu, reservation.gpu, reservation.memory_gb)
     else:
-        room = max_groups(workers, share)
+        room = max_groups(workers, reservation)
         max_concurrent = min(room, max_concurrent or room)
     # Tune wants a folder for the state of its experiment. Ours is in the journals, Optuna and the checkpoints.
     with tempfile.TemporaryDirectory(prefix="snas-tune-") as folder:
@@ -161,7 +161,7 @@ class CollapseStopper(Stopper):
         return collapse_reason(self._options, [*before[-self._options.patience :], report.record], job.options.epochs)
 
     def stop_all(self) -> bool:
-        """The study goes on."""
+        """The study is resumed."""
         return False
 
 

@@ -30,7 +30,7 @@ class StudyView:
         """A phase begins, with `done` of `total` units finished already; `metrics` are the results of a unit."""
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        """A unit with so many epochs runs; `values` says what makes it differ from others."""
+        """A unit with this many epochs runs; `values` says what makes it differ from others."""
 
     def epoch(self, label: str, journal: Journal) -> None:
         """A unit has recorded an epoch."""
@@ -88,7 +88,7 @@ class ConsoleView(StudyView):
         self.note(f"{name}: {total} to do{before}; workers load images and kernels first")
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        """A unit runs, anew or from its checkpoint."""
+        """A unit runs, from its beginning or from its checkpoint."""
         self._running[label] = (epochs, journal)
         if not self._is_live:
             how = f"resumes after epoch {len(journal.epochs)} of {epochs}" if journal.epochs else "starts"
@@ -158,7 +158,7 @@ class ConsoleView(StudyView):
             if self._ends[end]:
                 head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:
-            head.append(f"   best accuracy {self._best[0]:.2%} ({self._best[1]})")
+            head.append(f"   best accuracy {shown_metric('val_accuracy', self._best[0])} ({self._best[1]})")
         head.append(f"   {self._left()}", style="dim")
         table = Table.grid(padding=(0, 2))
         for label, (epochs, journal) in list(self._running.items())[:_SHOWN_UNITS]:
@@ -178,7 +178,7 @@ def _numbers(journal: Journal, epochs: int) -> list[str]:
     if not journal.epochs:
         return [f"epoch 0/{epochs}", "loading images and kernels"]
     metrics = journal.epochs[-1]["metrics"]
-    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {_accuracy(journal):.2%}"]
+    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
     if "child_madds" in metrics:
         shown += [
             f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",

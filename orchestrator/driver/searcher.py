@@ -1,7 +1,7 @@
-"""Ray Tune asks for trials and tells their results; Optuna's storage holds the truth.
+"""Ray Tune asks for trials and reports their results; Optuna's storage holds the truth.
 
 Ray ships `OptunaSearch`, but its state is a pickle that lags behind the storage: after a killed driver, trials are
-tried twice or stay RUNNING for ever. Here a trial is its number in Optuna's storage, and a new driver asks for the
+tried twice or stay RUNNING forever. Here a trial is its number in Optuna's storage, and a new driver asks for the
 unfinished ones first.
 """
 
@@ -47,7 +47,7 @@ class ChildWork(Protocol):
     def job(self, search: OpenSearch, order: ChildOrder) -> ChildJob:
         """What a worker is given to train a child."""
 
-    def went_on(self, search: OpenSearch) -> None:
+    def progressed(self, search: OpenSearch) -> None:
         """Show and log what is new in the journal of a search, and drop checkpoints that are not needed any more."""
 
     def was_over(self, number: int, journal: Journal) -> None:
@@ -157,7 +157,7 @@ class StudySearcher(Searcher):
     def _open(self, number: int, options: SearchOptions) -> None:
         assert self._children is not None, "the driver of such a study runs children"
         search = self._searches[number] = self._children.open(number, options)
-        self._went_on(search)
+        self._progressed(search)
 
     def _next_child(self, trial_id: str) -> ChildJob | None:
         """The job of a child of an open search, the first search first."""
@@ -171,17 +171,17 @@ class StudySearcher(Searcher):
 
     def _child_ended(self, number: int, child: int) -> None:
         search = self._searches.get(number)
-        if search is None:  # it could not go on without this one
+        if search is None:  # it could not continue without this one
             return
         search.set_aside(child)
         # Else the child failed and `tell_failed` comes, or it ran out of memory and is tried again by the next launch.
         if search.journal_of(child).end is not None:
             search.tell(child)
-            self._went_on(search)
+            self._progressed(search)
 
-    def _went_on(self, search: OpenSearch) -> None:
+    def _progressed(self, search: OpenSearch) -> None:
         assert self._children is not None
-        self._children.went_on(search)
+        self._children.progressed(search)
         if search.is_over:
             del self._searches[search.number]
             tell(self._study, self._spec, search.number, search.journal)
@@ -242,7 +242,7 @@ def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) ->
     What is no result though it did not fail is pruned with one objective, and fails with several, where Optuna cannot
     prune. By how much it is above the hard limits is reported first.
     """
-    _tell_excesses(study, spec, number, journal)
+    _store_excesses(study, spec, number, journal)
     values = [journal.last_metric(objective.metric) for objective in spec.objectives]
     if journal.end == "failed" or not all(map(math.isfinite, values)):
         _tell(study, number, state=TrialState.FAIL)
@@ -252,7 +252,7 @@ def tell(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) ->
         _tell(study, number, state=TrialState.PRUNED if len(values) == 1 else TrialState.FAIL)
 
 
-def _tell_excesses(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:
+def _store_excesses(study: optuna.Study, spec: StudySpec, number: int, journal: Journal) -> None:
     if journal.end == "failed" or not journal.epochs:
         return
     values = patiently(lambda: study.get_trials(deepcopy=False))[number].params

@@ -240,7 +240,7 @@ def _load(options: DatasetOptions, device: torch.device, warn: Callable[[str], N
 
 
 def _whole(device: torch.device) -> dict[str, float]:
-    """What a process that has a device for itself reserves: a GPU, or as many cores as torch computes with."""
+    """What a process that has a device of its own reserves: a GPU, or as many cores as torch computes with."""
     return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
 
 

@@ -1,4 +1,4 @@
-"""A study begins or goes on: everything is checked before anything is written, then the driver runs.
+"""A study begins or is resumed: everything is checked before anything is written, then the driver runs.
 
 Apart from `study`, whose readers need neither the driver nor what it imports: Ray, MLflow and PyTorch.
 """
@@ -132,7 +132,7 @@ def _check_work(study: Study, data: ImageData) -> None:
 
 
 def _sweeps_limits(study: Study) -> bool:
-    """Whether trials differ in their hard limits or in what children cost: then each is for itself."""
+    """Whether trials differ in their hard limits or in what children cost: then each is judged on its own."""
     sections = ("constraints.", "network.", "dataset.", "latency.")
     return any(key.startswith(sections) for key in study.spec.sweep)
 

@@ -1,8 +1,8 @@
 """Checkpoints of one search or retraining: written whole or not at all, checked when read.
 
-Ray's own checkpoints are off. They know no checksums, they end a trial when the disk is full, and one that was taken
+Ray's own checkpoints are off. They have no checksums, they end a trial when the disk is full, and one that was taken
 after a report that never arrived leaves a hole. Here a checkpoint carries the report that it follows: a worker that
-goes on sends it again, and the journal recognises the repeat.
+resumes sends it again, and the journal recognises the repeat.
 """
 
 from __future__ import annotations

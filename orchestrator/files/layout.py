@@ -6,9 +6,9 @@ runs/.stores.lock                     held by the one process that opens or make
 runs/<study>/study.yaml               the resolved study file
 runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each independently
-runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and told
+runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and scored
 runs/<study>/retrains/0003-seed0.jsonl
-runs/<study>/ground_truth/00000.jsonl  journal of a share of the ground truth
+runs/<study>/ground_truth/00000.jsonl  journal of a part of the ground truth
 runs/<study>/ground_truth.json        its table, when it is whole
 runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
@@ -128,14 +128,14 @@ class StudyFolder:
         return self.path / ".lock"
 
     def journal(self, phase: Phase, label: str) -> Path:
-        """Journal of one trial or child (`phase` search), retraining, share of the ground truth, or the trunk."""
+        """Journal of one trial or child (`phase` search), retraining, part of the ground truth, or the trunk."""
         if phase == "search":
             label = label.replace("-", "/")
         folders: dict[Phase, str] = {"search": "trials", "retrain": "retrains", "truth": "ground_truth", "trunk": "."}
         return self.path / folders[phase] / f"{label}.jsonl"
 
     def order_log(self, label: str) -> Path:
-        """In which order the children of a multi-trial search were proposed and told."""
+        """In which order the children of a multi-trial search were proposed and scored."""
         return self.path / "trials" / label / "order.jsonl"
 
     def storage(self, spec: StudySpec) -> Path:

@@ -50,20 +50,20 @@ def former_roots(runs: Runs, tracking_uri: str) -> list[str]:
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
-    except sqlite3.Error:  # whoever opens the store says what is wrong
+    except sqlite3.Error:  # opening the store reports what is wrong
         return []
     ends = [(str(location or ""), f"/{ARTIFACTS}/{name}") for name, location in rows]
     roots = {location.removesuffix(end) for location, end in ends if location.endswith(end)}
     return sorted(root for root in roots if root.startswith("file:") and not _is_same(_path(root), runs.root))
 
 
-def relocate(runs: Runs, configured: str | None, tell: Callable[[str], object]) -> bool:
+def relocate(runs: Runs, configured: str | None, report: Callable[[str], object]) -> bool:
     """Make the embedded store and the study files name this folder, if they name another one.
 
     Args:
         runs: the folder of all runs.
         configured: MLflow store of the study file, if it names one.
-        tell: called with one line for each other folder that was named.
+        report: called with one line for each other folder that was named.
 
     Returns:
         Whether anything was changed.
@@ -85,7 +85,7 @@ def relocate(runs: Runs, configured: str | None, tell: Callable[[str], object]) 
                     f"the folder of runs {runs.root} was moved or copied from {former}, so its MLflow store and study "
                     f"files must be writable once, got: {error}"
                 ) from error
-            tell(f"runs were moved or copied from {former}: MLflow's and study files are now found in {runs.root}")
+            report(f"runs were moved or copied from {former}: MLflow's and study files are now found in {runs.root}")
     forget_addresses()
     return True
 
@@ -109,7 +109,7 @@ def _rewrite_studies(runs: Runs, former: Path) -> None:
         file = runs.study(name).spec_file
         try:
             data = read_yaml(file).data
-        except ConfigError:  # whoever loads the study says what is wrong
+        except ConfigError:  # loading the study reports what is wrong
             continue
         current = moved(data, former, runs.root)
         if current != data:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 
+from dashboards.formatting import with_spread
 from orchestrator.reports.comparison import CONTROLS, Comparison, StrategyRow
 from orchestrator.reports.regret import TruthFacts
 
@@ -55,10 +56,8 @@ def _percent(values: Sequence[float], unit: str = "%") -> str:
 
 def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
     """Mean and sample standard deviation; equal values have none to speak of."""
-    if not values:
-        return "-"
-    spread = f" ± {form.format(stdev(values)).removeprefix('+')}" if len(set(values)) > 1 else ""
-    return f"{form.format(mean(values))}{spread}{unit}"
+    spread = stdev(values) if len(set(values)) > 1 else None
+    return with_spread(mean(values) if values else None, spread, form, unit)
 
 
 def comparison_markdown(comparison: Comparison) -> str:

@@ -18,7 +18,7 @@ from search_core.space.genotype import Genotype
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
 
-#: Fewer scored genotypes than this have no rank correlation worth telling.
+#: Fewer scored genotypes than this have no meaningful rank correlation.
 _FEWEST_SCORES = 5
 
 
@@ -88,7 +88,7 @@ class Judge:
 
 
 def scored(journal: Journal, space: GenotypeSpace) -> dict[Code, float]:
-    """What a search thinks of genotypes: all of them, or those whose children it trained; empty if it did not tell."""
+    """What a search thinks of genotypes: all of them, or those whose children it trained; empty if it reported none."""
     if not journal.epochs:
         return {}
     if "scores" in journal.epochs[-1]:

@@ -1,4 +1,4 @@
-"""What a study tells beyond its tables: hours, time left, what mattered, how eta relates to cost and gap."""
+"""What a study shows beyond its tables: hours, time left, what mattered, how eta relates to cost and gap."""
 
 from __future__ import annotations
 
@@ -79,9 +79,11 @@ def relation(first: str, second: str, x: Sequence[float], y: Sequence[float]) ->
     else:
         rho = rank_correlation(*zip(*pairs, strict=True))
         assert rho is not None, "enough pairs, and both sides vary"
-        told = "no clear relation" if abs(rho) < _CLEAR else f"more {first} goes with {'more' if rho > 0 else 'less'}"
-        told = f"{told} between {first} and {second}" if abs(rho) < _CLEAR else f"{told} {second}"
-        words = f"{told} (rank correlation {rho:+.2f}, n = {len(pairs)})"
+        relation = (
+            "no clear relation" if abs(rho) < _CLEAR else f"more {first} goes with {'more' if rho > 0 else 'less'}"
+        )
+        relation = f"{relation} between {first} and {second}" if abs(rho) < _CLEAR else f"{relation} {second}"
+        words = f"{relation} (rank correlation {rho:+.2f}, n = {len(pairs)})"
     return {"of": first, "with": second, "n": len(pairs), "rho": rho, "words": words}
 
 

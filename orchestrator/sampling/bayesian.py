@@ -42,7 +42,7 @@ class Bayesian(ScoredProposer):
     child is drawn uniformly, so with several at a time more than `startup` are.
 
     Optuna's study is in memory and follows from proposals and scores. Each proposal has a sampler of its own, seeded by
-    its number, so that a suggestion depends on what was told and not on who asked before.
+    its number, so that a suggestion depends on what was reported and not on who asked before.
 
     Args:
         options: of the model.
@@ -74,7 +74,7 @@ class Bayesian(ScoredProposer):
         self._add(code, TrialState.RUNNING)
         return code, None
 
-    def heard(self, number: int, score: float) -> None:
+    def learn(self, number: int, score: float) -> None:
         """It is reported to Optuna too."""
         is_score = math.isfinite(score)
         self._study.tell(self._trials[number], score if is_score else None, None if is_score else TrialState.FAIL)
@@ -99,7 +99,7 @@ class Bayesian(ScoredProposer):
         return {**super().state_dict(), "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Proposer.load_state_dict`; Optuna's study is made anew."""
+        """As `Proposer.load_state_dict`; Optuna's study is built again."""
         super().load_state_dict(state)
         self._seed = state["seed"]
         self._study, self._trials = _new_study(), []

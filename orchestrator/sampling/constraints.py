@@ -1,7 +1,7 @@
 """Hard limits of the searches in a sweep: samplers learn which trials broke one, and such a trial is no result.
 
 Optuna keeps constraint values with a trial and calls it feasible if none is above 0; its samplers TPE, NSGA-II and GP
-and its Pareto front heed them (Deb et al., IEEE TEC 2002; c-TPE, Watanabe and Hutter, IJCAI 2023).
+and its Pareto front respect them (Deb et al., IEEE TEC 2002; c-TPE, Watanabe and Hutter, IJCAI 2023).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def excesses(limits: Mapping[str, float], metrics: Mapping[str, float]) -> dict[
 
 
 def store_excesses(study: optuna.Study, number: int, found: Mapping[str, float]) -> None:
-    """Store a trial's constraint values in Optuna, before it is told; what is stored already stays.
+    """Store a trial's constraint values in Optuna, before its end is reported; what is stored already stays.
 
     Args:
         study: the study.
@@ -62,7 +62,7 @@ def violations(trial: FrozenTrial) -> dict[str, float]:
 
 def broken_limits(found: Mapping[str, float]) -> str:
     """Violations in words; empty if there are none."""
-    told = [
+    broken = [
         f"{name} is {amount:.1%} above `constraints.{name.removeprefix('child_')}`" for name, amount in found.items()
     ]
-    return f"no result: {' and '.join(told)}" if told else ""
+    return f"no result: {' and '.join(broken)}" if broken else ""

@@ -9,9 +9,9 @@ from orchestrator.sampling.constraints import violations
 
 
 def is_result(end: str | None, num_objectives: int) -> bool:
-    """Whether a search that ended so counts, for Optuna and for all that is said of the study.
+    """Whether a search that ended so counts, for Optuna and for all reports on the study.
 
-    Optuna knows no pruned trials with several objectives. There, one that a scheduler stopped counts with its last
+    Optuna has no pruned trials with several objectives. There, one that a scheduler stopped counts with its last
     values; one that collapsed never does, for an empty cell costs nothing and would be on the front.
     """
     return end == "complete" or (end == "stopped" and num_objectives > 1)

@@ -40,7 +40,7 @@ class WarmPoint:
 def enqueue_warm_start(study: optuna.Study, spec: StudySpec) -> None:
     """Enqueue what `warm_start` asks for, unless it is in the storage already; for the one driver of the study only.
 
-    The choice is stored with the study before the first point is enqueued: a driver that goes on after a kill enqueues
+    The choice is stored with the study before the first point is enqueued: a driver that resumes after a kill enqueues
     the rest of the same points, whatever became of the source in between.
 
     Raises:

@@ -1,6 +1,6 @@
 """The ground truth of a study: its jobs, and the table that their journals make.
 
-The journals are the table: one record for each genotype and seed. A study that goes on trains what is missing.
+The journals are the table: one record for each genotype and seed. A resumed study trains what is missing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.study_file.spec import StudySpec
 from search_core.space.codes import Code, GenotypeSpace
 
 #: Genotypes that one worker trains: few enough to share the work out evenly, many enough to start few workers.
-_GENOTYPES_A_UNIT = 8
+_GENOTYPES_A_PART = 8
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,23 @@ class TruthTable:
 
 
 def truth_jobs(spec: StudySpec, folder: StudyFolder) -> list[TruthJob]:
-    """Each share of the work; none without `ground_truth`."""
+    """The parts of the work; none without `ground_truth`."""
     if spec.ground_truth is None:
         return []
     codes = list(GenotypeSpace(spec.search.network).all())
-    shares = [codes[start : start + _GENOTYPES_A_UNIT] for start in range(0, len(codes), _GENOTYPES_A_UNIT)]
+    parts = [codes[start : start + _GENOTYPES_A_PART] for start in range(0, len(codes), _GENOTYPES_A_PART)]
     return [
         TruthJob(
-            label=(label := f"{number * _GENOTYPES_A_UNIT:05d}"),
+            label=(label := f"{number * _GENOTYPES_A_PART:05d}"),
             checkpoints=folder.checkpoints(spec, "truth", label),
-            epochs=len(share) * spec.ground_truth.seeds,
-            codes=tuple(share),
+            epochs=len(part) * spec.ground_truth.seeds,
+            codes=tuple(part),
             network=spec.search.network,
             options=spec.ground_truth,
             dataset=spec.search.dataset,
             seed=spec.seed,
         )
-        for number, share in enumerate(shares)
+        for number, part in enumerate(parts)
     ]
 
 
@@ -97,7 +97,7 @@ def read_truth(spec: StudySpec, folder: StudyFolder) -> TruthTable | None:
 
 
 def write_table(table: TruthTable, file: Path) -> None:
-    """Keep the table as one file for whoever wants to read it; whole or not at all."""
+    """Keep the table as one file for readers; whole or not at all."""
     draft = file.with_suffix(".tmp")
     draft.write_text(json.dumps(table.to_dict()), encoding="utf-8")
     draft.replace(file)

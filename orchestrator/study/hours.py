@@ -35,8 +35,8 @@ def with_hours(record: Mapping[str, Any], journal: Journal, *, gpus: float, core
 
 def reserved(job: Job) -> dict[str, float]:
     """GPUs and cores that a job reserves, as `with_hours` takes them; several workers take whole GPUs."""
-    gpus = job.share.gpu if job.workers == 1 else job.workers * math.ceil(job.share.gpu)
-    return {"gpus": gpus, "cores": job.workers * job.share.cpu}
+    gpus = job.reservation.gpu if job.workers == 1 else job.workers * math.ceil(job.reservation.gpu)
+    return {"gpus": gpus, "cores": job.workers * job.reservation.cpu}
 
 
 def shared_of(trunk: Journal) -> tuple[float, float]:

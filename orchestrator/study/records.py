@@ -32,7 +32,7 @@ FRONT_METRICS = (
     "child_madds",
 )
 
-#: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `jobs.Share`.
+#: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `jobs.Reservation`.
 FORK_SHARE = "fork_share"
 
 State = Literal["running", "complete", "stopped", "collapsed", "failed"]
@@ -187,15 +187,15 @@ def read_retrains(jobs: Iterable[RetrainJob], folder: StudyFolder) -> list[Retra
 
 def fork_savings(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> ForkSavings | None:
     """What the shared epochs saved so far; None without `fork`, or before they are over."""
-    share = study.user_attrs.get(FORK_SHARE)
-    if spec.fork is None or share is None:
+    reservation = study.user_attrs.get(FORK_SHARE)
+    if spec.fork is None or reservation is None:
         return None
     shared = Journal(folder.journal("trunk", TRUNK)).epochs
     numbers = [trial.number for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     count = sum(len(Journal(folder.journal("search", trial_label(n))).epochs) >= len(shared) for n in numbers)
     seconds = sum(record["metrics"]["seconds"] for record in shared)
-    kind: Literal["GPU", "CPU"] = "GPU" if share["gpu"] else "CPU"
-    return ForkSavings(len(shared), count, max(count - 1, 0) * seconds * share[kind.lower()] / 3600, kind)
+    kind: Literal["GPU", "CPU"] = "GPU" if reservation["gpu"] else "CPU"
+    return ForkSavings(len(shared), count, max(count - 1, 0) * seconds * reservation[kind.lower()] / 3600, kind)
 
 
 def front_rows(

@@ -1,6 +1,6 @@
 """How a study stands: what is over, the front, the hours, the time left; counted as it happens, never read again.
 
-A driver that goes on with a study reads the journals of what ended before once; they are the truth.
+A driver that resumes a study reads the journals of what ended before once; they are the truth.
 """
 
 from __future__ import annotations

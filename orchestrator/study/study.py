@@ -115,8 +115,8 @@ class Study:
 
     @property
     def resume_hint(self) -> str:
-        """The command that goes on with the study, and that it does."""
-        return f"`{self.runs.command('study', 'resume', self.spec.name)}` goes on where it stopped"
+        """The command that resumes the study, and that it does."""
+        return f"`{self.runs.command('study', 'resume', self.spec.name)}` resumes where it stopped"
 
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""

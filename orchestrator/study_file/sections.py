@@ -56,7 +56,7 @@ class Scheduler:
         metric: what is compared; default: the study's first objective.
         mode: given with `metric`, and only then.
         grace_period: epochs that each trial may run, at least 1.
-        reduction_factor: for `asha`, one of so many trials goes on at each rung, at least 2.
+        reduction_factor: for `asha`, one of this many trials continues at each rung, at least 2.
     """
 
     kind: Literal["none", "asha", "median"] = "none"
@@ -244,8 +244,8 @@ class Failure:
     """What happens to a trial whose worker dies or is silent.
 
     Attributes:
-        max_failures: how many times a trial goes on from its checkpoint before it counts as failed, at least 0.
-        timeout_s: seconds without a report, above 0, after which its worker is killed; default: for ever. It must
+        max_failures: how many times a trial resumes from its checkpoint before it counts as failed, at least 0.
+        timeout_s: seconds without a report, above 0, after which its worker is killed; default: never. It must
             leave room for an epoch, and for the first one to load the data and compile kernels.
     """
 

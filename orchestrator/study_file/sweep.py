@@ -19,7 +19,7 @@ Scalar = str | int | float | bool | None
 RangeKind = Literal["log_uniform", "uniform", "int", "choice"]
 RANGE_KINDS: tuple[RangeKind, ...] = get_args(RangeKind)
 
-#: Above so many combinations of range ends, `corner_points` varies one entry at a time.
+#: Above this many combinations of range ends, `corner_points` varies one entry at a time.
 MAX_CORNER_POINTS = 4096
 
 
@@ -244,7 +244,7 @@ def grid_points(sweep: Mapping[str, SweepEntry], limit: int | None = None) -> li
 
     Args:
         sweep: finite entries (`choice` or `int`).
-        limit: stop after so many points, since a product of long `int` ranges may not fit into memory.
+        limit: stop after this many points, since a product of long `int` ranges may not fit into memory.
 
     Raises:
         ValueError: if an entry is not finite.

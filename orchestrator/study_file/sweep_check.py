@@ -67,7 +67,7 @@ def sweep_rules(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Itera
 def _settings(options: DataclassInstance) -> dict[str, Any]:
     """Settings that differ from their defaults, nested.
 
-    Defaults are left out because another kind, once sampled, may not take them; `kind` stays since it tells the class.
+    Defaults are left out because another kind, once sampled, may not take them; `kind` stays since it names the class.
     """
     settings: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -132,7 +132,7 @@ def _sections_of(key: str) -> Iterator[str]:
 
 
 def _misfits(search: SearchOptions, group: Mapping[str, SweepEntry]) -> Iterator[Misfit]:
-    """Faults of the search settings under the corner values of a group, each told at the entry that causes it."""
+    """Faults of the search settings under the corner values of a group, each reported at the entry that causes it."""
     tried: list[Values] = []
     failed: dict[str, list[Case]] = {}
     needs: dict[str, set[str]] = {}  # of a setting: places in the study file that its rules depend on

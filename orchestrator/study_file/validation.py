@@ -3,7 +3,7 @@
 The schema is a pydantic model over the frozen options dataclasses of search_core. Data is validated as strict JSON, in
 which a list may become a tuple but the text `12` never a number. pydantic skips an object's own rules while one of its
 values has a wrong type; so faulty keys are taken out and the rest is validated again until nothing new is found.
-Fields come first, then rules: one that depends on a faulty key (`search_core.errors.Rule`) is not told.
+Fields come first, then rules: one that depends on a faulty key (`search_core.errors.Rule`) is not reported.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def check(
     Args:
         file: the data, with faults that are known already.
         model: the schema, `extra="forbid"`.
-        stand_ins: values for required root keys, so that the search for further faults goes on without them.
+        stand_ins: values for required root keys, so that the search for further faults continues without them.
         root: the key of `model` that the whole file stands for, if it holds the inside of one section only.
 
     Raises:
@@ -94,11 +94,11 @@ def check(
             found = list(_translated(error, rest, model))
         places = {place for place, _, _ in found}
         faulty = removed | {place for place, _, needs in found if not needs}  # fields first, then rules
-        told: dict[Place, list[str]] = {}
+        by_place: dict[Place, list[str]] = {}
         for place, message, needs in found:
             if not _is_consequence(place, needs, faulty):
-                told.setdefault(place, []).append(message)
-        for place, messages in told.items():
+                by_place.setdefault(place, []).append(message)
+        for place, messages in by_place.items():
             shown, message = place[1:] if root else place, "; ".join(dict.fromkeys(messages))
             if place_text(shown) not in seen:
                 seen.add(place_text(shown))

@@ -1,6 +1,6 @@
 """Metrics of all trials of a study as a few files on its parent run, so that curves of many need few requests.
 
-Each file holds 32 trials by number and is written anew when one of them is over: from the journals of these 32 and no
+Each file holds 32 trials by number and is written again when one of them is over: from the journals of these 32 and no
 others, however many trials the study has.
 """
 
@@ -23,7 +23,7 @@ from orchestrator.tracking.artifacts import log_files
 FOLDER = "histories"
 TRIALS_A_FILE = 32
 
-#: Files whose trials are kept in memory, about a megabyte each: at most so many are written in turns.
+#: Files whose trials are kept in memory, about a megabyte each: at most this many are written in turns.
 _FILES_IN_MEMORY = 4
 
 
@@ -88,6 +88,6 @@ def logged_rows(client: MlflowClient, run_id: str, names: Iterable[str]) -> dict
                 rows[name] = int(
                     pq.read_metadata(client.download_artifacts(run_id, f"{FOLDER}/{name}", place)).num_rows
                 )
-            except ValueError:  # pyarrow's ArrowInvalid: written anew
+            except ValueError:  # pyarrow's ArrowInvalid: written again
                 continue
     return rows

@@ -1,6 +1,6 @@
 """Brings MLflow up to the journals in the background: a tracking server that is slow or away never holds up a study.
 
-The journals are the spool: they are on disk, in order, before anything is sent, and a run tells itself how far it is.
+The journals are the spool: they are on disk, in order, before anything is sent, and a run itself shows how far it is.
 So nothing is lost and nothing is sent twice, whatever is killed or restarted in between.
 """
 
@@ -63,7 +63,7 @@ class Delivery:
         self._store, self._warn = store, warn
         self._waiting: dict[str, tuple[float, Action]] = {}  # since when (monotonic seconds), and what to do
         self._given_up: dict[str, Action] = {}
-        self._warned: set[str] = set()  # units whose giving up was told
+        self._warned: set[str] = set()  # units whose giving up was reported
         self._changed = threading.Condition()
         self._is_busy = self._is_draining = self._is_stopping = False
         self._away_since: float | None = None
@@ -118,7 +118,7 @@ class Delivery:
             return list(self._given_up)
 
     def stop(self) -> None:
-        """Stop after the unit at hand; what waits stays in the journals."""
+        """Stop after the present unit; what waits stays in the journals."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()

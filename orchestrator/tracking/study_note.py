@@ -12,7 +12,7 @@ from orchestrator.tracking.tracker import Tracker
 
 _MAX_FRONT, _MAX_FAILURES, _MAX_REASON = 20, 8, 200
 
-#: A metric of each group, whose newest step tells how much was logged: searches that are over, retrainings that are.
+#: A metric of each group, whose newest step shows how much was logged: searches that are over, retrainings that are.
 _SEARCHES, _RETRAININGS = "trials_complete", "retrainings_complete"
 
 

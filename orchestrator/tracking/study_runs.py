@@ -40,7 +40,7 @@ _PATIENCE_S = 600.0
 
 
 class StudyLog:
-    """What a driver tells MLflow.
+    """What a driver reports to MLflow.
 
     Args:
         study: the study.
@@ -81,9 +81,9 @@ class StudyLog:
         self._push("counts of retrainings", self._count_retrainings)
         self._push("study", self._progress.log)
 
-    def tell_share(self, explanation: str) -> None:
-        """Log where measured shares come from."""
-        self._push("share", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
+    def log_reservation(self, explanation: str) -> None:
+        """Log where measured reservations come from."""
+        self._push("reservation", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
 
     def track(self, job: SearchJob | RetrainJob) -> None:
         """Have the MLflow run of a job brought up to its journal."""
@@ -202,7 +202,7 @@ class StudyLog:
                 self._rows[name] = self._curves.write(name)
 
     def _count_anew(self) -> None:
-        """Count what ended without being told to `ended`, and log it."""
+        """Count what ended without a call of `ended`, and log it."""
         self._count_searches([trial.number for trial in self._finished()])
         self._count_retrainings()
         self._progress.log()

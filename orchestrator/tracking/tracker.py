@@ -1,7 +1,7 @@
 """MLflow: one experiment per study, a parent run, a run per trial, a run per retraining below its trial's.
 
 All is written by the driver, from journals. A run is found by its tag before it is created, and only what the journal
-has beyond the run's last step is logged: after any restart the runs go on, without repeats and holes.
+has beyond the run's last step is logged: after any restart the runs continue, without repeats and holes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from orchestrator.tracking.markdown import RUN_LIMIT, RunAddress, plain
 from orchestrator.tracking.model_versions import existing_run
 from orchestrator.tracking.run_spec import Unit, UnitKind
 
-#: Metric of every epoch that tells how far a run has been logged.
+#: Metric of every epoch that shows how far a run has been logged.
 _MARKERS: dict[UnitKind, str] = {"search": "child_val_error", "retrain": "val_accuracy"}
 
 #: MLflow's UI then shows the experiment as model training rather than as a language application.
@@ -155,7 +155,7 @@ class Tracker:
     def sync(self, unit: Unit, journal: Journal) -> None:
         """Log what the journal has beyond the run, and close the run if the journal is closed.
 
-        After an error the store is asked anew how far the run is: a request may have arrived whose answer was lost.
+        After an error the store is asked again how far the run is: a request may have arrived whose answer was lost.
         """
         is_over = journal.end is not None  # asked first: the journal may grow meanwhile
         try:
@@ -208,7 +208,7 @@ class Tracker:
         return run.run_id if run is not None else None
 
     def suspend(self) -> None:
-        """Mark all running runs of the experiment as killed, until a resumed study goes on with them."""
+        """Mark all running runs of the experiment as killed, until a resumed study continues them."""
         running = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=5000)
         for run in running:
             self.client.set_terminated(run.info.run_id, "KILLED")
@@ -306,7 +306,7 @@ class Tracker:
     def _log_cells(self, run: _OpenRun, unit: Unit, behind: Sequence[Mapping[str, Any]], journal: Journal) -> None:
         """Pictures of the epochs that are due, and the history and the player up to the last epoch that is due.
 
-        Before the metrics of these epochs, which tell how far a run is: what is interrupted here is done again.
+        Before the metrics of these epochs, which show how far a run is: what is interrupted here is done again.
         """
         for record in behind:
             if record["epoch"] in unit.pictures and record["epoch"] not in run.pictures:
@@ -327,7 +327,7 @@ class Tracker:
 
 
 def _lasting_tags(unit: Unit) -> dict[str, str]:
-    """Tags that are set anew when a run is found: its parent may have been made anew, its files moved."""
+    """Tags that are set again when a run is found: its parent may have been made again, its files moved."""
     return {**unit.tags, **({_PARENT: unit.parent} if unit.parent is not None else {})}
 
 

@@ -27,7 +27,7 @@ from torch import distributed
 from orchestrator.cluster.connection import nodes
 from orchestrator.errors import OrchestratorError, last_line
 from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
-from orchestrator.jobs import Job, JobReport, Share
+from orchestrator.jobs import Job, JobReport, Reservation
 from orchestrator.worker.trainable import RetrainTrainable
 from search_core.ranks import ALONE, Ranks
 
@@ -45,24 +45,24 @@ class WorkerGroupDiedError(OrchestratorError):
 
 
 def retrain_trainable(workers: int) -> type[tune.Trainable]:
-    """What trains a child on so many workers."""
+    """What trains a child on this many workers."""
     return RetrainTrainable if workers == 1 else DistributedRetrain
 
 
-def max_groups(workers: int, share: Share) -> int:
+def max_groups(workers: int, reservation: Reservation) -> int:
     """How many groups the cluster can hold at a time; more trials would only wait for each other.
 
     Args:
         workers: processes of one group.
-        share: of one worker.
+        reservation: of one worker.
 
     Raises:
-        OrchestratorError: if there is no room for a single group: Ray would wait for ever.
+        OrchestratorError: if there is no room for a single group: Ray would wait forever.
     """
-    wanted = {kind: amount for kind, amount in _worker_resources(share).items() if amount > 0}
-    memory = f" and memory_gb {share.memory_gb:g}" if "memory" in wanted else ""
+    wanted = {kind: amount for kind, amount in _worker_resources(reservation).items() if amount > 0}
+    memory = f" and memory_gb {reservation.memory_gb:g}" if "memory" in wanted else ""
     given = [node.resources for node in nodes()]
-    # A small tolerance: shares such as 0.1 are not exact.
+    # A small tolerance: fractions such as 0.1 are not exact.
     room = sum(int(min(node.get(kind, 0) / amount for kind, amount in wanted.items()) + 1e-6) for node in given)
     if room < workers:
         raise OrchestratorError(
@@ -83,7 +83,7 @@ class DistributedRetrain(tune.Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """Next to nothing, beside the driver: a share of a CPU could be the one that its own workers wait for."""
+        """Next to nothing, beside the driver: part of a CPU could be the one that its own workers wait for."""
         return tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ class DistributedRetrain(tune.Trainable):
         report: JobReport = ray.get(self._relay.ask.remote())
         if report.fault == "died":
             raise WorkerGroupDiedError(report.reason)
-        # When one rank alone cannot go on, the others may wait for it for ever.
+        # When one rank alone cannot continue, the others may wait for it forever.
         self._is_done = report.done and not _is_of_one_rank(report)
         return report.to_result()
 
@@ -156,8 +156,8 @@ class _Relay:
 
 
 def _run_group(job: Job, relay: Any, folder: Path) -> None:
-    """Run the workers to their end, and tell the trial if that is not the end of the training."""
-    resources = _worker_resources(job.share)
+    """Run the workers to their end, and report to the trial if that is not the end of the training."""
+    resources = _worker_resources(job.reservation)
     resources["memory"] += _mark(job)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(_WAIT_S))
     trainer = TorchTrainer(
@@ -181,11 +181,11 @@ def _run_group(job: Job, relay: Any, folder: Path) -> None:
             ray.get(relay.give.remote(_end(error)))
 
 
-def _worker_resources(share: Share) -> dict[str, float]:
-    """What one worker takes: NCCL wants a whole GPU for each rank, whatever share a search has."""
-    memory = (share.memory_gb or 0) * 1e9
-    # In steps of 16 MiB, and one less, to which `_mark` adds: never more than the share, which may be a whole node.
-    return {"CPU": share.cpu, "GPU": float(share.gpu > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
+def _worker_resources(reserved: Reservation) -> dict[str, float]:
+    """What one worker takes: NCCL wants a whole GPU for each rank, whatever a search reserves."""
+    memory = (reserved.memory_gb or 0) * 1e9
+    # In steps of 16 MiB, and one less, to which `_mark` adds: never more than reserved, which may be a whole node.
+    return {"CPU": reserved.cpu, "GPU": float(reserved.gpu > 0), "memory": max(int(memory) // _STEP - 1, 0) * _STEP}
 
 
 def _mark(job: Job) -> int:
@@ -238,13 +238,13 @@ def _train_rank(config: dict[str, Any]) -> None:
             ray.get(relay.wait_until_asked.remote())
         report = retrain.report()
         is_done = report.done
-        # The first rank waits for ever for another one whose GPU is too small, or whose node lacks a file.
+        # The first rank waits forever for another one whose GPU is too small, or whose node lacks a file.
         if rank == 0 or _is_of_one_rank(report):
             ray.get(relay.give.remote(report))
 
 
 def _is_of_one_rank(report: JobReport) -> bool:
-    """Whether a report says that its rank cannot go on, of which the others need not know."""
+    """Whether a report says that its rank cannot continue, of which the others need not know."""
     return report.fault in ("out_of_memory", "refused")
 
 

@@ -33,22 +33,22 @@ class MissingParentError(OrchestratorError):
 class EpochTrainable(tune.Trainable):
     """Runs `self.work`, which its job describes, epoch by epoch.
 
-    Ray starts it anew after any fault, with the same configuration.
+    Ray starts it again after any fault, with the same configuration.
     """
 
     work: Search | ChildTraining | Retrain | GroundTruth
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What Ray reserves for a trial: the `share` in its job."""
-        share = Job.from_config(config).share
-        wanted = {"CPU": share.cpu, "GPU": share.gpu, "memory": int((share.memory_gb or 0) * 1e9)}
+        """What Ray reserves for a trial: the `reservation` in its job."""
+        reservation = Job.from_config(config).reservation
+        wanted = {"CPU": reservation.cpu, "GPU": reservation.gpu, "memory": int((reservation.memory_gb or 0) * 1e9)}
         return tune.PlacementGroupFactory([{kind: amount for kind, amount in wanted.items() if amount}])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Remember the job; the first step builds the work.
 
-        Ray neither restarts a trial whose worker dies in here after others, nor tells anybody that it hangs in here.
+        Ray neither restarts a trial whose worker dies in here after others, nor reports that it hangs in here.
         """
         self._job: Job | None = Job.from_config(config)
 
@@ -173,12 +173,12 @@ class SearchTrainable(EpochTrainable):
 
 
 class TruthTrainable(EpochTrainable):
-    """A share of the ground truth, a training an epoch."""
+    """A part of the ground truth, a training an epoch."""
 
     work: GroundTruth
 
     def build(self, job: TruthJob) -> GroundTruth:
-        """The share at its beginning."""
+        """The part at its beginning."""
         data = _cached_data(job.dataset, self.device)
         return GroundTruth(job.codes, job.network, job.options, data, self.device, seed=job.seed)
 

@@ -116,7 +116,7 @@ def measure_child(
 ) -> Timing:
     """Measure a whole child, in inference mode, with fresh weights and random images.
 
-    Arguments as of `measure_table`; pools have a batch norm behind them, as in the search.
+    Arguments as in `measure_table`; pools have a batch norm behind them, as in the search.
     """
     device = torch.device(device)
     run = _child_run(genotype, size, options, device)

@@ -238,7 +238,7 @@ def load_table(file: str | Path) -> LatencyTable:
     try:
         return LatencyTable.from_dict(document.value)
     except LatencyError as error:
-        raise LatencyError(document.told(file, str(error))) from error
+        raise LatencyError(document.located(file, str(error))) from error
 
 
 def _timing(key: str, row: Mapping[str, Any]) -> Timing:

@@ -134,7 +134,7 @@ def measure_apart(size: NetworkSize, batch_size: int, device: torch.device) -> S
         device: likewise. The process's share of a GPU is wrong if others begin or end there meanwhile.
 
     Raises:
-        MeasurementError: if the step fails, for want of memory above all.
+        MeasurementError: if the step fails, above all for lack of memory.
     """
     request = {
         **asdict(size),

@@ -68,7 +68,7 @@ class CostTable:
         ).sum()
 
     def edge_costs(self, options: PenaltyOptions, z: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
-        """Each edge's own share of C(Z), in the unit of the penalty.
+        """Each edge's own part of C(Z), in the unit of the penalty.
 
         The cost is linear in Z and so decomposes over edges (SNAS section 3.3): millions of parameters, multiply-adds
         or elements, or milliseconds; or log(1 + count or milliseconds) with `options.log`; for `snas` the mean of three
@@ -79,13 +79,13 @@ class CostTable:
             z: architecture sample per cell type, (E, O) shared by all cells or (L, E, O).
 
         Returns:
-            Shares of shape (L, E) per cell type; their sum over both is C(Z).
+            Costs of shape (L, E) per cell type; their sum over both is C(Z).
         """
-        shares = {}
+        edge_costs = {}
         for cell_type in CELL_TYPES:
             counts_LE = {kind: (self._table[kind, cell_type] * z[cell_type]).sum(-1) for kind in _weights(options)}
-            shares[cell_type] = self._penalty(counts_LE, cell_type, options)
-        return shares
+            edge_costs[cell_type] = self._penalty(counts_LE, cell_type, options)
+        return edge_costs
 
     def expected_penalty(self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]) -> Tensor:
         """E_Z[C(Z)] for one-hot Z drawn from `probabilities` (E, O) per cell type; a scalar.

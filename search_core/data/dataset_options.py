@@ -20,7 +20,7 @@ class DatasetOptions:
         validation_fraction: share of the training images held out for validation, in (0, 1).
         split_seed: seed of the validation split (and of the test split where the data set has no official one), 0 or
             above.
-        train_images: use only so many training images (first of the seeded permutation, in which the classes take
+        train_images: use only this many training images (first of the seeded permutation, in which the classes take
             turns); default all.
         validation_images: likewise for validation.
         test_images: likewise for test.

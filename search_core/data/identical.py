@@ -73,5 +73,5 @@ def _identical(
                 with open(folder.paths[index], "rb") as file:
                     by_content[hashlib.file_digest(file, "sha256").digest()].append((index, split))
             except OSError:
-                pass  # said when the image is used
+                pass  # reported when the image is used
     return [group for group in by_content.values() if len(group) > 1], num_unread

@@ -214,7 +214,7 @@ class _Listing:
             self.file_faults.append(_fault(image.path, "a readable image file", error))
             return
         self.sizes[image.path] = status.st_size
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             self.file_faults.append(f"{image.path} must be a regular file, got a device, pipe or socket")
         elif status.st_size == 0:
             self.file_faults.append(f"{image.path} must be an image that can be decoded, got: a file of 0 bytes")

@@ -42,7 +42,7 @@ class RawImages:
     Attributes:
         images: shape (N, C, H, W), uint8.
         labels: shape (N,), in [0, `num_classes`).
-        num_train: the first so many images are the official training set, the others the official test set; None if
+        num_train: the first this many images are the official training set, the others the official test set; None if
             the data set has no official test set.
         num_classes: number of classes.
     """
@@ -177,7 +177,7 @@ def read_cifar(root: Path, num_classes: Literal[10, 100]) -> RawImages:
     """Read the "python version" of CIFAR-10 or CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html).
 
     Not torchvision's reader: it unpickles with full rights, and it refuses all but the original files, so that the code
-    could not be tested without the 170 MB. The digest of the study's data set tells other files apart.
+    could not be tested without the 170 MB. The digest of the study's data set distinguishes other files.
 
     Args:
         root: folder of the batch files, or with `cifar-10-batches-py` (`cifar-100-python`) in it.
@@ -254,7 +254,7 @@ class _CifarUnpickler(pickle.Unpickler):
 def _byte_dtype(name: str, *_: object) -> np.dtype[Any]:
     if name != "u1":
         raise pickle.UnpicklingError(f"arrays must hold bytes (u1), got {name}")
-    # A copy, as in numpy's own pickles: the pickle goes on to set its state, which must not reach the shared object.
+    # A copy, as in numpy's own pickles: the pickle then sets its state, which must not reach the shared object.
     return np.dtype("u1", False, True)
 
 

@@ -23,7 +23,7 @@ class EdgeWeights(nn.Module):
         states = [operation.state_dict() for operation in operations]
         for name in states[0]:
             path, _, leaf = name.rpartition(".")
-            if leaf == "num_batches_tracked":  # only counts; the child's own count will do
+            if leaf == "num_batches_tracked":  # only counts; the child's own count is right
                 continue
             if not hasattr(self, path):
                 self.add_module(path, nn.Module())

@@ -88,7 +88,7 @@ class ChildSearch(Resumable[EpochReport]):
         return self.children.probabilities()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
         return {
             **self.stamp(),
             "epoch": self.epoch,
@@ -115,7 +115,7 @@ class ChildSearch(Resumable[EpochReport]):
                 epochs.append(report.metrics())
         except NonFiniteLossError as error:
             return ChildOutcome.of(order.number, epochs, str(error))
-        # Whether it may become a parent is known once it is told.
+        # Whether it may become a parent is known once it is scored.
         if self._estimate_inherits:
             self._weights[order.number] = {name: value.cpu() for name, value in training.child.state_dict().items()}
         return ChildOutcome.of(order.number, epochs)

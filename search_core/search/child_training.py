@@ -186,7 +186,7 @@ class ChildTraining(Resumable[ChildReport]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
         return {
             **self.stamp(),
             "epoch": self.epoch,

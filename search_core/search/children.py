@@ -1,7 +1,7 @@
-"""The children of one multi-trial search: who is to be trained, who is the best, and a report after every so many.
+"""The children of one multi-trial search: who is to be trained, who is the best, and a report of each epoch.
 
-Whoever trains the children, in this process or each as a trial of its own, asks and tells here. Ask until there is
-None, tell the first open child, ask again: in this order a search proposes the same children wherever they are trained.
+Children may be trained in this process or each as a trial of its own; proposals and scores pass through here. Ask until
+there is None, report the first open child, ask again: in this order a search proposes the same children in both cases.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ChildOutcome:
 
 
 class ProposedChildren:
-    """Ask for children, tell what became of them, and take the search's report after every so many.
+    """Ask for children, report what became of them, and take the search's report of each epoch.
 
     Args:
         options: the search, with a multi-trial strategy.
@@ -100,8 +100,8 @@ class ProposedChildren:
         self._costs = CostTable(size)
         self.proposer = build(self.strategy, self.space, self._limits, options.seed)
         self.codes: list[Code] = []
-        self.open: dict[int, ChildOrder] = {}  # asked for and not told, by number
-        self._told: dict[int, float] = {}  # number -> score, in the order in which they were told
+        self.open: dict[int, ChildOrder] = {}  # asked for and not scored, by number
+        self._scores: dict[int, float] = {}  # number -> score, in the order in which they were reported
         self._best: ChildOutcome | None = None
         self._epoch_outcomes: list[ChildOutcome] = []
         self.epoch = 0
@@ -118,8 +118,8 @@ class ProposedChildren:
 
     @property
     def is_over(self) -> bool:
-        """Whether all children were told."""
-        return len(self._told) >= self.num_children
+        """Whether all children were scored."""
+        return len(self._scores) >= self.num_children
 
     @property
     def best_number(self) -> int | None:
@@ -133,7 +133,7 @@ class ProposedChildren:
         return self.has_more and self.strategy.estimate.inherit and self.proposer.may_be_parent(number)
 
     def ask(self) -> ChildOrder | None:
-        """The next child; None if all were asked for, or an open one must be told first.
+        """The next child; None if all were asked for, or an open one must be scored first.
 
         Raises:
             ConstraintsError: if the strategy finds none within the hard limits.
@@ -144,7 +144,7 @@ class ProposedChildren:
         assert proposal.number == len(self.codes), "proposals are numbered in their order"
         self.codes.append(proposal.code)
         parent = proposal.parent if self.strategy.estimate.inherit else None
-        if parent is not None and not math.isfinite(self._told.get(parent, math.nan)):
+        if parent is not None and not math.isfinite(self._scores.get(parent, math.nan)):
             parent = None  # there are no trained weights
         order = self.open[proposal.number] = ChildOrder(
             number=proposal.number,
@@ -156,7 +156,7 @@ class ProposedChildren:
         return order
 
     def tell(self, outcome: ChildOutcome) -> EpochReport | None:
-        """Hear what became of a child.
+        """Take what became of a child.
 
         Returns:
             The report of an epoch, if the child was its last.
@@ -167,7 +167,7 @@ class ProposedChildren:
         """
         del self.open[outcome.number]
         self.proposer.tell(outcome.number, outcome.score)
-        self._told[outcome.number] = outcome.score
+        self._scores[outcome.number] = outcome.score
         if outcome.metrics is not None and (self._best is None or outcome.score > self._best.score):
             self._best = outcome
         self._epoch_outcomes.append(outcome)
@@ -175,7 +175,7 @@ class ProposedChildren:
             return None
         if self._best is None:
             raise NonFiniteLossError(
-                f"a child must be trained to its end, got {len(self._told)} that failed, the last because: "
+                f"a child must be trained to its end, got {len(self._scores)} that failed, the last because: "
                 f"{outcome.failure}"
             )
         report = self._report(self._best)
@@ -192,12 +192,12 @@ class ProposedChildren:
         return self.proposer.probabilities()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on exactly; loads with `weights_only=True`."""
+        """Everything needed to resume exactly; loads with `weights_only=True`."""
         return {
             "proposer": self.proposer.state_dict(),
             "codes": [list(code) for code in self.codes],
             "open": [asdict(order) for order in self.open.values()],
-            "told": [[number, score] for number, score in self._told.items()],
+            "told": [[number, score] for number, score in self._scores.items()],
             "best": None if self._best is None else _plain(self._best),
             "epoch_outcomes": [_plain(outcome) for outcome in self._epoch_outcomes],
             "epoch": self.epoch,
@@ -208,7 +208,7 @@ class ProposedChildren:
         self.proposer.load_state_dict(state["proposer"])
         self.codes = [tuple(code) for code in state["codes"]]
         self.open = {order["number"]: ChildOrder(**order) for order in state["open"]}
-        self._told = dict(state["told"])
+        self._scores = dict(state["told"])
         self._best = None if state["best"] is None else ChildOutcome(**state["best"])
         self._epoch_outcomes = [ChildOutcome(**outcome) for outcome in state["epoch_outcomes"]]
         self.epoch = state["epoch"]

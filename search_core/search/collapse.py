@@ -61,11 +61,11 @@ def collapse_reason(options: StopOptions, history: Sequence[Record], epochs: int
     Args:
         options: the rules.
         history: reports so far as `EpochReport.to_dict` gives them, oldest first; only the last `patience + 1` are
-            looked at, so a tail of so many will do.
+            looked at, so a tail of that length is enough.
         epochs: how many the search was asked for.
 
     Returns:
-        One sentence with the numbers, epochs counted from 0 as in the reports; None if the search should go on, also
+        One sentence with the numbers, epochs counted from 0 as in the reports; None if the search should continue, also
         after its last epoch, when there is nothing left to stop.
     """
     tail = [record for record in history[-options.patience - 1 :] if record["epoch"] >= options.grace_period]

@@ -111,11 +111,11 @@ class Search(Resumable[EpochReport]):
         return self.strategy.probabilities()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
         return {
             **self.stamp(),
             "epoch": self.epoch,
-            "strategy": copy.deepcopy(self.strategy.state_dict()),  # training goes on in place
+            "strategy": copy.deepcopy(self.strategy.state_dict()),  # training continues in place
             "generators": generator_states(self._generators),
         }
 

@@ -79,7 +79,7 @@ class GenotypeSpace:
         return tuple(_integers(len(self.primitives), (self.num_choices,), generator).tolist())
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
-        """Each choice is drawn anew with a probability (SPOS algorithm 1); it may come out the same.
+        """Each choice is drawn again with a probability (SPOS algorithm 1); it may come out the same.
 
         Args:
             code: the parent.
@@ -87,8 +87,8 @@ class GenotypeSpace:
             generator: source of the draws.
         """
         changed = _fractions(len(code), generator) < probability
-        anew = self.sample(generator)
-        return tuple(new if change else old for old, new, change in zip(code, anew, changed.tolist(), strict=True))
+        fresh = self.sample(generator)
+        return tuple(new if change else old for old, new, change in zip(code, fresh, changed.tolist(), strict=True))
 
     def mutate_one(self, code: Code, generator: torch.Generator) -> Code:
         """One choice becomes another one (Real et al., AAAI 2019, without their hidden state mutation)."""

@@ -164,7 +164,7 @@ def load_genotype(name_or_path: str | Path) -> Genotype:
     try:
         return Genotype.from_dict(document.value)
     except GenotypeError as error:
-        raise GenotypeError(document.told(path, str(error))) from error
+        raise GenotypeError(document.located(path, str(error))) from error
 
 
 def _check_edge(edge: Edge, place: str) -> None:

@@ -185,7 +185,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on bit for bit; loads with `weights_only=True`."""
+        """Everything that `load_state_dict` needs to resume bit for bit; loads with `weights_only=True`."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

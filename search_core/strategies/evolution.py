@@ -24,7 +24,7 @@ class CodeSpace(Protocol):
         """A code drawn uniformly."""
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
-        """Each choice drawn anew with a probability."""
+        """Each choice drawn again with a probability."""
 
     def cross(self, first: Code, second: Code, generator: torch.Generator) -> Code:
         """Each choice from either parent."""
@@ -61,7 +61,7 @@ class Evolution:
         population: codes per generation, at least 2.
         generations: number of generations, the first one included, at least 1.
         top_k: number of parents, at least 1.
-        mutation: probability of each choice to be drawn anew in a mutated child.
+        mutation: probability of each choice to be drawn again in a mutated child.
     """
 
     space: CodeSpace
@@ -104,7 +104,7 @@ class Evolution:
         born: dict[Code, None] = {}  # a set in the order of birth
 
         def breed(draw: Callable[[], Code], most: int, tries: int | None) -> None:
-            """Add new children until there are `most`; give up after so many tries, or else draws in vain."""
+            """Add new children until there are `most`; give up after that many tries or draws without a new one."""
             tried = in_vain = 0
             while len(born) < most and (tried < tries if tries is not None else in_vain < _DRAWS_IN_VAIN):
                 code = draw()

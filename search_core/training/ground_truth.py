@@ -26,7 +26,7 @@ class TruthReport:
     """One genotype trained once.
 
     Attributes:
-        epoch: 0-based position in the share of the work.
+        epoch: 0-based position in the part of the work.
         code: the genotype, see `GenotypeSpace`.
         seed: of the training.
         val_accuracy: on the validation split after the last epoch, a fraction; 0 if the training diverged.
@@ -53,10 +53,10 @@ class TruthReport:
 
 
 class GroundTruth(Resumable[TruthReport]):
-    """A share of the table: genotypes trained one after the other, each from its own seed.
+    """A part of the table: genotypes trained one after the other, each from its own seed.
 
     Args:
-        codes: the genotypes of this share.
+        codes: the genotypes of this part.
         network: the search space and the size of the children.
         options: how they are trained.
         data: the images, on `device`; the test split is not looked at.
@@ -89,7 +89,7 @@ class GroundTruth(Resumable[TruthReport]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the share is done."""
+        """Whether the part is done."""
         return self.epoch >= len(self)
 
     def run_epoch(self) -> TruthReport:
@@ -118,11 +118,11 @@ class GroundTruth(Resumable[TruthReport]):
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the share is; trainings are whole between reports."""
+        """How far the part is; trainings are whole between reports."""
         return {**self.stamp(), "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the share that gave `state` stopped.
+        """Resume where the part that gave `state` stopped.
 
         Raises:
             StateError: if the state has another format or comes from other genotypes, options or images.

@@ -82,7 +82,7 @@ class SearchImages:
         return self.weights.batches(self.batch_size, generator=generator, augment=self.augmentation, drop_last=True)
 
     def held_out_batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Batches of held-out images without end: shuffled anew in every pass, augmented, whole."""
+        """Batches of held-out images without end: shuffled again in every pass, augmented, whole."""
         while True:
             yield from self.held_out_split.batches(
                 self.batch_size, generator=generator, augment=self.augmentation, drop_last=True

@@ -70,7 +70,7 @@ class Retrain(Resumable[RetrainReport]):
         device: where the training runs.
         seed: seed of initial weights, data order, augmentation and drop path.
         ranks: this process among those that train the child together. `batch_size` stays that of the whole batch; all
-            ranks hold the same weights, reports and states, and a state may go on with another number of ranks.
+            ranks hold the same weights, reports and states, and a state may be resumed with another number of ranks.
 
     With several ranks the batches, their augmentation and drop path are those of one process, gradients are averaged by
     DistributedDataParallel and reports count all images, so the numbers are those of one process but for rounding. That
@@ -174,11 +174,11 @@ class Retrain(Resumable[RetrainReport]):
         return child_cost(self.genotype, self.child.plan.size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bit for bit after this epoch; loads with `weights_only=True`."""
+        """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
         return {
             **self.stamp(),
             "epoch": self.epoch,
-            "child": copy.deepcopy(self.child.state_dict()),  # training goes on in place
+            "child": copy.deepcopy(self.child.state_dict()),  # training continues in place
             "optimiser": copy.deepcopy(self._optimiser.state_dict()),
             "generators": generator_states(self._generators),
         }

@@ -2,7 +2,7 @@
 # A study on a Slurm allocation: Ray's head and the driver on the first node, Ray on every other one.
 #   sbatch --nodes 4 --gpus-per-node 8 studies/cluster/slurm.sh STUDY.yaml [options of `snas study run`]
 # Two minutes before the time limit the study is stopped as by Ctrl-C and the job queued again, or submitted again by
-# hand: it goes on with the study where it stopped. `scancel` does not queue it again.
+# hand: it resumes the study where it stopped. `scancel` does not queue it again.
 # Needs: an environment with snas on a shared disk (SNAS_VENV), a shared folder of runs (SNAS_RUNS), and for more than
 # one node OPTUNA_STORAGE and MLFLOW_TRACKING_URI; credentials as in docs/cluster.md.
 #SBATCH --job-name=snas

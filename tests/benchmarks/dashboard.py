@@ -3,7 +3,7 @@
 Run: `python -m tests.benchmarks.dashboard [--trials 1000 --epochs 150] [--repeats 3] [--store FOLDER] [--json]`. The
 server, the dashboard and the browser are real. The store is filled past MLflow's client (`filled_store`), with 12
 metrics a trial; `--store` keeps it, so that a second run need not fill it again. Figures are medians over the repeats,
-in seconds; each repeat starts the dashboard anew. All is on this machine, the browser too. A view is drawn when all is
+in seconds; each repeat starts the dashboard again. All is on this machine, the browser too. A view is drawn when all is
 there but graphs more than 300 px outside of the window of 1400 x 900, which are drawn when they come near.
 
 - start: from the command to the first answer.
@@ -13,7 +13,7 @@ there but graphs more than 300 px outside of the window of 1400 x 900, which are
   loaded, by a click on a link (compare: by address). `reloaded_*`: the whole page again, from the browser's cache.
   `new_trial`: a click on a trial that nobody looked at before.
 - first_curves, warm_curves: one metric of 100 trials over all epochs, by address; `linked_curves` the same without
-  loading the page anew.
+  loading the page again.
 - mlflow_table, mlflow_charts_10, mlflow_charts_100: MLflow's own pages over 100 of the same trials, from the browser's
   cache, until their last change; `settled_study` and `settled_curves` are the dashboard's by the same measure, for the
   ratios. `mlflow_lines_*`: lines that its charts show then.
@@ -93,7 +93,7 @@ def measure_dashboard(browser: Browser, uri: str, filled: FilledStore, log: Path
         note("cold_study", page.followed(study))
         note("first_trial", page.drawn(f"{address}{study}/trial/{first}"))
         for _ in range(3):
-            page.followed(study)  # the page was loaded anew: this brings the code of the table
+            page.followed(study)  # the page was loaded again: this brings the code of the table
             note("warm_studies", page.followed("/"))
             note("warm_study", page.followed(study))
             note("warm_retrain", page.followed(f"{study}/retrain"))
@@ -118,7 +118,7 @@ def measure_dashboard(browser: Browser, uri: str, filled: FilledStore, log: Path
         return memory_mb(pid)
 
 
-#: Goes to an address as a link does, without loading the page anew.
+#: Goes to an address as a link does, without loading the page again.
 _GO = """href => {
   const begin = performance.now();
   history.pushState({}, "", href);

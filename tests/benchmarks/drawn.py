@@ -87,7 +87,7 @@ class Watched:
     def _begin(self, url: str) -> None:
         self._host = urlsplit(url).netloc
         self._open.clear()
-        self.page.goto("about:blank")  # else an address that differs behind `#` only would not be loaded anew
+        self.page.goto("about:blank")  # else an address that differs behind `#` only would not be loaded again
         self.page.goto(url, wait_until="commit")
 
     def _is_own(self, request: Request) -> bool:

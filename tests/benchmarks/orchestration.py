@@ -79,7 +79,7 @@ ETA: dict[str, Any] = {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]}}
 
 @dataclass
 class Ledger(StudyView):
-    """When the driver heard of reports, and how large it was after how many trials."""
+    """When the driver received reports, and how large it was after how many trials."""
 
     every: int = 10
     times: list[float] = field(default_factory=list)
@@ -283,7 +283,7 @@ def epochs_of_search(seconds: float) -> int:
 def run_all_bare(
     spec: StudySpec, etas: list[float], folder: Path, is_stub: bool, stub_seconds: float, concurrent: int
 ) -> list[Step]:
-    """The searches of a study as plain loops, so many processes at a time."""
+    """The searches of a study as plain loops, this many processes at a time."""
     with noted(folder, stub_seconds), one_by_one(concurrent) as pool:
         values = [{"penalty.strength": eta} for eta in etas]
         jobs = [

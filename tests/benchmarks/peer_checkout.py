@@ -1,4 +1,4 @@
-"""The supernet of a checkout, one timed step a line; started by `tests.benchmarks.peers`, which tells the kind.
+"""The supernet of a checkout, one timed step a line; started by `tests.benchmarks.peers`, which says of what kind.
 
 The code of the DARTS and the SNAS authors asks for CUDA inside its models. Without a GPU those requests are ignored, so
 that the rest of the code runs as it is.

@@ -97,7 +97,7 @@ def generated_study(
         epochs: of a search.
         seed: the same seed gives the same numbers.
         strategies: kinds, in turns.
-        running: the last so many trials still run, half done, and so does the study.
+        running: the last this many trials still run, half done, and so does the study.
         retrained: trials of the front whose cells are trained from scratch, if nothing runs.
         seeds: retrainings of each cell; one of the last cell's failed, if there are several.
         hostile: names, tags, params and reasons hold markup and scripts.

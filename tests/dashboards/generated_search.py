@@ -111,7 +111,7 @@ class GeneratedSearch:
         return Genotype(kept["normal"], concat, kept["reduce"], concat)
 
     def records(self, *, cells: bool = True) -> list[dict[str, Any]]:
-        """Plain data as of `EpochReport.to_dict`, with the `time` of the journal; cells and genotypes where asked."""
+        """Plain data as from `EpochReport.to_dict`, with the `time` of the journal; cells and genotypes where asked."""
         columns = {name: values.tolist() for name, values in self.metrics.items()}
         times = (self.start_s + self.seconds_since_start).tolist()
         found: list[dict[str, Any]] = [
@@ -172,7 +172,7 @@ class GeneratedSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedRetraining:
-    """One training of a found cell from scratch; attributes as of `GeneratedSearch`."""
+    """One training of a found cell from scratch; attributes as in `GeneratedSearch`."""
 
     search: GeneratedSearch
     seed: int
@@ -198,7 +198,7 @@ class GeneratedRetraining:
         return read_history(parquet_bytes(history_table(self.records(), ())), f"history of {self.label}")
 
     def records(self) -> list[dict[str, Any]]:
-        """Plain data as of `RetrainReport.to_dict`, with the `time` of the journal."""
+        """Plain data as from `RetrainReport.to_dict`, with the `time` of the journal."""
         random = np.random.default_rng([self.search.seed, self.search.number, self.seed, 7])
         progress = (np.arange(self.epochs) + 1) / self.planned
         best = 1 - 0.75 * float(self.search.metrics["child_val_error"][-1]) + float(random.normal(0, 0.004))

@@ -160,13 +160,13 @@ def test_a_trial_without_files_says_so(store):
     assert view.charts == ()
 
 
-def test_the_study_page_tells_what_ended_badly_with_its_reason(store):
+def test_the_study_page_shows_what_ended_badly_with_its_reason(store):
     said = words(plain(render(store, f"/study/{_STUDY}", "", "light")))
     assert "3 runs ended badly" in said  # trials 7 and 11, and one retraining
     assert "no edge is left in the reduction cell for 5 epochs" in said
 
 
-def test_compare_tells_distances_differences_and_claims(store):
+def test_compare_shows_distances_differences_and_claims(store):
     view = _render(store, f"/compare?trial={_STUDY}:0&trial={_STUDY}:1&trial={_STUDY}:0")
     said = words(plain(view))
     assert "penalty.strength" in said

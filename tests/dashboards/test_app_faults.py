@@ -38,11 +38,11 @@ def test_files_that_cannot_be_fetched_are_messages_beside_the_rest(store, monkey
 def test_a_study_that_has_been_silent_for_long_asks_whether_it_runs(store):
     quiet = MemoryStore([generated_study("live", trials=4, epochs=6, running=2)])
     record = quiet.study("live")
-    heard = record.overview.last_report_s
-    assert heard is not None
+    last_s = record.overview.last_report_s
+    assert last_s is not None
     said = []
     for later_s in (60, 7200):
-        quiet.study = lambda _, as_of_s=heard + later_s: replace(record, as_of_s=as_of_s)
+        quiet.study = lambda _, as_of_s=last_s + later_s: replace(record, as_of_s=as_of_s)
         said.append(words(plain(render(quiet, "/study/live", "", "light"))))
     assert "Is it still running?" not in said[0]
     assert "Nothing has been reported for 2 h" in said[1]

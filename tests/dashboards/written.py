@@ -1,4 +1,4 @@
-"""Records written by hand, where a test needs numbers that it can tell."""
+"""Records written by hand, where a test needs numbers that it knows."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def run(label="trial-0000", *, run_id="", kind="search", end="complete", epochs=
 
 
 def trial(number, *, eta=None, strategy="snas", schedule="linear", values=(), on_front=False, label="", **of_run):
-    """One trial; `metrics`, `epochs` and `end` as of `run`."""
+    """One trial; `metrics`, `epochs` and `end` as in `run`."""
     params = {"strategy.kind": strategy, "temperature.kind": schedule, **of_run.pop("params", {})}
     if eta is not None:
         params["penalty.strength"] = str(eta)

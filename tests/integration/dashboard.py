@@ -131,7 +131,7 @@ class Visit:
 
     @property
     def is_marked(self) -> bool:
-        """Whether the page was not loaded anew since `mark`."""
+        """Whether the page was not loaded again since `mark`."""
         return bool(self.page.evaluate("window.snasMark === true"))
 
     def assert_quiet(self) -> None:

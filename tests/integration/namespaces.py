@@ -109,7 +109,7 @@ class Machine:
         subprocess.run(command, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, check=True, timeout=_LOSS_S)
 
     def cut_off(self) -> None:
-        """Cut the cable to the other machine: nothing arrives any more, and nobody is told."""
+        """Cut the cable to the other machine: nothing arrives any more, and nobody is notified."""
         _run("ip", "-n", self.name, "link", "set", self.cable, "down")
 
     def end_processes(self) -> None:

@@ -88,7 +88,7 @@ class StudyProcess:
             with_empty_store(self.runs)
 
     def start(self, *words: str) -> None:
-        """Begin to run the study, or with `resume` and its name to go on with it."""
+        """Begin to run the study, or with `resume` and its name to resume it."""
         words = words or ("run", str(self._file))
         command = [sys.executable, "-c", _SNAS, "study", *words]
         command += ["--runs", str(self.runs), *self._address]
@@ -129,15 +129,15 @@ class StudyProcess:
         return [process for process in found if _title(process).startswith("ray::SearchTrainable")]
 
     def wait_for_epochs(self, number: int) -> None:
-        """Wait until every trial has so many epochs in its journal."""
+        """Wait until every trial has this many epochs in its journal."""
         self.wait_until(lambda: all(len(journal.epochs) >= number for journal in self._all_journals()))
 
     @contextmanager
     def held(self, number: int) -> Iterator[dict[int, psutil.Process]]:
-        """Stop each trial (SIGSTOP) when it has so many epochs, so that a fault cannot come after the end of any.
+        """Stop each trial (SIGSTOP) when it has that many epochs, so that a fault cannot come after the end of any.
 
         Yields:
-            Their workers. Those that still live go on afterwards, unless they were taken out.
+            Their workers. Those that still live continue afterwards, unless they were taken out.
         """
         stopped: dict[int, psutil.Process] = {}
 

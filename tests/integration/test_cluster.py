@@ -200,7 +200,7 @@ def machines(network_namespaces: None, socket_folder: Callable[[], Path]) -> Ite
         yield folder, first, second
 
 
-def test_machine_that_is_no_node_is_told_to_join(machines: tuple[Path, Machine, Machine]) -> None:
+def test_machine_that_is_no_node_is_asked_to_join(machines: tuple[Path, Machine, Machine]) -> None:
     folder, _, second = machines
     done = _snas_on(second, "cluster", "check", "--address", RAY_ADDRESS, "--runs", folder / "runs")
     assert (done.returncode, done.stdout) == (2, "")

@@ -248,7 +248,7 @@ def test_links_lead_through_all_views_and_back(visit: Visit, done: Tracked) -> N
     visit.shows("studies", "/")
     page.go_back()
     visit.shows("compare")
-    assert visit.is_marked, "no view was loaded anew"
+    assert visit.is_marked, "no view was loaded again"
 
 
 def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, done: Tracked) -> None:
@@ -348,7 +348,7 @@ def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked
     visit.tab_to(page.locator("#compare-picker"))
     keys.press("Enter")
     expect(page.get_by_placeholder("Search")).to_be_focused()
-    page.wait_for_timeout(500)  # the list opens before it hears keys
+    page.wait_for_timeout(500)  # the list opens before it takes keys
     for number in (1, 2):
         keys.press("ArrowDown")
         expect(page.locator("input.dash-options-list-option-checkbox:focus")).to_have_count(1)
@@ -416,7 +416,7 @@ def test_numbers_are_those_of_the_study(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["retrain"], "retrain")
     cells = visit.page.get_by_role("table", name="Retrained cells").get_by_role("row").all_inner_texts()[1:]
     for row in front_rows(trials, study.retrains(), study.spec):
-        error = f"{100 * (1 - row['test_accuracy']):.3g} ± {100 * row['test_accuracy_sd']:.2g}%"
+        error = f"{100 * (1 - row['test_accuracy']):.2f} ± {100 * row['test_accuracy_sd']:.2f}%"
         assert any(error in text and shown_metric("child_params", row["child_params"]) in text for text in cells)
 
 

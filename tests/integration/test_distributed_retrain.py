@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
-from orchestrator.jobs import Share
+from orchestrator.jobs import Reservation
 from orchestrator.worker.distributed import max_groups
 from search_core.data.dataset_options import DatasetOptions
 from search_core.ranks import ALONE, Ranks
@@ -122,7 +122,7 @@ def timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"epoch": entry["epoch"], "metrics": metrics} for entry, metrics in zip(entries, without, strict=True)]
 
 
-def test_retraining_goes_on_after_kills_as_if_nothing_had_been(done: Done) -> None:
+def test_retraining_resumes_after_kills_as_if_nothing_had_been(done: Done) -> None:
     assert max(done.killed_after) < EPOCHS, "the training was over before it was killed"
     processes = Processes(2)
     try:
@@ -138,7 +138,7 @@ def test_faults_are_in_the_journals(done: Done) -> None:
     for event, reason in zip(done.journal.events, reasons, strict=True):
         assert event["event"] == "restart"
         assert event["reason"].startswith(reason), event
-        assert "closed by peer" not in event["reason"], "what the other worker said of it"
+        assert "closed by peer" not in event["reason"], "what the other worker reported"
 
 
 def test_result_has_the_format_of_one_device(done: Done) -> None:
@@ -162,14 +162,14 @@ def test_ray_is_quiet_and_leaves_nothing(done: Done) -> None:
 
 
 def test_group_that_the_cluster_cannot_hold_is_refused() -> None:
-    share = Share(1.0, 0.0, None)
+    reservation = Reservation(1.0, 0.0, None)
     ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        assert [max_groups(workers, share) for workers in (1, 2, 3)] == [3, 1, 1]
-        assert max_groups(3, replace(share, cpu=0.1)) == 10
+        assert [max_groups(workers, reservation) for workers in (1, 2, 3)] == [3, 1, 1]
+        assert max_groups(3, replace(reservation, cpu=0.1)) == 10
         with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 3, .* got 4"):
-            max_groups(4, share)
+            max_groups(4, reservation)
         with pytest.raises(OrchestratorError, match=r"`retrain.workers` must be at most 0, .* gpu 1 for each, got 2"):
-            max_groups(2, replace(share, gpu=0.25))
+            max_groups(2, replace(reservation, gpu=0.25))
     finally:
         ray.shutdown()

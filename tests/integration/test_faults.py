@@ -90,7 +90,7 @@ def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Clu
     assert_as_if_nothing_had_happened(on_nodes, undisturbed)
 
 
-def test_driver_killed_and_stopped_on_a_cluster_that_goes_on(
+def test_driver_killed_and_stopped_on_a_cluster_that_stays_up(
     study: Start, undisturbed: StudyProcess, three_nodes: Cluster
 ) -> None:
     driven = study(address=three_nodes.address)
@@ -145,7 +145,7 @@ def test_tracking_server_and_database_restarted(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Mounts a disk of so many bytes; called again it gives it another size."""
+    """Mounts a disk of this many bytes; called again it gives it another size."""
     disk = tmp_path / "small-disk"
     disk.mkdir()
     mounted: list[Path] = []
@@ -182,7 +182,7 @@ def test_disk_full_while_checkpointing(
 def test_disk_full_under_the_journals(
     study: Start, undisturbed: StudyProcess, small_disk: Callable[[int], Path], tmp_path: Path
 ) -> None:
-    """The driver says so and ends; with room again the study goes on."""
+    """The driver says so and ends; with room again the study resumes."""
     disk = small_disk(2**26)
     storage = {"path": str(tmp_path / "checkpoints")}
     full = study({**STUDY, "storage": storage}, runs=disk / "runs")

@@ -29,10 +29,10 @@ def test_torn_image_ends_the_study_after_its_first_trial(tmp_path: Path) -> None
         os.truncate(image, 45)  # its size can be read, its pixels cannot
     done = run_to_its_end(tmp_path, of_folder(root))
     assert done.outcome.code == 2, done.outcome.said
-    assert "0000 cannot go on" in done.outcome.said
+    assert "0000 cannot continue" in done.outcome.said
     assert ".png" in done.outcome.err
     assert "Traceback" not in done.outcome.said
-    assert (done.journal(0).events, done.journal(0).end) == ([], None), "tried once, and open for when it is mended"
+    assert (done.journal(0).events, done.journal(0).end) == ([], None), "tried once, and open for when it is repaired"
     assert done.journal(1).epochs == []
     assert {run.info.status for run in done.mlflow_runs.values()} == {"KILLED"}
 

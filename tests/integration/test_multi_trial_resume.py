@@ -1,4 +1,4 @@
-"""A multi-trial search whose driver is killed goes on with the same children, none trained twice, none lost."""
+"""A multi-trial search whose driver is killed resumes with the same children, none trained twice, none lost."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> StudyProcess:
 
 def test_children_are_the_same_and_each_was_trained_once(killed: StudyProcess, undisturbed: StudyProcess) -> None:
     orders = [(folder_of(process) / "order.jsonl").read_text() for process in (killed, undisturbed)]
-    assert orders[0] == orders[1], "proposed and told in the same order"
+    assert orders[0] == orders[1], "proposed and scored in the same order"
     pairs = list(zip(child_journals(killed), child_journals(undisturbed), strict=True))
     assert len(pairs) == NUM_CHILDREN
     for own, other in pairs:
         assert own.end == "complete"
         assert len(own.epochs) == CHILD_EPOCHS
-        assert without_clocks(own) == without_clocks(other), "bit for bit, as it goes on from its checkpoint"
+        assert without_clocks(own) == without_clocks(other), "bit for bit, as it resumes from its checkpoint"
 
 
 def test_reports_are_the_same(killed: StudyProcess, undisturbed: StudyProcess) -> None:

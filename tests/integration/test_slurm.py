@@ -40,7 +40,7 @@ exec ray start --num-cpus 1 "$@"
 """
 
 
-def test_job_at_its_time_limit_is_queued_again_and_goes_on_with_its_study(
+def test_job_at_its_time_limit_is_queued_again_and_resumes_with_its_study(
     tmp_path: Path, socket_folder: Callable[[], Path]
 ) -> None:
     tools, runs = tmp_path / "tools", Runs(tmp_path / "runs")

@@ -102,7 +102,7 @@ def kill_raylet(machine: Machine) -> None:
     os.kill(raylet, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("fault", [kill_raylet, cut_off])  # the cut is not mended: it comes last
+@pytest.mark.parametrize("fault", [kill_raylet, cut_off])  # the cut is not repaired: it comes last
 def test_second_machine_is_lost(
     start: Callable[[str], StudyProcess],
     machines: tuple[Machine, Machine],

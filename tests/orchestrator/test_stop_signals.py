@@ -15,7 +15,7 @@ from orchestrator.files.layout import Runs
 from orchestrator.stop_signals import STOPPING, Stopped, exit_code, stopping
 from tests.orchestrator.tiny import snas
 
-#: Works for as long as it is let; what is printed last says how it ended.
+#: Works until it is stopped; what is printed last says how it ended.
 _WORK = """
 import time
 from orchestrator.stop_signals import stopping
@@ -96,13 +96,13 @@ def test_command_that_is_stopped_says_so_in_one_sentence(
     assert (outcome.code, outcome.said) == (code, "interrupted")
 
 
-def test_study_that_is_stopped_gives_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_that_is_stopped_gives_the_command_that_resumes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(runs: Runs) -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         except KeyboardInterrupt as error:
-            raise StudyInterrupted("`snas study resume digits` goes on where it stopped") from error
+            raise StudyInterrupted("`snas study resume digits` resumes where it stopped") from error
 
     monkeypatch.setattr("orchestrator.files.layout.Runs.study_names", run)
     outcome = snas("study", "list")
-    assert (outcome.code, outcome.said) == (143, "interrupted: `snas study resume digits` goes on where it stopped")
+    assert (outcome.code, outcome.said) == (143, "interrupted: `snas study resume digits` resumes where it stopped")

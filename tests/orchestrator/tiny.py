@@ -20,7 +20,7 @@ from mlflow.entities import Run
 
 from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.files.journal import Journal
-from orchestrator.jobs import RetrainJob, SearchJob, Share
+from orchestrator.jobs import Reservation, RetrainJob, SearchJob
 from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sections import RetrainSection
@@ -141,7 +141,11 @@ def search_job(label: str = "0000", **changes: Any) -> SearchJob:
     """What the driver gives a worker: a search of `tiny_options` with these changes."""
     checkpoints, options = Path(changes.pop("checkpoints", label)), tiny_options(**changes)
     return SearchJob(
-        label=label, checkpoints=checkpoints, epochs=options.epochs, share=Share(1.0, 0.0, None), options=options
+        label=label,
+        checkpoints=checkpoints,
+        epochs=options.epochs,
+        reservation=Reservation(1.0, 0.0, None),
+        options=options,
     )
 
 
@@ -149,7 +153,8 @@ def retrain_job(trial: int | None = 0, **changes: Any) -> RetrainJob:
     """A retraining of a cell of this trial, with these changes."""
     options = RetrainSection(**{"epochs": 2, "batch_size": 32, "cells": 3, "init_channels": 4, "drop_path": 0.1})
     label = f"{'cell' if trial is None else f'{trial:04d}'}-seed{changes.get('seed', 0)}"
-    job = {"label": label, "checkpoints": Path(label), "epochs": options.epochs, "share": Share(1.0, 0.0, None)}
+    reserved = Reservation(1.0, 0.0, None)
+    job = {"label": label, "checkpoints": Path(label), "epochs": options.epochs, "reservation": reserved}
     cell = {"genotype": cell_of("sep_conv_3x3"), "seed": 0, "options": options, "dataset": TINY_DATASET}
     return RetrainJob(**{**job, **cell, "trial": trial, **changes})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""JSON that people hand in: what is read, and what is said of what is not."""
+"""JSON that people hand in: what is read, and what is reported about what is not."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_places_are_those_of_keys_and_items() -> None:
         "c": (3, 2),
         "c.a": (3, 8),
     }
-    assert document.told("f.json", "a[1]: must be 2") == "f.json:2:7: a[1]: must be 2"
-    assert document.told("f.json", "must be another") == "f.json: must be another"
+    assert document.located("f.json", "a[1]: must be 2") == "f.json:2:7: a[1]: must be 2"
+    assert document.located("f.json", "must be another") == "f.json: must be another"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whether a training is worth going on with: its accuracy curve, extrapolated to the last epoch."""
+"""Whether a training is worth continuing: its accuracy curve, extrapolated to the last epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CurveStop:
     Attributes:
         kind: `none`, or `curve` to extrapolate its accuracy (`predicted_accuracy`).
         grace: epochs that every child may run, at least 3: the law has three parameters.
-        margin: a child goes on while its predicted accuracy + `margin` reaches the best score, in [0, 1].
+        margin: a child continues while its predicted accuracy + `margin` reaches the best score, in [0, 1].
 
     Raises:
         OptionsError: if a value is out of range.

@@ -22,10 +22,10 @@ class MultiTrialOptions:
     Attributes:
         summary: what the strategy does, in a line.
         paper: where it was published.
-        uses: sections of the search that the strategy heeds; the others have no effect on it.
+        uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
-        children: how many are trained in each epoch of the search, at least 1; after so many it gives a report.
-        at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were told, in
+        children: how many are trained in each epoch of the search, at least 1; after that many it reports.
+        at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were scored, in
             the order of their numbers; so proposals depend neither on the clock nor on how many workers there are.
             Few learn more from each score, many use more workers.
         estimate: how a child is trained for its score.

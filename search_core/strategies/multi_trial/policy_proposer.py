@@ -70,7 +70,7 @@ class PolicyProposer(ScoredProposer):
         self._beyond += beyond
         return code, None
 
-    def heard(self, number: int, score: float) -> None:
+    def learn(self, number: int, score: float) -> None:
         """The controller learns when `batch` new scores are there."""
         drawn = self._open.pop(number)
         self._finished.append(replace(drawn, reward=score) if math.isfinite(score) else drawn)
@@ -95,7 +95,7 @@ class PolicyProposer(ScoredProposer):
         """Controller, its optimiser and baseline, and all that is open or not yet learnt from."""
         return {
             **super().state_dict(),
-            "learner": copy.deepcopy(self._learner.state_dict()),  # learning goes on in place
+            "learner": copy.deepcopy(self._learner.state_dict()),  # learning continues in place
             "open": {number: asdict(drawn) for number, drawn in self._open.items()},
             "finished": [asdict(drawn) for drawn in self._finished],
             "beyond": [asdict(drawn) for drawn in self._beyond],

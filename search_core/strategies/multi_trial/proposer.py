@@ -65,7 +65,7 @@ class Proposer(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on exactly; loads with `weights_only=True`."""
+        """Everything that `load_state_dict` needs to resume exactly; loads with `weights_only=True`."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ class RegularisedEvolution(ScoredProposer):
     """Proposes mutated winners of tournaments.
 
     The population is ordered by the time at which its members' scores came in. A child whose training failed never
-    joins it. Until the first P children are told nothing else is proposed, as the algorithm fills its population first.
+    joins it. Until the first P children are scored nothing else is proposed: the algorithm fills its population first.
 
     Args:
         options: sizes of the population and of tournaments.
@@ -49,7 +49,7 @@ class RegularisedEvolution(ScoredProposer):
         parent = max((self.population[index] for index in drawn.tolist()), key=lambda number: self.scores[number])
         return self._mutated(self.codes[parent]), parent
 
-    def heard(self, number: int, score: float) -> None:
+    def learn(self, number: int, score: float) -> None:
         """The newest joins, the oldest dies."""
         if math.isfinite(score):
             self.population = [*self.population, number][-self._options.population :]

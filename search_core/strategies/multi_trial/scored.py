@@ -42,7 +42,7 @@ class ScoredProposer(Proposer):
     def propose(self) -> tuple[Code, int | None] | None:
         """Code and parent of the next proposal, or None while a score is needed first."""
 
-    def heard(self, number: int, score: float) -> None:
+    def learn(self, number: int, score: float) -> None:
         """What a subclass does with a score."""
 
     def ask(self) -> Proposal | None:
@@ -56,10 +56,10 @@ class ScoredProposer(Proposer):
 
     def tell(self, number: int, score: float) -> None:
         """As `Proposer.tell`."""
-        assert 0 <= number < len(self.codes), "a proposal is told that was asked for"
-        assert number not in self.scores, "a proposal is told once"
+        assert 0 <= number < len(self.codes), "a score must be that of a proposal"
+        assert number not in self.scores, "a proposal is scored once"
         self.scores[number] = score
-        self.heard(number, score)
+        self.learn(number, score)
 
     def best(self) -> Genotype:
         """As `Proposer.best`; of equal scores that of the earliest proposal."""

@@ -48,11 +48,11 @@ class GraphedStep:
         return tuple(output.clone() for output in self._outputs)
 
     def forget(self) -> None:
-        """Record anew, because a number has changed."""
+        """Record again, because a number has changed."""
         self._graph, self._inputs, self._outputs = None, (), ()
 
     def start_over(self) -> None:
-        """Run as it is again and then record anew, because a place in memory has changed or is not there yet."""
+        """Run once more as it is and then record again, because a place in memory has changed or is not there yet."""
         self.forget()
         self._remaining = _EAGER_STEPS
 

@@ -39,7 +39,7 @@ class Darts(DifferentiableStrategy):
         self._held_out: Iterator[Batch] | None = None
 
     def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
-        """Take over this epoch's settings; held-out images are shuffled anew."""
+        """Take over this epoch's settings; held-out images are shuffled again."""
         super().begin_epoch(settings, generator)
         self._held_out = None
 

@@ -129,9 +129,9 @@ class Dsnas(DifferentiableStrategy):
             expected = costs.expected_penalty(penalty, mixture)
             return expected, expected
         z = {name: functional.one_hot(chosen_E, len(self._space.primitives)) for name, chosen_E in choices.items()}
-        shares = {name: share_LE.sum(0) for name, share_LE in costs.edge_costs(penalty, z).items()}
-        score = torch.stack([(log_p[name] * self._advantage(name, shares[name])).sum() for name in CELL_TYPES]).sum()
-        return torch.stack([share_E.sum() for share_E in shares.values()]).sum(), score
+        costs_E = {name: cost_LE.sum(0) for name, cost_LE in costs.edge_costs(penalty, z).items()}
+        score = torch.stack([(log_p[name] * self._advantage(name, costs_E[name])).sum() for name in CELL_TYPES]).sum()
+        return torch.stack([cost_E.sum() for cost_E in costs_E.values()]).sum(), score
 
     def _advantage(self, cell_type: CellType, cost_E: Tensor) -> Tensor:
         """Cost of every edge above the moving average of its samples, which then moves on."""

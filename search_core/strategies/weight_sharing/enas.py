@@ -118,8 +118,8 @@ class Enas(SinglePathStrategy):
     def _penalty(self, code: Code) -> Tensor:
         """`eta C(Z)` of a child, a scalar."""
         z_EO = frequencies([code], self.space, self._device)  # of one child: one-hot
-        shares = self._context.costs.edge_costs(self._context.penalty, z_EO)
-        return self._settings.eta * torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
+        edge_costs = self._context.costs.edge_costs(self._context.penalty, z_EO)
+        return self._settings.eta * torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()
 
 
 def codes_of(rollout: Rollout) -> list[Code]:

@@ -25,7 +25,7 @@ class WeightSharingOptions:
     Attributes:
         summary: what the strategy does, in a line.
         paper: where it was published.
-        uses: sections of the search that the strategy heeds; the others have no effect on it.
+        uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
         recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
     """
@@ -226,7 +226,7 @@ class SposOptions(WeightSharingOptions):
         population: children of each generation of the evolution, at least 2.
         generations: generations of the evolution, at least 1; after the last epoch, each child judged once.
         top_k: fittest children from which all others descend, in [1, `population`].
-        mutation: probability of each choice of a mutated child to be drawn anew, in (0, 1].
+        mutation: probability of each choice of a mutated child to be drawn again, in (0, 1].
         channels: shares of a cell's channels to choose from, per cell of the stack; distinct, in (0, 1].
         bits: widths to choose from of weights and activations of a cell's convolutions, per cell of the stack;
             distinct, each in [1, 16], or 32 for full precision. Others are simulated in floating point.

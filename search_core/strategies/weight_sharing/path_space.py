@@ -67,14 +67,14 @@ class PathSpace:
         return (*self.genotypes.sample(generator), *self._sample_cells(generator))
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
-        """Each choice is drawn anew with a probability (SPOS algorithm 1); it may come out the same."""
+        """Each choice is drawn again with a probability (SPOS algorithm 1); it may come out the same."""
         split = self.genotypes.num_choices
         head = self.genotypes.mutate(code[:split], probability, generator)
         if not self._num_options:
             return head
         changed = torch.rand(len(code) - split, generator=generator, device=generator.device) < probability
-        anew = self._sample_cells(generator)
-        triples = zip(code[split:], anew, changed.tolist(), strict=True)
+        fresh = self._sample_cells(generator)
+        triples = zip(code[split:], fresh, changed.tolist(), strict=True)
         return (*head, *(new if change else old for old, new, change in triples))
 
     def cross(self, first: Code, second: Code, generator: torch.Generator) -> Code:

@@ -86,7 +86,7 @@ class SinglePathStrategy(Strategy):
         Args:
             code: the child.
             generator: draws the images for the statistics.
-            num_batches: judge by so many batches of held-out images only; default: all.
+            num_batches: judge by this many batches of held-out images only; default: all.
         """
         child = self._child_of(code)
         self._context.images.recalibrate(child, generator)

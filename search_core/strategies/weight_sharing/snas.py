@@ -131,13 +131,13 @@ class Snas(DifferentiableStrategy):
             return expected, expected
         if self._penalty.cost == "child_latency":
             penalty = self._child_latency(z)
-            shares = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
+            edge_costs = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
         else:
-            shares = self._costs.edge_costs(self._penalty, z)
-            penalty = torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
+            edge_costs = self._costs.edge_costs(self._penalty, z)
+            penalty = torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()
         if self._penalty.estimator == "reparam":
             return penalty, penalty
-        return penalty, torch.stack([self._score(cell_type, shares, log_z) for cell_type in CELL_TYPES]).sum()
+        return penalty, torch.stack([self._score(cell_type, edge_costs, log_z) for cell_type in CELL_TYPES]).sum()
 
     def _child_latency(self, z: dict[CellType, Tensor]) -> Tensor:
         """C of the sampled child as a whole, a scalar: it does not decompose, so every edge is charged all of it.
@@ -149,10 +149,10 @@ class Snas(DifferentiableStrategy):
         cost = torch.tensor(milliseconds, device=z["normal"].device)
         return torch.log1p(cost) if self._penalty.log else cost
 
-    def _score(self, cell_type: CellType, shares: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> Tensor:
+    def _score(self, cell_type: CellType, edge_costs: dict[CellType, Tensor], log_z: dict[CellType, Tensor]) -> Tensor:
         """`log q(z) (C - baseline)` summed over edges: where the cost decomposes, each edge has its own reward."""
         sample = log_z[cell_type].detach()
-        cost = shares[cell_type].detach()
+        cost = edge_costs[cell_type].detach()
         cost = cost.sum(0) if sample.dim() == 2 else cost
         log_p = functional.log_softmax(self._alpha[cell_type], dim=-1)
         log_q = concrete_log_density(sample, log_p, self._settings.temperature)

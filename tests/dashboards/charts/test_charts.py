@@ -177,7 +177,7 @@ _BY_COLOUR = ("parallel", "many")  # it says again what place and hover text say
 
 
 @pytest.mark.parametrize("name", [name for name in CHARTS if name not in _BY_COLOUR])
-def test_chart_does_not_tell_series_by_colour_alone(name, filled):
+def test_chart_does_not_distinguish_series_by_colour_alone(name, filled):
     """Markers, lines or bars of one panel differ in symbol, dash or pattern, or are on a scale."""
     signs = {}
     for trace in CHARTS[name](*filled, LIGHT).figure["data"]:

@@ -62,7 +62,7 @@ def test_many_curves_group_by_penalty_and_mark_the_front(theme):
         assert len(trace["x"]) == len(trace["y"]) == len(trace["text"])
 
 
-def test_many_curves_of_several_strategies_are_told_by_colour_dash_and_legend():
+def test_many_curves_of_several_strategies_are_distinguished_by_colour_dash_and_legend():
     kinds = [f"kind-{n:02d}" for n in range(13)]
     trials = [trial(n, eta=1e-3, strategy=kinds[n % 13], on_front=n < 2) for n in range(26)]
     chart = many_curves(trials, {n: curve(temperature=[1.0, 0.5]) for n in range(26)}, "temperature", LIGHT)
@@ -157,7 +157,7 @@ def test_retrained_cells_have_mean_and_spread_over_seeds():
     assert [cell.name for cell in cells] == ["trial 3", "trial 5", "trial 8"]
     assert cells[0].mean_error == pytest.approx(0.09)
     assert cells[0].spread == pytest.approx(0.02 / math.sqrt(2))
-    assert [retrain_charts.said_error(cell) for cell in cells] == ["9 ± 1.4%", "0%", "not known yet"]
+    assert [retrain_charts.said_error(cell) for cell in cells] == ["9.00 ± 1.41%", "0.00%", "not known yet"]
 
 
 @pytest.mark.parametrize("is_cifar10", [True, False])
@@ -197,7 +197,7 @@ def _retrain_page(retrainings, trials):
 
 def test_a_cell_without_any_error_is_the_best():
     said = _retrain_page(_CELLS, [trial(3), trial(5), trial(8)])
-    assert said.index("trial 5 0%") < said.index("trial 3 9 ± 1.4%") < said.index("trial 8 not known yet")
+    assert said.index("trial 5 0.00%") < said.index("trial 3 9.00 ± 1.41%") < said.index("trial 8 not known yet")
     assert "MLFLOW_TRACKING_URI='sqlite:///a b.db' snas retrain --run id-trial-0005" in said
 
 

@@ -81,8 +81,8 @@ def test_only_files_of_sqlite_have_a_path() -> None:
 def test_command_names_the_store_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = sqlite_url(tmp_path / "it's a b" / "mlflow.db")
     delete = mlflow_command(url, "runs", "delete", "--run-id", "f00")
-    told = delete.replace("mlflow runs", "env | grep ^MLFLOW_TRACKING_URI= #")
-    assert subprocess.run(told, shell=True, capture_output=True, text=True).stdout == f"MLFLOW_TRACKING_URI={url}\n"
+    command = delete.replace("mlflow runs", "env | grep ^MLFLOW_TRACKING_URI= #")
+    assert subprocess.run(command, shell=True, capture_output=True, text=True).stdout == f"MLFLOW_TRACKING_URI={url}\n"
     monkeypatch.chdir(tmp_path)
     assert shlex.quote(f"sqlite:///{tmp_path}/mlflow.db") in mlflow_command("sqlite:///mlflow.db", "gc"), (
         "from anywhere"
@@ -110,7 +110,7 @@ def test_tables_of_another_version_are_named_and_kept(copied: Callable[[str], Pa
     assert file.read_bytes() == before
 
 
-def test_tables_of_what_is_not_there_cannot_be_told(tmp_path: Path) -> None:
+def test_tables_of_what_is_not_there_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("no database")
     for url in ("http://127.0.0.1:9", f"sqlite:///{tmp_path}/none.db", f"sqlite:///{tmp_path}/text.db"):
         assert schema_fault("MLflow", url) is None

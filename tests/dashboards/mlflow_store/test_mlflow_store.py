@@ -265,7 +265,7 @@ def test_tags_that_come_at_the_end_of_a_study_are_seen(server: MlflowServer, liv
     assert store.study(live.name).overview.state == "running"
     live.client.set_terminated(live.run_id("study"))
     assert store.study(live.name).trials[0].run.tags["snas.model"] == "late"
-    assert len(requests_of(server, lambda: store.study(live.name))) == 2, "listed anew once"
+    assert len(requests_of(server, lambda: store.study(live.name))) == 2, "listed again once"
 
 
 def test_the_newest_report_of_a_study_is_that_of_a_run_that_runs(server: MlflowServer, live: WrittenStudy) -> None:

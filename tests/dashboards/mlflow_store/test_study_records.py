@@ -122,7 +122,7 @@ def test_single_searches_are_a_study_without_a_parent(study: GeneratedStudy) -> 
     assert record.overview.last_report_s == max(run.last_report_s or 0 for run in runs)
 
 
-def test_single_retraining_that_runs_is_told(study: GeneratedStudy) -> None:
+def test_single_retraining_that_runs_is_reported(study: GeneratedStudy) -> None:
     run = replace(next(run for run in study.runs if run.kind == "retrain"), parent_id=None)
     assert study_record("retrains", [run], as_of_s=NOW_S).overview.state == "complete"
     tags = {key: text for key, text in run.tags.items() if key != "snas.end"}

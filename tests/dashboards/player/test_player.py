@@ -46,7 +46,7 @@ def test_render_player_size_of_150_epochs_of_noise():
     )
     metrics = {name: generator.normal(size=150) for name in search.metrics}
     page = render_player(replace(search, cells=dict.fromkeys(CELL_TYPES, noisy), metrics=metrics), title="noise")
-    assert len(page.encode()) < 250_000  # issue 5 allows 400 KB
+    assert len(page.encode()) < 250_000
 
 
 def test_render_player_refers_to_nothing_outside():

@@ -118,7 +118,7 @@ def test_player_space_plays_pauses_and_stops_at_the_end(player):
     wait_for_end(player)
     for _ in range(6):
         player.keyboard.press("-")
-    player.keyboard.press(" ")  # at the end, it begins anew
+    player.keyboard.press(" ")  # at the end, it begins again
     wait_for(player, LATER)
     assert epoch_of(player) < EPOCHS - 1
 

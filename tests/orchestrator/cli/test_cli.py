@@ -312,7 +312,7 @@ def test_runs_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture(scope="module")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As much of MLflow's database as tells that it is one."""
+    """As much of MLflow's database as shows that it is one."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("CREATE TABLE experiments (name TEXT)")
@@ -345,7 +345,7 @@ def test_server_names_a_port_that_is_taken(command: str, mlflow_database: Path) 
         port = holder.getsockname()[1]
         outcome = snas(command, "--port", port, "--runs", mlflow_database.parent)
         refused(outcome, "--port", str(port), "must be free")
-        assert "http://" not in outcome.said, "no address is told before it is served"
+        assert "http://" not in outcome.said, "no address is printed before it is served"
 
 
 @pytest.mark.parametrize("command", ["dashboard", "ui"])
@@ -555,7 +555,7 @@ def test_retrain_trains_a_child_per_seed(found: Found) -> None:
         accuracies.append(journal.last_metric("test_accuracy"))
         assert run.data.metrics["test_accuracy"] == accuracies[-1]
     mean = sum(accuracies) / 2
-    assert f"test accuracy {mean:.2%} ±" in found.retrain.said
+    assert f"test accuracy {100 * mean:.2f} ±" in found.retrain.said
     assert "over 2 seeds" in found.retrain.said
     versions = found.client.search_model_versions("name = 'again-child'")
     assert {version.run_id for version in versions} == {run.info.run_id for run in runs}

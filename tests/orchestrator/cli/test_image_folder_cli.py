@@ -1,4 +1,4 @@
-"""What a user is told of an image folder, by the command line and by a study."""
+"""What is reported of an image folder, by the command line and by a study."""
 
 from __future__ import annotations
 

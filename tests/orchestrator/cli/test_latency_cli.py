@@ -70,18 +70,18 @@ def test_table_of_this_cpu_fits_the_study_and_says_how_well_it_predicts(
 ) -> None:
     outcome = measured("--device", "cpu", "--batch", 3, "--threads", 1, "--output", "tables/t.json", "--json")
     assert outcome.code == 0, outcome.said
-    (told,) = json.loads(outcome.out)["tables"]
+    (listed,) = json.loads(outcome.out)["tables"]
     table = load_table(tmp_path / "tables" / "t.json")
-    assert (told["file"], told["digest"]) == ("tables/t.json", table.digest)
+    assert (listed["file"], listed["digest"]) == ("tables/t.json", table.digest)
     assert (table.batch_size, table.dtype, table.place.threads) == (3, "float32", 1)
-    assert LatencyTable.from_dict(told) == table
+    assert LatencyTable.from_dict(listed) == table
     table.require_network(TINY_SIZE)
     assert table.comparison is not None
     assert len(table.comparison.predicted_ms) == len(table.comparison.measured_ms) == 4
     ratios = sorted(table.comparison.ratios)
-    assert told["summary"]["median_ratio"] == pytest.approx((ratios[1] + ratios[2]) / 2)
-    assert told["summary"]["worst_error"] == pytest.approx(max(1 - ratios[0], ratios[-1] - 1))
-    assert -1 <= told["summary"]["rank_correlation"] <= 1
+    assert listed["summary"]["median_ratio"] == pytest.approx((ratios[1] + ratios[2]) / 2)
+    assert listed["summary"]["worst_error"] == pytest.approx(max(1 - ratios[0], ratios[-1] - 1))
+    assert -1 <= listed["summary"]["rank_correlation"] <= 1
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["t.json"], "and no draft"
 
 
@@ -203,9 +203,9 @@ def test_preflight_asks_every_node_for_the_drivers_table(table_file: Path, tmp_p
     found = NodeTask(node="0", latency_table=str(table_file)).run()
     assert [(finding.name, finding.ok) for finding in found] == [("versions", True), ("latency table", True)]
     assert _judge_table(found[1].detail, needs) == (True, f"digest {made_up_table().digest[:12]}")
-    ok, told = _judge_table("0" * 64, needs)
+    ok, listed = _judge_table("0" * 64, needs)
     assert not ok
-    assert "must have the driver's latency table" in told
+    assert "must have the driver's latency table" in listed
     table_file.unlink()
     (_, gone) = NodeTask(node="0", latency_table=str(table_file)).run()
     assert not gone.ok

@@ -12,16 +12,16 @@ from orchestrator.cluster.connection import Node, cluster, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
 from orchestrator.cluster.packing import (
     cap_by_cpus,
-    find_share,
+    find_reservation,
     gpu_fraction,
     grown,
     hardest_settings,
     memory_to_reserve_gb,
     pack,
-    retrain_share,
+    retrain_reservation,
 )
 from orchestrator.errors import OrchestratorError
-from orchestrator.jobs import Share
+from orchestrator.jobs import Reservation
 from orchestrator.study_file.spec import StudySpec
 from tests.orchestrator.tiny import RETRAIN, SEARCH, tiny_spec
 
@@ -96,71 +96,73 @@ def test_reserved_memory_has_a_margin_and_is_rounded_up() -> None:
 
 
 def test_numbers_of_the_study_file_need_no_cluster() -> None:
-    share = find_share(auto_spec(cpu=2, gpu=0.5, memory_gb=3))
-    assert (share, share.explanation) == (Share(2.0, 0.5, 3.0), "as the study file says")
+    reservation = find_reservation(auto_spec(cpu=2, gpu=0.5, memory_gb=3))
+    assert (reservation, reservation.explanation) == (Reservation(2.0, 0.5, 3.0), "as the study file says")
 
 
 def test_retraining_has_a_gpu_of_its_own_where_searches_are_measured() -> None:
-    assert retrain_share(auto_spec(cpu=2, gpu="auto", memory_gb="auto")) == Share(2.0, 1.0, None)
-    assert retrain_share(auto_spec(gpu=0.5, memory_gb="auto")) == Share(1.0, 0.5, None)
-    assert retrain_share(auto_spec(gpu=0.5, memory_gb=3)).explanation == "as the study file says"
+    assert retrain_reservation(auto_spec(cpu=2, gpu="auto", memory_gb="auto")) == Reservation(2.0, 1.0, None)
+    assert retrain_reservation(auto_spec(gpu=0.5, memory_gb="auto")) == Reservation(1.0, 0.5, None)
+    assert retrain_reservation(auto_spec(gpu=0.5, memory_gb=3)).explanation == "as the study file says"
 
 
 @pytest.mark.parametrize(("wanted", "taken"), [(0.25, 1.0), (2, 1.0), (0, 0.0), ("auto", 1.0)])
 def test_worker_of_a_group_has_a_gpu_of_its_own(wanted: float | str, taken: float) -> None:
     spec = tiny_spec(resources={"gpu": wanted}, retrain={**RETRAIN, "workers": 2})
-    assert retrain_share(spec) == Share(1.0, taken, None)
-    assert not taken or grown(retrain_share(spec), "gpu", [H200]) is None, "there is no more to take"
+    assert retrain_reservation(spec) == Reservation(1.0, taken, None)
+    assert not taken or grown(retrain_reservation(spec), "gpu", [H200]) is None, "there is no more to take"
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [(1 / 16, 8), (gpu_fraction(7), 3), (gpu_fraction(3), 1), (0.5, 1), (0.6, 1)]
 )
 def test_trial_out_of_gpu_memory_gets_half_as_many_neighbours(before: float, after: int) -> None:
-    share = grown(Share(1.0, before, 2.0), "gpu", [H200])
-    assert share == Share(1.0, gpu_fraction(after), 2.0)
+    reservation = grown(Reservation(1.0, before, 2.0), "gpu", [H200])
+    assert reservation == Reservation(1.0, gpu_fraction(after), 2.0)
 
 
 @pytest.mark.parametrize("gpu", [0.0, 1.0, 2.0])
 def test_trial_out_of_gpu_memory_on_a_whole_gpu_cannot_grow(gpu: float) -> None:
-    assert grown(Share(1.0, gpu, None), "gpu", [H200, PLAIN]) is None
+    assert grown(Reservation(1.0, gpu, None), "gpu", [H200, PLAIN]) is None
 
 
 def test_growth_ends_within_a_few_tries() -> None:
-    shares = [Share(1.0, 1 / 40, None)]
-    while (following := grown(shares[-1], "gpu", [H200])) is not None:
-        shares.append(following)
-    assert [share.gpu for share in shares] == [0.025, 0.05, 0.1, 0.2, 0.5, 1.0]
-    assert shares[1].explanation == "as one of 20 on its GPU, as it ran out of GPU memory"
-    assert shares[-1].explanation == "alone on its GPU, as it ran out of GPU memory"
+    reservations = [Reservation(1.0, 1 / 40, None)]
+    while (following := grown(reservations[-1], "gpu", [H200])) is not None:
+        reservations.append(following)
+    assert [reservation.gpu for reservation in reservations] == [0.025, 0.05, 0.1, 0.2, 0.5, 1.0]
+    assert reservations[1].explanation == "as one of 20 on its GPU, as it ran out of GPU memory"
+    assert reservations[-1].explanation == "alone on its GPU, as it ran out of GPU memory"
 
 
 def test_trial_out_of_memory_gets_twice_as_much_up_to_the_largest_node_that_can_hold_it() -> None:
     nodes = [H200, L4, PLAIN]
-    first = grown(Share(1.0, 0.0, 60.0), "host", nodes)
-    assert first == Share(1.0, 0.0, 120.0)
+    first = grown(Reservation(1.0, 0.0, 60.0), "host", nodes)
+    assert first == Reservation(1.0, 0.0, 120.0)
     assert first.explanation == "with 120 GB of memory in place of 60, as it ran out of memory"
-    assert grown(first, "host", nodes) == Share(1.0, 0.0, 200.0)
-    assert grown(Share(1.0, 0.0, 200.0), "host", nodes) is None
-    assert grown(Share(1.0, 0.5, 60.0), "host", nodes) == Share(1.0, 0.5, 100.0), "the node must have a GPU"
-    assert grown(Share(20.0, 0.5, 60.0), "host", nodes) is None
-    assert grown(Share(99.0, 0.0, 1.0), "host", nodes) is None, "no node has 99 CPUs"
+    assert grown(first, "host", nodes) == Reservation(1.0, 0.0, 200.0)
+    assert grown(Reservation(1.0, 0.0, 200.0), "host", nodes) is None
+    assert grown(Reservation(1.0, 0.5, 60.0), "host", nodes) == Reservation(1.0, 0.5, 100.0), "the node must have a GPU"
+    assert grown(Reservation(20.0, 0.5, 60.0), "host", nodes) is None
+    assert grown(Reservation(99.0, 0.0, 1.0), "host", nodes) is None, "no node has 99 CPUs"
 
 
 @pytest.mark.parametrize(("workers", "most"), [(1, 200.0), (2, 100.0), (3, 100.0), (4, 66.6), (5, 60.0), (6, 50.0)])
 def test_workers_of_a_group_get_what_all_of_them_can_have(workers: int, most: float) -> None:
     nodes = [H200, L4, PLAIN]  # of 100, 60 and 200 GB
-    assert grown(Share(1.0, 0.0, 190.0), "host", nodes, workers) == (Share(1.0, 0.0, 200.0) if workers == 1 else None)
-    assert grown(Share(1.0, 0.0, most - 0.5), "host", nodes, workers) == Share(1.0, 0.0, most)
-    assert grown(Share(1.0, 0.0, most), "host", nodes, workers) is None
-    assert grown(Share(1.0, 1.0, 10.0), "host", nodes, 2) == Share(1.0, 1.0, 20.0)
-    assert grown(Share(1.0, 1.0, 10.0), "host", [H200], 2) is None, "one GPU, two workers"
+    assert grown(Reservation(1.0, 0.0, 190.0), "host", nodes, workers) == (
+        Reservation(1.0, 0.0, 200.0) if workers == 1 else None
+    )
+    assert grown(Reservation(1.0, 0.0, most - 0.5), "host", nodes, workers) == Reservation(1.0, 0.0, most)
+    assert grown(Reservation(1.0, 0.0, most), "host", nodes, workers) is None
+    assert grown(Reservation(1.0, 1.0, 10.0), "host", nodes, 2) == Reservation(1.0, 1.0, 20.0)
+    assert grown(Reservation(1.0, 1.0, 10.0), "host", [H200], 2) is None, "one GPU, two workers"
 
 
 def test_trial_out_of_memory_without_a_reservation_gets_half_of_a_node() -> None:
-    share = grown(Share(1.0, 0.0, None), "host", [PLAIN])
-    assert share == Share(1.0, 0.0, 100.0)
-    assert share.explanation == "with 100 GB of memory in place of none reserved, as it ran out of memory"
+    reservation = grown(Reservation(1.0, 0.0, None), "host", [PLAIN])
+    assert reservation == Reservation(1.0, 0.0, 100.0)
+    assert reservation.explanation == "with 100 GB of memory in place of none reserved, as it ran out of memory"
 
 
 def sizes(**sweep: Any) -> list[tuple[int, int, int]]:
@@ -203,9 +205,9 @@ def test_auto_share_takes_the_largest_figures_of_all_nodes(monkeypatch: pytest.M
     asked: list[str] = []
     monkeypatch.setattr(packing, "nodes", lambda: [PLAIN, H200, replace(H200, id="z"), L4])
     monkeypatch.setattr(packing, "measure_on", measure)
-    share = find_share(auto_spec(gpu="auto", memory_gb="auto"))
-    assert share == Share(1.0, gpu_fraction(7), 3.3)
-    assert share.explanation.endswith("its process takes 2.5 GB of memory: 3.3 GB are reserved")
+    reservation = find_reservation(auto_spec(gpu="auto", memory_gb="auto"))
+    assert reservation == Reservation(1.0, gpu_fraction(7), 3.3)
+    assert reservation.explanation.endswith("its process takes 2.5 GB of memory: 3.3 GB are reserved")
     assert sorted(asked) == ["a", "b"], "one node of each GPU type"
 
 
@@ -218,13 +220,13 @@ def this_machine() -> Any:
 @pytest.mark.integration
 @pytest.mark.slow
 def test_memory_of_a_search_is_measured_on_the_cluster(this_machine: None) -> None:
-    share = find_share(auto_spec(cpu=0.5, memory_gb="auto"))
-    assert (share.cpu, share.gpu) == (0.5, 0.0)
-    assert share.memory_gb is not None
-    assert 0.3 < share.memory_gb < 3.0, "torch and Ray take hundreds of MB, the search next to nothing"
-    assert share.explanation.startswith("its process takes ")
+    reservation = find_reservation(auto_spec(cpu=0.5, memory_gb="auto"))
+    assert (reservation.cpu, reservation.gpu) == (0.5, 0.0)
+    assert reservation.memory_gb is not None
+    assert 0.3 < reservation.memory_gb < 3.0, "torch and Ray take hundreds of MB, the search next to nothing"
+    assert reservation.explanation.startswith("its process takes ")
     (node,) = nodes()
-    assert share.memory_gb < node.memory_gb
+    assert reservation.memory_gb < node.memory_gb
 
 
 @pytest.mark.integration
@@ -233,7 +235,7 @@ def test_auto_gpu_on_a_cluster_without_one_is_a_clear_error(this_machine: None) 
     if any(node.gpu for node in nodes()):
         pytest.skip("this machine has a GPU")
     with pytest.raises(OrchestratorError, match=r"needs 1 cpu and a GPU; the nodes have: [\d.]+ cpu and 0 gpu"):
-        find_share(auto_spec(gpu="auto"))
+        find_reservation(auto_spec(gpu="auto"))
 
 
 @pytest.mark.integration
@@ -248,6 +250,6 @@ def test_search_that_cannot_run_ends_the_measurement_with_its_reason(this_machin
 @pytest.mark.integration
 @pytest.mark.slow
 def test_searches_are_packed_on_a_real_gpu(this_machine: None) -> None:
-    share = find_share(auto_spec(cpu=0.01, gpu="auto"))
-    assert 0 < share.gpu < 0.2, "a tiny search leaves room for others"
-    assert "share a GPU" in share.explanation
+    reservation = find_reservation(auto_spec(cpu=0.01, gpu="auto"))
+    assert 0 < reservation.gpu < 0.2, "a tiny search leaves room for others"
+    assert "share a GPU" in reservation.explanation

@@ -164,14 +164,14 @@ def test_undamaged_study_is_whole_and_nothing_is_changed(copy: Copy) -> None:
     assert report.findings == ()
     assert report.state == "done"
     looked_at = {check.name: check.looked_at for check in report.checks}
-    expected = {"Optuna trials": 3, "journals": 3, "values told to Optuna": 1, "genotypes": 4, "retrainings": 1}
+    expected = {"Optuna trials": 3, "journals": 3, "values reported to Optuna": 1, "genotypes": 4, "retrainings": 1}
     assert expected.items() <= looked_at.items()
     assert {"MLflow runs": 5, "registered models": 1}.items() <= looked_at.items()
     assert looked_at["MLflow metrics"] > 4 * 15
     assert copy.files() == before
 
 
-def test_faults_that_were_survived_are_told(copy: Copy) -> None:
+def test_faults_that_were_survived_are_reported(copy: Copy) -> None:
     def survived(entries: list[dict[str, Any]]) -> None:
         fault = {"event": "restart", "reason": "the worker died", "time": 1.0}
         entries[1:1] = [fault, fault, {**fault, "event": "out_of_memory"}]
@@ -412,9 +412,9 @@ DAMAGES: dict[str, tuple[Damage, str, str, str]] = {
     "genotype of another": (another_cell, "MLflow artifacts", RETRAINED, "the cell that is trained, got another one"),
     "no model": (no_model_version, "registered models", RETRAINED, "registered as `sick-child`, got no version"),
     "two models": (second_model_version, "registered models", RETRAINED, "once, got 2 versions of its run"),
-    "value told wrong": (
+    "value reported wrong": (
         lambda copy: copy.sql("optuna", "UPDATE trial_values SET value = value + 1"),
-        "values told to Optuna",
+        "values reported to Optuna",
         "trial-0000",
         "last expected_cost_madds",
     ),
@@ -557,11 +557,11 @@ def test_damage_is_found_and_named(name: str, copy: Copy) -> None:
 def test_changed_study_file_is_named_with_all_trials(copy: Copy) -> None:
     replace_in(copy.folder / "study.yaml", "nodes: 2", "nodes: 3")
     found = {finding.place: finding.message for finding in copy.examined().findings if finding.check == "settings"}
-    told = "`search.network.nodes` must stay 2, with which the study ran, got 3"
-    assert found == {"sick": told, "trial-0000": f"{told} (and 2 more: trial-0001, trial-0002)"}
+    message = "`search.network.nodes` must stay 2, with which the study ran, got 3"
+    assert found == {"sick": message, "trial-0000": f"{message} (and 2 more: trial-0001, trial-0002)"}
 
 
-def test_retraining_of_a_cell_that_more_trials_left_behind_is_told(copy: Copy) -> None:
+def test_retraining_of_a_cell_that_more_trials_left_behind_is_reported(copy: Copy) -> None:
     """Raising `trials` may move the front away from a cell that is trained already."""
     journal = copy.retrain_journal.rename(copy.retrain_journal.with_name("0000-seed7.jsonl"))
     found = [finding for finding in copy.examined().findings if finding.place == f"retrain-{journal.stem}"]
@@ -633,7 +633,7 @@ def test_trial_of_a_killed_driver_is_unfinished(copy: Copy) -> None:
     assert "snas study resume sick" in finding.remedy
 
 
-def test_trial_whose_end_was_not_told_is_unfinished(copy: Copy) -> None:
+def test_trial_whose_end_was_not_reported_is_unfinished(copy: Copy) -> None:
     copy.sql("optuna", "UPDATE trials SET state = 'RUNNING' WHERE number = 2")
     assert {("Optuna trials", "trial-0002"), ("journals", "trial-0002")} <= copy.errors()
 
@@ -691,7 +691,7 @@ def test_remedy_makes_the_study_whole(copy: Copy) -> None:
     copy.client.delete_run(copy.run_id("trial-0001"))
     copy.client.delete_run(copy.run_id("trial-0002"))
     assert {place for _, place in copy.errors()} == {"trial-0000", "trial-0001", "trial-0002"}
-    # The run of a trial with retrainings has these below it: all of them are made anew.
+    # The run of a trial with retrainings has these below it: all of them are made again.
     copy.client.delete_run(copy.run_id(RETRAINED))
     copy.client.delete_run(copy.run_id())
     outcome = snas("study", "resume", "sick", "--runs", copy.root)

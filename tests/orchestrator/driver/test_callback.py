@@ -58,7 +58,7 @@ def trial() -> Trial:
 
 
 def test_report_that_is_sent_again_is_no_step(tmp_path: Path, trial: Trial) -> None:
-    """Else a study whose journal cannot be written would be launched again for ever."""
+    """Else a study whose journal cannot be written would be launched again forever."""
     callback = callback_of(Journal(tmp_path / "0000.jsonl"))
     callback.on_trial_result(0, [trial], trial, results()[0])
     assert callback.num_steps == 1
@@ -69,7 +69,7 @@ def test_report_that_is_sent_again_is_no_step(tmp_path: Path, trial: Trial) -> N
 
 
 def test_fault_of_our_own_is_kept(tmp_path: Path, trial: Trial) -> None:
-    """Ray takes it for a trial's and goes on."""
+    """Ray takes it for a trial's and continues."""
 
     def full(job: object, journal: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -82,7 +82,7 @@ def test_fault_of_our_own_is_kept(tmp_path: Path, trial: Trial) -> None:
 
 def test_checkpoint_of_something_else_stops_the_study_and_leaves_the_trial_open(tmp_path: Path, trial: Trial) -> None:
     journal, fault = Journal(tmp_path / "0000.jsonl"), OwnFault()
-    with pytest.raises(OrchestratorError, match="0000 cannot go on: the state must come from equal options"):
+    with pytest.raises(OrchestratorError, match="0000 cannot continue: the state must come from equal options"):
         callback_of(journal, fault).on_trial_result(
             0, [trial], trial, refused(StateError("the state must come from equal options and data"))
         )

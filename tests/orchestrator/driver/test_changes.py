@@ -1,4 +1,4 @@
-"""What of a study file may change between run and resume, and how the doctor tells what must not."""
+"""What of a study file may change between run and resume, and how the doctor reports what must not."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_doctor_names_the_settings_that_changed(tmp_path: Path) -> None:
 
 
 def test_doctor_names_trials_that_ran_with_other_settings(tmp_path: Path) -> None:
-    """As of a study that an earlier version went on with after its file had changed."""
+    """As in a study that an earlier version resumed after its file had changed."""
     begun = Begun(tmp_path, tiny_spec(), is_kept=False)
     for _ in range(2):
         suggest(begun.optuna.ask(), tiny_spec().sweep)

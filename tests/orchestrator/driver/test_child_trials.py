@@ -1,4 +1,4 @@
-"""Multi-trial searches in a study, without Ray: who is trained next, what is told, and what a killed driver leaves."""
+"""Multi-trial searches in a study, without Ray: what is trained next and reported, and what a killed driver leaves."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class View(StudyView):
     """Notes what is reported to it."""
 
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.events: list[str] = []
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
-        self.heard.append(f"{label} started, {epochs} epochs")
+        self.events.append(f"{label} started, {epochs} epochs")
 
     def epoch(self, label: str, journal: Journal) -> None:
-        self.heard.append(f"{label} epoch {len(journal.epochs)}")
+        self.events.append(f"{label} epoch {len(journal.epochs)}")
 
     def ended(self, label: str, journal: Journal) -> None:
-        self.heard.append(f"{label} {journal.end}")
+        self.events.append(f"{label} {journal.end}")
 
 
 class Driver:
@@ -165,7 +165,7 @@ def start(tmp_path: Path) -> Callable[..., Driver]:
     return lambda **changes: Driver(tmp_path, data_of(**changes))
 
 
-def test_every_child_is_a_trial_and_a_report_follows_every_so_many(start: Callable[..., Driver]) -> None:
+def test_every_child_is_a_trial_and_a_report_follows_every_epoch(start: Callable[..., Driver]) -> None:
     driver = start()
     assert driver.run() == [f"0000-{child:04d}" for child in range(9)]
     assert driver.states == ["COMPLETE"]
@@ -179,11 +179,11 @@ def test_every_child_is_a_trial_and_a_report_follows_every_so_many(start: Callab
         assert record["metrics"]["child_val_accuracy"] == scores[best] / 2
         assert record["metrics"]["cpu_core_hours"] == 1.5 * (epoch + 1), "of all children so far"
         assert record["metrics"]["seconds"] == 3 * 3600
-    assert driver.view.heard == ["0000 started, 3 epochs", "0000 epoch 1", "0000 epoch 2", "0000 complete"]
+    assert driver.view.events == ["0000 started, 3 epochs", "0000 epoch 1", "0000 epoch 2", "0000 complete"]
     assert driver.tracked == ["0000: 1", "0000: 2", "0000: 3"]
 
 
-def test_child_is_told_its_parent_and_the_best_so_far(start: Callable[..., Driver]) -> None:
+def test_child_is_given_its_parent_and_the_best_so_far(start: Callable[..., Driver]) -> None:
     driver = start()
     for child in range(5):
         trial_id, job = driver.suggest()
@@ -196,13 +196,13 @@ def test_child_is_told_its_parent_and_the_best_so_far(start: Callable[..., Drive
             assert job.parent.parts[-2:] == ("trial-0000", f"{order.parent:04d}")
             assert driver.searcher._searches[0].children.codes[order.parent] == order.parent_code
             assert order.best == max(
-                driver.journal(f"0000-{told:04d}").last_metric("held_out_accuracy") for told in range(child)
+                driver.journal(f"0000-{other:04d}").last_metric("held_out_accuracy") for other in range(child)
             )
         driver.train(trial_id, job)
 
 
 #: What a killed driver may have done last, in the middle of a child.
-DEATHS = ("suggested", "child recorded", "child told", "child recorded, log torn")
+DEATHS = ("suggested", "child recorded", "child scored", "child recorded, log torn")
 
 
 BAYESIAN = {**RANDOM, "kind": "bayesian", "startup": 3}
@@ -229,7 +229,7 @@ def test_resumed_study_trains_each_child_once_and_finds_the_same(
         if death == "suggested":
             continue
         trained.append(job.label)
-        if death == "child told":
+        if death == "child scored":
             driver.train(trial_id, job)
             continue
         record_child(driver.journal(job.label), made_up_score(job.order))
@@ -254,7 +254,7 @@ KINDS = (
 
 
 def run_unevenly(driver: Driver, luck: random.Random, workers: int, most: int = 1000) -> list[str]:
-    """Run so many at a time, each of which may end first; returns labels in the order of ends. The rest stays open."""
+    """Run this many at a time, any of which may end first; returns labels in the order of ends. The rest stays open."""
     labels, running = list[str](), list[tuple[str, ChildJob]]()
     while len(labels) < most:
         while len(running) < workers and isinstance((given := driver.suggest())[1], ChildJob):
@@ -277,8 +277,8 @@ def test_search_finds_the_same_whichever_child_ends_first(
     alone = Driver(tmp_path / "alone", data)
     alone.run()
     log = alone.folder.order_log("0000").read_text()
-    told = [entry["told"] for entry in OrderLog(alone.folder.order_log("0000")).entries if "told" in entry]
-    assert told == list(range(9)), "in the order of their numbers"
+    scored = [entry["told"] for entry in OrderLog(alone.folder.order_log("0000")).entries if "told" in entry]
+    assert scored == list(range(9)), "in the order of their numbers"
     for seed, workers in enumerate((2, 3, 9, 9)):
         luck, ended = random.Random(seed), list[str]()
         for most in (1, 3, 2, 1000):  # then its driver is killed
@@ -297,7 +297,7 @@ def test_no_more_children_are_open_than_at_once(start: Callable[..., Driver]) ->
     assert second is not None
     assert third[1] is None
     driver.train(second_id, second)
-    assert driver.suggest()[1] is None, "the first child must be told before the second"
+    assert driver.suggest()[1] is None, "the first child must be scored before the second"
     driver.train(first_id, first)
     assert [driver.suggest()[1].order.number for _ in range(2)] == [2, 3]
 
@@ -314,7 +314,7 @@ def test_report_that_the_killed_driver_could_not_append_is_appended(tmp_path: Pa
 
 
 def test_other_trials_run_while_a_strategy_waits_for_scores(start: Callable[..., Driver]) -> None:
-    """Evolution proposes nothing until its first population is told."""
+    """Evolution proposes nothing until its first population is scored."""
     kinds = {"strategy.kind": {"choice": ["regularised_evolution", "snas"]}}
     only = {"when": {"strategy.kind": "regularised_evolution"}}
     own = {f"strategy.{key}": {"choice": [EVOLUTION[key]], **only} for key in ("children", "population", "sample")}
@@ -329,7 +329,7 @@ def test_other_trials_run_while_a_strategy_waits_for_scores(start: Callable[...,
     assert [driver.suggest()[1].label for _ in range(2)] == ["0000-0003", "0000-0004"]
 
 
-def test_failed_child_counts_with_nan_and_the_search_goes_on(start: Callable[..., Driver]) -> None:
+def test_failed_child_counts_with_nan_and_the_search_continues(start: Callable[..., Driver]) -> None:
     driver = start()
     for child in range(9):
         trial_id, job = driver.suggest()
@@ -391,7 +391,9 @@ def test_checkpoints_are_kept_of_possible_parents_and_in_the_end_of_the_best_onl
         if job.order.number == 8:
             assert kept == {job.order.parent, best}, "no child will be proposed any more"
             if is_killed:  # when the journal has its end
-                monkeypatch.setattr(driver.children, "went_on", lambda search: (_ for _ in ()).throw(KeyboardInterrupt))
+                monkeypatch.setattr(
+                    driver.children, "progressed", lambda search: (_ for _ in ()).throw(KeyboardInterrupt)
+                )
                 with pytest.raises(KeyboardInterrupt):
                     driver.train(trial_id, job)
                 assert len(list(folder.iterdir())) > 1
@@ -414,11 +416,11 @@ def test_search_that_cannot_begin_fails_with_the_reason(start: Callable[..., Dri
 def test_search_that_finds_no_further_child_fails_alone(
     start: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
-    """With tight limits 10,000 draws may be in vain although those before were not."""
+    """With tight limits 10,000 draws may find nothing although those before were not."""
     ask = ProposedChildren.ask
 
     def ask_in_vain(self: ProposedChildren) -> ChildOrder | None:
-        if self.options.constraints.maxima["params"] < 2e6 and len(self._told) == 4:
+        if self.options.constraints.maxima["params"] < 2e6 and len(self._scores) == 4:
             raise ConstraintsError("no genotype in 10,000 draws keeps the constraints")
         return ask(self)
 
@@ -427,7 +429,7 @@ def test_search_that_finds_no_further_child_fails_alone(
     driver = start(strategy=RANDOM, **changes)
     expected = [*[f"0000-{child:04d}" for child in range(4)], *[f"0001-{child:04d}" for child in range(9)]]
     labels = driver.run(most=4 if is_killed else 1000)
-    assert "0000 failed" in driver.view.heard
+    assert "0000 failed" in driver.view.events
     assert "0000: 1" in driver.tracked, "the end is reported to MLflow"
     if is_killed:
         driver = start(strategy=RANDOM, **changes)
@@ -437,10 +439,10 @@ def test_search_that_finds_no_further_child_fails_alone(
     assert driver.journal("0000").reason == "no genotype in 10,000 draws keeps the constraints"
 
 
-def test_damaged_order_is_told_with_its_line(tmp_path: Path) -> None:
+def test_damaged_order_is_reported_with_its_line(tmp_path: Path) -> None:
     log = OrderLog(tmp_path / "order.jsonl")
     log.asked(ChildOrder(number=0, code=(1, 2)))
-    log.told(0)
+    log.scored(0)
     assert OrderLog(log.path).entries == log.entries
     log.path.write_text(log.path.read_text() + "{}\n")
     with pytest.raises(OrchestratorError, match=r"order\.jsonl:3: a line must say which child"):

@@ -1,4 +1,4 @@
-"""What Ray Tune is given to run and what Optuna is told, with Optuna's real storage and without Ray."""
+"""What Ray Tune is given to run and what is reported to Optuna, with Optuna's real storage and without Ray."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_job_holds_the_study_settings_with_the_sampled_values(driver: Callable[.
     assert set(options) == set(vars(SearchOptions()))
 
 
-def test_values_of_the_last_epoch_are_told(driver: Callable[..., Driver]) -> None:
+def test_values_of_the_last_epoch_are_reported(driver: Callable[..., Driver]) -> None:
     first = driver(trials=1)
     job = first.suggest("ray-0")
     journal = first.journal(0)
@@ -154,7 +154,7 @@ def test_trial_that_ran_out_of_memory_stays_open_and_comes_last_in_the_next_laun
     first.suggest("ray-1")
     first.journal(0).note("out_of_memory", "CUDA out of memory")
     first.searcher.on_trial_complete("ray-0")
-    assert first.states == ["RUNNING", "RUNNING"], "it is not told"
+    assert first.states == ["RUNNING", "RUNNING"], "its end is not reported"
 
     again = driver(trials=3)
     assert [again.suggest(f"ray-{index}").label for index in (2, 3, 4)] == ["0001", "0002", "0000"]
@@ -176,7 +176,7 @@ def test_collapsed_trial_never_reaches_the_front(
     assert first.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)) == []
 
 
-def test_finished_trial_that_the_killed_driver_could_not_tell_is_not_run(driver: Callable[..., Driver]) -> None:
+def test_finished_trial_that_the_killed_driver_could_not_report_is_not_run(driver: Callable[..., Driver]) -> None:
     killed = driver(trials=2)
     killed.suggest("ray-0")
     killed.journal(0).append_epoch(made_up_record(0, child_val_error=0.375))

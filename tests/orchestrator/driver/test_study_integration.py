@@ -189,7 +189,7 @@ def test_children_are_registered(front: Done) -> None:
     assert len(versions) == len(retrains)
 
 
-def test_show_and_list_tell_how_the_study_went(front: Done) -> None:
+def test_show_and_list_print_how_the_study_went(front: Done) -> None:
     document = front.shown()
     expected = {"name": "front", "state": "done", "dataset": "fake", "trials": 3, "complete": 3, "failed": 0}
     assert {key: document[key] for key in expected} == expected
@@ -208,7 +208,7 @@ def test_show_and_list_tell_how_the_study_went(front: Done) -> None:
     assert "front done fake 3 of 3" in snas("study", "list", "--runs", front.runs).said
 
 
-def test_show_tells_what_mattered_and_draws_the_best_cell(front: Done) -> None:
+def test_show_shows_what_mattered_and_draws_the_best_cell(front: Done) -> None:
     document = front.shown()
     assert document["best"]["child_val_error"] == min(row["metrics"]["child_val_error"] for row in front_of(document))
     assert document["hours"]["cpu_core_hours"] == pytest.approx(
@@ -227,7 +227,7 @@ def front_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [record for record in document["trial_records"] if record["on_front"]]
 
 
-def test_trial_show_tells_all_of_a_trial(front: Done) -> None:
+def test_trial_show_shows_all_of_a_trial(front: Done) -> None:
     number = front_of(front.shown())[0]["number"]
     outcome = snas("trial", "show", "front", number, "--json", "--runs", front.runs)
     facts = json.loads(outcome.out)
@@ -265,7 +265,7 @@ def test_trial_show_without_mlflow_does_not_fail(front: Done, monkeypatch: pytes
     assert "snas retrain --genotype front-trial0.json --config" in outcome.said
 
 
-def test_trial_that_does_not_exist_is_told(front: Done) -> None:
+def test_trial_that_does_not_exist_is_reported(front: Done) -> None:
     outcome = snas("trial", "show", "front", 7, "--runs", front.runs)
     assert outcome.code == 2
     assert "study `front` has no trial 7; its trials: 0 to 2" in outcome.said
@@ -297,7 +297,7 @@ def test_found_cell_is_retrained_with_the_recipe_of_its_study(front: Done) -> No
     assert (run.data.params["init_channels"], run.data.params["epochs"]) == ("4", "1")
 
 
-def test_trial_that_diverges_fails_with_the_reason_and_the_study_goes_on(stopped: Done) -> None:
+def test_trial_that_diverges_fails_with_the_reason_and_the_study_continues(stopped: Done) -> None:
     assert stopped.outcome.code == 0, stopped.outcome.said
     assert stopped.outcome.err == ""
     reason = "the training loss must stay finite, got loss nan"

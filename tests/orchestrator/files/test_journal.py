@@ -70,7 +70,7 @@ def test_faults_of_a_trial_that_failed_were_survived_only_before_another_epoch(t
 
 
 @pytest.mark.slow
-def test_journal_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+def test_journal_resumes_after_a_full_disk(tmp_path: Path) -> None:
     """In one process: the half line must not stay before the next one."""
     file = two_epochs(tmp_path)
     size = file.stat().st_size

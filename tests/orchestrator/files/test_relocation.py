@@ -72,9 +72,9 @@ def test_all_that_named_the_old_place_names_the_new_one(
         assert relocate(copy, None, print)
         copy.root.rename(source.root)
     former = original.root if is_left else copy.root
-    first, before, told = addresses(source), files(original), list[str]()
-    assert relocate(source, None, told.append)
-    (line,) = told
+    first, before, lines = addresses(source), files(original), list[str]()
+    assert relocate(source, None, lines.append)
+    (line,) = lines
     assert str(former) in line
     assert str(source.root) in line
     old, new = f"{former.as_uri()}/mlartifacts/", f"{source.root.as_uri()}/mlartifacts/"
@@ -90,8 +90,8 @@ def test_all_that_named_the_old_place_names_the_new_one(
     assert Path(tracker.client.download_artifacts(run.info.run_id, "file.txt")).read_text() == "of the copy"
     tracker.client.log_text(run.info.run_id, "again", "new.txt")
     assert files(original) == before, "nothing is written to the original"
-    assert not relocate(source, None, told.append), "once is enough"
-    assert len(told) == 1
+    assert not relocate(source, None, lines.append), "once is enough"
+    assert len(lines) == 1
 
 
 def test_place_that_is_only_called_otherwise_is_not_another(original: Runs, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class TestStudy:
         )
         assert {number for row in rows for number in row.num_scored} == {16}
 
-    def test_truth_is_told_with_its_noise_and_what_chance_does(self, micro: Done) -> None:
+    def test_truth_is_reported_with_its_noise_and_what_chance_does(self, micro: Done) -> None:
         truth, facts = truth_of(micro), compare(study_of(micro)).truth
         assert facts is not None
         means = [mean(values) for values in truth.values()]
@@ -189,7 +189,7 @@ def test_study_file_that_does_not_fit_is_refused(data: dict[str, Any], message: 
         parse_study(data)
 
 
-def test_images_that_cannot_be_divided_are_told_before_anything_begins(tmp_path: Path) -> None:
+def test_images_that_cannot_be_divided_are_reported_before_anything_begins(tmp_path: Path) -> None:
     data = {**MICRO, "search": {**MICRO["search"], "batch_size": 32}}
     with pytest.raises(DataError, match=r"at most 13, .* when 0.2 of 64 training images are held out, got 32"):
         run_study(Study(parse_study(data), Runs(tmp_path)))

@@ -1,4 +1,4 @@
-"""What a study tells beyond its tables, on made-up trials."""
+"""What a study shows beyond its tables, on made-up trials."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_too_few_trials_are_said_to_be_too_few(tmp_path: Path) -> None:
     assert "3 complete trials are too few" in facts["relations"][0]["words"]
 
 
-def test_time_left_is_told_while_a_driver_runs(tmp_path: Path) -> None:
+def test_time_left_is_reported_while_a_driver_runs(tmp_path: Path) -> None:
     study = made_up_study(tmp_path, 3, asked=9)
     with driver_lock(study.folder.lock_file, study.spec.name):
         facts = study_facts(study, study.trials(), [])

@@ -67,7 +67,7 @@ def test_proposals_keep_the_limits_and_are_drawn_where_the_model_finds_none() ->
     assert all(tight.limits.admits(SPACE.decode(code)) for code in run(tight, 12))
 
 
-def test_state_round_trip_goes_on_exactly() -> None:
+def test_state_round_trip_resumes_exactly() -> None:
     proposer, other = build(), build(seed=0)
     run(proposer, 8)
     failed, still_open = proposer.ask(), proposer.ask()

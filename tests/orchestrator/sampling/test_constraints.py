@@ -134,8 +134,8 @@ def test_study_whose_trials_all_break_a_limit_has_no_front(known: Callable[..., 
     assert retrain_jobs(study.study, study.spec, study.folder) == []
 
 
-def test_excess_is_stored_before_the_trial_is_told_and_once(known: Callable[..., Known]) -> None:
-    """A driver that was killed in between tells it again."""
+def test_excess_is_stored_before_the_trial_is_reported_and_once(known: Callable[..., Known]) -> None:
+    """A driver that was killed in between reports it again."""
     study = known()
     trial = study.study.ask()
     suggest(trial, study.spec.sweep)
@@ -195,7 +195,7 @@ def test_tpe_avoids_the_half_that_breaks_the_limit(known: Callable[..., Known]) 
 
 @pytest.mark.parametrize(("sampler", "trials", "last"), [("gp", 15, 3), ("nsga2", 160, 60)])
 @pytest.mark.slow
-def test_other_samplers_heed_the_limit_too(tmp_path: Path, sampler: str, trials: int, last: int) -> None:
+def test_other_samplers_respect_the_limit_too(tmp_path: Path, sampler: str, trials: int, last: int) -> None:
     """In memory, since a generation of NSGA-II is 50 trials; with one key it would change every value at random."""
     others = {f"theta.{name}": {"uniform": [0.1, 0.9]} for name in ("lr", "momentum", "weight_decay", "grad_clip")}
     above = []

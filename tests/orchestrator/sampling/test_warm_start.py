@@ -235,7 +235,7 @@ def test_keys_that_the_source_did_not_sweep_are_drawn(old: optuna.Study, url: st
     assert {"temperature.kind", "seed"} <= set(params)
 
 
-def test_driver_killed_while_it_enqueued_goes_on_with_the_same_points(
+def test_driver_killed_while_it_enqueued_resumes_with_the_same_points(
     old: optuna.Study, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(3):

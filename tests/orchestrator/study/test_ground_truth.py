@@ -30,7 +30,7 @@ def spec() -> StudySpec:
 
 
 def write_truth(spec: StudySpec, runs: Runs, diverged: int = 0) -> None:
-    """Journals of all shares; the first trainings diverged."""
+    """Journals of all parts; the first trainings diverged."""
     for job in truth_jobs(spec, runs.study(spec.name)):
         records: list[dict[str, Any]] = []
         for epoch, (code, seed) in enumerate((code, seed) for code in job.codes for seed in range(SEEDS)):
@@ -74,7 +74,7 @@ def runs(spec: StudySpec, tmp_path: Path) -> Runs:
     return runs
 
 
-def told(spec: StudySpec, runs: Runs) -> list[tuple[str, str, str]]:
+def findings(spec: StudySpec, runs: Runs) -> list[tuple[str, str, str]]:
     """Place, severity and all words of each finding about the ground truth."""
     found = [finding for finding in examine(spec.name, runs).findings if finding.check == "ground truth"]
     return [(finding.place, finding.severity, f"{finding.message}; {finding.remedy}") for finding in found]
@@ -106,7 +106,7 @@ def fail(file: Path) -> None:
 def test_doctor_says_that_a_table_is_whole(spec: StudySpec, runs: Runs) -> None:
     report = examine(spec.name, runs)
     assert {check.name: check.looked_at for check in report.checks}["ground truth"] == 16 * SEEDS
-    assert told(spec, runs) == []
+    assert findings(spec, runs) == []
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_doctor_finds_what_the_table_lacks(
     spec: StudySpec, runs: Runs, hurt: Callable[[Path], None], place: str, words: str
 ) -> None:
     hurt(runs.study(spec.name).journal("truth", "00008"))
-    ((found, severity, said),) = told(spec, runs)
+    ((found, severity, said),) = findings(spec, runs)
     assert (found, severity) == (place, "error")
     assert words in said
     assert f"`snas study resume tiny --runs {runs.root}`" in said
@@ -136,4 +136,4 @@ def test_what_a_driver_at_work_has_still_to_train_is_no_error(
     hurt(runs.study(spec.name).journal("truth", "00008"))
     with runs.study(spec.name).lock_file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert [severity for _, severity, _ in told(spec, runs)] == ["info"]
+        assert [severity for _, severity, _ in findings(spec, runs)] == ["info"]

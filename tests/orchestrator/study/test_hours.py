@@ -9,7 +9,7 @@ import torch
 
 from orchestrator.driver.single import _whole
 from orchestrator.files.journal import Journal
-from orchestrator.jobs import Share
+from orchestrator.jobs import Reservation
 from orchestrator.study.hours import hours_of, reserved, with_hours
 from tests.orchestrator.tiny import made_up_record, retrain_job
 
@@ -40,7 +40,7 @@ def test_hours_are_left_out_where_those_before_are_not_known(tmp_path: Path) -> 
     [(1, 0.25, {"gpus": 0.25, "cores": 2.0}), (4, 0.25, {"gpus": 4.0, "cores": 8.0}), (2, 0, {"gpus": 0, "cores": 4})],
 )
 def test_group_of_workers_reserves_whole_gpus(workers: int, gpu: float, expected: dict[str, float]) -> None:
-    assert reserved(retrain_job(workers=workers, share=Share(2.0, gpu, None))) == expected
+    assert reserved(retrain_job(workers=workers, reservation=Reservation(2.0, gpu, None))) == expected
 
 
 def test_report_itself_is_not_changed(tmp_path: Path) -> None:

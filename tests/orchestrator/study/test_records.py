@@ -241,7 +241,7 @@ def test_retrains_are_read_from_their_journals(known: Callable[..., Known]) -> N
     assert (open_one.state, open_one.epochs) == ("running", 0)
 
 
-def test_front_rows_tell_what_was_asked_found_and_retrained(known: Callable[..., Known]) -> None:
+def test_front_rows_show_what_was_asked_found_and_retrained(known: Callable[..., Known]) -> None:
     sweep = {
         "penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]},
         "temperature.kind": {"choice": ["cosine"]},

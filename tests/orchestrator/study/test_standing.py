@@ -60,7 +60,7 @@ def test_front_is_optunas(objectives: list[dict[str, str]], tmp_path: Path) -> N
     assert sorted(trial.number for trial in tally.front) == sorted(trial.number for trial in study.best_trials)
 
 
-def test_metrics_count_ends_and_tell_the_best_hours_and_time_left(tmp_path: Path) -> None:
+def test_metrics_count_ends_and_give_the_best_hours_and_time_left(tmp_path: Path) -> None:
     tally = tally_of()
     figures = {"seconds": 100.0, "cpu_core_hours": 0.5}
     journals = [
@@ -96,7 +96,7 @@ def test_maximised_objective_has_the_largest_as_its_best(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("objectives", "counts"), [(ONE_OBJECTIVE, False), (TWO_OBJECTIVES, True)])
-def test_stopped_trial_counts_as_optuna_is_told(objectives: list[dict[str, str]], counts: bool, tmp_path: Path) -> None:
+def test_stopped_trial_counts_as_in_optuna(objectives: list[dict[str, str]], counts: bool, tmp_path: Path) -> None:
     tally = tally_of(objectives=objectives)
     journal = ended(tmp_path, 0, "stopped", "by the scheduler", child_val_error=0.5, child_madds=1.0)
     tally.add_trial(0, options_of(tally), journal)

@@ -1,4 +1,4 @@
-"""How a study begins and goes on, up to the moment at which Ray would be started."""
+"""How a study begins and resumes, up to the moment at which Ray would be started."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def optuna_names(study: Study) -> list[str]:
 
 @pytest.mark.parametrize("digest", ["digest", "split_digest"])
 @pytest.mark.slow
-def test_study_does_not_go_on_with_other_images(
+def test_study_does_not_resume_with_other_images(
     tmp_path: Path, drivers: list[str], digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_study(tiny(tmp_path))
@@ -87,7 +87,7 @@ def test_study_does_not_go_on_with_other_images(
 
 
 @pytest.mark.slow
-def test_study_does_not_go_on_with_other_settings(tmp_path: Path, drivers: list[str]) -> None:
+def test_study_does_not_resume_with_other_settings(tmp_path: Path, drivers: list[str]) -> None:
     study = tiny(tmp_path)
     run_study(study)
     more = study.folder.spec_file.read_text().replace("trials: 3", "trials: 5").replace("cpu: 1.0", "cpu: 2.0")
@@ -106,7 +106,7 @@ def test_study_does_not_go_on_with_other_settings(tmp_path: Path, drivers: list[
     assert len(drivers) == 2
 
 
-def test_study_without_a_run_in_mlflow_goes_on(tmp_path: Path, drivers: list[str]) -> None:
+def test_study_without_a_run_in_mlflow_continues(tmp_path: Path, drivers: list[str]) -> None:
     """A driver may be killed before it makes the run."""
     study = tiny(tmp_path)
     run_study(study)
@@ -231,7 +231,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_copied_study_goes_on_in_its_own_folder(tmp_path: Path, drivers: list[str]) -> None:
+def test_copied_study_resumes_in_its_own_folder(tmp_path: Path, drivers: list[str]) -> None:
     original = tiny(tmp_path)
     run_study(original)
     shutil.copytree(original.runs.root, tmp_path / "a b" / "runs")

@@ -126,7 +126,7 @@ def test_scheduler_goal_is_own_metric(tmp_path: Path) -> None:
     assert spec.scheduler_goal == Objective(metric="supernet_val_accuracy", mode="max")
 
 
-#: (case, file, faults as (place, part of the message)); no other faults may be told.
+#: (case, file, faults as (place, part of the message)); no other faults may be reported.
 BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("unknown root key", replaced("trials:", "trails:"), [("trails", "did you mean `trials`?"), ("trials", "must be given")]),
     ("unknown nested key", replaced("  temperature:", "  tempreture:"), [("search.tempreture", "unknown key `tempreture`; did you mean `temperature`? valid keys: dataset, network")]),
@@ -260,8 +260,8 @@ def test_broken_study_names_place_and_rule(tmp_path: Path, text: str, expected: 
     assert sorted(faults) == sorted(place for place, _ in expected), str(caught.value)
     for place, part in expected:
         assert part in faults[place]
-    told = str(caught.value).lower()
-    assert not any(word in told for word in ("pydantic", "_type", "input should", "value error", "nonetype"))
+    message = str(caught.value).lower()
+    assert not any(word in message for word in ("pydantic", "_type", "input should", "value error", "nonetype"))
 
 
 #: (case, file, line, column, part of the message)
@@ -316,7 +316,7 @@ def test_missing_file_folder_and_binary_are_one_fault_each(tmp_path: Path) -> No
         assert str(tmp_path / name) in str(caught.value)
 
 
-def test_all_faults_are_told_at_once_in_order_of_lines(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_in_order_of_lines(tmp_path: Path) -> None:
     # Type faults of a section hide its range faults from pydantic, and any fault hides the rules across sections.
     text = """\
 name: a/b
@@ -360,7 +360,7 @@ retrain: {epochs: 0, drop_paths: 0.1}
     assert lines[6] == f"  {path}:6: search.theta.lr: must be a finite number above 0, got 0.0"
 
 
-def test_consequence_of_a_fault_is_not_told(tmp_path: Path) -> None:
+def test_consequence_of_a_fault_is_not_reported(tmp_path: Path) -> None:
     # Without the misspelt kind the default applies, for which `rate` is wrong: not what the user meant.
     text = replaced("kind: linear, start: 1.0, end: 0.1", "kind: exponental, rate: 0.9, start: 1.0, end: 0.1")
     with pytest.raises(ConfigError) as caught:
@@ -458,7 +458,7 @@ def test_overrides_replace_and_add(tmp_path: Path) -> None:
     assert spec.tracking.uri == "http://host:5000"
 
 
-def test_faulty_overrides_are_told_with_their_origin(tmp_path: Path) -> None:
+def test_faulty_overrides_are_reported_with_their_origin(tmp_path: Path) -> None:
     overrides = ["search.epochs=0", "trials", "foo=", "=3", "a..b=1", "name.x=3", "x={a: [", "trails=4"]
     with pytest.raises(ConfigError) as caught:
         load_study(written(tmp_path, replaced("end: 0.1", "end: 2")), overrides)

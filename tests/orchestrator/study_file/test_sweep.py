@@ -55,7 +55,7 @@ def test_entry_checks_itself_in_python_too() -> None:
         SweepEntry(kind="choice", values=(1, True))
 
 
-def test_entry_tells_faults_of_range_and_condition_together() -> None:
+def test_entry_shows_faults_of_range_and_condition_together() -> None:
     with pytest.raises(OptionsError) as caught:
         SweepEntry.from_data({"uniform": [2, 1], "when": {"a": []}})
     assert [name for name, _ in caught.value.faults] == ["uniform", "when"]

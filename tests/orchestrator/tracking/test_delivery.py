@@ -18,7 +18,7 @@ from orchestrator.tracking.delivery import Delivery
 
 
 class Store:
-    """Notes what is delivered; fails as often as it is told to."""
+    """Notes what is delivered; fails as often as it is asked to."""
 
     def __init__(self) -> None:
         self.delivered: list[str] = []
@@ -147,7 +147,7 @@ def test_unit_that_can_never_arrive_is_given_up_and_named(
 
 
 def test_unit_that_was_refused_arrives_at_the_end_if_it_may_by_then(delivery: Delivery, store: Store) -> None:
-    """As after a right that was given late, or a run that was deleted meanwhile and is created anew."""
+    """As after a right that was given late, or a run that was deleted meanwhile and is created again."""
     refused = threading.Event()
 
     def at_first_refused() -> None:

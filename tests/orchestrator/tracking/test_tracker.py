@@ -139,7 +139,7 @@ def test_few_metric_keys_reach_mlflow(runs: Runs, experiment: str, tmp_path: Pat
     assert set(SEARCH_METRICS) < set(METRICS)
 
 
-def test_restarted_driver_goes_on_without_repeats_and_holes(runs: Runs, experiment: str, tmp_path: Path) -> None:
+def test_restarted_driver_continues_without_repeats_and_holes(runs: Runs, experiment: str, tmp_path: Path) -> None:
     records, file = real_records(4), tmp_path / "0000.jsonl"
     unit = search_unit()
     tracker_of(runs, experiment).sync(unit, Journal(written_journal(file, records[:2])))
@@ -249,12 +249,12 @@ def test_description_says_how_it_went_and_takes_no_markup_from_others(
     tracker = tracker_of(runs, experiment)
     reason = "stopped by <script>alert(1)</script> [a](b) " + "x" * 10_000
     file = written_journal(tmp_path / "0000.jsonl", real_records(2), "stopped", reason)
-    tracker.sync(search_unit(about="eta 0.01 on madds"), Journal(file))
+    tracker.sync(search_unit(about="eta 0.01 (cost: madds)"), Journal(file))
     (run,) = runs_of(tracker.client, experiment)
     note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
     error = real_records(2)[-1]["metrics"]["child_val_error"]
     assert note.startswith(f"**stopped** after 2 epochs, child error {error:.2%}, ")
-    assert "eta 0.01 on madds" in note
+    assert "eta 0.01 (cost: madds)" in note
     assert "Reason: stopped by &#60;script&#62;alert(1)&#60;/script&#62; &#91;a&#93;(b) xxx" in note
     assert f"![](get-artifact?path=cells.svg&run_uuid={run_id})" in note
     assert f"#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/player.html" in note
@@ -383,7 +383,7 @@ def test_run_takes_more_params_than_one_request(runs: Runs, experiment: str) -> 
     assert tracker.client.get_run(run_id).data.params == {key: str(value) for key, value in params.items()}
 
 
-def test_suspended_runs_are_marked_and_go_on_with_the_next_driver(runs: Runs, experiment: str, tmp_path: Path) -> None:
+def test_suspended_runs_are_marked_and_resumed_by_the_next_driver(runs: Runs, experiment: str, tmp_path: Path) -> None:
     records, files = real_records(2), [tmp_path / "0000.jsonl", tmp_path / "0001.jsonl"]
     tracker = tracker_of(runs, experiment)
     parent = study_run(tracker, tmp_path)
@@ -466,20 +466,20 @@ def test_a_report_costs_one_request(runs: Runs, experiment: str, tmp_path: Path)
     assert [call[0] for call in client.method_calls] == ["log_batch", "log_batch"]
 
 
-def test_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
         Tracker("http://127.0.0.1:9", "any", artifact_location=None, tags={})
 
 
-def test_store_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_that_cannot_be_opened_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # ten take it 100 s
     (tmp_path / "mlflow.db").mkdir()
     with pytest.raises(MlflowException, match="unable to open database file"):
         tracker_of(Runs(tmp_path), "any")
 
 
-def test_deleted_experiment_is_told(runs: Runs, experiment: str) -> None:
+def test_deleted_experiment_is_reported(runs: Runs, experiment: str) -> None:
     tracker = tracker_of(runs, experiment)
     tracker.client.delete_experiment(tracker.experiment_id)
     with pytest.raises(OrchestratorError, match=f"`{experiment}` .* was deleted: .* --experiment-id"):

@@ -14,7 +14,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, create_failure_policy
 
-from orchestrator.jobs import Job, JobReport, Share
+from orchestrator.jobs import Job, JobReport, Reservation
 from orchestrator.worker import distributed
 from orchestrator.worker.distributed import DistributedRetrain, retrain_trainable
 from orchestrator.worker.trainable import RetrainTrainable
@@ -29,12 +29,12 @@ def test_one_worker_needs_no_group() -> None:
 
 @pytest.mark.parametrize(("gpu", "taken"), [(0.0, 0.0), (0.25, 1.0), (1.0, 1.0), (2.0, 1.0)])
 def test_worker_takes_a_whole_gpu_or_none(gpu: float, taken: float) -> None:
-    assert distributed._worker_resources(Share(2.0, gpu, 1.5)) == {"CPU": 2.0, "GPU": taken, "memory": 88 * 2**24}
+    assert distributed._worker_resources(Reservation(2.0, gpu, 1.5)) == {"CPU": 2.0, "GPU": taken, "memory": 88 * 2**24}
 
 
 @pytest.mark.parametrize("memory_gb", [None, 0.01, 1.5, 63.9])
-def test_group_never_reserves_more_than_its_share(memory_gb: float | None) -> None:
-    memory = distributed._worker_resources(Share(1.0, 0.0, memory_gb))["memory"]
+def test_group_never_reserves_more_than_it_may(memory_gb: float | None) -> None:
+    memory = distributed._worker_resources(Reservation(1.0, 0.0, memory_gb))["memory"]
     reserved = memory + 2**24 - 1  # with the largest mark
     assert reserved <= max((memory_gb or 0) * 1e9, 2**24)
     assert reserved > (memory_gb or 0) * 1e9 - 2**25

@@ -52,7 +52,7 @@ def checkpoints_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_stays_frozen() -> Iterator[None]:
-    """A worker ends with its objects frozen; this process goes on."""
+    """A worker ends with its objects frozen; this process continues."""
     yield
     gc.unfreeze()
     _freeze_imports.cache_clear()
@@ -189,7 +189,7 @@ def test_search_begins_anew_if_all_checkpoints_are_damaged() -> None:
     assert records(search(epochs=3)) == whole
 
 
-# --- forks: the trunk ends early, trials go on from it
+# --- forks: the trunk ends early, trials resume from it
 
 ETA = PenaltyOptions(strength=10.0)
 
@@ -225,7 +225,7 @@ def test_trunk_continues_its_checkpoint() -> None:
     assert trunk().report().done
 
 
-def test_fork_goes_on_from_the_trunk_as_one_search() -> None:
+def test_fork_resumes_from_the_trunk_as_one_search() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     grown_trunk()
     assert records(fork()) == whole[2:]
@@ -235,7 +235,7 @@ def test_fork_goes_on_from_the_trunk_as_one_search() -> None:
     assert CheckpointFolder(Path("0001")).files()[0].name == "epoch-0003.pt"
 
 
-def test_fork_goes_on_from_its_own_checkpoint_once_it_has_one() -> None:
+def test_fork_resumes_from_its_own_checkpoint_once_it_has_one() -> None:
     grown_trunk()
     last = records(fork(penalty=ETA))
     for file in CheckpointFolder(Path("trunk")).files():
@@ -269,7 +269,7 @@ def test_fork_that_differs_in_more_than_penalty_and_temperature_is_an_error() ->
 
 
 def test_checkpoint_of_another_search_ends_the_trial_with_the_reason() -> None:
-    """Beginning anew in silence would mix two searches in one journal."""
+    """Beginning again in silence would mix two searches in one journal."""
     search(epochs=3, seed=9).step()
     report = search(epochs=3, seed=1).report()
     assert (report.done, report.fault) == (True, "refused")
@@ -424,7 +424,7 @@ def test_child_begins_with_the_weights_of_its_parent() -> None:
 
 
 def test_child_whose_parent_has_no_checkpoint_fails_with_the_reason() -> None:
-    """A study goes on without it: its owner could not bring the checkpoint back."""
+    """A study continues without it: its owner could not bring the checkpoint back."""
     report = child(GROWN, "0000-0001", parent="0000-0000").report()
     reason = "0000-0000 must have a whole checkpoint of the child's parent, got none"
     assert report == JobReport(fault="failed", reason=reason)

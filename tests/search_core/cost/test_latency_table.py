@@ -57,7 +57,7 @@ class FakeClock:
         return self.now
 
     def work(self, *seconds: float) -> Callable[[], None]:
-        """A function that takes these times, one a call, the last for ever."""
+        """A function that takes these times, one a call, the last forever."""
         left = list(seconds)
 
         def run() -> None:

@@ -400,7 +400,7 @@ def test_fashion_mnist_reads_idx_files(tmp_path: Path, suffix: str, subfolder: s
     assert all_labels(fashion.test).tolist() == ((fashion.test.indices - 100) % 10).tolist()
 
 
-def test_fashion_mnist_digest_tells_one_changed_pixel_or_label(tmp_path: Path) -> None:
+def test_fashion_mnist_digest_distinguishes_one_changed_pixel_or_label(tmp_path: Path) -> None:
     changed = bytearray(fashion_files()["train-images-idx3-ubyte"])
     changed[-1] ^= 1
     relabelled = bytearray(fashion_files()["t10k-labels-idx1-ubyte"])
@@ -699,7 +699,7 @@ def test_image_folder_shares_are_the_batches_of_one_process(tmp_path: Path) -> N
     for number, (images, labels) in enumerate(whole):
         assert torch.equal(torch.cat([part[number][0] for part in parts]), images)
         assert torch.equal(torch.cat([part[number][1] for part in parts]), labels)
-    last = len(train) - 1  # batches of so many images: the last one is a single image
+    last = len(train) - 1  # batches of that many images: the last one is a single image
     assert [len(list(train.batches(last, ranks=Ranks(rank, 2)))) for rank in range(2)] == [2, 1]
 
 
@@ -739,7 +739,7 @@ def test_image_folder_crops_differ_between_images_and_between_generators(tmp_pat
                 Image.fromarray(gradient).save(tmp_path / part / name / f"{i}.png")
     train = load_folder(tmp_path).train
     first, second = (all_images(train, generator=seeded(seed), augment=Augmentation()) for seed in (1, 2))
-    # All images are alike, so only the crops tell them apart.
+    # All images are alike, so only the crops distinguish them.
     assert len({image.numpy().tobytes() for image in torch.cat([first, second])}) == 2 * len(train)
 
 

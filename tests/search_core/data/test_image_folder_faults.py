@@ -1,4 +1,4 @@
-"""Folders as people have them: what counts as a class and an image, and what is said about the rest."""
+"""Folders as people have them: what counts as a class and an image, and what is reported about the rest."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_classes_that_differ_are_said_by_side_with_empty_ones(root: Path) -> Non
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [("caf\u00e9", "cafe\u0301"), ("Cow", "cow")])
-def test_classes_that_look_alike_are_told_apart(root: Path, mine: str, theirs: str) -> None:
+def test_classes_that_look_alike_are_distinguished(root: Path, mine: str, theirs: str) -> None:
     for part, name in (("train", mine), ("val", theirs)):
         (root / part / name).mkdir()
         write_image(root / part / name / "1.png", 77)
@@ -328,7 +328,7 @@ def test_messages_about_names_of_any_bytes_are_printable(root: Path, kind: str) 
         assert r"only train has caf\xe9" in message
 
 
-def test_digest_tells_names_apart_that_differ_in_bytes_only(tmp_path: Path) -> None:
+def test_digest_distinguishes_names_that_differ_in_bytes_only(tmp_path: Path) -> None:
     digests = set()
     for number, name in enumerate((b"\xe9", b"\xea", "é".encode())):
         root = write_folder(tmp_path / str(number))

@@ -1,4 +1,4 @@
-"""A multi-trial search in one process: its reports, and that it goes on bit for bit."""
+"""A multi-trial search in one process: its reports, and that it resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_search_gives_its_number_of_reports(name: str) -> None:
 
 
 @every_case
-def test_search_goes_on_bit_for_bit(name: str) -> None:
+def test_search_resumes_bit_for_bit(name: str) -> None:
     whole, first = search_of(name), search_of(name)
     reports = [timeless(report) for report in whole]
     first.run_epoch()

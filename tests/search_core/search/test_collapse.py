@@ -46,7 +46,7 @@ def test_search_that_a_penalty_empties_is_stopped_and_says_when() -> None:
     assert reasons[-1] is None, "a search that is over needs no stop"
 
 
-def test_search_without_a_penalty_goes_on_under_the_default_rules() -> None:
+def test_search_without_a_penalty_continues_under_the_default_rules() -> None:
     mild = tiny_options(epochs=3, penalty=PenaltyOptions(strength=0.0))
     history = [report.to_dict() for report in Search(mild, images_of(), CPU)]
     assert collapse_reason(StopOptions(patience=1, grace_period=0), history, 100) is None

@@ -194,7 +194,7 @@ def test_fork_with_unchanged_settings_equals_the_search_without_it() -> None:
         ({"temperature": TemperatureOptions(start=0.5, end=0.1)}, "temperature"),
     ],
 )
-def test_fork_goes_on_with_its_own_settings(changes: dict[str, Any], metric: str) -> None:
+def test_fork_continues_with_its_own_settings(changes: dict[str, Any], metric: str) -> None:
     search = forked(**changes)
     assert differences(search.strategy.state_dict(), trunk_state()["strategy"]) == [], "it begins where the trunk ended"
     report, other = search.run_epoch(), whole("default")[0][1]
@@ -527,7 +527,7 @@ def test_cuda_graph_is_refused_without_a_gpu() -> None:
         make(tiny_options(cuda_graph=True))
 
 
-def test_a_search_goes_on_with_other_ways_of_computing_the_same() -> None:
+def test_a_search_resumes_with_other_ways_of_computing_the_same() -> None:
     search = make(SEARCHES["default"])
     search.run_epoch()
     options = SEARCHES["default"]

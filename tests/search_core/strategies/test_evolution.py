@@ -104,7 +104,7 @@ def test_space_smaller_than_the_population_is_exhausted_without_a_hang(seed: int
     fitness = separable(NARROW, seed)
     legal = {code for code in NARROW.all() if sum(code) <= 2}
     evolved = evolve(NARROW, fitness, seed, lambda code: code in legal)
-    # Each of 1,000 draws in vain meets a missing code with 1/256, so one is overlooked about once in fifty.
+    # Each of 1,000 draws without a new one meets a missing code with 1/256, so one is overlooked about once in fifty.
     assert set(evolved.scores) == legal
     assert len(fitness.judged) == len(legal) == 15
     assert evolved.population == tuple(evolved.scores)

@@ -139,7 +139,7 @@ def test_baseline_follows_the_rewards(build: Callable[[SequenceController], Lear
 
 
 @every_learner
-def test_state_round_trip_goes_on_bit_for_bit(build: Callable[[SequenceController], Learner]) -> None:
+def test_state_round_trip_resumes_bit_for_bit(build: Callable[[SequenceController], Learner]) -> None:
     learner, other = (build(SequenceController(ControllerOptions(hidden=4), 1, 5, seed=seed)) for seed in (0, 1))
     play(learner, seeded(1), 3)
     state = through_file(learner.state_dict())

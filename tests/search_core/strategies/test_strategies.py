@@ -213,7 +213,7 @@ def test_global_random_state_is_left_alone(name: str) -> None:
 
 @pytest.mark.slow
 @every_strategy
-def test_state_round_trip_goes_on_bit_for_bit(name: str) -> None:
+def test_state_round_trip_resumes_bit_for_bit(name: str) -> None:
     strategy, other = build(name), build(name, seed=1)
     train(strategy, 3, seeded(1))
     state = snapshot(strategy)

@@ -41,7 +41,7 @@ def test_every_genotype_is_trained_with_every_seed_as_a_retraining_is() -> None:
     assert (reports[3].params, reports[3].madds) == (alone.cost().params, alone.cost().madds)
 
 
-def test_training_that_diverges_is_reported_and_the_share_goes_on() -> None:
+def test_training_that_diverges_is_reported_and_the_share_continues() -> None:
     truth = make(dataclasses.replace(OPTIONS, lr=1e30))
     reports = run(truth)
     assert [report.code for report in reports] == [CODES[0], CODES[0], CODES[1], CODES[1]]
@@ -73,7 +73,7 @@ def test_record_is_json() -> None:
     assert set(record["metrics"]) == {"val_accuracy", "params", "madds", "seconds"}
 
 
-def test_options_out_of_range_are_all_told() -> None:
+def test_options_out_of_range_are_all_reported() -> None:
     with pytest.raises(OptionsError) as found:
         GroundTruthOptions(seeds=0, epochs=0, batch_size=1, lr=0.0, weight_decay=-1.0)
     assert [name for name, _ in found.value.faults] == ["seeds", "epochs", "batch_size", "lr", "weight_decay"]

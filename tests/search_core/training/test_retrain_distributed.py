@@ -45,7 +45,7 @@ def make(ranks: Ranks = ALONE, options: RetrainOptions = TINY, **more: Any) -> R
 
 
 def run_from(ranks: Ranks, options: RetrainOptions, state: dict[str, Any] | None, epochs: int) -> dict[str, Any]:
-    """Reports and state after some epochs, of a run that goes on from `state`."""
+    """Reports and state after some epochs, of a run that resumes from `state`."""
     retrain = make(ranks, options)
     if state is not None:
         retrain.load_state_dict(state)
@@ -228,7 +228,7 @@ def test_state_has_the_layout_of_one_process(two: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_bit_for_bit_from_their_own_state(
+def test_two_ranks_continue_bit_for_bit_from_their_own_state(
     on_ranks: Processes, two: list[dict[str, Any]], first_epoch: dict[str, Any]
 ) -> None:
     state = through_file(first_epoch["state"])

@@ -139,7 +139,7 @@ def test_children_have_seeds_of_their_own() -> None:
 
 @pytest.mark.parametrize("epochs_before", [1, 2, 3])
 @pytest.mark.slow
-def test_training_goes_on_bit_for_bit(epochs_before: int) -> None:
+def test_training_resumes_bit_for_bit(epochs_before: int) -> None:
     whole, first, second = (training_of(drop_path=0.2, resolution=4) for _ in range(3))
     reports = [timeless(report) for report in whole]
     for _ in range(epochs_before):
@@ -276,7 +276,7 @@ def test_stops_out_of_range_are_refused(values: dict[str, Any], fault: str) -> N
         CurveStop(kind="curve", **values)
 
 
-def test_all_options_are_told_at_once() -> None:
+def test_all_options_are_reported_at_once() -> None:
     with pytest.raises(OptionsError) as caught:
         EstimateOptions(epochs=0, drop_path=2.0, cells=0)
     assert [name for name, _ in caught.value.faults] == ["epochs", "cells", "drop_path"]

@@ -39,7 +39,7 @@ def fitness(code: Code) -> float:
 
 
 def note_updates(proposer: PolicyProposer) -> list[Experience]:
-    """Experiences that reach the learner from now on; it goes on learning."""
+    """Experiences that reach the learner from now on; it continues learning."""
     noted: list[Experience] = []
     update = proposer._learner.update
 
@@ -110,8 +110,8 @@ def test_learner_hears_scores_in_batches_with_failures_as_0(options: RlNasOption
         proposer.tell(proposal.number, score)
     (experience,) = noted
     assert experience.codes.tolist() == [list(proposal.code) for proposal in reversed(proposals)]
-    heard = [0.0 if math.isnan(score) else score for score in reversed(scores)]
-    torch.testing.assert_close(experience.rewards, torch.tensor(heard))
+    rewards = [0.0 if math.isnan(score) else score for score in reversed(scores)]
+    torch.testing.assert_close(experience.rewards, torch.tensor(rewards))
     assert torch.equal(experience.log_probs, torch.stack(log_probs[::-1]))
 
 

@@ -56,7 +56,7 @@ def fitness(code: Code) -> float:
 
 
 def run(proposer: Proposer, number: int, score: Callable[[Code], float] = fitness) -> list[Proposal]:
-    """Children one after another, each told before the next one."""
+    """Children one after another, each scored before the next one."""
     proposals = []
     for _ in range(number):
         proposal = proposer.ask()
@@ -114,7 +114,7 @@ def test_equal_seeds_and_calls_give_equal_proposals(name: str) -> None:
 
 @every_proposer
 def test_scores_matter(name: str) -> None:
-    """After so many children proposals, or the choice among them, follow the scores."""
+    """After this many children proposals, or the choice among them, follow the scores."""
     plain, contrary = build(name), build(name)
     run(plain, CHILDREN)
     run(contrary, CHILDREN, lambda code: 1 - fitness(code))
@@ -127,15 +127,15 @@ def test_best_is_the_child_of_the_highest_score(name: str) -> None:
     first = ask_several(proposer, 1)[0]
     assert proposer.best() == SPACE.decode(first.code)
     proposer.tell(first.number, 0.1)
-    told = {first.code: 0.1}
+    scores = {first.code: 0.1}
     for _ in range(CHILDREN):
         proposal = run(proposer, 1)[0]
-        told[proposal.code] = fitness(proposal.code)
-        assert proposer.best() == SPACE.decode(max(told, key=lambda code: told[code]))
+        scores[proposal.code] = fitness(proposal.code)
+        assert proposer.best() == SPACE.decode(max(scores, key=lambda code: scores[code]))
 
 
 @every_proposer
-def test_failed_child_is_never_the_best_and_the_search_goes_on(name: str) -> None:
+def test_failed_child_is_never_the_best_and_the_search_continues(name: str) -> None:
     proposer = build(name)
     failed = run(proposer, 5, lambda _: math.nan)
     assert proposer.best() == SPACE.decode(failed[0].code)
@@ -149,7 +149,7 @@ def test_failed_child_is_never_the_best_and_the_search_goes_on(name: str) -> Non
 
 @every_proposer
 @pytest.mark.parametrize("num_open", [0, 1, 4])
-def test_state_round_trip_goes_on_exactly(name: str, num_open: int) -> None:
+def test_state_round_trip_resumes_exactly(name: str, num_open: int) -> None:
     proposer, other = build(name), build(name, seed=1)
     run(proposer, 8)
     still_open = ask_several(proposer, num_open) if num_open else []
@@ -167,7 +167,7 @@ def test_state_round_trip_goes_on_exactly(name: str, num_open: int) -> None:
 
 @every_proposer
 def test_state_stays_as_it_was_taken(name: str) -> None:
-    """What is asked and told afterwards must not reach into it."""
+    """What is asked and reported afterwards must not reach into it."""
     proposer, other = build(name), build(name)
     run(proposer, 8)
     state: dict[str, Any] = proposer.state_dict()

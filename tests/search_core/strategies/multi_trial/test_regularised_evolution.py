@@ -42,7 +42,7 @@ def fitness(code: Code) -> float:
 
 
 def run(proposer: Proposer, number: int) -> list[Proposal]:
-    """Proposals, each told before the next one is asked for."""
+    """Proposals, each scored before the next one is asked for."""
     proposals = []
     for _ in range(number):
         proposal = proposer.ask()
@@ -145,7 +145,7 @@ def test_proposals_keep_the_limits(options: MultiTrialOptions) -> None:
 
 
 @both
-def test_state_round_trip_goes_on_exactly(options: MultiTrialOptions) -> None:
+def test_state_round_trip_resumes_exactly(options: MultiTrialOptions) -> None:
     proposer, other = build(options), build(options, seed=1)
     run(proposer, 11)
     open_ones = [proposer.ask() for _ in range(2)]

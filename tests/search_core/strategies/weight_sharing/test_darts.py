@@ -255,7 +255,7 @@ def test_credits_are_those_of_the_held_out_loss() -> None:
         torch.testing.assert_close(credit_E, -(z[name] * z[name].grad).sum(-1).detach())
 
 
-def test_held_out_batches_go_on_from_step_to_step_and_are_never_training_images() -> None:
+def test_held_out_batches_continue_from_step_to_step_and_are_never_training_images() -> None:
     darts = build("first")
     seen: list[Tensor] = []
     update = darts._update_alpha

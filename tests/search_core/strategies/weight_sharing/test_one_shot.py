@@ -89,7 +89,7 @@ def test_nothing_is_dropped_at_the_beginning_of_a_search() -> None:
 
 @pytest.mark.parametrize(("epochs", "shares"), [(1, [1.0]), (3, [0.0, 0.5, 1.0])])
 def test_search_drops_at_the_final_rate_in_its_last_epoch(epochs: int, shares: list[float]) -> None:
-    """`rate^(1/k)` of so many draws, of 40 operations each, that a standard error is at most 0.008."""
+    """`rate^(1/k)` of that many draws, of 40 operations each, that a standard error is at most 0.008."""
     search = Search(
         tiny_options(strategy=OneShotOptions(held_out=0.5, samples=1, rate=0.25, paths="edges"), epochs=epochs),
         images_of(),

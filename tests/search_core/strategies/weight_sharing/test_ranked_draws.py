@@ -1,4 +1,4 @@
-"""Strategies that rank draws: one way to judge, for their own choice and for whoever asks for scores."""
+"""Strategies that rank draws: one way to judge, for their own choice and for callers that want scores."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def step(strategy: Any, code: Code) -> None:
 
 
 def rows(network: nn.Module) -> dict[tuple[str, int | None], Tensor]:
-    """Parameters as of a supernet with one for every edge."""
+    """Parameters as in a supernet with one for every edge."""
     split: dict[tuple[str, int | None], Tensor] = {}
     for name, weight in network.named_parameters():
         if ".operations." in name:

@@ -444,7 +444,7 @@ def test_reparam_and_score_function_have_the_same_expectation(log: bool, tempera
         for seed, surrogate in enumerate((reparam, score_function))
     )
     error = (first_error**2 + second_error**2).sqrt()
-    # Four standard errors of the difference of two independent means; the errors are small enough to tell.
+    # Four standard errors of the difference of two independent means; the errors are small enough to decide.
     assert ((first - second).abs() < 4 * error).all()
     assert (error.max() / first.abs().max()).item() < 0.01
 
@@ -495,7 +495,7 @@ def test_steps_replayed_from_a_cuda_graph_equal_steps_run_one_by_one(sample_per:
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-3)
 
 
-def test_a_state_of_a_search_with_a_cuda_graph_goes_on_without_one() -> None:
+def test_a_state_of_a_search_with_a_cuda_graph_continues_without_one() -> None:
     plain, resumed = build(), build()
     plain.step(*batch(), seeded(1))
     state = through_file(plain.state_dict())

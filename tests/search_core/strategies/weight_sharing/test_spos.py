@@ -96,7 +96,7 @@ def test_sampled_paths_are_uniform_over_operations_channels_and_bits() -> None:
         assert uniformity(pairs, options[first] * options[second]) > SIGNIFICANCE / 6
 
 
-def test_chi_square_test_tells_a_biased_sampler() -> None:
+def test_chi_square_test_detects_a_biased_sampler() -> None:
     # The sum of (16, -4, -6, -6) squared over 25 is 13.76; `scipy.stats.chisquare` gives this chance of more.
     assert uniformity([0] * 41 + [1] * 21 + [2] * 19 + [3] * 19, 4) == pytest.approx(0.00325072, abs=1e-8)
     generator = seeded(12)
@@ -246,7 +246,7 @@ def test_mutation_draws_every_kind_of_choice_anew_with_its_probability() -> None
     code = paths.sample(generator)
     children = [paths.mutate(code, 0.1, generator) for _ in range(4000)]
     changed = torch.tensor([[a != b for a, b in zip(code, child, strict=True)] for child in children]).double().mean(0)
-    # A choice drawn anew is another one in 3/4, 1/2 and 2/3 of the cases; 5 standard deviations.
+    # A choice drawn again is another one in 3/4, 1/2 and 2/3 of the cases; 5 standard deviations.
     expected = torch.tensor([0.1 * 3 / 4] * 10 + [0.1 / 2] * 3 + [0.1 * 2 / 3] * 3, dtype=torch.double)
     assert ((changed - expected).abs() < 5 * (expected * (1 - expected) / 4000).sqrt()).all()
     assert paths.mutate(code, 0.0, generator) == code
