@@ -22,6 +22,8 @@ Values = Mapping[str, Scalar]
 Case = tuple[Values, str]  # swept values, and the message of the fault that they lead to
 Misfit = tuple[str, str, *tuple[str, ...]]  # swept key, message, and places of the study file that the fault depends on
 
+#: The setting that is a list of names; a choice of it is one text, the names with blanks between.
+_LIST = "network.primitives"
 #: Dotted paths of all search settings.
 SEARCH_KEYS = tuple(leaf_keys(SearchOptions))
 
@@ -85,7 +87,7 @@ def _with_values(settings: dict[str, Any], values: Values) -> dict[str, Any]:
         section = settings
         for part in sections:
             section = section.setdefault(part, {})
-        section[name] = value
+        section[name] = value.split() if key == _LIST and isinstance(value, str) else value
     return settings
 
 

@@ -25,6 +25,7 @@ class Augmentation:
         crop_padding: pixels of zero padding on every side before a random crop of the original size; 0 for no crop.
         flip: mirror an image left to right with probability 1/2.
         cutout: side in pixels of the square that is erased; 0 for none.
+        colour_jitter: change the colours of image files, see `FolderSplit`.
 
     Raises:
         OptionsError: if a number of pixels is negative.
@@ -33,6 +34,7 @@ class Augmentation:
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
+    colour_jitter: bool = False
 
     def __post_init__(self) -> None:
         require(

@@ -27,6 +27,8 @@ class DatasetOptions:
         crop_padding: pixels of zero padding for the random crop; default per data set.
         flip: random horizontal flips; default per data set.
         cutout: side of the square that cutout erases during search, in pixels; 0 for none.
+        colour_jitter: change brightness, contrast and saturation of `image-folder` training images by up to 0.4 and
+            their hue by up to 0.2, as DARTS' recipe for ImageNet does.
         image_size: side to which `image-folder` images are brought, in pixels.
         workers: loader processes of `image-folder`.
         shape: channels, height, width of `fake`.
@@ -47,6 +49,7 @@ class DatasetOptions:
     crop_padding: int | None = None
     flip: bool | None = None
     cutout: int = 0
+    colour_jitter: bool = False
     image_size: int = 224
     workers: int = 4
     shape: tuple[int, int, int] = (3, 32, 32)
@@ -72,6 +75,12 @@ class DatasetOptions:
             ),
             ("crop_padding", (self.crop_padding or 0) >= 0, f"must be at least 0, got {self.crop_padding}"),
             ("cutout", self.cutout >= 0, f"must be at least 0, got {self.cutout}"),
+            (
+                "colour_jitter",
+                not self.colour_jitter or self.name == "image-folder",
+                f"must be false for {self.name}: it is for image-folder only",
+                "name",
+            ),
             ("split_seed", self.split_seed >= 0, f"must be at least 0, got {self.split_seed}"),
             ("workers", self.workers >= 0, f"must be at least 0, got {self.workers}"),
             (

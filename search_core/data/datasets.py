@@ -196,6 +196,7 @@ def _augmentation(options: DatasetOptions, side: int) -> Augmentation:
         crop_padding=default.crop_padding if options.crop_padding is None else options.crop_padding,
         flip=default.flip if options.flip is None else options.flip,
         cutout=options.cutout,
+        colour_jitter=options.colour_jitter,
     )
     rule = f"must be below the side of the images, {side} pixels, or whole images may vanish"
     require(

@@ -29,6 +29,10 @@ _LEFTOVERS = {
 }
 
 
+#: In Tiny ImageNet's `val`, where it takes the place of class folders.
+_ANNOTATIONS = "val_annotations.txt"
+
+
 @dataclass(frozen=True, eq=False)
 class ImagePaths:
     """An image folder, images not yet read.
@@ -54,6 +58,8 @@ class ImagePaths:
 
 def read_image_folder(root: Path) -> ImagePaths:
     """List an image folder in ImageNet's layout: `train/<class>/*.jpg` and `val/<class>/*.jpg`.
+
+    Or in that of Tiny ImageNet, where `val/images` holds all images and `val/val_annotations.txt` their classes.
 
     As torchvision's `ImageFolder`: every folder in `train` is a class; its images are the files in it and in the
     folders within, with an ending that torchvision knows, in any case. Other than there, names that begin with a dot
@@ -152,6 +158,9 @@ class _Listing:
 
     def classes(self, part: str) -> dict[str, list[str]]:
         """Images of each class in `train` or `val`."""
+        annotations = os.path.join(part, _ANNOTATIONS)
+        if os.path.isfile(annotations):
+            return self._annotated(annotations, self._images(os.path.join(part, "images")))
         return {name: self._images(os.path.join(part, name)) for name in self.folders(part)}
 
     def unread(self, root: Path, beside: Sequence[str]) -> list[str]:
@@ -165,6 +174,26 @@ class _Listing:
                 names = first_few([os.path.relpath(path, root) for path in sorted(paths)])
                 said.append(f"{root}: not read, as {reason}: {len(paths)}, such as {names}")
         return said
+
+    def _annotated(self, annotations: str, images: list[str]) -> dict[str, list[str]]:
+        """Images by the class that a table of (file, class, box) gives each, one a line."""
+        try:
+            lines = Path(annotations).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        except OSError as error:
+            self.file_faults.append(_fault(annotations, "a readable table", error))
+            return {}
+        class_of = dict(line.split("\t")[:2] for line in lines if line.count("\t"))
+        if unknown := [os.path.basename(path) for path in images if os.path.basename(path) not in class_of]:
+            self.file_faults.append(
+                f"{annotations} must name the class of every image, got none of {first_few(unknown)}"
+            )
+        if absent := sorted(class_of.keys() - {os.path.basename(path) for path in images}):
+            self.file_faults.append(f"{annotations} must name images that are there, got {first_few(absent)}")
+        classes: dict[str, list[str]] = {name: [] for name in sorted(set(class_of.values()))}
+        for path in images:
+            if name := class_of.get(os.path.basename(path)):
+                classes[name].append(path)
+        return classes
 
     def _images(self, folder: str) -> list[str]:
         """Images in a folder and those within, in the order of torchvision's `ImageFolder`."""

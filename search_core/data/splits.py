@@ -236,7 +236,8 @@ class FolderSplit(Split):
     """A split of image files, decoded by loader processes; flips, normalisation and cutout run on the device.
 
     `read_rgb` says what becomes of pixels that are not RGB. Augmented images are random crops of 8 to 100 % of the area
-    (Szegedy et al., CVPR 2015), others the centre of the image whose shorter side was brought to 256/224 of the size.
+    (Szegedy et al., CVPR 2015), with `colour_jitter` in changed colours (DARTS' recipe for ImageNet), others the centre
+    of the image whose shorter side was brought to 256/224 of the size.
 
     Args:
         paths: one path per image of all splits together.
@@ -283,7 +284,7 @@ class FolderSplit(Split):
         num_batches = self.num_batches(batch_size, drop_last)
         shares = [ranks.share(batch) for batch in torch.arange(len(order)).split(batch_size)[:num_batches]]
         loader = DataLoader(
-            _FolderImages(self._paths, self._labels, order, self._image_size, seed),
+            _FolderImages(self._paths, self._labels, order, self._image_size, seed, augment),
             batch_sampler=[share.tolist() for share in shares if len(share)],
             num_workers=min(self._workers, num_batches),
             pin_memory=self.device.type == "cuda",
@@ -303,7 +304,7 @@ class FolderSplit(Split):
 
 
 class _FolderImages(Dataset[tuple[Tensor, int] | DataError | OSError]):
-    """Decodes one image: item i is image `order[i]`, cropped at random from its own seed if `seed` is given.
+    """Decodes one image: item i is image `order[i]`, changed at random from its own seed if `seed` is given.
 
     A seed per item, not per worker, makes the crops independent of the number of workers. A bad image is returned as an
     error, not raised: an error that leaves a loader process would come with that process's traceback in its message,
@@ -317,13 +318,16 @@ class _FolderImages(Dataset[tuple[Tensor, int] | DataError | OSError]):
         order: npt.NDArray[np.int64],
         image_size: int,
         seed: int | None,
+        augment: Augmentation | None,
     ) -> None:
         from torchvision import transforms
 
         self._paths, self._labels, self._order, self._seed = paths, labels, order, seed
         centre = [transforms.Resize(round(image_size * 256 / 224)), transforms.CenterCrop(image_size)]
         crop = centre if seed is None else [transforms.RandomResizedCrop(image_size)]
-        self._transform: Any = transforms.Compose([*crop, transforms.PILToTensor()])
+        jitters = augment is not None and augment.colour_jitter
+        colour = [transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)] if jitters else []
+        self._transform: Any = transforms.Compose([*crop, *colour, transforms.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self._order)

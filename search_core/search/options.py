@@ -19,6 +19,7 @@ from search_core.strategies.weight_sharing.options import SnasOptions
 
 #: Settings that earlier versions did not have, and the value at which they change nothing.
 _LATER = (
+    ("dataset", "colour_jitter", False),
     ("alpha", "grad_clip", None),
     ("strategy", "drop_path", 0.0),
     ("strategy", "auxiliary_weight", 0.0),

@@ -625,6 +625,16 @@ def test_named_strengths_are_kept_as_numbers(tmp_path: Path) -> None:
         load_study(written(tmp_path, text), ["search.penalty.strength=0.1", "search.penalty.cost=madds"])
 
 
+def test_size_and_operations_of_the_network_may_be_swept(tmp_path: Path) -> None:
+    lines = ("network.nodes: {int: [2, 4]}", 'network.primitives: {choice: ["none skip_connect", "none sep_conv_3x3"]}')
+    spec = load_study(written(tmp_path, with_sweep(*lines)))
+    assert parse_study(spec.resolved()) == spec
+    network = search_options(spec, {"network.nodes": 2, "network.primitives": "none skip_connect"}).network
+    assert (network.nodes, network.primitives) == (2, ("none", "skip_connect"))
+    with pytest.raises(ConfigError, match=r"sweep\.network\.primitives: .*must be among none, .*got nothing"):
+        load_study(written(tmp_path, with_sweep('network.primitives: {choice: ["none nothing"]}')))
+
+
 def test_study_can_be_built_in_python() -> None:
     spec = StudySpec(
         name="py",

@@ -720,6 +720,40 @@ def test_image_folder_batches_repeat_with_the_generator_for_any_number_of_worker
     assert not torch.equal(runs[3][0], runs[0][0])
 
 
+def test_colour_jitter_is_that_of_torchvision_behind_the_same_crop(tmp_path: Path) -> None:
+    """Each image has its own seed, whatever the number of loader processes; the crop is drawn first."""
+    from torchvision import transforms
+
+    write_folder(tmp_path)
+    folder = load_folder(tmp_path, colour_jitter=True)
+    assert folder.augmentation == Augmentation(flip=True, colour_jitter=True)
+    recipe = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(14),
+            transforms.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    paths = sorted((tmp_path / "train").glob("*/*"))
+    generator = seeded(3)
+    order = folder.train.indices[torch.randperm(len(folder.train), generator=generator).numpy()]
+    seed, expected = int(torch.randint(2**62, (), generator=generator)), []
+    with torch.random.fork_rng(devices=[]):
+        for position, index in enumerate(order):
+            torch.default_generator.manual_seed(seed + position)
+            expected.append(recipe(Image.open(paths[index]).convert("RGB")))
+    for workers in (0, 2):
+        train = load_folder(tmp_path, workers=workers).train
+        found = all_images(train, generator=seeded(3), augment=Augmentation(colour_jitter=True))
+        torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=0)
+
+
+def test_colour_jitter_is_for_image_folders() -> None:
+    with pytest.raises(OptionsError, match="`colour_jitter` must be false for digits: it is for image-folder only"):
+        DatasetOptions(name="digits", colour_jitter=True)
+
+
 def test_image_folder_crops_at_random_only_with_augmentation(tmp_path: Path) -> None:
     train = load_folder(write_folder(tmp_path)).train
     generator = seeded()

@@ -40,6 +40,43 @@ def root(tmp_path: Path) -> Path:
 # What is read
 
 
+def tiny_imagenet(root: Path) -> Path:
+    """Six training and two validation images a class, as `tiny-imagenet-200` has them."""
+    lines = []
+    (root / "val" / "images").mkdir(parents=True)
+    for number, name in enumerate(("n01443537", "n01629819")):
+        (root / "train" / name / "images").mkdir(parents=True)
+        (root / "train" / name / f"{name}_boxes.txt").write_text(f"{name}_0.JPEG\t0\t0\t3\t3\n")
+        for i in range(6):
+            write_image(root / "train" / name / "images" / f"{name}_{i}.JPEG", 10 * number + i)
+        for i in (number, number + 2):
+            write_image(root / "val" / "images" / f"val_{i}.JPEG", 100 + i)
+            lines.append(f"val_{i}.JPEG\t{name}\t0\t1\t2\t3\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(reversed(lines)))
+    return root
+
+
+def test_tiny_imagenet_is_read_as_it_is_unpacked(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path)
+    folder = read_image_folder(root)
+    assert folder.classes == ("n01443537", "n01629819")
+    assert folder.num_train == 12
+    of_val = {
+        os.path.basename(path): int(label) for path, label in zip(folder.paths[12:], folder.labels[12:], strict=True)
+    }
+    assert of_val == {"val_0.JPEG": 0, "val_2.JPEG": 0, "val_1.JPEG": 1, "val_3.JPEG": 1}
+    data = load(root, validation_fraction=0.2)
+    assert (len(data.train), len(data.validation), len(data.test), data.num_classes) == (10, 2, 4, 2)
+
+
+def test_tiny_imagenet_whose_table_and_images_differ_is_refused(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path)
+    (root / "val" / "images" / "val_0.JPEG").rename(root / "val" / "images" / "other.JPEG")
+    with pytest.raises(DataError, match=r"name the class of every image, got none of other\.JPEG") as caught:
+        read_image_folder(root)
+    assert "must name images that are there, got val_0.JPEG" in str(caught.value)
+
+
 def test_images_and_their_order_are_those_of_torchvision(root: Path) -> None:
     for name in (
         "ant/z/9.PNG",
