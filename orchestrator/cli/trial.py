@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,6 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from orchestrator.study.hours import hours_of
 from search_core.space.genotype import Genotype
-
-if TYPE_CHECKING:
-    from orchestrator.study.study import Study
 
 app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)
 
@@ -65,7 +62,7 @@ def show(
     elif as_json:
         print(json.dumps(facts))
     else:
-        _print(facts, loaded)
+        _print(facts)
 
 
 def _export(facts: dict[str, Any], file: Path) -> None:
@@ -75,7 +72,7 @@ def _export(facts: dict[str, Any], file: Path) -> None:
     stdout.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print(facts: dict[str, Any], study: Study) -> None:
+def _print(facts: dict[str, Any]) -> None:
     planned = f" of {facts['planned_epochs']}" if facts["planned_epochs"] is not None else ""
     front = ", on the front" if facts["on_front"] else ""
     _line(f"trial {facts['number']} of study {facts['study']}: {facts['state']}{front}")
@@ -98,8 +95,8 @@ def _print(facts: dict[str, Any], study: Study) -> None:
     _print_retrainings(facts["retrainings"])
     if facts["genotype"] is not None:
         _line("")
-        primitives = study.spec.search.network.primitives
-        stdout.print(drawn_cells(facts["genotype"], facts["probabilities"], primitives), soft_wrap=True)
+        drawn = drawn_cells(facts["genotype"], facts["probabilities"], facts["primitives"])
+        stdout.print(drawn, soft_wrap=True)
         _line("")
         _line("the cell as a file, its costs, its training from scratch:")
         for command in facts["commands"].values():

@@ -14,6 +14,7 @@ from orchestrator.study.records import TrialRecord
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
 from search_core.errors import OptionsError
+from search_core.space.plan import NetworkOptions
 
 #: Metrics whose course is shown.
 CURVES = ("entropy_total", "temperature", "discretization_gap", "child_val_accuracy")
@@ -22,8 +23,8 @@ CURVES = ("entropy_total", "temperature", "discretization_gap", "child_val_accur
 def trial_facts(study: Study, number: int) -> dict[str, Any]:
     """Facts about one trial.
 
-    Keys: those of `TrialRecord`; `planned_epochs`, `curves` (metric -> value per epoch), `probabilities` (of the last
-    epoch), `retrainings` (of its cell), `checkpoints`, `run_id` (None if MLflow does not say), `commands`.
+    Keys: those of `TrialRecord`; `planned_epochs`, `primitives`, `curves` (metric -> value per epoch), `probabilities`
+    (of the last epoch), `retrainings` (of its cell), `checkpoints`, `run_id` (None if MLflow does not say), `commands`.
 
     Raises:
         OrchestratorError: if the study has no such trial.
@@ -38,20 +39,22 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
     run = unit_run(uri, study.spec.name, unit_label("search", trial_label(number)))
     run_id = None if run is None else str(run.info.run_id)
     try:
-        planned = search_options(study.spec, trial.values).epochs
+        options = search_options(study.spec, trial.values)
+        planned, network = options.epochs, options.network
     except OptionsError:  # such a trial has failed with this reason
-        planned = None
+        planned, network = None, study.spec.search.network
     cells = epochs[-1]["cells"] if epochs else {}
     return {
         "study": study.spec.name,
         **asdict(trial),
         "planned_epochs": planned,
+        "primitives": network.primitives,
         "curves": {name: [record["metrics"][name] for record in epochs] for name in CURVES},
         "probabilities": {cell_type: cell["probabilities"] for cell_type, cell in cells.items()} or None,
         "retrainings": _retrainings(study, trials, trial),
         "checkpoints": _checkpoints(study, number),
         "run_id": run_id,
-        "commands": _commands(study, number, run_id) if trial.genotype is not None else {},
+        "commands": _commands(study, number, run_id, network) if trial.genotype is not None else {},
     }
 
 
@@ -70,10 +73,10 @@ def _checkpoints(study: Study, number: int) -> dict[str, Any]:
     return {"folder": str(place), "files": [file.name for file in CheckpointFolder(place).files()]}
 
 
-def _commands(study: Study, number: int, run_id: str | None) -> dict[str, str]:
+def _commands(study: Study, number: int, run_id: str | None, network: NetworkOptions) -> dict[str, str]:
     """What to type next; a cell is written to a file where MLflow cannot be asked for it."""
     spec, runs = study.spec, study.runs
-    file, network = f"{spec.name}-trial{number}.json", spec.search.network
+    file = f"{spec.name}-trial{number}.json"
     export = runs.command("trial", "show", spec.name, str(number), "--export", file)
     recipe = ["--config", str(study.folder.spec_file)] if spec.retrain is not None else []
     by_file = runs.command("retrain", "--genotype", file, *recipe)

@@ -263,7 +263,7 @@ class StudyLog:
             params=flatten(options),
             tags={"snas.checkpoints": str(self._folder.checkpoints(self._spec, "search", label))},
             metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
-            primitives=self._spec.search.network.primitives,
+            primitives=options["network"]["primitives"] if "network" in options else (),
             pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
             histories=picture_epochs(None, epochs),
             about=about_search(options),
