@@ -214,7 +214,7 @@ def _add_callback(app: Dash, store: Store) -> None:
         body = list(view.body)
         # Dash builds all below `main` again when it is given new children: frames are loaded again, and filters, focus
         # and scroll positions are lost. Where the page stays, the browser changes what differs.
-        if shown is not None and (shown["name"], _path_of(shown["address"])) == (view.name, path):
+        if shown is not None and (shown["name"], shown["address"].partition("?")[0]) == (view.name, path):
             return no_update, body, said, not view.is_live
         return body, no_update, said, not view.is_live
 
@@ -232,10 +232,6 @@ def _add_callback(app: Dash, store: Store) -> None:
         ("selected", Output("compare-chosen", "disabled"), Input("trials", "selectedRows")),
     ):
         app.clientside_callback(in_browser[name], target, source, prevent_initial_call=True)
-
-
-def _path_of(address: str) -> str:
-    return address.partition("?")[0]
 
 
 def _add_files(app: Dash, store: Store) -> None:

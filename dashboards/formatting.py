@@ -87,10 +87,10 @@ def shown_metric(metric: str, value: float | None) -> str:
 
 
 def with_spread(mean: float | None, spread: float | None, form: str = "{:.2f}", unit: str = "") -> str:
-    """A mean, its standard deviation where there is any, and the unit of both; a dash where there is no mean."""
+    """A mean, its standard deviation where it is known, and the unit of both; a dash where there is no mean."""
     if mean is None:
         return MISSING
-    return form.format(mean) + (f" ± {form.format(spread).removeprefix('+')}" if spread else "") + unit
+    return form.format(mean) + (f" ± {form.format(spread).removeprefix('+')}" if spread is not None else "") + unit
 
 
 def percent_with_spread(mean: float | None, spread: float | None) -> str:

@@ -35,6 +35,6 @@ def generator_states(generators: Mapping[str, torch.Generator]) -> dict[str, Ten
 
 
 def restore_generators(generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]) -> None:
-    """Go on with each stream where `generator_states` found it."""
+    """Resume each stream where `generator_states` found it."""
     for name, generator in generators.items():
         generator.set_state(states[name].cpu())

@@ -50,7 +50,7 @@ class Resumable(ABC, Generic[Report]):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the object that gave `state` stopped.
+        """Resume where the object that gave `state` stopped.
 
         Raises:
             StateError: if the state has another format or comes from an object that is not equal.

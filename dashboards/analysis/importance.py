@@ -42,8 +42,9 @@ def importances(trials: Sequence[Trial], objective: Objective) -> dict[str, floa
         for trial in trials
         if trial.is_result and math.isfinite(trial.run.metrics.get(objective.metric, math.nan))
     ]
-    keys = [key for key in _keys(complete) if all(key in trial.values for trial in complete)]
-    keys = [key for key in keys if len({trial.values[key] for trial in complete}) > 1]
+    known = dict.fromkeys(key for trial in complete for key in trial.values)
+    shared = [key for key in known if all(key in trial.values for trial in complete)]
+    keys = [key for key in shared if len({trial.values[key] for trial in complete}) > 1]
     results = {trial.run.metrics[objective.metric] for trial in complete}
     if len(complete) < MIN_RATED or not keys or len(results) == 1:
         return {}
@@ -125,10 +126,6 @@ def _slots(genotype: Genotype, cell_type: CellType) -> dict[tuple[int, int], Cou
     for edge in genotype.edges(cell_type):
         slots.setdefault((edge.source, edge.target), Counter())[edge.primitive] += 1
     return slots
-
-
-def _keys(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(key for trial in trials for key in trial.values))
 
 
 def _as_sampled(value: float | str, distribution: BaseDistribution) -> float | str:

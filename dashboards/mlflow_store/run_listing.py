@@ -67,7 +67,7 @@ class RunListing:
                 return
             found = None if now - self._listed > self._relist_s else self._access.ask(self._changed)
             if found is None or self._misses_running(found) or self._ended_study(found):
-                found = self._access.ask(self._all)
+                found = self._access.ask(lambda client: search_all(client, [self.experiment_id], "", self._page))
                 self._listed = now
                 records = self._taken(found)
             else:
@@ -76,9 +76,6 @@ class RunListing:
                 self._records = records
                 self.changes += 1
             self._refreshed, self.as_of_s = time.monotonic(), time.time()
-
-    def _all(self, client: MlflowClient) -> list[Run]:
-        return search_all(client, [self.experiment_id], "", self._page)
 
     def _changed(self, client: MlflowClient) -> list[Run]:
         """Runs that run, and runs that ended lately, new ones among them."""

@@ -69,8 +69,9 @@ def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: 
         )  # fmt: skip
     else:
         body = html.P(chart.empty, className="empty-chart")
+    csv = "/csv" + request.with_option("chart", chart.key)
     downloads = [
-        html.A("CSV", href=_csv(chart, request), download=f"{chart.key}.csv", **{"aria-label": f"{chart.title}: CSV"}),
+        html.A("CSV", href=csv, download=f"{chart.key}.csv", **{"aria-label": f"{chart.title}: CSV"}),
         *(_picture_button(identity, kind, chart) for kind in ("svg", "png")),
     ]
     return html.Figure(
@@ -186,7 +187,3 @@ def _picture_button(identity: str, kind: str, chart: Chart) -> Component:
         **{"data-picture": kind, "data-graph": identity, "data-title": chart.title, "data-name": chart.key,
            "aria-label": f"{chart.title}: {kind.upper()} picture"},
     )  # fmt: skip
-
-
-def _csv(chart: Chart, request: Request) -> str:
-    return "/csv" + request.with_option("chart", chart.key)

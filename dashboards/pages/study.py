@@ -116,7 +116,7 @@ def head(study: StudyRecord, chosen: str, location: str) -> list[Component]:
         ("searches over", f"{over} of {overview.num_trials}"),
         # While it runs, what is not known yet has its place: a number that comes moves nothing below it.
         *((name, text) for name, text in numbers if is_running or text != MISSING),
-        ("state at", moment(study.as_of_s)),
+        ("updated", moment(study.as_of_s)),
     ]
     silent_s = study.as_of_s - (overview.last_report_s or study.as_of_s)
     is_silent = is_running and silent_s > _SILENT_S

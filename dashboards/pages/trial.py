@@ -34,6 +34,7 @@ from dashboards.store import Store
 from search_core.space.genotype import CELL_TYPES
 
 _FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_ORIGINS = ("version.", "dataset", "git.")
 _HOURS = ("gpu_hours", "cpu_core_hours")
 
 
@@ -182,7 +183,7 @@ def _genotype(store: Store, trial: Trial) -> list[Component]:
 
 def _configuration(trial: Trial) -> Component:
     rows = [[key, html.Code(value)] for key, value in sorted(trial.run.params.items())]
-    versions = [[key, html.Code(value)] for key, value in sorted(trial.run.tags.items()) if _is_origin(key)]
+    versions = [[key, html.Code(value)] for key, value in sorted(trial.run.tags.items()) if key.startswith(_ORIGINS)]
     return html.Details(
         [
             html.Summary(f"Configuration: {len(rows)} settings"),
@@ -191,7 +192,3 @@ def _configuration(trial: Trial) -> Component:
         ],
         className="card wide",
     )
-
-
-def _is_origin(tag: str) -> bool:
-    return tag.startswith(("version.", "dataset", "git."))

@@ -55,17 +55,6 @@ def cell_lines(
     return lines
 
 
-def cell_text(
-    genotype: Genotype,
-    *,
-    probabilities: Probabilities | None = None,
-    primitives: Sequence[str] = PRIMITIVES,
-) -> str:
-    """What `cell_lines` draws, as plain text."""
-    lines = cell_lines(genotype, probabilities=probabilities, primitives=primitives)
-    return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
-
-
 def _one_cell(
     genotype: Genotype, cell_type: CellType, rows: Sequence[Sequence[float]] | None, primitives: Sequence[str]
 ) -> list[tuple[Span, ...]]:

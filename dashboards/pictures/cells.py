@@ -68,16 +68,7 @@ def render_cells_svg(
 ) -> str:
     """Draw what `render_cells` draws as SVG text, every edge a group `<cell>-<source>-<target>-<copy>-<primitive>`.
 
-    Args:
-        genotype: see `render_cells`.
-        probabilities: see `render_cells`.
-        primitives: see `render_cells`.
-        num_nodes: see `render_cells`.
-        title: see `render_cells`.
-        width_px: as in `render_cells`, so that callers can pass the same arguments; an SVG scales without loss.
-
-    Raises:
-        ValueError: as `render_cells` does.
+    Arguments and errors are those of `render_cells`, `width_px` too, though an SVG scales without loss.
     """
     return figure_svg(_figure(genotype, probabilities, primitives, num_nodes, title, width_px))
 

@@ -31,10 +31,7 @@ def dashboard(
     uri = Runs(runs).tracking_uri(tracking_uri)
     store = MlflowStore(uri)
     try:
-        serve(store, port, lambda address: stdout.print(_ready(address, uri), highlight=False, soft_wrap=True))
+        ready = f"studies in {masked(uri)}: {{}} (Ctrl-C stops it)"
+        serve(store, port, lambda address: stdout.print(ready.format(address), highlight=False, soft_wrap=True))
     except PortTakenError as error:
         raise OrchestratorError(f"--port: {error}; choose another one") from error
-
-
-def _ready(address: str, uri: str) -> str:
-    return f"studies in {masked(uri)}: {address} (Ctrl-C stops it)"

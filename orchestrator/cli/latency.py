@@ -35,7 +35,9 @@ def measure(
     settings: SetOption = [],  # noqa: B006 - typer copies it
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|cuda|cuda:N|cluster", help="Where. [a GPU if there is one; cluster with --address]"),
+        typer.Option(
+            metavar="cpu|cuda|cuda:N|cluster", help="Device to measure. [a GPU if there is one; cluster with --address]"
+        ),
     ] = None,
     address: Annotated[
         str | None,
@@ -44,9 +46,14 @@ def measure(
     batch: Annotated[int, typer.Option(help="Images of one inference.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Type of weights and images.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Threads on a CPU. [torch's choice; on a cluster all]")] = None,
-    repeats: Annotated[int, typer.Option(help="Runs of which the median counts, after 5 that do not.")] = 30,
+    repeats: Annotated[
+        int, typer.Option(help="Timed runs, of which the median counts; 5 runs before them warm up.")
+    ] = 30,
     cpu_time: Annotated[
-        bool, typer.Option("--cpu-time", help="Time of the process, not the wall's: on a busy CPU, with --threads 1.")
+        bool,
+        typer.Option(
+            "--cpu-time", help="Measure CPU time of the process, not wall-clock time: for a busy CPU, with --threads 1."
+        ),
     ] = False,
     children: Annotated[int, typer.Option(help="Random children that are measured whole for comparison.")] = 20,
     output: Annotated[

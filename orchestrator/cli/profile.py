@@ -37,7 +37,7 @@ def profile(
         str | None, typer.Option("--input", metavar="CxHxW", help="Image shape. [3x32x32; imagenet 3x224x224]")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes. [10; imagenet 1000]")] = None,
-    network: Annotated[Literal["cifar", "imagenet"], typer.Option(help="Which stem.")] = "cifar",
+    network: Annotated[Literal["cifar", "imagenet"], typer.Option(help="Kind of stem.")] = "cifar",
     supernet: Annotated[
         bool, typer.Option("--supernet", help="Profile the searchable network instead; params counts theta. [16 x 8]")
     ] = False,
@@ -54,7 +54,9 @@ def profile(
     ] = None,
     recompute: Annotated[
         bool,
-        typer.Option("--recompute", help="With --batch-size: as `network.recompute`, keep the inputs of cells only."),
+        typer.Option(
+            "--recompute", help="With --batch-size: keep only the inputs of cells, as `network.recompute` does."
+        ),
     ] = False,
     device: Annotated[
         str | None,

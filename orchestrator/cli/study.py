@@ -218,7 +218,7 @@ def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
     ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
     stdout.print(f"study {overview['name']}: {overview['state']}, {ends}", soft_wrap=True)
     parts = [f"best {metric_name(metric)} {shown_metric(metric, value)}" for metric, value in facts["best"].items()]
-    parts += [f"{hours_text(unit, hours)} in searches" for unit, hours in facts["hours"].items()]
+    parts += [f"{hours_text(metric, hours)} in searches" for metric, hours in facts["hours"].items()]
     if facts["running"]:
         left = facts["time_left_s"]
         parts.append("running" if left is None else f"running, about {duration(left)} left for the searches")

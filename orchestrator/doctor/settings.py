@@ -42,29 +42,26 @@ def _check_study(case: Case, notes: Notes) -> None:
         notes.add(SETTINGS, study.spec.name, "error", str(error), "restore the file that the study names")
         return
     for difference in found:
-        notes.add(SETTINGS, study.spec.name, "error", _told([difference]), REMEDY)
+        notes.add(SETTINGS, study.spec.name, "error", _in_words([difference]), REMEDY)
 
 
 def _check_units(case: Case, runs: Mapping[str, Run], notes: Notes) -> None:
     """One finding for all units that differ alike."""
     values = {trial_label(trial.number): trial.params for trial in case.trials or ()}
     alike: dict[str, list[str]] = defaultdict(list)
+    recipe = case.study.spec.retrain
     for unit in (unit for unit in case.units if unit.unit in runs):
         notes.look(SETTINGS)
         logged = runs[unit.unit].data.params
         if unit.phase == "retrain":
-            differences = _recipe_differences(case.study.spec, logged)
+            differences = param_changes(logged, flatten(asdict(recipe)), "retrain.") if recipe is not None else []
         else:
             differences = _search_differences(case.study.spec, values.get(unit.label), logged)
         if differences:
-            alike[_told(differences)].append(unit.unit)
+            alike[_in_words(differences)].append(unit.unit)
     for message, units in alike.items():
         more = f" (and {len(units) - 1} more: {', '.join(units[1:4])}{', ...' if len(units) > 4 else ''})"
         notes.add(SETTINGS, units[0], "error", message + more * (len(units) > 1), REMEDY)
-
-
-def _recipe_differences(spec: StudySpec, logged: Mapping[str, str]) -> list[Difference]:
-    return [] if spec.retrain is None else param_changes(logged, flatten(asdict(spec.retrain)), "retrain.")
 
 
 def _search_differences(
@@ -81,5 +78,5 @@ def _search_differences(
     return param_changes(logged, fixed, "search.")
 
 
-def _told(differences: list[Difference]) -> str:
+def _in_words(differences: list[Difference]) -> str:
     return "; ".join(f"`{difference.key}` {difference.rule}" for difference in differences)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
@@ -52,12 +51,8 @@ def _check_beginning(recorded: Recorded, trunk: Recorded, epochs: int, notes: No
     if recorded.damage:
         return
     pairs = zip(recorded.metrics[:epochs], trunk.metrics, strict=False)
-    others = [epoch for epoch, pair in enumerate(pairs) if len(set(map(_as_text, pair))) > 1]
+    texts = [[json.dumps(metrics, sort_keys=True) for metrics in pair] for pair in pairs]  # NaN equals NaN as a text
+    others = [epoch for epoch, (own, shared) in enumerate(texts) if own != shared]
     if others:
         message = f"its epoch {others[0]} must be that of {trunk.file}, got another one"
         notes.add(SHARED, recorded.unit, "error", message, f"restore {recorded.file} from a backup")
-
-
-def _as_text(metrics: Mapping[str, float]) -> str:
-    """NaN does not equal itself, but is written the same."""
-    return json.dumps(metrics, sort_keys=True)

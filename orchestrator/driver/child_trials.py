@@ -92,7 +92,7 @@ class OpenSearch:
         self._log, self.journal, self._open_journal = log, journal, open_journal
         self._given: set[int] = set()  # in this launch
         self._running: set[int] = set()
-        self._hours: dict[str, float] = {}  # what its children reserved, by unit
+        self._hours: dict[str, float] = {}  # what its children reserved, by metric
         self._replay()
         self._advance()
 
@@ -175,7 +175,7 @@ class OpenSearch:
 
     def _append(self, report: EpochReport) -> None:
         record = report.to_dict()
-        if len(self._hours) == 1:  # with both units no sum is known
+        if len(self._hours) == 1:  # with both metrics no sum is known
             record["metrics"] |= self._hours
         self.journal.append_epoch({**record, "child": self.children.best_number})
 

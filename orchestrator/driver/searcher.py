@@ -126,7 +126,7 @@ class StudySearcher(Searcher):
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how a trial ended, by its journal.
+        """Report to Optuna how a trial ended, by its journal.
 
         That of a failed trial has no end yet: the callback writes it, and calls `tell_failed`.
         """
@@ -141,7 +141,7 @@ class StudySearcher(Searcher):
                 tell(self._study, self._spec, number, journal)
 
     def tell_failed(self, label: str) -> None:
-        """Tell Optuna that a trial failed, or its strategy that a child did; the journal says so already."""
+        """Report to Optuna that a trial failed, or to its strategy that a child did; the journal has it already."""
         child = split_child_label(label)
         if child is not None:
             self._child_ended(*child)

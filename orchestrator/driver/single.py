@@ -1,8 +1,7 @@
-"""One search or one retraining in this process, without Ray: journal, checkpoint and MLflow run like in a study."""
+"""One search or one retraining in this process, without Ray: journal and MLflow run like in a study."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,16 +32,14 @@ from orchestrator.tracking.tracker import Tracker
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
-from search_core.search.child_search import ChildSearch, make_search
+from search_core.search.child_search import make_search
 from search_core.search.options import SearchOptions
 from search_core.search.reports import EpochReport
-from search_core.search.search import Search
 from search_core.space.genotype import Genotype, load_genotype
 from search_core.training.retrain import Retrain, RetrainReport
 
 SEARCHES = "searches"
 RETRAINS = "retrains"
-STATE_FILE = "state.pt"
 
 
 def default_device() -> torch.device:
@@ -68,7 +65,7 @@ def run_search(
         warn: called with what the user should know of the images.
 
     Returns:
-        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, `state.pt`.
+        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`.
 
     Raises:
         DataError: if the data set cannot be read.
@@ -98,7 +95,6 @@ def run_search(
     with _stoppable(tracker, unit, folder), _recorded(tracker, unit, journal):
         for report in search:
             journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)))
-            save_state(search, folder / STATE_FILE)
             sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.genotype()
@@ -162,7 +158,6 @@ def run_retrain(
                     if retrain.epoch >= section.epochs:
                         record["metrics"] |= retrain.final_metrics()
                     journal.append_epoch(with_hours(record, journal, **_whole(device)))
-                    save_state(retrain, folder / STATE_FILE)
                     sync_now(tracker, unit, journal)
                     on_epoch(seed, report)
             log_child(
@@ -242,12 +237,6 @@ def _load(options: DatasetOptions, device: torch.device, warn: Callable[[str], N
 def _whole(device: torch.device) -> dict[str, float]:
     """What a process that has a device of its own reserves: a GPU, or as many cores as torch computes with."""
     return {"gpus": float(device.type == "cuda"), "cores": float(torch.get_num_threads())}
-
-
-def save_state(work: Search | ChildSearch | Retrain, file: Path) -> None:
-    """Write a checkpoint so that a kill leaves the last whole one."""
-    torch.save(work.state_dict(), file.with_suffix(".tmp"))
-    os.replace(file.with_suffix(".tmp"), file)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
@@ -43,12 +43,6 @@ class Bayesian(ScoredProposer):
 
     Optuna's study is in memory and follows from proposals and scores. Each proposal has a sampler of its own, seeded by
     its number, so that a suggestion depends on what was reported and not on who asked before.
-
-    Args:
-        options: of the model.
-        space: the genotypes.
-        limits: hard limits on the children.
-        seed: seed of all its randomness.
     """
 
     def __init__(self, options: BayesianOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
@@ -65,7 +59,7 @@ class Bayesian(ScoredProposer):
         self._study.sampler = self._sampler(number)
         for _ in range(_MOST_SUGGESTIONS):
             trial = self._study.ask(dict(self._distributions))
-            code = self._code_of(trial)
+            code = tuple(int(trial.params[name]) for name in self._distributions)
             if self.limits.admits(self.space.decode(code)):
                 self._trials.append(trial.number)
                 return code, None
@@ -122,9 +116,6 @@ class Bayesian(ScoredProposer):
                 n_ei_candidates=self._options.candidates,
                 seed=self._seed + 7919 * number,
             )
-
-    def _code_of(self, trial: Trial) -> Code:
-        return tuple(int(trial.params[name]) for name in self._distributions)
 
     def _add(self, code: Code, state: TrialState, score: float | None = None) -> None:
         params = dict(zip(self._distributions, code, strict=True))

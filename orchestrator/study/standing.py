@@ -35,7 +35,7 @@ class EndedTrial:
         reason: why, unless it is complete; which limits it broke.
         values: of the objectives, if they count as a result and keep the limits; else empty.
         metrics: a few of the last epoch; empty without one.
-        hours: name of the unit (`hours.HOURS`) and how many it reserved; None if not known.
+        hours: name of the metric (`hours.HOURS`) and how many it reserved; None if not known.
         seconds: of its epochs.
         eta: penalty strength, None if its values did not fit together.
         temperature: its schedule in words, likewise.
@@ -203,10 +203,10 @@ class Tally:
 
 
 def reserved_hours(hours: Iterable[tuple[str, float] | None], shared: float) -> dict[str, float]:
-    """What searches reserved, by the unit's metric; the `shared` hours that all of them count are counted once."""
+    """What searches reserved, by metric; the `shared` hours that all of them count are counted once."""
     known = [found for found in hours if found is not None]
-    sums = {unit: [value - shared for name, value in known if name == unit] for unit in HOURS}
-    return {unit: math.fsum(own) + shared for unit, own in sums.items() if own}
+    sums = {metric: [value - shared for name, value in known if name == metric] for metric in HOURS}
+    return {metric: math.fsum(own) + shared for metric, own in sums.items() if own}
 
 
 def time_left_s(num_open: int, seconds: Iterable[float], shared_s: float, at_once: int) -> float | None:

@@ -298,7 +298,7 @@ def _is_given(place: Place, data: Any) -> bool:
 
 
 def _origin_note(place: Place, message: str, data: Any) -> str:
-    """Tells where a value comes from that the user will not find at the fault's place in the file."""
+    """Names where a value comes from that the user will not find at the fault's place in the file."""
     notes = ["the default"] if "got " in message and not _is_given(place, data) else []
     sweep = data.get(DOTTED_SECTION)
     if place[:1] == ("search",) and isinstance(sweep, dict) and ".".join(map(str, place[1:])) in sweep:

@@ -98,7 +98,7 @@ def about_search(options: Mapping[str, Any]) -> str:
     start, end = (flat.get(f"temperature.{name}") for name in ("start", "end"))
     kind = flat.get("temperature.kind")
     parts = {
-        "eta": f"{shown_number(flat['penalty.strength'])} (cost: {flat.get('penalty.cost', 'not known')})"
+        "eta": f"{shown_number(flat['penalty.strength'])} with cost {flat.get('penalty.cost', 'not known')}"
         if isinstance(flat.get("penalty.strength"), float | int)
         else None,
         "temperature": None if kind is None else f"{kind} {start}" + (f" to {end}" if kind != "constant" else ""),

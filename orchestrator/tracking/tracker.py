@@ -227,7 +227,7 @@ class Tracker:
         return self._runs[unit.label]
 
     def _reopen(self, run_id: str, unit: Unit) -> _OpenRun:
-        """Go on with a run that a driver left open."""
+        """Resume a run that a driver left open."""
         next_epoch = self.last_step(run_id, _MARKERS[unit.kind]) + 1
         self._log_missing_params(run_id, unit.params, known=self.client.get_run(run_id).data.params)
         self.client.update_run(run_id, status="RUNNING")

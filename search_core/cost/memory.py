@@ -131,7 +131,7 @@ def measure_apart(size: NetworkSize, batch_size: int, device: torch.device) -> S
     Args:
         size: as for `measure_step`.
         batch_size: likewise.
-        device: likewise. The process's share of a GPU is wrong if others begin or end there meanwhile.
+        device: likewise. The process's share of a GPU is wrong if others begin or end there in the meantime.
 
     Raises:
         MeasurementError: if the step fails, above all for lack of memory.

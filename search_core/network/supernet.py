@@ -6,8 +6,7 @@ Shape suffixes: E edges, O operations, L cells of one type, N images.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +76,14 @@ class Supernet(nn.Module):
             for cell_type, z_EO in z.items()
         }
         before_previous, previous = self.stem(images.contiguous(memory_format=torch.channels_last))
-        auxiliary_logits = None
+        auxiliary_logits, recomputes = None, self.options.recompute and torch.is_grad_enabled()
         for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
             drop_path = None
             if drop_path_prob > 0:
                 assert generator is not None, "drop path needs a generator"
                 drop_path = self._draw(len(images), drop_path_prob, generator)
             inputs = (before_previous, previous, next(remaining[plan.cell_type]), drop_path)
-            output = self._recomputed(cell, *inputs) if self._recomputes() else cell(*inputs)
+            output = self._recomputed(cell, *inputs) if recomputes else cell(*inputs)
             before_previous, previous = previous, output
             if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
@@ -106,9 +105,6 @@ class Supernet(nn.Module):
         draw_EON = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
         return DropPath(draw_EON >= probability, 1 / (1 - probability))
 
-    def _recomputes(self) -> bool:
-        return self.options.recompute and torch.is_grad_enabled()
-
     def _recomputed(
         self, cell: nn.Module, before_previous: Tensor, previous: Tensor, z_EO: Tensor, drop_path: DropPath | None
     ) -> Tensor:
@@ -122,10 +118,6 @@ class Supernet(nn.Module):
             drop_path,
             use_reentrant=False,
             preserve_rng_state=False,  # all randomness comes in as arguments
-            context_fn=partial(_first_and_again, cell),
+            context_fn=lambda: (nullcontext(), cell.frozen_statistics()),  # of the first time and of the second
         )
         return output
-
-
-def _first_and_again(cell: SearchCell) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), cell.frozen_statistics()

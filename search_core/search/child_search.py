@@ -97,7 +97,7 @@ class ChildSearch(Resumable[EpochReport]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the search that gave `state` stopped.
+        """Resume where the search that gave `state` stopped.
 
         Raises:
             StateError: if the state has another format or comes from a search with other options.

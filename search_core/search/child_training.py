@@ -196,7 +196,7 @@ class ChildTraining(Resumable[ChildReport]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the training that gave `state` stopped.
+        """Resume where the training that gave `state` stopped.
 
         Raises:
             StateError: if the state comes from another child, recipe or search.

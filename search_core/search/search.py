@@ -120,7 +120,7 @@ class Search(Resumable[EpochReport]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the search that gave `state` stopped.
+        """Resume where the search that gave `state` stopped.
 
         Raises:
             StateError: if the state has another format or comes from a search with other options.
@@ -128,7 +128,7 @@ class Search(Resumable[EpochReport]):
         self._load(state, may_differ=())
 
     def fork_from(self, state: dict[str, Any]) -> None:
-        """Go on from the state of a search that had another penalty or temperature until then.
+        """Resume from the state of a search that had another penalty or temperature until then.
 
         Several strengths of the penalty can so share their first epochs, in which the supernet's weights are formed.
 

@@ -117,7 +117,11 @@ class Evolution:
             parents = self._fittest(scores)
             num_crossed = self.population // 2
             num_mutated = self.population - num_crossed
-            breed(lambda: self._crossed(parents, generator), num_crossed, _TRIES_PER_CHILD * num_crossed)
+            breed(
+                lambda: self.space.cross(_pick(parents, generator), _pick(parents, generator), generator),
+                num_crossed,
+                _TRIES_PER_CHILD * num_crossed,
+            )
             breed(
                 lambda: self.space.mutate(_pick(parents, generator), self.mutation, generator),
                 len(born) + num_mutated,
@@ -128,9 +132,6 @@ class Evolution:
             breed(lambda: next(given), self.population, len(first))
         breed(lambda: self.space.sample(generator), self.population, None)
         return list(born)
-
-    def _crossed(self, parents: Sequence[Code], generator: torch.Generator) -> Code:
-        return self.space.cross(_pick(parents, generator), _pick(parents, generator), generator)
 
 
 def _pick(codes: Sequence[Code], generator: torch.Generator) -> Code:

@@ -184,7 +184,7 @@ class Retrain(Resumable[RetrainReport]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the retraining that gave `state` stopped.
+        """Resume where the retraining that gave `state` stopped.
 
         Raises:
             StateError: if the state has another format or comes from another genotype, recipe or seed.

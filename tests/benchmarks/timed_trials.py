@@ -58,7 +58,7 @@ class StubSearch:
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after this epoch."""
+        """Resume after this epoch."""
         self.epoch = state["epoch"]
 
 

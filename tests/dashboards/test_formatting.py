@@ -11,8 +11,10 @@ from dashboards.formatting import (
     metric_title,
     metric_unit,
     moment,
+    percent_with_spread,
     shown_metric,
     shown_number,
+    with_spread,
 )
 
 
@@ -34,6 +36,14 @@ from dashboards.formatting import (
 )
 def test_shown_metric_has_its_unit(metric, value, text):
     assert shown_metric(metric, value) == text
+
+
+def test_mean_and_spread_have_one_unit_and_the_sign_is_the_means():
+    assert with_spread(1.25, 0.5, "{:+.2f}", " points") == "+1.25 ± 0.50 points"
+    assert with_spread(3.0, None, "{:.1f}", "%") == "3.0%"
+    assert percent_with_spread(0.9638, 0.0012) == "96.38 ± 0.12%"
+    assert percent_with_spread(0.1, 0.0) == "10.00 ± 0.00%"
+    assert percent_with_spread(None, None) == MISSING
 
 
 def test_metrics_have_names_units_and_factors_and_unknown_ones_keep_theirs():

@@ -98,7 +98,7 @@ class StudyProcess:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 
     def resume(self) -> None:
-        """Go on with the study in a new process."""
+        """Resume the study in a new process."""
         self.start("resume", self.name)
 
     @property

@@ -11,17 +11,7 @@ from search_core.strategies.policy_gradient import Ppo
 
 
 class Nasnet(PolicyProposer):
-    """Proposes children of an LSTM controller that learns by proximal policy optimisation.
-
-    Args:
-        options: the controller and how it learns.
-        space: the genotypes.
-        limits: hard limits on the children.
-        seed: seed of all its randomness.
-
-    Raises:
-        ConstraintsError: if no genotype keeps the limits.
-    """
+    """Proposes children of an LSTM controller that learns by proximal policy optimisation."""
 
     def __init__(self, options: NasnetOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
         controller = SequenceController(options.controller, space.num_choices, len(space.primitives), seed=seed)

@@ -31,7 +31,8 @@ class MultiTrialOptions:
         estimate: how a child is trained for its score.
 
     Raises:
-        OptionsError: if a value is out of range. Subclasses with rules of their own call `super().__post_init__`.
+        OptionsError: if a value is out of range, in all subclasses. Those with rules of their own call
+            `super().__post_init__`.
     """
 
     summary: ClassVar[str]
@@ -73,9 +74,6 @@ class RegularisedEvolutionOptions(MultiTrialOptions):
         population: P, members that are alive, at least 2; the first P children are drawn at random. 100 in the paper,
             of 20,000 children.
         sample: S, members of a tournament, in [1, `population`]; 25 in the paper.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "tournament selection, one mutation, the oldest dies; each child trained independently"
@@ -107,9 +105,6 @@ class BayesianOptions(MultiTrialOptions):
         kind: names this strategy.
         startup: scores before there is a model, at least 1; children proposed until then are drawn uniformly.
         candidates: draws from the model of good children, of which the likeliest to improve is proposed, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "a Parzen estimator (TPE) of the operations of good children; each child trained independently"
@@ -148,9 +143,6 @@ class RlNasOptions(MultiTrialOptions):
         kind: names this strategy.
         controller: the LSTM and how it learns.
         batch: children an update, at least 1 (8 in the paper, section 4.1).
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "an LSTM controller with skip-connection anchors, trained by REINFORCE on trained children"
@@ -199,9 +191,6 @@ class NasnetOptions(MultiTrialOptions):
         batch: children an update, at least 1 (20 in the paper, appendix A.1).
         clip: epsilon of the clipped objective, in (0, 1) (Schulman et al., 2017: 0.2).
         passes: steps on each batch, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "an LSTM controller of cells, trained by PPO on trained children"

@@ -44,7 +44,7 @@ class Proposer(ABC):
 
     @abstractmethod
     def tell(self, number: int, score: float) -> None:
-        """Hear how good a proposed child is.
+        """Take the score of a proposed child.
 
         Args:
             number: of the proposal; each once, in any order.

@@ -22,12 +22,6 @@ class RegularisedEvolution(ScoredProposer):
 
     The population is ordered by the time at which its members' scores came in. A child whose training failed never
     joins it. Until the first P children are scored nothing else is proposed: the algorithm fills its population first.
-
-    Args:
-        options: sizes of the population and of tournaments.
-        space: the genotypes.
-        limits: hard limits on the children.
-        seed: seed of all its randomness.
     """
 
     def __init__(

@@ -151,17 +151,7 @@ class AnchorController(Controller):
 
 
 class RlNas(PolicyProposer):
-    """Proposes children of an `AnchorController` that learns by REINFORCE.
-
-    Args:
-        options: the controller and how it learns.
-        space: the genotypes.
-        limits: hard limits on the children.
-        seed: seed of all its randomness.
-
-    Raises:
-        ConstraintsError: if no genotype keeps the limits.
-    """
+    """Proposes children of an `AnchorController` that learns by REINFORCE."""
 
     def __init__(self, options: RlNasOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
         learner = Reinforce(AnchorController(options.controller, space, seed=seed))

@@ -26,12 +26,7 @@ _DIFFERENCE = 0.01
 
 
 class Darts(DifferentiableStrategy):
-    """Bilevel: each step updates alpha on held-out images, then theta on training images (DARTS algorithm 1).
-
-    Args:
-        options: order of the gradient of alpha.
-        context: what the strategy is built from.
-    """
+    """Bilevel: each step updates alpha on held-out images, then theta on training images (DARTS algorithm 1)."""
 
     def __init__(self, options: DartsOptions, context: SearchContext) -> None:
         super().__init__(context)

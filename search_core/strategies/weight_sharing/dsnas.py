@@ -29,10 +29,6 @@ class Dsnas(DifferentiableStrategy):
     The operation chosen on an edge is multiplied by `s = p_k / stop_gradient(p_k)`, which is 1. So one backward pass
     through the sampled child gives alpha the gradient `dL/ds . grad log p_k` (DSNAS section 3), and `-dL/ds` is the
     credit of the edge. An edge that drew `none` has none of either.
-
-    Args:
-        options: whether edges are decided early.
-        context: what the strategy is built from.
     """
 
     def __init__(self, options: DsnasOptions, context: SearchContext) -> None:

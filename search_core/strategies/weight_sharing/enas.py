@@ -28,10 +28,6 @@ class Enas(SinglePathStrategy):
 
     A step trains the child that the controller samples. After each epoch the controller takes its steps, then children
     are sampled from it and judged on one batch, and the best stands for the search (section 2.3).
-
-    Args:
-        options: the controller and how much it learns.
-        context: what the strategy is built from.
     """
 
     def __init__(self, options: EnasOptions, context: SearchContext) -> None:

@@ -29,10 +29,6 @@ from search_core.training.held_out import Batch
 class OneShot(RankedDraws):
     """Trains all operations at once, some of them dropped; a batch is normalised by its own statistics throughout.
 
-    Args:
-        options: path dropout and how children are ranked.
-        context: what the strategy is built from.
-
     Raises:
         OptionsError: if a ghost batch would have less than two images.
         ConstraintsError: if no genotype keeps the hard limits.

@@ -28,6 +28,9 @@ class WeightSharingOptions:
         uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
         recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
+
+    Raises:
+        OptionsError: if a value is out of range, in all subclasses.
     """
 
     summary: ClassVar[str]
@@ -38,8 +41,9 @@ class WeightSharingOptions:
 
     @property
     def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the architecture, in [0, 1)."""
-        return 0.0
+        """Share of the training images that is kept for the architecture, in [0, 1): the option `held_out`, if any."""
+        share: float = getattr(self, "held_out", 0.0)
+        return share
 
     @property
     def has_auxiliary(self) -> bool:
@@ -98,9 +102,6 @@ class DsnasOptions(WeightSharingOptions):
             the end of an epoch: only that one is sampled then, and the edge's row of alpha rests (progressive early
             stop; 0.3 in the authors' code); None for never.
         stop_at: probability in (0.5, 1) of an operation at which its edge is decided too; None for never.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "one sampled child a step, single path forward and backward; weights and distribution together"
@@ -130,9 +131,6 @@ class DartsOptions(WeightSharingOptions):
         order: `second` looks one step of theta ahead in the gradient of alpha, by a finite difference that is coarse in
             networks of few channels; `first` does not.
         held_out: share of the training images on which alpha is trained, in (0, 1).
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "mixture of all operations, alpha trained on held-out images by a gradient of either order"
@@ -148,11 +146,6 @@ class DartsOptions(WeightSharingOptions):
             *literal_rules(self),
             ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
         )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for alpha."""
-        return self.held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +175,6 @@ class EnasOptions(WeightSharingOptions):
             default suits epochs of a hundred steps.
         children_per_step: children by which each update is made, at least 1.
         derive_samples: children sampled after each epoch of which the best stands for the search, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "an LSTM controller of sampled children, trained by REINFORCE on held-out images"
@@ -204,11 +194,6 @@ class EnasOptions(WeightSharingOptions):
             ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
             *((name, count >= 1, f"must be at least 1, got {count}") for name, count in counts.items()),
         )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the controller."""
-        return self.held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +216,6 @@ class SposOptions(WeightSharingOptions):
         bits: widths to choose from of weights and activations of a cell's convolutions, per cell of the stack;
             distinct, each in [1, 16], or 32 for full precision. Others are simulated in floating point.
         max_bit_operations: hard limit on multiply-adds times bits of both factors, above 0; default: none.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "uniform single paths, then evolution under hard limits; channels and bits as choices too"
@@ -286,11 +268,6 @@ class SposOptions(WeightSharingOptions):
                 f"must be a finite number above 0, got {most}",
             ),
         )
-
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept to judge children."""
-        return self.held_out
 
 
 def _are_distinct(values: Sequence[float]) -> bool:

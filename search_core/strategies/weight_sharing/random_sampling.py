@@ -6,9 +6,4 @@ from search_core.strategies.weight_sharing.ranked_draws import RankedDraws
 
 
 class RandomSampling(RankedDraws):
-    """Trains a child drawn uniformly in every step and keeps the best of those drawn after each epoch.
-
-    Args:
-        options: how children are ranked.
-        context: what the strategy is built from.
-    """
+    """Trains a child drawn uniformly in every step and keeps the best of those drawn after each epoch."""

@@ -17,10 +17,9 @@ class RankedDrawsOptions(WeightSharingOptions):
         held_out: share of the training images on which children are ranked, in (0, 1).
         samples: children that are drawn and ranked after each epoch, at least 1; the best so far stays in the race.
         batches: held-out batches by which a child is judged; default: all.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
+
+    uses: ClassVar = ("constraints",)
 
     held_out: float = 0.2
     samples: int = 16
@@ -38,11 +37,6 @@ class RankedDrawsOptions(WeightSharingOptions):
             ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
         )
 
-    @property
-    def held_out_fraction(self) -> float:
-        """Share of the training images that is kept for the ranking."""
-        return self.held_out
-
 
 @dataclass(frozen=True, kw_only=True)
 class OneShotOptions(RankedDrawsOptions):
@@ -59,14 +53,10 @@ class OneShotOptions(RankedDrawsOptions):
         rank_by: `accuracy` on held-out images, or `kl`: the symmetrised Kullback-Leibler divergence of the child's
             predictions from the whole network's on the same images, which needs no labels.
         batches: held-out batches by which a child is judged; default: all whole ones.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
     paper: ClassVar = "Bender et al., ICML 2018"
-    uses: ClassVar = ("constraints",)
     recalibrates: ClassVar = True  # section 3.4: batch statistics at evaluation
 
     kind: Literal["one_shot"] = "one_shot"
@@ -91,14 +81,10 @@ class SmashOptions(RankedDrawsOptions):
     Attributes:
         kind: names this strategy.
         features: width of the hypernetwork, at least 1.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "a hypernetwork makes the pointwise weights of random children, which are then ranked by them"
     paper: ClassVar = "Brock et al., ICLR 2018"
-    uses: ClassVar = ("constraints",)
 
     kind: Literal["smash"] = "smash"
     features: int = 32
@@ -117,13 +103,9 @@ class RandomSamplingOptions(RankedDrawsOptions):
 
     Attributes:
         kind: names this strategy.
-
-    Raises:
-        OptionsError: if a value is out of range.
     """
 
     summary: ClassVar = "children drawn uniformly, trained and ranked with shared weights: the random control"
     paper: ClassVar = "Li and Talwalkar, UAI 2019"
-    uses: ClassVar = ("constraints",)
 
     kind: Literal["random_sampling"] = "random_sampling"

@@ -108,10 +108,6 @@ class Smash(RankedDraws):
     Pointwise weights of the supernet are not trained: they hold what the hypernetwork made last of the best child, so
     that this child inherits it.
 
-    Args:
-        options: the hypernetwork and how children are ranked.
-        context: what the strategy is built from.
-
     Raises:
         ConstraintsError: if no genotype keeps the hard limits.
     """

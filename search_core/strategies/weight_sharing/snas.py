@@ -23,12 +23,7 @@ _BASELINE_MOMENTUM = 0.9
 
 
 class Snas(DifferentiableStrategy):
-    """Single-level SNAS: `min E_Z[L(theta, Z)] + eta E_Z[C(Z)]` over theta and alpha on the same batch.
-
-    Args:
-        options: how Z is drawn.
-        context: what the strategy is built from.
-    """
+    """Single-level SNAS: `min E_Z[L(theta, Z)] + eta E_Z[C(Z)]` over theta and alpha on the same batch."""
 
     def __init__(self, options: SnasOptions, context: SearchContext) -> None:
         super().__init__(context)

@@ -26,10 +26,6 @@ class Spos(SinglePathStrategy):
 
     Codes are those of `PathSpace`: with default options those of the genotypes.
 
-    Args:
-        options: how children are judged and evolve, and what they choose.
-        context: what the strategy is built from.
-
     Raises:
         ConstraintsError: if no path keeps the hard limits.
     """

@@ -163,7 +163,7 @@ def test_retrained_cells_have_mean_and_spread_over_seeds():
 @pytest.mark.parametrize("is_cifar10", [True, False])
 def test_test_error_states_the_best_and_stands_beside_published_ones(is_cifar10):
     chart = retrain_charts.test_error_chart(retrain_charts.retrained_cells(_CELLS), LIGHT, is_cifar10=is_cifar10)
-    assert chart.title == "Test error of 2 retrained cells: best 0% (trial 5)"
+    assert chart.title == "Test error of 2 retrained cells: best 0.00% (trial 5)"
     assert chart.rows[0] == ("trial 3", pytest.approx(0.09), pytest.approx(0.02 / math.sqrt(2)), 2, 1e6, 5e6)
     here, *published = chart.figure["data"]
     assert (here["x"], here["y"]) == ([1000, 2000], pytest.approx([9, 0]))

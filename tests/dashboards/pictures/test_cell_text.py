@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dashboards.pictures.cell_layout import cell_edges
-from dashboards.pictures.cell_text import MAX_WIDTH, cell_lines, cell_text
+from dashboards.pictures.cell_text import MAX_WIDTH, Probabilities, cell_lines
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, PUBLISHED, Edge, Genotype
 
 SNAS_MILD = """\
@@ -38,6 +38,11 @@ Reduction cell: 2 edges, 2 of 4 nodes fed
      3 ✗ ·        ·       ·  ·  ·
   c(k) ◄ concatenation of 0, 1, 2, 3
        ✗ no input reaches this node"""
+
+
+def cell_text(genotype: Genotype, probabilities: Probabilities | None = None) -> str:
+    lines = cell_lines(genotype, probabilities=probabilities)
+    return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
 
 
 def uniform(num_nodes: int) -> dict[str, np.ndarray]:

@@ -249,12 +249,12 @@ def test_description_says_how_it_went_and_takes_no_markup_from_others(
     tracker = tracker_of(runs, experiment)
     reason = "stopped by <script>alert(1)</script> [a](b) " + "x" * 10_000
     file = written_journal(tmp_path / "0000.jsonl", real_records(2), "stopped", reason)
-    tracker.sync(search_unit(about="eta 0.01 (cost: madds)"), Journal(file))
+    tracker.sync(search_unit(about="eta 0.01 with cost madds"), Journal(file))
     (run,) = runs_of(tracker.client, experiment)
     note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
     error = real_records(2)[-1]["metrics"]["child_val_error"]
     assert note.startswith(f"**stopped** after 2 epochs, child error {error:.2%}, ")
-    assert "eta 0.01 (cost: madds)" in note
+    assert "eta 0.01 with cost madds" in note
     assert "Reason: stopped by &#60;script&#62;alert(1)&#60;/script&#62; &#91;a&#93;(b) xxx" in note
     assert f"![](get-artifact?path=cells.svg&run_uuid={run_id})" in note
     assert f"#/experiments/{tracker.experiment_id}/runs/{run_id}/artifacts/player.html" in note

@@ -224,7 +224,7 @@ def test_state_has_the_layout_of_one_process(two: list[dict[str, Any]]) -> None:
     assert shared["options"] == alone["options"]
 
 
-# Going on from a state
+# Resuming from a state
 
 
 @pytest.mark.slow
