@@ -28,13 +28,16 @@ class CellReport:
         alpha: architecture parameters, E rows of O values.
         probabilities: probability of every operation, E rows of O values.
         entropy: nats, per edge.
-        credit: mean credit of the epoch's steps, per edge (SNAS section 2.3).
+        credit: mean task credit of the epoch's steps, per edge, nats (SNAS section 2.3).
+        resource_credit: mean of minus eta times the edge's share of the penalty, likewise (SNAS section 2.4); the
+            paper's credit of an edge is the sum of both.
     """
 
     alpha: tuple[tuple[float, ...], ...]
     probabilities: tuple[tuple[float, ...], ...]
     entropy: tuple[float, ...]
     credit: tuple[float, ...]
+    resource_credit: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

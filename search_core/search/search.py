@@ -255,13 +255,15 @@ def build_context(options: SearchOptions, data: ImageData, device: torch.device)
 
 
 def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:
-    alpha, probabilities, credits = strategy.alpha(), strategy.probabilities(), strategy.credits()
+    alpha, probabilities = strategy.alpha(), strategy.probabilities()
+    credits, resource_credits = strategy.credits(), strategy.resource_credits()
     return {
         cell_type: CellReport(
             alpha=_rows(alpha[cell_type]),
             probabilities=_rows(probabilities[cell_type]),
             entropy=tuple(entropy(probabilities[cell_type]).tolist()),
             credit=tuple(credits[cell_type].tolist()),
+            resource_credit=tuple(resource_credits[cell_type].tolist()),
         )
         for cell_type in CELL_TYPES
     }

@@ -144,10 +144,14 @@ class Strategy(ABC):
         return {cell_type: p.clamp_min(smallest).log() for cell_type, p in self.probabilities().items()}
 
     def credits(self) -> dict[CellType, Tensor]:
-        """Mean credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
+        """Mean task credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
         weight = next(self.supernet.parameters())
         num_edges = len(cell_edges(self.supernet.options.nodes))
         return {cell_type: torch.zeros(num_edges, device=weight.device) for cell_type in CELL_TYPES}
+
+    def resource_credits(self) -> dict[CellType, Tensor]:
+        """Mean resource credit, likewise: minus what the edge's share of the penalty adds to the loss."""
+        return {cell_type: torch.zeros_like(credit_E) for cell_type, credit_E in Strategy.credits(self).items()}
 
     def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
         """How much the strategy thinks of some genotypes: their log probability under its distribution.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_core.cost.penalty import total
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult
 from search_core.strategies.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
@@ -117,14 +118,16 @@ class Snas(DifferentiableStrategy):
         """C(Z) of this sample (or its expectation), and a scalar whose gradient estimates that of E_Z[C(Z)]."""
         if self._penalty.estimator in ("expected", "discrete"):
             probabilities = {cell_type: alpha.softmax(-1) for cell_type, alpha in self._alpha.items()}
-            expected = self._costs.expected_penalty(self._penalty, probabilities)
-            return expected, expected
+            shares = self._costs.expected_edge_costs(self._penalty, probabilities)
+            self._charge(shares)
+            return total(shares), total(shares)
         if self._penalty.cost == "child_latency":
             penalty = self._child_latency(z)
             shares = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
         else:
             shares = self._costs.edge_costs(self._penalty, z)
-            penalty = torch.stack([share_LE.sum() for share_LE in shares.values()]).sum()
+            penalty = total(shares)
+        self._charge(shares)
         if self._penalty.estimator == "reparam":
             return penalty, penalty
         return penalty, torch.stack([self._score(cell_type, shares, log_z) for cell_type in CELL_TYPES]).sum()

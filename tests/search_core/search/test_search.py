@@ -274,6 +274,7 @@ def test_reported_distribution_is_consistent(name: str) -> None:
             torch.testing.assert_close(torch.tensor(cell.entropy), -(p_EO * p_EO.log()).sum(-1))
             assert len(cell.credit) == 5
             assert any(cell.credit)
+            assert len(cell.resource_credit) == 5
             kept = [row.index(max(row)) != 0 for row in cell.probabilities]
             assert sum(kept) == len(report.genotype.edges(cell_type))
 
