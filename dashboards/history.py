@@ -48,7 +48,7 @@ class CellHistory:
     @property
     def full_credit(self) -> np.ndarray:
         """Task and resource credit together, (T, E): the task's alone where the other is not known."""
-        return self.credit + np.nan_to_num(self.resource_credit, nan=0.0)
+        return np.asarray(self.credit + np.nan_to_num(self.resource_credit, nan=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

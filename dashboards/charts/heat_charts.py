@@ -91,7 +91,7 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
             for t, epoch in enumerate(history.epochs)
             for e, edge in enumerate(edges)
         ],
-        note="Nats, mean of the epoch's steps. Positive credit: to first order, what this edge passes on lowers the loss"
+        note="Nats, mean of the epoch's steps. Positive credit: to first order, what the edge passes on lowers the loss"
         f"{more}. Colours end at the 99% quantile.",
     )
 

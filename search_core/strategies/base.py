@@ -130,6 +130,13 @@ class Strategy(ABC):
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of the supernet as it is validated: a sample of the architecture per batch."""
 
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor] | None:
+        """Architecture weights (E, O) or (L, E, O) of one pass, per cell type, with which `predict` runs the supernet.
+
+        None where `predict` normalises by the batch itself: then running statistics are not what it depends on.
+        """
+        return None
+
     @abstractmethod
     def alpha(self) -> dict[CellType, Tensor]:
         """Architecture parameters (E, O) per cell type, detached; log probabilities where there are none."""

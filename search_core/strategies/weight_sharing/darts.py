@@ -68,6 +68,10 @@ class Darts(DifferentiableStrategy):
         with torch.no_grad():
             return self._logits(images, self.probabilities())
 
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """The mixture."""
+        return self.probabilities()
+
     def genotype(self) -> Genotype:
         """The two strongest inputs of every node, each with its strongest operation but `none` (DARTS section 2.4)."""
         return strongest_inputs(self.probabilities(), self.supernet.options)

@@ -83,6 +83,10 @@ class Dsnas(DifferentiableStrategy):
         with torch.no_grad():
             return self._child_logits(images, self._sample(generator))
 
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Those of one sampled child, one-hot."""
+        return {name: z.to(self._alpha[name].dtype) for name, z in self._one_hot(self._sample(generator)).items()}
+
     def state_dict(self) -> dict[str, Any]:
         """Theta, alpha, both optimisers, the score function's baselines and the decided edges."""
         return {**super().state_dict(), "baselines": dict(self._baselines), "decided": dict(self._decided)}

@@ -78,8 +78,11 @@ class Snas(DifferentiableStrategy):
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
         with torch.no_grad():
-            z = {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
-            return self._logits(images, z)
+            return self._logits(images, self.weights_of_pass(generator))
+
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """One architecture sample at the current temperature."""
+        return {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, alpha, both optimisers and the score function's baselines."""
