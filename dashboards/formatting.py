@@ -14,7 +14,9 @@ _METRICS: dict[str, tuple[str, str, float]] = {
     "child_val_accuracy": ("child validation accuracy", "%", 100),
     "child_val_accuracy_recalibrated": ("child accuracy, batch norm recalibrated", "%", 100),
     "supernet_val_accuracy": ("supernet validation accuracy", "%", 100),
+    "supernet_val_accuracy_recalibrated": ("supernet accuracy, batch norm recalibrated", "%", 100),
     "discretization_gap": ("discretization gap", "percentage points", 100),
+    "discretization_gap_recalibrated": ("discretization gap, both recalibrated", "percentage points", 100),
     "train_accuracy": ("training accuracy", "%", 100),
     "val_accuracy": ("validation accuracy", "%", 100),
     "test_accuracy": ("test accuracy", "%", 100),
@@ -82,7 +84,7 @@ def shown_metric(metric: str, value: float | None) -> str:
         return exact(value)
     if unit == "%":
         return f"{value:.2%}"
-    text = f"{100 * value:+.2f}" if metric == "discretization_gap" else f"{value * metric_factor(metric):.4g}"
+    text = f"{100 * value:+.2f}" if unit == "percentage points" else f"{value * metric_factor(metric):.4g}"
     return f"{text} {unit}" if unit else text
 
 

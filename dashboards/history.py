@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -33,13 +34,21 @@ class CellHistory:
         alpha: architecture parameters, (T, E, O).
         probabilities: of the operations, in [0, 1], (T, E, O).
         entropy: nats, (T, E).
-        credit: mean credit of the epoch's steps (SNAS section 2.3), (T, E).
+        credit: mean task credit of the epoch's steps, nats (SNAS section 2.3), (T, E).
+        resource_credit: likewise that of the penalty (SNAS section 2.4), (T, E); NaN in searches of before it was
+            reported.
     """
 
     alpha: np.ndarray
     probabilities: np.ndarray
     entropy: np.ndarray
     credit: np.ndarray
+    resource_credit: np.ndarray
+
+    @property
+    def full_credit(self) -> np.ndarray:
+        """Task and resource credit together, (T, E): the task's alone where the other is not known."""
+        return np.asarray(self.credit + np.nan_to_num(self.resource_credit, nan=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,8 @@ def history_table(records: Sequence[Mapping[str, Any]], primitives: Sequence[str
     """Reports of one search or retraining as a table.
 
     Columns: `epoch`, every metric, and for searches `genotype` (JSON) and, per cell type, `alpha_*`, `probabilities_*`
-    (rows of edges by operations), `edge_entropy_*` and `credit_*` (per edge), the latter four in single precision.
+    (rows of edges by operations), `edge_entropy_*`, `credit_*` and `resource_credit_*` (per edge), the latter five in
+    single precision.
 
     Args:
         records: plain data of `EpochReport.to_dict` or `RetrainReport.to_dict`, one per epoch.
@@ -86,6 +96,9 @@ def history_table(records: Sequence[Mapping[str, Any]], primitives: Sequence[str
             columns[f"probabilities_{cell_type}"] = pa.array([cell["probabilities"] for cell in cells], tables)
             columns[f"edge_entropy_{cell_type}"] = pa.array([cell["entropy"] for cell in cells], rows)
             columns[f"credit_{cell_type}"] = pa.array([cell["credit"] for cell in cells], rows)
+            # Epochs of before it was reported have none.
+            resource = [cell.get("resource_credit", [math.nan] * len(cell["credit"])) for cell in cells]
+            columns[f"resource_credit_{cell_type}"] = pa.array(resource, rows)
     return pa.table(columns).replace_schema_metadata(metadata)
 
 
@@ -189,11 +202,13 @@ def _cell(table: pa.Table, cell_type: CellType, num_primitives: int) -> CellHist
     num_nodes = next(count for count in range(num_edges + 2) if len(cell_edges(count)) >= num_edges)
     if len(alpha) and (num_edges == 0 or len(cell_edges(num_nodes)) != num_edges):
         raise ValueError(f"the {cell_type} cell must have 2, 5, 9, 14, 20, ... edges, got {num_edges}")
+    credit, resource = _array(table, f"credit_{cell_type}", 2), f"resource_credit_{cell_type}"
     cell = CellHistory(
         alpha=alpha,
         probabilities=_array(table, f"probabilities_{cell_type}", 3),
         entropy=_array(table, f"edge_entropy_{cell_type}", 2),
-        credit=_array(table, f"credit_{cell_type}", 2),
+        credit=credit,
+        resource_credit=_array(table, resource, 2) if resource in table.column_names else np.full_like(credit, np.nan),
     )
     expected = (len(alpha), num_edges, num_primitives)
     for name, array in vars(cell).items():

@@ -12,7 +12,7 @@ from orchestrator.study_file.sections import RetrainSection
 from orchestrator.study_file.validation import from_plain
 from search_core.data.dataset_options import DatasetOptions
 from search_core.search.options import SearchOptions
-from search_core.search.reports import METRICS, OPTIONAL_METRICS
+from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS
 from search_core.space.codes import Code
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions
@@ -168,7 +168,7 @@ class JobReport:
     def to_result(self) -> dict[str, Any]:
         """The result of a Tune trial: Ray and its schedulers want every metric of a search in every one."""
         epochs, metrics = (math.nan, {}) if self.record is None else (self.record["epoch"] + 1, self.record["metrics"])
-        unknown = dict.fromkeys((*METRICS, *OPTIONAL_METRICS), math.nan)
+        unknown = dict.fromkeys((*METRICS, *OPTIONAL_METRICS, *FINAL_METRICS), math.nan)
         return {**unknown, **metrics, "epochs": epochs, "done": self.done, "report": self}
 
     @staticmethod

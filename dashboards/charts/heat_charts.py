@@ -64,11 +64,14 @@ def alpha_chart(history: History, cell_type: CellType, quantity: Quantity, theme
 
 
 def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
-    """Credit of every edge of a cell over epochs (SNAS section 2.3)."""
+    """Credit of every edge of a cell over epochs: of the task, and of the penalty (SNAS sections 2.3 and 2.4)."""
     key, title = f"credit-{cell_type}", f"Credit of every edge of the {CELL_NAMES[cell_type]}"
     if cell_type not in history.cells or not len(history.epochs):
         return Chart(key=key, title=title, empty="No epoch has been recorded yet.")
-    credit = history.cells[cell_type].credit
+    cell = history.cells[cell_type]
+    credit = cell.full_credit
+    is_known = np.isfinite(cell.resource_credit).any()
+    more = " by more than its share of the penalty adds" if is_known else "; the penalty's share was not recorded"
     edges = edge_names(credit.shape[1])
     z = credit.T.astype(np.float64)
     # The strongest hundredth would leave all others pale.
@@ -82,14 +85,14 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
         title=f"{title}; strongest at the end: {strongest}",
         summary=f"{title} per epoch; the strongest at the end is that of {strongest}.",
         figure=_heat(history, rounded, edges, scale, "credit", theme, height=110 + 19 * len(edges)),
-        columns=("epoch", "edge", "credit"),
+        columns=("epoch", "edge", "credit", "of the task", "of the penalty"),
         rows=[
-            (int(epoch), edge, float(credit[t, e]))
+            (int(epoch), edge, float(credit[t, e]), float(cell.credit[t, e]), float(cell.resource_credit[t, e]))
             for t, epoch in enumerate(history.epochs)
             for e, edge in enumerate(edges)
         ],
-        note="Positive credit: to first order, what this edge passes on lowers the loss. Colours end at the 99% "
-        "quantile.",
+        note="Nats, mean of the epoch's steps. Positive credit: to first order, what the edge passes on lowers the loss"
+        f"{more}. Colours end at the 99% quantile.",
     )
 
 

@@ -33,7 +33,14 @@ from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
 from search_core.space.genotype import Genotype
 
-_FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_FACTS = (
+    "child_val_error",
+    "supernet_val_accuracy",
+    "discretization_gap",
+    "discretization_gap_recalibrated",
+    "child_madds",
+    "child_params",
+)
 _CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")
 _MOST = 4
 _MOST_STUDIES = 5

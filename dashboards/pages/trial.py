@@ -33,7 +33,14 @@ from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
 from search_core.space.genotype import CELL_TYPES
 
-_FACTS = ("child_val_error", "supernet_val_accuracy", "discretization_gap", "child_madds", "child_params")
+_FACTS = (
+    "child_val_error",
+    "supernet_val_accuracy",
+    "discretization_gap",
+    "discretization_gap_recalibrated",
+    "child_madds",
+    "child_params",
+)
 _ORIGINS = ("version.", "dataset", "git.")
 _HOURS = ("gpu_hours", "cpu_core_hours")
 

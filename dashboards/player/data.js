@@ -16,7 +16,7 @@ function unpack(text, Type) {
 
 for (const cell of search.cells) {
   cell.probabilities = unpack(cell.probabilities, Uint16Array);
-  for (const name of ["entropy", "credit"]) cell[name] = unpack(cell[name], Float32Array);
+  for (const name of ["entropy", "credit", "resource"]) cell[name] = unpack(cell[name], Float32Array);
   for (const name of ["shown", "kept", "concat"]) cell[name] = unpack(cell[name], Uint8Array);
 }
 for (const curve of search.curves) for (const line of curve.lines) line.values = unpack(line.values, Float64Array);

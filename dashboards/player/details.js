@@ -9,9 +9,11 @@ class Details {
     const body = document.getElementById("details-rows");
     this.operations = search.operations.map((operation, number) => this.addRow(body, operation.name, number));
     this.entropy = this.addRow(body, "entropy (nats)");
-    this.credit = this.addRow(body, "credit");
+    this.credit = this.addRow(body, "credit (nats)");
+    this.resource = this.addRow(body, "of it, penalty");
     this.entropy.row.classList.add("apart");
-    this.credit.row.title = "Mean credit of the epoch's steps (SNAS section 2.3): above 0, this edge lowered the loss";
+    this.credit.row.title = "Mean credit of the epoch's steps (SNAS sections 2.3 and 2.4): above 0, this edge lowered the loss by more than its share of the penalty adds";
+    this.resource.row.title = "Minus the edge's share of the penalty; a dash where the search did not record it, and the credit is the task's alone";
   }
 
   addRow(body, name, operation = null) {
@@ -39,10 +41,12 @@ class Details {
     this.operations.forEach((row, operation) => {
       this.drawSpark(row, Array.from({ length: numEpochs }, (_, time) => probability(cell, time, number, operation)), 0, 1);
     });
-    const entropy = overEpochs(cell.entropy, cell, number), credit = overEpochs(cell.credit, cell, number);
+    const [entropy, credit, resource] = [cell.entropy, cell.credit, cell.resource].map((values) => overEpochs(values, cell, number));
     this.drawSpark(this.entropy, entropy, 0, Math.max(1e-9, extent([entropy])[1]));
-    const [low, high] = extent([credit, [0]]);
-    this.drawSpark(this.credit, credit, low, high > low ? high : low + 1, true);
+    const [low, high] = extent([credit, resource, [0]]);  // one scale: they are parts of one sum
+    for (const [row, values] of [[this.credit, credit], [this.resource, resource]]) {
+      this.drawSpark(row, values, low, high > low ? high : low + 1, true);
+    }
   }
 
   drawSpark(row, values, low, high, zero = false) {
@@ -62,7 +66,8 @@ class Details {
     });
     this.entropy.number.textContent = shortNumber(cell.entropy[at]);
     this.credit.number.textContent = shortNumber(cell.credit[at]);
-    for (const row of [...this.operations, this.entropy, this.credit]) {
+    this.resource.number.textContent = shortNumber(cell.resource[at]);
+    for (const row of [...this.operations, this.entropy, this.credit, this.resource]) {
       row.now.setAttribute("x1", x);
       row.now.setAttribute("x2", x);
     }

@@ -119,6 +119,7 @@ def _cell(
         ("probabilities", cell.probabilities, expected),
         ("entropy", cell.entropy, expected[:2]),
         ("credit", cell.credit, expected[:2]),
+        ("resource_credit", cell.resource_credit, expected[:2]),
     ):
         if array.shape != shape:
             raise ValueError(f"`{name}` of the {cell_type} cell must have the shape {shape}, got {array.shape}")
@@ -133,7 +134,8 @@ def _cell(
         **_places(layout),
         "probabilities": packed(thousandths(cell.probabilities), "<u2"),
         "entropy": packed(cell.entropy, "<f4"),
-        "credit": packed(cell.credit, "<f4"),
+        "credit": packed(cell.full_credit, "<f4"),
+        "resource": packed(cell.resource_credit, "<f4"),  # of it that of the penalty
         "shown": packed(shown, "<u1"),  # operation in the picture: that of the genotype, else the likeliest
         "kept": packed(kept >= 0, "<u1"),
         "concat": packed(concat, "<u1"),

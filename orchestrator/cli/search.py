@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dashboards.formatting import shown_metric
+from dashboards.formatting import metric_name, shown_metric
 from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
+from search_core.search.reports import FINAL_METRICS
 
 if TYPE_CHECKING:
     from search_core.search.reports import EpochReport
@@ -58,3 +59,6 @@ def _print_epoch(report: EpochReport) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for name in FINAL_METRICS:
+        if (value := report.metrics().get(name)) is not None:
+            stdout.print(f"{metric_name(name)}: {shown_metric(name, value)}", highlight=False, soft_wrap=True)

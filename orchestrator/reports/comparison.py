@@ -46,6 +46,8 @@ class StrategyRow:
         child_val_accuracy_recalibrated: likewise with its own BN statistics.
         test_accuracy: of each child trained from scratch, mean over its trainings; empty if none was.
         discretization_gap: supernet minus child validation accuracy.
+        discretization_gap_recalibrated: likewise, both with recalibrated BN statistics; empty in studies of before
+            it was reported.
         entropy: of both cells, nats.
         child_params: of each child at the size of the search.
         child_madds: multiply-adds likewise.
@@ -66,6 +68,7 @@ class StrategyRow:
     child_val_accuracy_recalibrated: Values
     test_accuracy: Values
     discretization_gap: Values
+    discretization_gap_recalibrated: Values
     entropy: Values
     child_params: Values
     child_madds: Values
@@ -162,6 +165,7 @@ def _row(
         child_val_accuracy_recalibrated=values("child_val_accuracy_recalibrated"),
         test_accuracy=tuple(mean(values) for values in trained if values),
         discretization_gap=values("discretization_gap"),
+        discretization_gap_recalibrated=values("discretization_gap_recalibrated"),
         entropy=values("entropy_total"),
         child_params=values("child_params"),
         child_madds=values("child_madds"),

@@ -18,6 +18,7 @@ ACCURACY_COLUMNS: Columns = {
     "recalibrated": lambda row: _percent(row.child_val_accuracy_recalibrated),
     "retrained (test)": lambda row: _percent(row.test_accuracy),
     "gap, points": lambda row: _percent(row.discretization_gap, ""),
+    "gap, recalibrated": lambda row: _percent(row.discretization_gap_recalibrated, ""),
     "entropy, nats": lambda row: _spread(row.entropy, "{:.1f}"),
 }
 COST_COLUMNS: Columns = {
@@ -92,8 +93,9 @@ def truth_text(truth: TruthFacts) -> str:
 
 HOW_TO_READ = (
     "Mean ± sample standard deviation over seeds. Inherited: validation accuracy of the child with the weights of its "
-    "search, untrained. Retrained: test accuracy after training from scratch; nothing was chosen by it. Strategies "
-    "that train each child independently have no supernet, so no gap."
+    "search, untrained. Gap: supernet minus child, as they are and with batch norm statistics recalibrated in both. "
+    "Retrained: test accuracy after training from scratch; nothing was chosen by it. Strategies that train each child "
+    "independently have no supernet, so no gap."
 )
 
 

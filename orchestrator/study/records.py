@@ -19,7 +19,7 @@ from orchestrator.sampling.ranking import best_trials, ranked_trials
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
-from search_core.search.reports import OPTIONAL_METRICS
+from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.genotype import Genotype, load_genotype
 
@@ -224,7 +224,7 @@ def front_rows(
                 "eta": options.penalty.eta,
                 "temperature": described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
-                **{name: trial.metrics[name] for name in OPTIONAL_METRICS if name in trial.metrics},
+                **{name: trial.metrics[name] for name in (*OPTIONAL_METRICS, *FINAL_METRICS) if name in trial.metrics},
                 "test_accuracy": mean(tests) if tests else None,
                 "test_accuracy_sd": stdev(tests) if len(tests) > 1 else None,
                 "genotype": trial.genotype,

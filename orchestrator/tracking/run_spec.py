@@ -13,7 +13,7 @@ from typing import Any, Literal
 from dashboards.formatting import shown_number
 from orchestrator.study.hours import HOURS
 from search_core.data.datasets import ImageData
-from search_core.search.reports import OPTIONAL_METRICS
+from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.space.genotype import PRIMITIVES, Genotype
 
 UnitKind = Literal["search", "retrain"]
@@ -72,7 +72,7 @@ class Unit:
 
 def logged_metrics(*objectives: str) -> tuple[str, ...]:
     """Names of a search's metrics that MLflow gets if it reports them, those of the objectives among them."""
-    return tuple(dict.fromkeys((*SEARCH_METRICS, *OPTIONAL_METRICS, *HOURS, *objectives)))
+    return tuple(dict.fromkeys((*SEARCH_METRICS, *OPTIONAL_METRICS, *FINAL_METRICS, *HOURS, *objectives)))
 
 
 def picture_epochs(every: int | None, epochs: int) -> list[int]:

@@ -87,19 +87,29 @@ class CostTable:
             edge_costs[cell_type] = self._penalty(counts_LE, cell_type, options)
         return edge_costs
 
-    def expected_penalty(self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]) -> Tensor:
-        """E_Z[C(Z)] for one-hot Z drawn from `probabilities` (E, O) per cell type; a scalar.
+    def expected_edge_costs(
+        self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]
+    ) -> dict[CellType, Tensor]:
+        """Each edge's own part of E_Z[C(Z)] for one-hot Z drawn from `probabilities`, as `edge_costs` has those of C.
 
         The expectation is taken of each operation's penalty, so it is exact with `log` too; with estimator `discrete`
         it is taken of the cost, whose logarithm then is the penalty, as the SNAS authors' code has it.
+
+        Args:
+            options: as for `edge_costs`.
+            probabilities: (E, O) per cell type.
         """
         if options.estimator == "discrete":
-            return torch.stack([share_LE.sum() for share_LE in self.edge_costs(options, probabilities).values()]).sum()
-        parts = []
+            return self.edge_costs(options, probabilities)
+        edge_costs = {}
         for cell_type in CELL_TYPES:
             counts_LEO = {kind: self._table[kind, cell_type] for kind in _weights(options)}
-            parts.append((self._penalty(counts_LEO, cell_type, options) * probabilities[cell_type]).sum())
-        return torch.stack(parts).sum()
+            edge_costs[cell_type] = (self._penalty(counts_LEO, cell_type, options) * probabilities[cell_type]).sum(-1)
+        return edge_costs
+
+    def expected_penalty(self, options: PenaltyOptions, probabilities: Mapping[CellType, Tensor]) -> Tensor:
+        """E_Z[C(Z)], the sum of `expected_edge_costs`; a scalar."""
+        return total(self.expected_edge_costs(options, probabilities))
 
     def _penalty(self, counts: Mapping[str, Tensor], cell_type: CellType, options: PenaltyOptions) -> Tensor:
         """Turn counts by kind, shape (L, ...), into penalties of the same shape."""
@@ -109,6 +119,11 @@ class CostTable:
         if ratio is None:
             return penalty
         return penalty * ((ratio if cell_type == "reduce" else 1.0) / max(penalty.shape[0], 1))
+
+
+def total(edge_costs: Mapping[CellType, Tensor]) -> Tensor:
+    """C(Z), the sum over all edges (L, E) per cell type; a scalar."""
+    return torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()
 
 
 def _costs(latency: LatencyTable | None) -> dict[tuple[str, ...], Callable[[str, CellPlan, int], Sequence[float]]]:

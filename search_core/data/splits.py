@@ -269,7 +269,7 @@ class FolderSplit(Split):
         whole = torch.arange(len(order)).split(wanted.batch_size)[:num_batches]
         shares = [wanted.ranks.share(batch) for batch in whole]
         loader = DataLoader(
-            _FolderImages(self._paths, self._labels, order, self._image_size, seed, augment),
+            _FolderImages(self._paths, self._labels, order, self._image_size, seed, wanted.augment),
             batch_sampler=[share.tolist() for share in shares if len(share)],
             num_workers=min(self._workers, num_batches),
             pin_memory=self.device.type == "cuda",

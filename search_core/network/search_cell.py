@@ -26,8 +26,6 @@ from search_core.network.primitives import build_primitive
 from search_core.space.genotype import POOLS
 from search_core.space.plan import CellPlan, NetworkOptions, cell_edges, edges_by_source
 
-_MOMENTUM = 0.1  # of running statistics, as in `torch.nn.BatchNorm2d`
-
 
 class SearchCell(nn.Module):
     """All candidate operations between all nodes of a cell (SNAS section 2.1).
@@ -63,6 +61,9 @@ class SearchCell(nn.Module):
         for stride, layout in self.layouts.items():
             self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns), persistent=False)
         self.follows_statistics = True
+        #: Of running statistics, as in `torch.nn.BatchNorm2d`; None for plain averages since `reset_running_stats`.
+        self.momentum: float | None = 0.1
+        self._num_averaged = 0
 
     def forward(
         self, before_previous: Tensor, previous: Tensor, z_EO: Tensor, drop_path: DropPath | None = None
@@ -103,6 +104,10 @@ class SearchCell(nn.Module):
         operation = self.operations[primitive]
         assert isinstance(operation, EdgeWeights)
         return operation.state_of(row)
+
+    def reset_running_stats(self) -> None:
+        """Begin plain averages anew, see `momentum`."""
+        self._num_averaged = 0
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """Leave running statistics alone inside: what is computed there was computed before."""
@@ -294,6 +299,8 @@ class SearchCell(nn.Module):
 
     def _follow(self, sent: Sequence[Sent], num_values: int) -> None:
         """Move running statistics towards those of the batch, the variance without bias, as `torch.nn.BatchNorm2d`."""
+        self._num_averaged += 1
+        momentum = 1 / self._num_averaged if self.momentum is None else self.momentum
         unbiased = (1.0, num_values / max(num_values - 1, 1))
         for kind, position, factor in zip(("mean", "var"), (0, 1), unbiased, strict=True):
             running, batch = [], []
@@ -315,7 +322,7 @@ class SearchCell(nn.Module):
             if running:
                 # As torch's batch norm, without a trace in autograd: a graph may still hold these tensors.
                 targets = [statistic.data for statistic in running]
-                torch._foreach_lerp_(targets, list(torch._foreach_mul(batch, factor)), _MOMENTUM)
+                torch._foreach_lerp_(targets, list(torch._foreach_mul(batch, factor)), momentum)
 
 
 class _FrozenStatistics(AbstractContextManager[None]):

@@ -250,6 +250,7 @@ def _cell_report(probabilities_EO: Tensor) -> CellReport:
         probabilities=tuple(map(tuple, probabilities_EO.tolist())),
         entropy=tuple(entropy(probabilities_EO).tolist()),
         credit=(0.0,) * len(probabilities_EO),
+        resource_credit=(0.0,) * len(probabilities_EO),
     )
 
 

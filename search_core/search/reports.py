@@ -29,13 +29,16 @@ class CellReport:
         alpha: architecture parameters, E rows of O values.
         probabilities: probability of every operation, E rows of O values.
         entropy: nats, per edge.
-        credit: mean credit of the epoch's steps, per edge (SNAS section 2.3).
+        credit: mean task credit of the epoch's steps, per edge, nats (SNAS section 2.3).
+        resource_credit: mean of minus eta times the edge's share of the penalty, likewise (SNAS section 2.4); the
+            paper's credit of an edge is the sum of both.
     """
 
     alpha: tuple[tuple[float, ...], ...]
     probabilities: tuple[tuple[float, ...], ...]
     entropy: tuple[float, ...]
     credit: tuple[float, ...]
+    resource_credit: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,11 @@ class EpochReport:
         genotype: the derived architecture.
         cells: the distribution over each cell type.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        supernet_val_accuracy_recalibrated: as `supernet_val_accuracy`, batch norm statistics recomputed on training
+            data under samples of the last temperature; None before the last epoch, and in a multi-trial search.
+            Strategies that normalise by the batch itself have the same as without.
+        discretization_gap_recalibrated: `supernet_val_accuracy_recalibrated - child_val_accuracy_recalibrated`;
+            likewise.
         children: code and score of each child that was trained independently in this epoch, NaN if its training failed;
             empty for strategies whose children share their weights.
         choices: what the child has chosen beside the genotype, see `Strategy.choices`.
@@ -116,12 +124,14 @@ class EpochReport:
     genotype: Genotype
     cells: dict[CellType, CellReport]
     child_latency_ms: float | None = None
+    supernet_val_accuracy_recalibrated: float | None = None
+    discretization_gap_recalibrated: float | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     children: tuple[tuple[Code, float], ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """All numbers of the report by name, without `epoch`; optional ones if there are any."""
-        values = {name: getattr(self, name) for name in (*METRICS, *OPTIONAL_METRICS)}
+        values = {name: getattr(self, name) for name in (*METRICS, *OPTIONAL_METRICS, *FINAL_METRICS)}
         return {name: float(value) for name, value in values.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,11 +153,13 @@ class EpochReport:
 
 #: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
 OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
+#: Names of the numbers that only the last epoch of a search with a supernet reports.
+FINAL_METRICS: tuple[str, ...] = ("supernet_val_accuracy_recalibrated", "discretization_gap_recalibrated")
 #: Names of the numbers that every epoch of every search reports.
 METRICS: tuple[str, ...] = tuple(
     entry.name
     for entry in fields(EpochReport)
-    if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS)
+    if entry.name not in ("epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS, *FINAL_METRICS)
 )
 
 
@@ -163,6 +175,7 @@ def epoch_report(
     supernet_val_accuracy: float,
     child_val_accuracy: float,
     child_val_accuracy_recalibrated: float,
+    supernet_val_accuracy_recalibrated: float | None = None,
     **measured: Any,
 ) -> EpochReport:
     """A report with all that follows from options, genotype and distribution.
@@ -178,6 +191,7 @@ def epoch_report(
         supernet_val_accuracy: as in `EpochReport`, like all others.
         child_val_accuracy: likewise.
         child_val_accuracy_recalibrated: likewise.
+        supernet_val_accuracy_recalibrated: likewise.
         **measured: the other attributes of `EpochReport`.
     """
     strategy = options.strategy
@@ -193,6 +207,12 @@ def epoch_report(
         child_val_accuracy_recalibrated=child_val_accuracy_recalibrated,
         child_val_error=1.0 - (child_val_accuracy_recalibrated if recalibrates else child_val_accuracy),
         discretization_gap=supernet_val_accuracy - child_val_accuracy,
+        supernet_val_accuracy_recalibrated=supernet_val_accuracy_recalibrated,
+        discretization_gap_recalibrated=(
+            None
+            if supernet_val_accuracy_recalibrated is None
+            else supernet_val_accuracy_recalibrated - child_val_accuracy_recalibrated
+        ),
         entropy_normal=entropies["normal"],
         entropy_reduce=entropies["reduce"],
         entropy_total=sum(entropies.values()),

@@ -207,6 +207,9 @@ class Search(Resumable[EpochReport]):
             supernet_val_accuracy=supernet.accuracy,
             child_val_accuracy=inherited.accuracy,
             child_val_accuracy_recalibrated=recalibrated.accuracy,
+            supernet_val_accuracy_recalibrated=(
+                self._recalibrated_supernet(supernet.accuracy) if self._settings().is_last else None
+            ),
             train_loss=totals.loss.item(),
             train_accuracy=totals.correct.item() / num_images,
             train_penalty=totals.penalty.item(),
@@ -217,6 +220,24 @@ class Search(Resumable[EpochReport]):
             child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
             choices=strategy.choices(),
         )
+
+    def _recalibrated_supernet(self, accuracy: float) -> float:
+        """Validation accuracy of a copy of the supernet with statistics recomputed, like a child's, in float32.
+
+        `accuracy`, that of the supernet as it is, where the strategy normalises by the batch itself. The generator is a
+        copy too: what is drawn after the last epoch, as for `scores`, does not depend on this figure.
+        """
+        generator = self._generators["validation"].clone_state()
+        if self.strategy.weights_of_pass(generator) is None:
+            return accuracy
+        supernet = copy.deepcopy(self.strategy.supernet)
+
+        def forward(images: Tensor) -> Tensor:
+            logits: Tensor = supernet(images, self.strategy.weights_of_pass(generator))
+            return logits
+
+        self._context.images.recalibrate(supernet, generator, forward)
+        return evaluate(forward, self.data.validation, self.options.batch_size).accuracy
 
 
 def build_context(options: SearchOptions, data: ImageData, device: torch.device) -> SearchContext:
@@ -252,13 +273,15 @@ def build_context(options: SearchOptions, data: ImageData, device: torch.device)
 
 
 def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:
-    alpha, probabilities, credits = strategy.alpha(), strategy.probabilities(), strategy.credits()
+    alpha, probabilities = strategy.alpha(), strategy.probabilities()
+    credits, resource_credits = strategy.credits(), strategy.resource_credits()
     return {
         cell_type: CellReport(
             alpha=_rows(alpha[cell_type]),
             probabilities=_rows(probabilities[cell_type]),
             entropy=tuple(entropy(probabilities[cell_type]).tolist()),
             credit=tuple(credits[cell_type].tolist()),
+            resource_credit=tuple(resource_credits[cell_type].tolist()),
         )
         for cell_type in CELL_TYPES
     }

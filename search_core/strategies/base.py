@@ -130,6 +130,13 @@ class Strategy(ABC):
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of the supernet as it is validated: a sample of the architecture per batch."""
 
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor] | None:
+        """Architecture weights (E, O) or (L, E, O) of one pass, per cell type, with which `predict` runs the supernet.
+
+        None where `predict` normalises by the batch itself: then running statistics are not what it depends on.
+        """
+        return None
+
     @abstractmethod
     def alpha(self) -> dict[CellType, Tensor]:
         """Architecture parameters (E, O) per cell type, detached; log probabilities where there are none."""
@@ -144,10 +151,14 @@ class Strategy(ABC):
         return {cell_type: p.clamp_min(smallest).log() for cell_type, p in self.probabilities().items()}
 
     def credits(self) -> dict[CellType, Tensor]:
-        """Mean credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
+        """Mean task credit (E,) per edge and step since `begin_epoch`, per cell type; 0 for strategies without any."""
         weight = next(self.supernet.parameters())
         num_edges = len(cell_edges(self.supernet.options.nodes))
         return {cell_type: torch.zeros(num_edges, device=weight.device) for cell_type in CELL_TYPES}
+
+    def resource_credits(self) -> dict[CellType, Tensor]:
+        """Mean resource credit, likewise: minus what the edge's share of the penalty adds to the loss."""
+        return {cell_type: torch.zeros_like(credit_E) for cell_type, credit_E in Strategy.credits(self).items()}
 
     def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
         """How much the strategy thinks of some genotypes: their log probability under its distribution.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.data.datasets import Split
+from search_core.network.search_cell import SearchCell
 from search_core.ranks import ALONE, Ranks
 
 _EVALUATION_BATCH = 256
@@ -46,12 +47,18 @@ def evaluate(
 
 
 def recalibrate(
-    network: nn.Module, split: Split, *, batch_size: int, num_batches: int, generator: torch.Generator
+    network: nn.Module,
+    split: Split,
+    *,
+    batch_size: int,
+    num_batches: int,
+    generator: torch.Generator,
+    forward: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Recompute all batch norm statistics of `network` as plain averages over training batches, in place.
 
     A child is narrower than the supernet that it comes from, so inherited statistics do not fit it (SPOS section 3.4).
-    The network is left in evaluation mode.
+    Those of the supernet itself lag behind its weights and samples. The network is left in evaluation mode.
 
     Args:
         network: the network; its weights do not change.
@@ -59,8 +66,10 @@ def recalibrate(
         batch_size: images a forward pass.
         num_batches: number of batches, fewer if the split is smaller.
         generator: draws which images, on the split's device.
+        forward: a pass of images through `network`, for a supernet, which needs an architecture too.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    forward = network if forward is None else forward
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | SearchCell)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -69,7 +78,7 @@ def recalibrate(
     drop_last = len(split) >= batch_size  # a single image has no batch statistics
     with torch.no_grad():
         for images, _ in islice(split.batches(batch_size, generator=generator, drop_last=drop_last), num_batches):
-            network(images)
+            forward(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()

@@ -6,7 +6,7 @@ rewards and the rankings of one-shot methods use images held out of the training
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,15 @@ class SearchImages:
         assert self.held_out is not None, "the strategy's options must hold images out"
         return self.held_out
 
-    def recalibrate(self, network: nn.Module, generator: torch.Generator) -> None:
-        """Recompute the BN statistics of a child from images of theta, in place (`evaluation.recalibrate`)."""
+    def recalibrate(
+        self, network: nn.Module, generator: torch.Generator, forward: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        """Recompute the BN statistics of a network from images of theta, in place (`evaluation.recalibrate`)."""
         recalibrate(
             network,
             self.weights,
             batch_size=self.batch_size,
             num_batches=self.recalibration_batches,
             generator=generator,
+            forward=forward,
         )

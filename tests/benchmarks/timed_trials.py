@@ -137,4 +137,5 @@ def made_up_cell(network: NetworkOptions, generator: np.random.Generator) -> Cel
         probabilities=tuple(map(tuple, probabilities.tolist())),
         entropy=tuple((-probabilities * np.log(probabilities)).sum(1).tolist()),
         credit=tuple(generator.normal(size=len(alpha)).tolist()),
+        resource_credit=tuple((-generator.random(size=len(alpha))).tolist()),
     )

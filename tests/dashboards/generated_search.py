@@ -84,6 +84,12 @@ class GeneratedSearch:
             found[cell_type] = 0.05 * fade * self._quality(index).max(-1)[None] - 0.03 * fade + noise
         return found
 
+    @property
+    def resource_credits(self) -> dict[CellType, np.ndarray]:
+        """Minus the penalty's share per edge, (T, E), of penalties that sum logarithms of multiply-adds."""
+        costs = np.log1p(operation_costs(self)["madds"])
+        return {cell_type: -self.eta * (p * costs).sum(-1) for cell_type, p in self.probabilities.items()}
+
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """All metrics of `EpochReport`, (T,) each."""
@@ -120,7 +126,7 @@ class GeneratedSearch:
         ]
         if cells:
             tables = {"alpha": self.alphas, "probabilities": self.probabilities}
-            tables |= {"entropy": self.entropies, "credit": self.credits}
+            tables |= {"entropy": self.entropies, "credit": self.credits, "resource_credit": self.resource_credits}
             plain = {key: {kind: rows.tolist() for kind, rows in table.items()} for key, table in tables.items()}
             for epoch, record in enumerate(found):
                 record["genotype"] = self.genotype(epoch).to_dict()

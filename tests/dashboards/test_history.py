@@ -71,6 +71,25 @@ def test_odd_history_is_refused_with_the_reason(
         read_history(content, "history of x")
 
 
+def test_resource_credits_that_were_not_reported_yet_are_unknown() -> None:
+    records = generated_study(trials=1, epochs=3).searches[0].records()
+    for record in records[:2]:
+        for cell in record["cells"].values():
+            del cell["resource_credit"]
+    cell = read_history(parquet_bytes(history_table(records, PRIMITIVES)), "history of x").cells["reduce"]
+    assert np.isnan(cell.resource_credit[:2]).all()
+    assert np.isfinite(cell.resource_credit[2]).all()
+    np.testing.assert_array_equal(cell.full_credit[:2], cell.credit[:2])
+    np.testing.assert_array_equal(cell.full_credit[2], cell.credit[2] + cell.resource_credit[2])
+
+
+def test_history_of_before_resource_credits_is_read(table: pa.Table) -> None:
+    old = table.drop_columns(["resource_credit_normal", "resource_credit_reduce"])
+    cell = read_history(parquet_bytes(old), "history of x").cells["normal"]
+    assert np.isnan(cell.resource_credit).all()
+    np.testing.assert_array_equal(cell.full_credit, cell.credit)
+
+
 def test_whole_history_is_read(table: pa.Table) -> None:
     history = read_history(parquet_bytes(table), "history of x")
     assert history.cells["normal"].alpha.shape == (3, 14, 8)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_core.cost.penalty import total
 from search_core.space.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult
@@ -62,6 +63,10 @@ class Darts(DifferentiableStrategy):
         with torch.no_grad():
             return self._logits(images, self.probabilities())
 
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """The mixture."""
+        return self.probabilities()
+
     def genotype(self) -> Genotype:
         """The two strongest inputs of every node, each with its strongest operation but `none` (DARTS section 2.4)."""
         return strongest_inputs(self.probabilities(), self.supernet.options)
@@ -71,7 +76,9 @@ class Darts(DifferentiableStrategy):
         alpha = list(self._alpha.values())
         with self.supernet.frozen_statistics():
             gradients = self._hypergradient(training, held_out)
-        penalty = self._settings.eta * self._context.costs.expected_penalty(self._context.penalty, self._mixture())
+        edge_costs = self._context.costs.expected_edge_costs(self._context.penalty, self._mixture())
+        self._charge(edge_costs)
+        penalty = self._settings.eta * total(edge_costs)
         of_penalty = torch.autograd.grad(penalty, alpha)
         for parameter, task, cost in zip(alpha, gradients, of_penalty, strict=True):
             parameter.grad = task + cost

@@ -42,7 +42,9 @@ class DifferentiableStrategy(Strategy):
             capturable=context.cuda_graph,
         )
         self._settings = EpochSettings(temperature=1.0, eta=context.penalty.eta, theta_lr=theta.lr)
-        self._credit_sums = {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()}
+        self._credit_sums, self._resource_sums = (
+            {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()} for _ in range(2)
+        )
         self._num_steps = 0
 
     def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
@@ -50,8 +52,8 @@ class DifferentiableStrategy(Strategy):
         self._settings = settings
         for group in self._theta_optimiser.param_groups:
             group["lr"] = settings.theta_lr
-        for credit in self._credit_sums.values():
-            credit.zero_()
+        for credit_E in (*self._credit_sums.values(), *self._resource_sums.values()):
+            credit_E.zero_()
         self._num_steps = 0
 
     def alpha(self) -> dict[CellType, Tensor]:
@@ -68,8 +70,16 @@ class DifferentiableStrategy(Strategy):
         The reward of an edge is `R_ij = -(dL/dx_j) . (sum_k Z_ij^k O_ij^k(x_i))`. Since x_j is linear in Z, this is
         `-sum_k Z_ij^k dL/dZ_ij^k`, so it costs nothing beyond the gradient of Z; cells of one type are summed.
         """
-        steps = max(self._num_steps, 1)
-        return {cell_type: credit / steps for cell_type, credit in self._credit_sums.items()}
+        return self._per_step(self._credit_sums)
+
+    def resource_credits(self) -> dict[CellType, Tensor]:
+        """Mean resource credit (E,) per edge and step since `begin_epoch` (SNAS section 2.4); 0 before the first step.
+
+        `-eta C_ij(Z)` with the edge's part C_ij of C(Z) (`CostTable.edge_costs`), or of its expectation where the
+        estimator takes that; nats, as credits are. Cells of one type are summed, so both cell types together give minus
+        the penalty of the loss. A whole child's latency has no parts: every edge is charged all of it.
+        """
+        return self._per_step(self._resource_sums)
 
     def genotype(self) -> Genotype:
         """Most probable operation of every edge, `none` included: there is no top-2 rule (SNAS section 2.1)."""
@@ -126,6 +136,14 @@ class DifferentiableStrategy(Strategy):
         if self._context.alpha.grad_clip is not None:
             nn.utils.clip_grad_norm_(list(self._alpha.values()), self._context.alpha.grad_clip, foreach=True)
         self._alpha_optimiser.step()
+
+    def _per_step(self, sums: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
+        return {cell_type: sum_E / max(self._num_steps, 1) for cell_type, sum_E in sums.items()}
+
+    def _charge(self, edge_costs: Mapping[CellType, Tensor]) -> None:
+        """Add a step's resource credits: what edges (L, E) per cell type have of C(Z)."""
+        for cell_type, cost_LE in edge_costs.items():
+            self._resource_sums[cell_type] -= self._settings.eta * cost_LE.detach().sum(0)
 
     def _add_credits(self, z_network: Mapping[CellType, Tensor]) -> None:
         """Add those of one backward pass; the network's Z must keep its gradient."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_core.cost.penalty import total
 from search_core.network.child import discretised_forward
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
@@ -61,10 +62,7 @@ class Dsnas(DifferentiableStrategy):
             if scale_E.grad is not None:  # None when the stack has no cell of this type
                 self._credit_sums[name] -= scale_E.grad
         self._clip_theta()
-        used = {
-            name: functional.one_hot(chosen_E, len(self._space.primitives)) > 0 for name, chosen_E in choices.items()
-        }
-        step_used(self._theta_optimiser, self.supernet, used)
+        step_used(self._theta_optimiser, self.supernet, {name: z > 0 for name, z in self._one_hot(choices).items()})
         self._step_alpha()
         self._num_steps += 1
         correct = (logits.detach().argmax(1) == labels).sum()
@@ -83,6 +81,10 @@ class Dsnas(DifferentiableStrategy):
         """Logits (N, classes) of one sampled child with the shared weights and statistics."""
         with torch.no_grad():
             return self._child_logits(images, self._sample(generator))
+
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """Those of one sampled child, one-hot."""
+        return {name: z.to(self._alpha[name].dtype) for name, z in self._one_hot(self._sample(generator)).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, alpha, both optimisers, the score function's baselines and the decided edges."""
@@ -105,6 +107,10 @@ class Dsnas(DifferentiableStrategy):
             for name, probabilities_EO in self.probabilities().items()
         }
 
+    def _one_hot(self, choices: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
+        """Z (E, O) per cell type of chosen operations (E,)."""
+        return {name: functional.one_hot(chosen_E, len(self._space.primitives)) for name, chosen_E in choices.items()}
+
     def _child_logits(
         self, images: Tensor, choices: Mapping[CellType, Tensor], scales: Mapping[CellType, Tensor] | None = None
     ) -> Tensor:
@@ -122,12 +128,13 @@ class Dsnas(DifferentiableStrategy):
         penalty, costs = self._context.penalty, self._context.costs
         if penalty.estimator != "score_function":
             mixture = {name: alpha.softmax(-1) for name, alpha in self._alpha.items()}
-            expected = costs.expected_penalty(penalty, mixture)
-            return expected, expected
-        z = {name: functional.one_hot(chosen_E, len(self._space.primitives)) for name, chosen_E in choices.items()}
-        costs_E = {name: cost_LE.sum(0) for name, cost_LE in costs.edge_costs(penalty, z).items()}
-        score = torch.stack([(log_p[name] * self._advantage(name, costs_E[name])).sum() for name in CELL_TYPES]).sum()
-        return torch.stack([cost_E.sum() for cost_E in costs_E.values()]).sum(), score
+            edge_costs = costs.expected_edge_costs(penalty, mixture)
+            self._charge(edge_costs)
+            return total(edge_costs), total(edge_costs)
+        edge_costs = costs.edge_costs(penalty, self._one_hot(choices))
+        self._charge(edge_costs)
+        scores = [(log_p[name] * self._advantage(name, cost_LE.sum(0))).sum() for name, cost_LE in edge_costs.items()]
+        return total(edge_costs), torch.stack(scores).sum()
 
     def _advantage(self, cell_type: CellType, cost_E: Tensor) -> Tensor:
         """Cost of every edge above the moving average of its samples, which then moves on."""

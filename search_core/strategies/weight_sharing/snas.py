@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_core.cost.penalty import total
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult
 from search_core.strategies.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
@@ -82,8 +83,11 @@ class Snas(DifferentiableStrategy):
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
         with torch.no_grad():
-            z = {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
-            return self._logits(images, z)
+            return self._logits(images, self.weights_of_pass(generator))
+
+    def weights_of_pass(self, generator: torch.Generator) -> dict[CellType, Tensor]:
+        """One architecture sample at the current temperature."""
+        return {cell_type: log.exp() for cell_type, log in self._sample(generator).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, alpha, both optimisers and the score function's baselines."""
@@ -122,14 +126,16 @@ class Snas(DifferentiableStrategy):
         """C(Z) of this sample (or its expectation), and a scalar whose gradient estimates that of E_Z[C(Z)]."""
         if self._penalty.estimator in ("expected", "discrete"):
             probabilities = {cell_type: alpha.softmax(-1) for cell_type, alpha in self._alpha.items()}
-            expected = self._costs.expected_penalty(self._penalty, probabilities)
-            return expected, expected
+            edge_costs = self._costs.expected_edge_costs(self._penalty, probabilities)
+            self._charge(edge_costs)
+            return total(edge_costs), total(edge_costs)
         if self._penalty.cost == "child_latency":
             penalty = self._child_latency(z)
             edge_costs = {name: penalty.expand(1, len(alpha)) for name, alpha in self._alpha.items()}
         else:
             edge_costs = self._costs.edge_costs(self._penalty, z)
-            penalty = torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()
+            penalty = total(edge_costs)
+        self._charge(edge_costs)
         if self._penalty.estimator == "reparam":
             return penalty, penalty
         return penalty, torch.stack([self._score(cell_type, edge_costs, log_z) for cell_type in CELL_TYPES]).sum()

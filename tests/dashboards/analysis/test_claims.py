@@ -22,13 +22,40 @@ def _pair(mine, theirs, **of_run):
 
 @pytest.mark.parametrize(
     ("ours", "other", "verdict"),
-    [(0.01, 0.3, "holds"), (0.02, 0.021, "holds"), (0.03, 0.3, "does not hold"), (0.01, 0.015, "does not hold")],
+    [
+        (0.01, 0.3, "holds"),
+        (0.02, 0.021, "holds"),
+        (-0.02, 0.3, "holds"),
+        (0.03, 0.3, "does not hold"),
+        (0.01, 0.015, "does not hold"),
+    ],
 )
 def test_accuracy_is_kept_if_at_most_two_points_are_lost_and_the_other_loses_more(ours, other, verdict):
     claim = _claim("a", _pair({"discretization_gap": ours}, {"discretization_gap": other}))
     assert claim.verdict == verdict
     assert f"snas {100 * ours:.3g} (n = 1) points, darts {100 * other:.3g} (n = 1) points" in claim.evidence
     assert "at most 2 points" in claim.evidence
+    assert "averaged statistics" not in claim.evidence
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "verdict"),
+    [
+        (0.01, 0.3, "holds"),
+        (0.03, 0.3, "does not hold"),
+        (-0.05, 0.3, "cannot be said"),  # above it with recalibrated statistics too
+        (math.nan, 0.3, "cannot be said"),
+    ],
+)
+def test_a_child_far_above_its_supernet_is_judged_with_recalibrated_statistics(ours, other, verdict):
+    mine = {"discretization_gap": -0.1, "discretization_gap_recalibrated": ours}
+    claim = _claim("a", _pair(mine, {"discretization_gap": 0.8, "discretization_gap_recalibrated": other}))
+    assert claim.verdict == verdict
+    assert "recalibrated on both sides: snas " in claim.evidence
+    assert claim.evidence.endswith(
+        "far above its supernet: snas, as the supernet is judged with averaged statistics, so the recalibrated gap "
+        "decides"
+    )
 
 
 def test_accuracy_evidence_has_mean_and_spread():
@@ -111,33 +138,62 @@ def _sweep(costs, edges, etas=(1e-4, 1e-3, 1e-2, 1e-1)):
     ]
 
 
+_TWICE = (1e-4, 1e-4, 1e-3, 1e-3, 1e-1, 1e-1)
+
+
 def test_children_get_smaller_with_the_penalty():
-    claim = _claim("c", _sweep([40, 30, 20, 10], [14, 12, 8, 2]))
+    claim = _claim("c", _sweep([40, 39, 30, 29, 10, 11], [14, 13, 9, 8, 2, 2], _TWICE))
     assert claim.verdict == "holds"
+    # Welch: difference 4 - 15.5 = -11.5, error sqrt(0.5 / 2) = 0.5, one degree of freedom: t = 12.706.
     assert claim.evidence == (
-        "rank correlation of the penalty with multiply-adds -1.00, with edges left -1.00 "
-        "(4 searches; at most -0.7 counts as monotonic)"
+        "rank correlation of the penalty with multiply-adds -0.96 (6 searches; at most -0.7 counts as monotonic); "
+        "edges left 15.5 ± 0.71 (n = 2) at the weakest and 4 ± 0 (n = 2) at the strongest penalties; 95% interval of "
+        "the difference in edges -17.9 to -5.15; removed means that it is below 0 and that edges or nodes at least "
+        "halve"
     )
 
 
 @pytest.mark.parametrize(
     ("costs", "edges", "said"),
     [
-        ([10, 20, 30, 40], [14, 12, 8, 2], "multiply-adds +1.00"),  # larger
-        ([20, 40, 10, 30], [14, 12, 8, 2], "multiply-adds +0.00"),
-        ([40, 30, 20, 10], [14, 14, 14, 14], "edges left constant"),  # smaller, but no edge is gone
-        ([40, 30, 20, 10], [2, 8, 12, 14], "edges left +1.00"),
-        ([25, 25, 25, 25], [14, 12, 8, 2], "all 4 children have the same multiply-adds"),
+        ([10, 11, 20, 21, 40, 41], [14, 14, 9, 9, 2, 2], "multiply-adds +0.96"),  # larger
+        ([40, 41, 30, 31, 10, 11], [14, 14, 14, 14, 14, 14], "in edges +0 to +0;"),  # smaller, but no edge is gone
+        ([40, 41, 30, 31, 10, 11], [14, 14, 13, 13, 13, 13], "in edges -1 to -1;"),  # one edge is gone, not half
+        ([40, 41, 30, 31, 10, 11], [14, 2, 9, 9, 2, 2], "in edges "),  # half, but not beyond chance
+        ([40, 41, 30, 31, 10, 11], [2, 2, 9, 9, 14, 14], "in edges +12 to +12;"),
+        ([25, 25, 25, 25, 25, 25], [14, 14, 9, 9, 2, 2], "all 6 children have the same multiply-adds"),
     ],
 )
 def test_children_that_do_not_get_smaller(costs, edges, said):
-    claim = _claim("c", _sweep(costs, edges))
+    claim = _claim("c", _sweep(costs, edges, _TWICE))
     assert claim.verdict == "does not hold"
     assert said in claim.evidence
 
 
-def test_smaller_children_count_a_search_without_penalty():
-    assert _claim("c", _sweep([40, 30, 20, 10], [14, 12, 8, 2], (0.0, 1e-3, 1e-2, 1e-1))).verdict == "holds"
+def test_edges_removed_of_a_continuous_sweep_are_those_of_its_thirds():
+    etas = (0.0, 1e-4, 1e-3, 1e-2, 2e-2, 1e-1)
+    claim = _claim("c", _sweep([40, 39, 30, 29, 10, 9], [14, 14, 9, 9, 2, 2], etas))
+    assert claim.verdict == "holds"
+    assert "edges left 16 ± 0 (n = 2) at the weakest and 4 ± 0 (n = 2) at the strongest" in claim.evidence
+
+
+def test_edges_removed_need_two_searches_at_each_end():
+    claim = _claim("c", _sweep([40, 30, 20, 10], [14, 12, 8, 2]))
+    assert claim.verdict == "cannot be said"
+    assert claim.evidence.endswith("for an interval of the edges left both ends of the sweep need two searches")
+    assert _claim("c", _sweep([10, 20, 30, 40], [14, 12, 8, 2])).verdict == "does not hold"
+
+
+def test_nodes_that_halve_count_as_edges_do():
+    trials = _sweep([40, 41, 30, 31, 10, 11], [14, 14, 12, 12, 8, 8], _TWICE)
+    assert _claim("c", trials).verdict == "does not hold"
+    curves = {
+        of.run.run_id: curve(nodes_normal=[4.0, nodes], nodes_reduce=[4.0, 1.0])
+        for of, nodes in zip(trials, (4.0, 4.0, 3.0, 3.0, 1.0, 1.0), strict=True)
+    }
+    claim = _claim("c", trials, curves)
+    assert claim.verdict == "holds"
+    assert "nodes left 5 ± 0 (n = 2) at the weakest and 2 ± 0 (n = 2) at the strongest" in claim.evidence
 
 
 def test_smaller_children_need_three_penalties():

@@ -104,7 +104,13 @@ def _history():
     """Two epochs of a cell with one intermediate node: two edges, two operations."""
     probabilities = np.array([[[0.5, 0.5], [0.5, 0.5]], [[0.1, 0.9], [0.75, 0.25]]], dtype=np.float32)
     credit = np.array([[0.5, 0.0], [0.25, -1.0]], dtype=np.float32)
-    cell = CellHistory(alpha=np.log(probabilities), probabilities=probabilities, entropy=credit * 0, credit=credit)
+    cell = CellHistory(
+        alpha=np.log(probabilities),
+        probabilities=probabilities,
+        entropy=credit * 0,
+        credit=credit,
+        resource_credit=np.array([[-0.25, 0.0], [-0.5, -0.5]], dtype=np.float32),
+    )
     return History(epochs=np.array([3, 4]), metrics={}, cells={"normal": cell}, primitives=("none", "sep_conv_3x3"))
 
 
@@ -137,10 +143,25 @@ def test_credit_chart_names_the_strongest_edge_of_the_last_epoch():
     chart = credit_chart(_history(), "normal", DARK)
     assert chart.title == "Credit of every edge of the normal cell; strongest at the end: k\N{MINUS SIGN}1 → 0"
     first, second = edge_names(2)
-    assert chart.rows == [(3, first, 0.5), (3, second, 0.0), (4, first, 0.25), (4, second, -1.0)]
+    assert chart.columns[2:] == ("credit", "of the task", "of the penalty")
+    assert chart.rows == [
+        (3, first, 0.25, 0.5, -0.25),
+        (3, second, 0.0, 0.0, 0.0),
+        (4, first, -0.25, 0.25, -0.5),
+        (4, second, -1.5, -1.0, -0.5),
+    ]
+    assert "lowers the loss by more than its share of the penalty adds." in chart.note
     (heat,) = chart.figure["data"]
     assert heat["colorscale"] == DARK.diverging
-    assert heat["zmax"] == -heat["zmin"] == pytest.approx(0.985)  # 99% between 0.5 and 1 of four numbers
+    assert heat["zmax"] == -heat["zmin"] == pytest.approx(1.4625)  # 99% between 0.25 and 1.5 of four numbers
+
+
+def test_credit_chart_of_a_search_without_resource_credits_has_those_of_the_task():
+    history = _history()
+    cell = replace(history.cells["normal"], resource_credit=np.full((2, 2), np.nan, dtype=np.float32))
+    chart = credit_chart(replace(history, cells={"normal": cell}), "normal", DARK)
+    assert [row[2:4] for row in chart.rows] == [(0.5, 0.5), (0.0, 0.0), (0.25, 0.25), (-1.0, -1.0)]
+    assert "the penalty's share was not recorded." in chart.note
 
 
 _CELLS = [

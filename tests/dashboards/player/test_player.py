@@ -43,6 +43,7 @@ def test_render_player_size_of_150_epochs_of_noise():
         probabilities=generator.random((150, 14, 8)),
         entropy=generator.normal(size=(150, 14)),
         credit=generator.normal(size=(150, 14)),
+        resource_credit=generator.normal(size=(150, 14)),
     )
     metrics = {name: generator.normal(size=150) for name in search.metrics}
     page = render_player(replace(search, cells=dict.fromkeys(CELL_TYPES, noisy), metrics=metrics), title="noise")
@@ -68,13 +69,24 @@ def test_player_data_numbers_are_those_of_the_history():
         shares = unpacked(cell["probabilities"], "<u2", 20, 14, 8) / 1000
         assert np.abs(shares - own.probabilities).max() <= 0.0005 + 1e-7  # half a step, single precision
         np.testing.assert_array_equal(unpacked(cell["entropy"], "<f4", 20, 14), own.entropy)
-        np.testing.assert_array_equal(unpacked(cell["credit"], "<f4", 20, 14), own.credit)
+        credit = unpacked(cell["credit"], "<f4", 20, 14)  # of task and penalty together
+        np.testing.assert_array_equal(credit, own.credit + own.resource_credit)
+        np.testing.assert_array_equal(unpacked(cell["resource"], "<f4", 20, 14), own.resource_credit)
+
+
+def test_player_data_of_a_search_without_resource_credits_has_those_of_the_task():
+    search = made_up_search(2)
+    unknown = np.full((2, 14), np.nan, dtype=np.float32)
+    cell = data_of(render_player(with_cells(search, resource_credit=unknown), title="t"))["cells"][0]
+    np.testing.assert_array_equal(unpacked(cell["credit"], "<f4", 2, 14), search.cells[CELL_TYPES[0]].credit)
+    assert np.isnan(unpacked(cell["resource"], "<f4", 2, 14)).all()
 
 
 def test_player_data_credits_keep_their_digits_however_small():
     search = made_up_search(2)
     credit = np.full((2, 14), 1.234e-12, dtype=np.float32)
-    cell = data_of(render_player(with_cells(search, credit=credit), title="t"))["cells"][0]
+    nothing = np.zeros_like(credit)
+    cell = data_of(render_player(with_cells(search, credit=credit, resource_credit=nothing), title="t"))["cells"][0]
     np.testing.assert_allclose(unpacked(cell["credit"], "<f4", 2, 14), 1.234e-12, rtol=1e-6)
 
 

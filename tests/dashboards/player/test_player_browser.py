@@ -312,9 +312,10 @@ def test_player_details_on_hover_stay_in_step(player):
     for epoch in (5, 6):
         own = SEARCH.cells["normal"]
         np.testing.assert_allclose(shown_probabilities(player), own.probabilities[epoch, place], atol=0.00051)
-        entropy, credit = player.locator("#details-rows .number").all_inner_texts()[-2:]
+        entropy, *credits = player.locator("#details-rows .number").all_inner_texts()[-3:]
         assert float(entropy) == pytest.approx(own.entropy[epoch, place], rel=0.005)
-        assert float(credit.replace("\N{MINUS SIGN}", "-")) == pytest.approx(own.credit[epoch, place], rel=0.005)
+        for shown, part in zip(credits, (own.full_credit, own.resource_credit), strict=True):
+            assert float(shown.replace("\N{MINUS SIGN}", "-")) == pytest.approx(part[epoch, place], rel=0.005)
         player.keyboard.press("ArrowRight")
     assert player.locator("#details-rows .spark path:last-of-type").first.get_attribute("d").count("L") == EPOCHS - 1
 

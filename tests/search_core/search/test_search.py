@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import random
 from dataclasses import fields, replace
@@ -17,14 +18,15 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
 from search_core.network.child import Child
 from search_core.search.options import SearchOptions, defining
-from search_core.search.reports import METRICS, OPTIONAL_METRICS, EpochReport
+from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
-from search_core.strategies.weight_sharing.options import DsnasOptions, SnasOptions, SposOptions
+from search_core.strategies.weight_sharing.options import DartsOptions, DsnasOptions, SnasOptions, SposOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions
+from search_core.training.evaluation import evaluate
 from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, through_file, tiny_options
 
 EPOCHS = 3
@@ -306,6 +308,7 @@ def test_reported_distribution_is_consistent(name: str) -> None:
             torch.testing.assert_close(torch.tensor(cell.entropy), -(p_EO * p_EO.log()).sum(-1))
             assert len(cell.credit) == 5
             assert any(cell.credit)
+            assert len(cell.resource_credit) == 5
             kept = [row.index(max(row)) != 0 for row in cell.probabilities]
             assert sum(kept) == len(report.genotype.edges(cell_type))
 
@@ -337,7 +340,7 @@ def test_metrics_are_all_numbers_of_the_report() -> None:
     report = whole("default")[0][0]
     metrics = report.metrics()
     assert tuple(metrics) == METRICS
-    others = {"epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS}
+    others = {"epoch", "genotype", "cells", "choices", "children", *OPTIONAL_METRICS, *FINAL_METRICS}
     assert others | set(metrics) == {entry.name for entry in fields(EpochReport)}
     assert all(type(value) is float for value in metrics.values())
     assert metrics["child_madds"] == report.child_madds
@@ -362,6 +365,34 @@ def test_training_images_are_augmented() -> None:
     plain = SEARCHES["default"]
     augmented = replace(plain, dataset=replace(TINY_DATASET, crop_padding=2))
     assert make(augmented).run_epoch().train_loss != whole("default")[0][0].train_loss
+
+
+def test_last_report_has_the_supernet_with_recalibrated_statistics() -> None:
+    search = make(tiny_options(strategy=DartsOptions(order="first"), batch_size=16))
+    *others, last = search
+    assert all(report.supernet_val_accuracy_recalibrated is None for report in others)
+    # DARTS draws nothing, so the figure follows from the weights and from which images the generator draws.
+    supernet, generator = copy.deepcopy(search.strategy.supernet), search._generators["validation"].clone_state()
+    mixture = search.strategy.probabilities()
+    search._context.images.recalibrate(supernet, generator, lambda images: supernet(images, mixture))
+    accuracy = evaluate(lambda images: supernet(images, mixture), search.data.validation).accuracy
+    assert last.supernet_val_accuracy_recalibrated == accuracy
+    assert last.metrics()["discretization_gap_recalibrated"] == accuracy - last.child_val_accuracy_recalibrated
+
+
+def test_recalibrating_the_supernet_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "_recalibrated_supernet", lambda *_: 0.5)
+    search = make(SEARCHES["default"])
+    reports = [timeless(report) for report in search]
+    assert differences(search.state_dict(), whole("default")[1]) == []
+    assert reports[-1].supernet_val_accuracy_recalibrated == 0.5
+    last, figures = whole("default")[0][-1], dict.fromkeys(FINAL_METRICS)
+    assert replace(reports[-1], **figures) == replace(last, **figures)
+
+
+def test_a_supernet_that_is_judged_by_batches_has_one_figure() -> None:
+    for report in make(tiny_options(strategy=OneShotOptions(samples=2), epochs=1, batch_size=8)):
+        assert report.supernet_val_accuracy_recalibrated == report.supernet_val_accuracy
 
 
 def test_recalibrated_accuracy_is_that_of_the_child_after_recalibration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_shapes_follow_the_search_space(name: str) -> None:
     for cell_type in CELL_TYPES:
         assert strategy.alpha()[cell_type].shape == (num_edges, num_ops)
         assert strategy.probabilities()[cell_type].shape == (num_edges, num_ops)
-        assert strategy.credits()[cell_type].shape == (num_edges,)
+        assert strategy.credits()[cell_type].shape == strategy.resource_credits()[cell_type].shape == (num_edges,)
         assert not strategy.alpha()[cell_type].requires_grad
         assert not strategy.probabilities()[cell_type].requires_grad
 
@@ -177,9 +177,22 @@ def test_learning_rate_of_the_epoch_applies(name: str) -> None:
 def test_begin_epoch_forgets_credits(name: str) -> None:
     strategy = build(name)
     train(strategy, 1, seeded())
-    assert all(credit_E.any() for credit_E in strategy.credits().values())
+    for credits in (strategy.credits, strategy.resource_credits):
+        assert all(credit_E.any() for credit_E in credits().values())
     strategy.begin_epoch(SETTINGS, seeded())
-    assert not any(credit_E.any() for credit_E in strategy.credits().values())
+    for credits in (strategy.credits, strategy.resource_credits):
+        assert not any(credit_E.any() for credit_E in credits().values())
+
+
+@pytest.mark.parametrize("estimator", ["reparam", "expected", "discrete", "score_function"])
+@differentiable
+def test_resource_credits_of_all_edges_are_minus_the_penalty(name: str, estimator: Any) -> None:
+    strategy = build(name, penalty=PenaltyOptions(estimator=estimator))
+    steps = train(strategy, 3, seeded())
+    mean = torch.stack([step.penalty for step in steps]).mean()
+    shares = torch.cat(list(strategy.resource_credits().values()))
+    assert (shares <= 0).all()
+    torch.testing.assert_close(-shares.sum(), mean)
 
 
 @every_strategy

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
+from search_core.network.search_cell import SearchCell
+from search_core.network.supernet import Supernet
 from search_core.training.evaluation import evaluate, recalibrate
-from tests.search_core.tiny import images_of, seeded
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, images_of, random_choices, seeded
 
 
 def network() -> nn.Sequential:
@@ -42,6 +46,35 @@ def test_recalibrate_averages_the_statistics_of_training_batches() -> None:
     assert norm.momentum == 0.1
     assert not model.training
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_recalibrate_averages_the_statistics_of_a_supernet_under_its_samples() -> None:
+    """Those of each batch come from a copy that follows batches alone: momentum 1."""
+    split, supernet = images_of().train, Supernet(TINY_SIZE, seed=0)
+    samples = [random_choices(TINY_NETWORK, seeded(seed)) for seed in range(2)]
+    z = {number: {name: hot.float() for name, hot in sample.items()} for number, sample in enumerate(samples)}
+    single = []
+    for number, (images, _) in enumerate([*split.batches(20, generator=seeded(3), drop_last=True)][:2]):
+        alone = copy.deepcopy(supernet).train()
+        for module in alone.modules():
+            if isinstance(module, nn.BatchNorm2d | SearchCell):
+                module.momentum = 1.0
+        alone(images, z[number])
+        single.append(dict(alone.named_buffers()))
+    passes = iter(z.values())
+    recalibrate(
+        supernet,
+        split,
+        batch_size=20,
+        num_batches=2,
+        generator=seeded(3),
+        forward=lambda images: supernet(images, next(passes)),
+    )
+    running = {name: buffer for name, buffer in supernet.named_buffers() if ".running_" in name}
+    assert len(running) == 30
+    for name, buffer in running.items():
+        torch.testing.assert_close(buffer, (single[0][name] + single[1][name]) / 2)
+    assert {module.momentum for module in supernet.modules() if isinstance(module, SearchCell)} == {0.1}
 
 
 def test_recalibrate_takes_what_a_small_split_has() -> None:

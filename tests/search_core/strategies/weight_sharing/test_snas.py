@@ -259,6 +259,26 @@ def test_credits_are_of_the_task_loss_alone() -> None:
         assert torch.equal(free.credits()[cell_type], charged.credits()[cell_type])
 
 
+@per_batch_and_cell
+def test_resource_credit_is_minus_eta_times_the_edges_share_of_the_penalty(sample_per: SamplePer) -> None:
+    penalty = PenaltyOptions(cost="mix", mix=CostMix(params=1.0, madds=2.0), log=False)
+    snas, costs = build(sample_per, penalty, eta=0.3), CostTable(TINY_SIZE)
+    num_cells = {cell_type: snas.supernet.num_cells(cell_type) for cell_type in CELL_TYPES}
+    samples = plain_log_samples(snas.alpha(), sample_per, num_cells, 0.7, seed=9)
+    snas.step(*batch(), seeded(9))
+    for cell_type, log_z in samples.items():
+        millions = 1e-6 * (costs.table("params", cell_type) + 2 * costs.table("madds", cell_type))
+        share_E = (millions * log_z.exp()).sum((0, 2))
+        torch.testing.assert_close(snas.resource_credits()[cell_type], -0.3 * share_E)
+
+
+def test_resource_credit_of_a_whole_childs_latency_is_all_of_it_on_every_edge() -> None:
+    snas = build(penalty=PenaltyOptions(cost="child_latency", estimator="score_function", log=False), eta=0.5)
+    snas._context = replace(snas._context, child_latency=lambda _: 3.0)
+    snas.step(*batch(), seeded(9))
+    assert all((credit_E == -1.5).all() for credit_E in snas.resource_credits().values())
+
+
 def test_credits_are_means_over_the_steps_of_the_epoch() -> None:
     # With a learning rate of 0, and alpha as good as fixed, the steps are independent.
     single = []
