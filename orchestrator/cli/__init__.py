@@ -49,6 +49,11 @@ COMMANDS = {
         "profile",
         "Count parameters, multiply-adds and memory accesses of a cell's network, for one image.",
     ),
+    "gradients": SubCommand(
+        "orchestrator.cli.gradients",
+        "gradients",
+        "Compare SNAS' gradient of alpha with REINFORCE's and the exact one, on the supernet of a small space.",
+    ),
     "strategies": SubCommand(
         "orchestrator.cli.strategies",
         "strategies",
