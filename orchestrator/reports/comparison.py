@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from orchestrator.study.ground_truth import read_truth
 from orchestrator.study.hours import hours_of
 from orchestrator.study.records import RetrainRecord, TrialRecord
 from orchestrator.study_file.spec import search_options
+from orchestrator.study_file.sweep import Scalar
 from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -133,9 +135,14 @@ def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
     kind = str(trial.values.get("strategy.kind", study.spec.search.strategy.kind))
     varied = {key for key, entry in study.spec.sweep.items() if len(entry.values) > 1} - {"strategy.kind", "seed"}
     others = {key.removeprefix("strategy."): value for key, value in trial.values.items() if key in varied}
-    return kind, ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in others.items()
-    )
+    return kind, ", ".join(itertools.starmap(_setting, others.items()))
+
+
+def _setting(key: str, value: Scalar) -> str:
+    if key == "network.primitives":
+        names = str(value).split()
+        return f"{len(names)} operations" + ("" if "none" in names else " without none")
+    return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
 
 
 def _row(
