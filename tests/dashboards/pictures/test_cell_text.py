@@ -40,8 +40,8 @@ Reduction cell: 2 edges, 2 of 4 nodes fed
        ✗ no input reaches this node"""
 
 
-def cell_text(genotype: Genotype, probabilities: Probabilities | None = None) -> str:
-    lines = cell_lines(genotype, probabilities=probabilities)
+def cell_text(genotype: Genotype, probabilities: Probabilities | None = None, primitives=PRIMITIVES) -> str:
+    lines = cell_lines(genotype, probabilities=probabilities, primitives=primitives)
     return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
 
 
