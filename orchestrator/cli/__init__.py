@@ -64,7 +64,7 @@ COMMANDS = {
         "dashboard",
         "Serve the dashboard of a store's studies on 127.0.0.1, read only.",
     ),
-    "ui": SubCommand("orchestrator.cli.ui", "ui", "Serve the MLflow UI of the embedded store on 127.0.0.1."),
+    "ui": SubCommand("orchestrator.cli.dashboard", "ui", "Serve the MLflow UI of the embedded store on 127.0.0.1."),
 }
 
 
