@@ -19,6 +19,7 @@ from tests.tools import TOOLS
 pytest_plugins = ["tests.browser"]
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves its workers beside another process of tests
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # as the driver has it
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # its thread changes the environment while others read it
 
 _NEEDS = "needs "
 _GPU = f"{_NEEDS}a GPU: a machine with a CUDA device"

@@ -1,4 +1,4 @@
-"""Private interfaces of Ray: how a cluster is found and its token accepted, signal handlers, ids of actors."""
+"""Private interfaces of Ray: how a cluster is found and its token accepted, what is started, ids of actors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from ray._private import services
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 #: Program that asks Ray's global control store at an address for the alive nodes, to be run in a process of its own:
@@ -42,6 +43,13 @@ def read_environment() -> None:
 def without_sigterm_handler() -> AbstractContextManager[Any]:
     """Inside, Ray sets no handler of SIGTERM."""
     return mock.patch("ray._private.utils.set_sigterm_handler")
+
+
+def without_idle_services() -> AbstractContextManager[Any]:
+    """Inside, Ray starts no server of pages, no autoscaler and no reader of logs: 3 CPU seconds, all unused."""
+    names = ("start_api_server", "start_monitor", "start_log_monitor")
+    nothing: dict[str, Any] = dict.fromkeys(names, lambda node, **settings: None)
+    return mock.patch.multiple(Node, **nothing)
 
 
 def actor_id(actor: Any) -> str:

@@ -16,7 +16,13 @@ from typing import Any, Literal
 
 import ray
 
-from orchestrator.adapters.ray_internals import PROBE, has_token, read_environment, started_address
+from orchestrator.adapters.ray_internals import (
+    PROBE,
+    has_token,
+    read_environment,
+    started_address,
+    without_idle_services,
+)
 from orchestrator.errors import OrchestratorError
 from orchestrator.stop_signals import kept_while_ray_starts
 
@@ -120,7 +126,7 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         if address is not None:
             settings["address"] = _reach(address)
-        with kept_while_ray_starts():
+        with kept_while_ray_starts(), without_idle_services():
             ray.init(**settings)
     except KeyboardInterrupt:
         _shut_down()

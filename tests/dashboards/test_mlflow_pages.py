@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from orchestrator.tracking.run_spec import Unit
 from orchestrator.tracking.tracker import Tracker
 from tests.integration.servers import MlflowServer
 from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, real_records, runs_of, study_data, written_journal
+from tests.preloaded.processes import run_ready
 from tests.search_core.tiny import FEW_PRIMITIVES
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
@@ -50,11 +49,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(STUDY), encoding="utf-8")
     with MlflowServer(folder / "server") as server:
-        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", file]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": server.uri}
-        done = subprocess.run(
-            [*command, "--runs", folder / "runs"], env=environment, capture_output=True, text=True, timeout=600
-        )
+        done = run_ready(["snas", "study", "run", file, "--runs", folder / "runs"], environment)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "View run" not in done.stdout, "MLflow keeps quiet"
         tracker = Tracker(server.uri, "seen", artifact_location=None, tags={})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +13,9 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Frame, Locator, Page, Response, expect
 
 from tests.browser import Watched
+from tests.preloaded.processes import ReadyProcess
 
 ROOT = Path(__file__).parents[2]
-SNAS = [sys.executable, "-c", "from orchestrator.cli import main; main()"]  # the script may be of another checkout
 _START_S, _DRAWN_MS = 60.0, 30_000
 
 
@@ -31,14 +29,13 @@ class DashboardProcess:
 
     def __init__(self, tracking_uri: str, log: Path) -> None:
         self._uri, self._log = tracking_uri, log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ReadyProcess | None = None
         self.address = ""
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        command = [*SNAS, "dashboard", "--tracking-uri", self._uri, "--port", "0"]
+        command = ["snas", "dashboard", "--tracking-uri", self._uri, "--port", "0"]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=ROOT)
+            self._process = ReadyProcess(command, out=log, err=log, environment=os.environ, folder=ROOT)
         deadline = time.monotonic() + _START_S
         while (said := re.search(r"http://127\.0\.0\.1:\d+(?= \(Ctrl-C)", self.log)) is None:
             assert self._process.poll() is None, f"it ended with {self._process.returncode}: {self.log}"

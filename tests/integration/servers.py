@@ -23,8 +23,10 @@ from typing import Self
 
 import psutil
 
+from tests.preloaded.processes import ReadyProcess
 from tests.tools import TOOLS, postgres_folder
 
+Process = subprocess.Popen[bytes] | ReadyProcess
 _START_S, _STOP_S = 90.0, 30.0
 
 
@@ -37,7 +39,7 @@ class Server:
 
     def __init__(self, host: str) -> None:
         self.host, self.port = host, free_port(host)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def pid(self) -> int:
@@ -85,16 +87,16 @@ class Server:
         """All that the server wrote, over all its starts."""
         raise NotImplementedError
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> Process:
         raise NotImplementedError
 
     def _answers(self) -> bool:
         raise NotImplementedError
 
-    def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+    def _ask_to_end(self, process: Process) -> None:
         process.terminate()
 
-    def _end(self, signal_it: Callable[[subprocess.Popen[bytes]], None]) -> None:
+    def _end(self, signal_it: Callable[[Process], None]) -> None:
         assert self._process is not None, "the server does not run"
         process, self._process = self._process, None
         children = _children(process.pid)
@@ -196,7 +198,7 @@ class PostgresServer(Server):
     def _client(self, database: str) -> list[str]:
         return ["-w", "-h", self.host, "-p", str(self.port), "-U", "snas", "-d", database]
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> Process:
         settings = {
             "listen_addresses": self.host,
             "port": self.port,
@@ -216,7 +218,7 @@ class PostgresServer(Server):
         command = [self._bin / "pg_isready", "-q", "-h", self.host, "-p", str(self.port)]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _ask_to_end(self, process: subprocess.Popen[bytes]) -> None:
+    def _ask_to_end(self, process: Process) -> None:
         process.send_signal(signal.SIGINT)  # "fast": does not wait for clients to leave
 
     def _own(self, *paths: Path) -> None:
@@ -306,13 +308,20 @@ class MlflowServer(Server):
         }
         self._app = ["--app-name", "basic-auth"]
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port)]
+    def _spawn(self) -> Process:
+        command = ["mlflow", "server", "--host", self.host, "--port", str(self.port)]
         command += ["--workers", str(self._workers), "--backend-store-uri", self._store, *self._app]
         command += ["--artifacts-destination", str(self.artifacts)]
         with self._log_file.open("ab") as log:
+            if self._workers == 1:
+                return ReadyProcess(command, out=log, err=log, environment=self._environment, folder=self._folder)
             return subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self._folder, env=self._environment, start_new_session=True
+                [sys.executable, "-m", *command],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=self._environment,
+                start_new_session=True,
             )
 
     def _answers(self) -> bool:

@@ -19,6 +19,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.study_file.yaml_file import dump_yaml
 from tests.integration.namespaces import Machine
 from tests.orchestrator.tiny import Outcome, snas, with_empty_store
+from tests.preloaded.processes import ReadyProcess
 from tests.search_core.tiny import FEW_PRIMITIVES
 
 #: Times differ from run to run.
@@ -65,6 +66,7 @@ class StudyProcess:
         environment: further variables of the process.
         machine: where it runs; None has it run on this one.
         runs: folder of runs; default: in `folder`.
+        is_preloaded: whether it need not import anything first, which takes 9 CPU seconds; on another machine it must.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class StudyProcess:
         environment: Mapping[str, str] | None = None,
         machine: Machine | None = None,
         runs: Path | None = None,
+        is_preloaded: bool = True,
     ) -> None:
         self.runs, self.name = runs or folder / "runs", spec["name"]
         self._file, self._log = folder / "study.yaml", folder / "study.log"
@@ -83,18 +86,22 @@ class StudyProcess:
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
         self._address = [] if address is None else ["--address", address]
         self._environment, self._machine = {**os.environ, **(environment or {})}, machine
-        self._process: subprocess.Popen[bytes] | None = None
+        self._is_preloaded = is_preloaded and machine is None
+        self._process: subprocess.Popen[bytes] | ReadyProcess | None = None
         if "MLFLOW_TRACKING_URI" not in self._environment and "uri" not in spec.get("tracking", {}):
             with_empty_store(self.runs)
 
     def start(self, *words: str) -> None:
         """Begin to run the study, or with `resume` and its name to resume it."""
         words = words or ("run", str(self._file))
-        command = [sys.executable, "-c", _SNAS, "study", *words]
-        command += ["--runs", str(self.runs), *self._address]
-        if self._machine is not None:
-            command = self._machine.command(*command)
+        command = ["study", *words, "--runs", str(self.runs), *self._address]
         with self._log.open("ab") as log:
+            if self._is_preloaded:
+                self._process = ReadyProcess(["snas", *command], out=log, err=log, environment=self._environment)
+                return
+            command = [sys.executable, "-c", _SNAS, *command]
+            if self._machine is not None:
+                command = self._machine.command(*command)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 
     def resume(self) -> None:
@@ -102,7 +109,7 @@ class StudyProcess:
         self.start("resume", self.name)
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | ReadyProcess:
         """The process that runs the study now."""
         assert self._process is not None, "the study was not started"
         return self._process
@@ -126,7 +133,7 @@ class StudyProcess:
     def workers(self) -> list[psutil.Process]:
         """The processes in which trials run; of a cluster, on all nodes of this machine."""
         found = psutil.process_iter() if self._address else psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in found if _title(process).startswith("ray::SearchTrainable")]
+        return [process for process in found if title(process).startswith("ray::SearchTrainable")]
 
     def wait_for_epochs(self, number: int) -> None:
         """Wait until every trial has this many epochs in its journal."""
@@ -217,7 +224,8 @@ def assert_as_if_nothing_had_happened(study: StudyProcess, undisturbed: StudyPro
     assert study.records() == undisturbed.records()
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
+    """Its command line, or what it calls itself; empty if it is gone."""
     try:
         return "".join(process.cmdline())
     except psutil.NoSuchProcess:

@@ -18,6 +18,7 @@ from ray._raylet import AuthenticationTokenLoader, Config
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from orchestrator.adapters.ray_internals import without_idle_services
 from orchestrator.cluster.connection import PACKAGES, cluster, nodes
 from orchestrator.cluster.preflight import Needs, run_checks
 from orchestrator.driver.progress import ConsoleView
@@ -40,8 +41,9 @@ STUDY = {"name": "two-nodes", "search": SEARCH, "sweep": ETA, "trials": 2, "max_
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
-    nodes.add_node(num_cpus=1, object_store_memory=SMALL)
+    with without_idle_services():
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+        nodes.add_node(num_cpus=1, object_store_memory=SMALL)
     yield nodes.address
     nodes.shutdown()
 
@@ -98,8 +100,9 @@ def test_cluster_check_shows_every_node(two_nodes: str, tmp_path: Path) -> None:
 
 
 def test_node_that_is_lost_while_it_is_checked_is_left_out(tmp_path: Path) -> None:
-    three = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
-    kept, lost = (three.add_node(num_cpus=1, object_store_memory=SMALL) for _ in range(2))
+    with without_idle_services():
+        three = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+        kept, lost = (three.add_node(num_cpus=1, object_store_memory=SMALL) for _ in range(2))
     needs = Needs(storage=tmp_path / "shared", tracking_uri="sqlite:///m.db", optuna_url="sqlite:///o.db")
     try:
         with cluster(three.address):

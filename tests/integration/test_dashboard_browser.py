@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,11 @@ from playwright.sync_api import Browser, Download, expect
 from dashboards.formatting import shown_metric
 from orchestrator.api import Runs, Study, front_rows
 from tests.browser import serious_faults
-from tests.integration.dashboard import ROOT, DashboardProcess, Visit
+from tests.integration.dashboard import DashboardProcess, Visit
 from tests.integration.servers import MlflowServer
 from tests.integration.studies import StudyProcess
 from tests.orchestrator.tiny import RETRAIN, TWO_OBJECTIVES, runs_of
+from tests.preloaded.processes import ready_programs
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration, pytest.mark.slow]
 
@@ -488,13 +488,10 @@ def test_copied_commands_are_accepted(new_visit: Callable[..., Visit], done: Tra
 
 def as_a_shell_does(command: str, folder: Path) -> str:
     """Run a line in bash with the commands of this checkout."""
-    functions = (
-        """snas() { "$PYTHON" -c 'from orchestrator.cli import main; main()' "$@"; }; """
-        """mlflow() { "$PYTHON" -m mlflow "$@"; }; """
-    )
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    (programs := folder / "programs").mkdir(exist_ok=True)
+    environment = {**os.environ, **ready_programs(programs), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        ["bash", "-c", functions + command], capture_output=True, text=True, cwd=folder, env=environment, timeout=120
+        ["bash", "-c", command], capture_output=True, text=True, cwd=folder, env=environment, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

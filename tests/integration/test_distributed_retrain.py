@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +25,7 @@ from search_core.space.genotype import PUBLISHED
 from search_core.training.retrain import Retrain
 from search_core.training.retrain_options import RetrainOptions
 from tests.orchestrator.tiny import runs_of, steps_of
+from tests.preloaded.processes import ReadyProcess
 from tests.search_core.processes import Processes
 from tests.search_core.tiny import images_of
 
@@ -56,8 +55,7 @@ LABEL = "cell-seed0"
 class Done:
     runs: Path
     killed_after: list[int]
-    out: str
-    err: str
+    said: str
 
     @property
     def client(self) -> MlflowClient:
@@ -87,25 +85,28 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     file, runs = folder / "study.yaml", folder / "runs"
     file.write_text(STUDY)
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", str(file)]
-    driver = subprocess.Popen(
-        [*command, "--runs", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    outputs = folder / "out", folder / "err"
+    with outputs[0].open("w") as out, outputs[1].open("w") as err:
+        words = ["snas", "study", "run", str(file), "--runs", str(runs)]
+        driver = ReadyProcess(words, out=out, err=err, environment=environment)
+
+    def said() -> str:
+        return "".join(file.read_text() for file in outputs)
+
     killed_after = []
     journal = runs / "shared" / "retrains" / f"{LABEL}.jsonl"
     for name, number, epochs in (("RayTrainWorker", 2, 2), ("DistributedRetrain", 1, 5)):
         deadline = time.monotonic() + 400
         while not journal.exists() or len(Journal(journal).epochs) < epochs:
-            assert driver.poll() is None, f"the driver ended by itself: {driver.communicate()}"
+            assert driver.poll() is None, f"the driver ended by itself: {said()}"
             assert time.monotonic() < deadline, "the driver made no progress"
             time.sleep(0.02)
         victims = actors(driver.pid, name)
         assert len(victims) == number
         victims[-1].send_signal(signal.SIGKILL)
         killed_after.append(len(Journal(journal).epochs))
-    out, err = driver.communicate(timeout=600)
-    assert driver.returncode == 0, out + err
-    return Done(runs, killed_after, out, err)
+    assert driver.wait(600) == 0, said()
+    return Done(runs, killed_after, said())
 
 
 def records(ranks: Ranks, seed: int) -> list[dict[str, Any]]:
@@ -157,7 +158,7 @@ def test_result_has_the_format_of_one_device(done: Done) -> None:
 
 def test_ray_is_quiet_and_leaves_nothing(done: Done) -> None:
     for word in ("RayTrainWorker", "TrainController", "torch", "Traceback", "Warning"):
-        assert word not in done.out + done.err
+        assert word not in done.said
     assert list(done.runs.rglob("ray-train")) == []
 
 

@@ -18,8 +18,9 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from orchestrator.adapters.ray_internals import without_idle_services
 from tests.integration.servers import MlflowServer, PostgresServer
-from tests.integration.studies import EPOCHS, STUDY, StudyProcess, assert_as_if_nothing_had_happened
+from tests.integration.studies import EPOCHS, STUDY, StudyProcess, assert_as_if_nothing_had_happened, title
 from tests.orchestrator.tiny import runs_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
@@ -41,12 +42,13 @@ def study(tmp_path: Path) -> Iterator[Start]:
         process.kill()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Cluster]:
-    """A head that runs no trials and two nodes that do."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
+    """A head that runs no trials and two nodes that do; the last test kills one."""
+    with without_idle_services():
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            nodes.add_node(num_cpus=1)
     yield nodes
     nodes.shutdown()
 
@@ -57,37 +59,18 @@ def test_undisturbed_study_is_whole_and_survived_nothing(undisturbed: StudyProce
     assert [len(trial) for trial in undisturbed.records()] == [EPOCHS, EPOCHS]
 
 
-def test_worker_killed(study: Start, undisturbed: StudyProcess) -> None:
-    killed = study()
-    killed.start()
-    with killed.held(2) as workers:
+def test_worker_killed_and_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
+    """One in each trial."""
+    faulty = study({**STUDY, "failure": {"timeout_s": 40}})
+    faulty.start()
+    with faulty.held(2) as workers:
         workers[0].kill()
-    killed.finish()
-    assert killed.events() == ["restart"]
-    assert_as_if_nothing_had_happened(killed, undisturbed)
-
-
-def test_worker_that_hangs(study: Start, undisturbed: StudyProcess) -> None:
-    silent = study({**STUDY, "failure": {"timeout_s": 40}})
-    silent.start()
-    with silent.held(2) as workers:
-        worker = workers.pop(0)
-    silent.finish()
-    assert silent.events() == ["hang"]
-    assert "no report for 40 s" in silent.log
-    assert not worker.is_running()
-    assert_as_if_nothing_had_happened(silent, undisturbed)
-
-
-def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
-    on_nodes = study(address=three_nodes.address)
-    on_nodes.start()
-    with on_nodes.held(2):
-        next(iter(three_nodes.worker_nodes)).kill_raylet(check_alive=False)
-        on_nodes.wait_until(lambda: on_nodes.events() == ["restart"])  # one of the two trials ran there
-    on_nodes.finish()
-    assert on_nodes.events() == ["restart"]
-    assert_as_if_nothing_had_happened(on_nodes, undisturbed)
+        hanging = workers.pop(1)
+    faulty.finish()
+    assert [[event["event"] for event in faulty.journal(trial).events] for trial in (0, 1)] == [["restart"], ["hang"]]
+    assert "no report for 40 s" in faulty.log
+    assert not hanging.is_running()
+    assert_as_if_nothing_had_happened(faulty, undisturbed)
 
 
 def test_driver_killed_and_stopped_on_a_cluster_that_stays_up(
@@ -106,6 +89,17 @@ def test_driver_killed_and_stopped_on_a_cluster_that_stays_up(
     driven.resume()
     driven.finish()
     assert_as_if_nothing_had_happened(driven, undisturbed)
+
+
+def test_raylet_killed(study: Start, undisturbed: StudyProcess, three_nodes: Cluster) -> None:
+    on_nodes = study(address=three_nodes.address)
+    on_nodes.start()
+    with on_nodes.held(2):
+        next(iter(three_nodes.worker_nodes)).kill_raylet(check_alive=False)
+        on_nodes.wait_until(lambda: on_nodes.events() == ["restart"])  # one of the two trials ran there
+    on_nodes.finish()
+    assert on_nodes.events() == ["restart"]
+    assert_as_if_nothing_had_happened(on_nodes, undisturbed)
 
 
 def test_memory_monitor_kills_a_trial(study: Start, undisturbed: StudyProcess) -> None:
@@ -208,6 +202,7 @@ def test_stopped_by_signals(study: Start, undisturbed: StudyProcess) -> None:
     for times, (number, code) in enumerate(signals, start=1):
         with stopped.held(2 * times):
             started = psutil.Process(stopped.process.pid).children(recursive=True)
+            assert_no_idle_service(started)
             stopped.process.send_signal(number)
             stopped.finish(code)
         assert_nothing_is_left(started)
@@ -226,6 +221,14 @@ def test_stopped_by_signals(study: Start, undisturbed: StudyProcess) -> None:
     stopped.resume()
     stopped.finish()
     assert_as_if_nothing_had_happened(stopped, undisturbed)
+
+
+def assert_no_idle_service(started: list[psutil.Process]) -> None:
+    """Of Ray's own processes there are those that trials need."""
+    titles = " ".join(map(title, started))
+    assert "gcs_server" in titles
+    for service in ("dashboard.py", "monitor.py"):
+        assert service not in titles
 
 
 def assert_nothing_is_left(started: list[psutil.Process]) -> None:

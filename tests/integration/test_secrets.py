@@ -119,7 +119,12 @@ def test_no_password_is_left_behind(
     postgres.create_database("optuna")
     places = {"RAY_TMPDIR": str(scratch / "ray"), "TMPDIR": str(scratch / "tmp"), "HOME": str(scratch / "home")}
     studies = [
-        StudyProcess(tmp_path / "study", SPEC, environment={**credentials(postgres, guarded_mlflow), **places})
+        StudyProcess(
+            tmp_path / "study",
+            SPEC,
+            environment={**credentials(postgres, guarded_mlflow), **places},
+            is_preloaded=False,
+        )
         for credentials in (in_variables, in_addresses)
     ]
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mlflow.entities import Run
 
 from orchestrator.files.journal import Journal
 from tests.orchestrator.tiny import Outcome, image_steps, runs_of, snas, steps_of, with_empty_store
+from tests.preloaded.processes import run_ready
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,5 @@ def run_to_its_end(folder: Path, data: dict[str, Any]) -> Done:
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
     }
-    done = subprocess.run(
-        # Not the script `snas`, which may belong to another checkout than these tests.
-        [sys.executable, "-c", "from orchestrator.cli import main; main()", "study", "run", file, "--runs", runs],
-        capture_output=True,
-        text=True,
-        env={**environment, "OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
+    done = run_ready(["snas", "study", "run", file, "--runs", runs], {**environment, "OMP_NUM_THREADS": "1"})
     return Done(data["name"], file, runs, Outcome(done.returncode, done.stdout, done.stderr))

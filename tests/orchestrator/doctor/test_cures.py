@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from orchestrator.files.layout import Runs
 from orchestrator.files.relocation import relocate
 from tests.orchestrator.made import made_study
 from tests.orchestrator.tiny import snas
+from tests.preloaded.processes import ready_programs
 
 pytestmark = pytest.mark.slow
 
@@ -60,10 +60,8 @@ class Patient:
             return
         here = self.root.parent / "elsewhere"
         here.mkdir(exist_ok=True)
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            command, shell=True, cwd=here, capture_output=True, text=True, env={**os.environ, "PATH": path}
-        )
+        environment = {**os.environ, **ready_programs(self.root.parent)}
+        done = subprocess.run(command, shell=True, cwd=here, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         assert list(here.iterdir()) == [], "no stray mlflow.db"
 

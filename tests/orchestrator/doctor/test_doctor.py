@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.layout import Runs
 from orchestrator.files.relocation import relocate
 from tests.orchestrator.tiny import RETRAIN, SEARCH, cell_of, snas, study_data
+from tests.preloaded.processes import run_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -119,13 +118,10 @@ class Copy:
 
 def main_in_process(*words: object) -> None:
     """The command line of this working tree in a process of its own, since it starts Ray."""
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *map(str, words)]
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "SNAS_RUNS")
     }
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**environment, "OMP_NUM_THREADS": "1"}, timeout=600
-    )
+    done = run_ready(["snas", *words], {**environment, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

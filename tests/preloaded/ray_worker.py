@@ -1,0 +1,24 @@
+"""What Ray starts in place of its own `setup_worker.py`: asks for a worker that is forked, and ends.
+
+It imports as little as it can.
+"""
+
+import json
+import os
+import socket
+import sys
+
+_NAMES = ("--serialized-runtime-env-context", "--language")
+
+
+def main() -> None:
+    """Ask for the worker that the command line describes."""
+    words = [word for word in sys.argv[1:] if not word.startswith(_NAMES)]
+    asked = {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect("\0" + os.environ["SNAS_TESTS_WORKERS"])
+        socket.send_fds(connection, [json.dumps(asked).encode()], [1, 2])
+        connection.recv(100)
+
+
+main()

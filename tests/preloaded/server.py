@@ -1,0 +1,177 @@
+"""The process that others are forked from: it imports what they need, and waits to be asked for them.
+
+It does not import Ray, which reads its settings when it is imported, among them who a worker is. A driver forks a
+server of its own for the workers of its Ray, so that they are its children as they would be otherwise.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from search_core.network import ahead
+
+#: What drivers and workers import for the most part.
+_MODULES = (
+    "dashboards.pictures.study_summary",
+    "mlflow.cli",
+    "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "optuna.storages._rdb.storage",
+    "orchestrator.cli.study",
+    "orchestrator.study_file.validation",
+    "orchestrator.tracking.models",
+    "orchestrator.tracking.study_runs",
+    "pandas",
+    "requests",
+    "search_core.search.child_training",
+    "search_core.search.search",
+    "search_core.training.ground_truth",
+    "sklearn.datasets",
+    "uvicorn",
+)
+_RAY_WORKER = Path(__file__).with_name("ray_worker.py")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A process that is wanted.
+
+    Attributes:
+        words: the command line: of `snas`, `mlflow` or the file of a script.
+        environment: all its variables.
+        folder: that it works in.
+    """
+
+    words: list[str]
+    environment: dict[str, str]
+    folder: str
+
+
+def serve(listening: socket.socket, lifeline: int) -> Request | None:
+    """Answer until the other end of `lifeline` is closed.
+
+    Returns:
+        In a forked process what it is to do; None at the end.
+    """
+    while True:
+        ready, _, _ = select.select([listening, lifeline], [], [])
+        if lifeline in ready:
+            return None
+        connection, _ = listening.accept()
+        with connection:
+            message, outputs, _, _ = socket.recv_fds(connection, 2**20, 2)
+            asked = json.loads(message)
+            if "ended" in asked:
+                connection.sendall(json.dumps(os.waitpid(asked["ended"], 0)[1]).encode())
+                continue
+            if (pid := os.fork()) == 0:
+                listening.close()
+                os.close(lifeline)
+                request = Request(**asked)
+                _become(request, outputs)
+                return request
+            connection.sendall(json.dumps(pid).encode())
+        for output in outputs:
+            os.close(output)
+
+
+def _become(request: Request, outputs: list[int]) -> None:
+    """Take what a new process would have."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for other in (signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(other, signal.SIG_DFL)
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
+        os.close(output)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    tempfile.tempdir = None
+    os.chdir(request.folder)
+
+
+def _run(request: Request) -> None:
+    sys.argv = request.words
+    sys.modules["__main__"].__package__ = None  # else messages call the program `python -m tests.preloaded.server`
+    if request.words[0] == "snas":
+        from orchestrator.cli import main
+
+        main()
+    elif request.words[0] == "mlflow":
+        _run_mlflow()
+    else:
+        runpy.run_path(request.words[0], run_name="__main__")
+
+
+def _run_mlflow() -> None:
+    """MLflow's command line, but the server that it would start in yet another process is this one."""
+    import mlflow.cli
+    import mlflow.server
+
+    def become_server(command: list[str], *, extra_env: dict[str, str], **_: object) -> None:
+        os.environ.update(extra_env)
+        sys.argv = command[command.index("uvicorn") :]
+        runpy.run_module("uvicorn", run_name="__main__")
+
+    mlflow.server._exec_cmd = become_server
+    mlflow.cli.cli()
+
+
+def _ready_ray_workers() -> Request | None:
+    """Have the workers of this process's Ray forked, too, from a process that ends with this one.
+
+    Returns:
+        In such a worker what it is to do; None in this process.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind("")  # a name of the kernel's choice, which vanishes with the socket
+    listening.listen()
+    lifeline, mine = os.pipe()  # the other end is closed with this process
+    if os.fork() == 0:
+        os.close(mine)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a worker ended
+        request = serve(listening, lifeline)
+        if request is None:
+            os._exit(0)
+        return request
+    os.environ["SNAS_TESTS_WORKERS"] = listening.getsockname()[1:].decode()
+    listening.close()
+    os.close(lifeline)
+    from ray._private import ray_constants, workers
+
+    ray_constants.SETUP_WORKER_FILENAME = os.path.relpath(_RAY_WORKER, workers.__path__[0])
+    return None
+
+
+def main() -> None:
+    """Serve at a socket that was inherited, whose number is the only argument, until standard input ends."""
+    for module in _MODULES:
+        importlib.import_module(module)
+    sys.modules["sqlalchemy.orm"].configure_mappers()
+    ahead.compile_for("float32", 4)  # loads the kernels
+    assert "ray" not in sys.modules, "its settings are those of a process"
+    gc.collect()
+    gc.freeze()
+    lifeline = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    request = serve(socket.socket(fileno=int(sys.argv[1])), lifeline)
+    if request is not None and request.words[:2] == ["snas", "study"]:
+        request = _ready_ray_workers() or request
+    if request is not None:
+        _run(request)
+
+
+if __name__ == "__main__":
+    main()
