@@ -49,7 +49,8 @@ def without_idle_services() -> AbstractContextManager[Any]:
     """Inside, Ray starts no server of pages, no autoscaler and no reader of logs: 3 CPU seconds, all unused."""
     names = ("start_api_server", "start_monitor", "start_log_monitor")
     nothing: dict[str, Any] = dict.fromkeys(names, lambda node, **settings: None)
-    return mock.patch.multiple(Node, **nothing)
+    patched: AbstractContextManager[Any] = mock.patch.multiple(Node, **nothing)
+    return patched
 
 
 def actor_id(actor: Any) -> str:
