@@ -107,6 +107,15 @@ def shown_number(value: object) -> str:
     return exact(value) if isinstance(value, float) else str(value)
 
 
+def shown_setting(key: str, value: object) -> str:
+    """A swept setting with its value; candidate operations, a list or a text of names, are counted."""
+    if not key.endswith("network.primitives"):
+        return f"{key} {shown_number(value)}"
+    names = value.split() if isinstance(value, str) else value
+    assert isinstance(names, list | tuple)
+    return f"{len(names)} operations" + ("" if "none" in names else " without none")
+
+
 def exact(value: float, figures: int = 3) -> str:
     """A number with some significant figures; whole numbers, such as seeds, with all of theirs."""
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.{figures}g}"

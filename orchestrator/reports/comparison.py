@@ -10,6 +10,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from dashboards.analysis.claims import Claim, Searched, claims
+from dashboards.formatting import shown_setting
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import trial_label
 from orchestrator.reports.regret import Judge, TruthFacts, truth_facts
@@ -17,7 +18,6 @@ from orchestrator.study.ground_truth import read_truth
 from orchestrator.study.hours import hours_of
 from orchestrator.study.records import RetrainRecord, TrialRecord
 from orchestrator.study_file.spec import search_options
-from orchestrator.study_file.sweep import Scalar
 from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -135,14 +135,7 @@ def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
     kind = str(trial.values.get("strategy.kind", study.spec.search.strategy.kind))
     varied = {key for key, entry in study.spec.sweep.items() if len(entry.values) > 1} - {"strategy.kind", "seed"}
     others = {key.removeprefix("strategy."): value for key, value in trial.values.items() if key in varied}
-    return kind, ", ".join(itertools.starmap(_setting, others.items()))
-
-
-def _setting(key: str, value: Scalar) -> str:
-    if key == "network.primitives":
-        names = str(value).split()
-        return f"{len(names)} operations" + ("" if "none" in names else " without none")
-    return f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+    return kind, ", ".join(itertools.starmap(shown_setting, others.items()))
 
 
 def _row(

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from dashboards.formatting import shown_number
+from dashboards.formatting import shown_number, shown_setting
 from orchestrator.study.hours import HOURS
 from search_core.data.datasets import ImageData
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
@@ -116,7 +116,7 @@ def swept_values(keys: Iterable[str], options: Mapping[str, Any]) -> str:
         options: plain data of `SearchOptions`.
     """
     flat = flatten(options)
-    return ", ".join(f"{key} {shown_number(flat[key])}" for key in keys if key in flat)
+    return ", ".join(shown_setting(key, flat[key]) for key in keys if key in flat)
 
 
 def run_tags(data: ImageData) -> dict[str, str]:

@@ -94,3 +94,17 @@ def test_counted_takes_the_right_noun():
     assert counted(1, "search", "searches") == "1 search"
     assert counted(0, "search", "searches") == "0 searches"
     assert counted(1200, "trial") == "1,200 trials"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("penalty.strength", 0.01, "penalty.strength 0.01"),
+        ("order", "first", "order first"),
+        ("network.primitives", "none skip_connect", "2 operations"),
+        ("network.primitives", ["none", "skip_connect"], "2 operations"),
+        ("network.primitives", "skip_connect sep_conv_3x3", "2 operations without none"),
+    ],
+)
+def test_settings_are_short(key: str, value: object, shown: str) -> None:
+    assert shown_setting(key, value) == shown

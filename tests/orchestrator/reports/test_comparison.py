@@ -15,7 +15,7 @@ from orchestrator.driver.start import run_study
 from orchestrator.errors import ConfigError
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
-from orchestrator.reports.comparison import _setting, compare
+from orchestrator.reports.comparison import compare
 from orchestrator.reports.comparison_text import comparison_markdown
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
@@ -200,19 +200,6 @@ def test_report_of_a_study_that_is_not_there(tmp_path: Path) -> None:
     outcome = snas("study", "report", "nothing", "--runs", tmp_path)
     assert outcome.code == 2
     assert "there is no study `nothing`" in outcome.said
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "shown"),
-    [
-        ("penalty.strength", 0.01, "penalty.strength 0.01"),
-        ("order", "first", "order first"),
-        ("network.primitives", "none skip_connect", "2 operations"),
-        ("network.primitives", "skip_connect sep_conv_3x3", "2 operations without none"),
-    ],
-)
-def test_settings_of_a_row_are_short(key: str, value: str | float, shown: str) -> None:
-    assert _setting(key, value) == shown
 
 
 def test_strategies_are_listed() -> None:
