@@ -14,6 +14,7 @@ from dashboards.formatting import (
     percent_with_spread,
     shown_metric,
     shown_number,
+    shown_setting,
     with_spread,
 )
 
