@@ -236,7 +236,7 @@ class StudySpec(pydantic.BaseModel):
             yield (
                 f"sweep.{key}",
                 key.split(".")[0] in FORK_SECTIONS,
-                f"must be a key of {' or '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
+                f"must be a key of {', '.join(FORK_SECTIONS)} with `fork`: trials share their first epochs",
                 "fork",
             )
 

@@ -27,7 +27,7 @@ _LATER = (
     ("strategy", "paths", "edges"),
 )
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
-FORK_SECTIONS = ("penalty", "temperature")
+FORK_SECTIONS = ("penalty", "temperature", "constraints")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,9 +128,10 @@ class Search(Resumable[EpochReport]):
         self._load(state, may_differ=())
 
     def fork_from(self, state: dict[str, Any]) -> None:
-        """Resume from the state of a search that had another penalty or temperature until then.
+        """Resume from the state of a search that had another penalty or temperature, or other limits, until then.
 
-        Several strengths of the penalty can so share their first epochs, in which the supernet's weights are formed.
+        Several strengths of the penalty can so share their first epochs, in which the supernet's weights are formed,
+        and a strategy that chooses after training can choose under several limits from one supernet (SPOS section 3.3).
 
         Raises:
             StateError: if the state has another format or comes from a search that differs in more than that.

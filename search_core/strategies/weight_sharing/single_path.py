@@ -61,6 +61,10 @@ class SinglePathStrategy(Strategy):
         """A child drawn uniformly among those that keep the hard limits."""
         return self._context.limits.sample(self.space, generator)
 
+    def admits(self, code: Code) -> bool:
+        """Whether a child keeps the hard limits."""
+        return self._context.limits.admits(self.space.decode(code))
+
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
         self.supernet.train()
@@ -122,7 +126,9 @@ class SinglePathStrategy(Strategy):
         """Take over what `state_dict` gave for equal options."""
         self.supernet.load_state_dict(state["theta"])
         self._theta_optimiser.load_state_dict(state["theta_optimiser"])
-        self._best = tuple(state["best"])
+        best = tuple(state["best"])
+        if self.admits(best):  # else the state is of a search with wider limits, and the first draw stands for this one
+            self._best = best
 
     def _logits(self, code: Code, images: Tensor) -> Tensor:
         """Logits (N, classes) of a child, with the weights and statistics of the supernet themselves."""

@@ -46,6 +46,10 @@ class Spos(SinglePathStrategy):
         """A path drawn uniformly among those that keep the hard limits."""
         return self._limits.sample(generator)
 
+    def admits(self, code: Code) -> bool:
+        """Whether a path keeps the hard limits."""
+        return self._limits.admits(code)
+
     def end_epoch(self, generator: torch.Generator) -> None:
         """Evolve after the last epoch; before, let the best so far compete with a few draws, as a preview."""
         if self._settings.is_last:

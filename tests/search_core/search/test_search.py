@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from search_core.cost.constraints import Constraints, Limit
 from search_core.cost.counts import COST_KINDS, child_cost
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import PenaltyOptions
@@ -21,13 +22,14 @@ from search_core.search.options import SearchOptions, defining
 from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions
+from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.options import DartsOptions, DsnasOptions, SnasOptions, SposOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions
 from search_core.training.evaluation import evaluate
-from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, through_file, tiny_options
+from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, seeded, through_file, tiny_options
 
 EPOCHS = 3
 
@@ -203,6 +205,30 @@ def test_fork_continues_with_its_own_settings(changes: dict[str, Any], metric: s
     assert report.epoch == 1
     assert getattr(report, metric) != getattr(other, metric)
     assert report.cells["normal"].alpha != other.cells["normal"].alpha
+
+
+def test_spos_chooses_under_other_limits_from_one_supernet() -> None:
+    """The limit is below the child that was chosen without one; theta is trained alike, bit for bit."""
+    strategy = SposOptions(population=6, generations=2, top_k=2, held_out=0.5)
+    options = tiny_options(strategy=strategy, epochs=2, batch_size=8)
+    trunk = make(options)
+    trunk.run_epoch()
+    state = through_file(trunk.state_dict())
+    free = trunk.run_epoch()
+    costs = sorted(child_cost(genotype, TINY_SIZE).madds for genotype in random_genotypes(50))
+    limit = costs[5]
+    assert free.child_madds > limit, "else this shows nothing"
+    forked = make(replace(options, constraints=Constraints(madds=Limit(max=limit))))
+    forked.fork_from(state)
+    report = forked.run_epoch()
+    assert report.child_madds <= limit
+    assert differences(forked.strategy.supernet.state_dict(), trunk.strategy.supernet.state_dict()) == []
+    assert (report.train_loss, report.train_accuracy) == (free.train_loss, free.train_accuracy)
+
+
+def random_genotypes(num: int) -> list[Genotype]:
+    space, generator = GenotypeSpace(TINY_SIZE.network), seeded()
+    return [space.decode(space.sample(generator)) for _ in range(num)]
 
 
 def test_fork_resumes_from_its_own_state_only() -> None:
