@@ -47,8 +47,11 @@ def without_sigterm_handler() -> AbstractContextManager[Any]:
 
 def without_idle_services() -> AbstractContextManager[Any]:
     """Inside, Ray starts no server of pages, no autoscaler and no reader of logs: 3 CPU seconds, all unused."""
-    services = ("start_api_server", "start_monitor", "start_log_monitor")
-    return mock.patch.multiple(Node, **dict.fromkeys(services, lambda node, **settings: None))
+
+    def nothing(node: Node, **settings: object) -> None:
+        """Starts none."""
+
+    return mock.patch.multiple(Node, start_api_server=nothing, start_monitor=nothing, start_log_monitor=nothing)
 
 
 def actor_id(actor: Any) -> str:
