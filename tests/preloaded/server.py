@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
         if not ready:
             continue
         connection, _ = listening.accept()
-        with connection:
+        with connection, suppress(ConnectionError):  # who asked may be gone
             message, outputs, _, _ = socket.recv_fds(connection, 2**20, 2)
-            asked = json.loads(message)
+            asked = json.loads(message or "null")
+            if asked is None:
+                continue
             if "ended" in asked:
                 connection.sendall(json.dumps(os.waitpid(asked["ended"], 0)[1]).encode())
                 continue
@@ -89,11 +92,11 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
                 os.close(lifeline)
                 _become(request, outputs)
                 return request
+            for output in outputs:
+                os.close(output)
             if not request.is_waited_for:
                 others.add(pid)
             connection.sendall(json.dumps(pid).encode())
-        for output in outputs:
-            os.close(output)
 
 
 def _become(request: Request, outputs: list[int]) -> None:
