@@ -35,7 +35,7 @@ def has_token() -> bool:
 
 
 def read_environment() -> None:
-    """Have Ray read the mode of authentication from the environment again; it did so when it was imported."""
+    """Have Ray read the mode of authentication from the environment anew; it did so when it was imported."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
 
@@ -47,10 +47,11 @@ def without_sigterm_handler() -> AbstractContextManager[Any]:
 
 def without_idle_services() -> AbstractContextManager[Any]:
     """Inside, Ray starts no server of pages, no autoscaler and no reader of logs: 3 CPU seconds, all unused."""
-    names = ("start_api_server", "start_monitor", "start_log_monitor")
-    nothing: dict[str, Any] = dict.fromkeys(names, lambda node, **settings: None)
-    patched: AbstractContextManager[Any] = mock.patch.multiple(Node, **nothing)
-    return patched
+
+    def nothing(node: Node, **settings: object) -> None:
+        """Starts none."""
+
+    return mock.patch.multiple(Node, start_api_server=nothing, start_monitor=nothing, start_log_monitor=nothing)
 
 
 def actor_id(actor: Any) -> str:

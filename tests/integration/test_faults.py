@@ -22,6 +22,7 @@ from orchestrator.adapters.ray_internals import without_idle_services
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.integration.studies import EPOCHS, STUDY, StudyProcess, assert_as_if_nothing_had_happened, title
 from tests.orchestrator.tiny import runs_of
+from tests.preloaded.processes import ready_ray_workers
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
@@ -45,7 +46,7 @@ def study(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[Cluster]:
     """A head that runs no trials and two nodes that do; the last test kills one."""
-    with without_idle_services():
+    with without_idle_services(), ready_ray_workers():
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         for _ in range(2):
             nodes.add_node(num_cpus=1)

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+from unittest import mock
 
 _ROOT = Path(__file__).parents[2]
 _ADDRESS = "SNAS_TESTS_SERVER"
@@ -41,7 +43,8 @@ class ReadyProcess:
         folder: Path | None = None,
     ) -> None:
         self._words = list(words)
-        asked = {"words": self._words, "environment": dict(environment), "folder": str(folder or Path.cwd())}
+        place = str(folder or Path.cwd())
+        asked = {"words": self._words, "environment": dict(environment), "folder": place, "is_waited_for": True}
         self.returncode: int | None = None
         self.pid: int = _ask(asked, out.fileno(), err.fileno())
         self._handle = os.pidfd_open(self.pid)
@@ -109,6 +112,20 @@ def ready_programs(folder: Path) -> dict[str, str]:
         )
         (folder / name).chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}", _ADDRESS: _server()[1:].decode()}
+
+
+@contextmanager
+def ready_ray_workers() -> Iterator[None]:
+    """Nodes of Ray that are started inside have ready workers too, which do not take their code from a driver."""
+    from ray._private import ray_constants
+
+    from tests.preloaded.server import WORKERS, setup_worker
+
+    with (
+        mock.patch.object(ray_constants, "SETUP_WORKER_FILENAME", setup_worker()),
+        mock.patch.dict(os.environ, {WORKERS: _server()[1:].decode()}),
+    ):
+        yield
 
 
 def _ask(asked: Mapping[str, Any], *outputs: int) -> int:

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,8 @@ _MODULES = (
     "sklearn.datasets",
     "uvicorn",
 )
-_RAY_WORKER = Path(__file__).with_name("ray_worker.py")
+#: Variable with the address at which `ray_worker.py` asks.
+WORKERS = "SNAS_TESTS_WORKERS"
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,13 @@ class Request:
         words: the command line: of `snas`, `mlflow` or the file of a script.
         environment: all its variables.
         folder: that it works in.
+        is_waited_for: whether somebody will ask how it ended.
     """
 
     words: list[str]
     environment: dict[str, str]
     folder: str
+    is_waited_for: bool
 
 
 def serve(listening: socket.socket, lifeline: int) -> Request | None:
@@ -65,33 +69,40 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
     Returns:
         In a forked process what it is to do; None at the end.
     """
+    others: set[int] = set()
     while True:
-        ready, _, _ = select.select([listening, lifeline], [], [])
+        ready, _, _ = select.select([listening, lifeline], [], [], 0.1 if others else None)
+        others = {pid for pid in others if os.waitpid(pid, os.WNOHANG) == (0, 0)}
         if lifeline in ready:
             return None
+        if not ready:
+            continue
         connection, _ = listening.accept()
-        with connection:
+        with connection, suppress(ConnectionError):  # who asked may be gone
             message, outputs, _, _ = socket.recv_fds(connection, 2**20, 2)
-            asked = json.loads(message)
+            asked = json.loads(message or "null")
+            if asked is None:
+                continue
             if "ended" in asked:
                 connection.sendall(json.dumps(os.waitpid(asked["ended"], 0)[1]).encode())
                 continue
+            request = Request(**asked)
             if (pid := os.fork()) == 0:
                 listening.close()
                 os.close(lifeline)
-                request = Request(**asked)
                 _become(request, outputs)
                 return request
+            for output in outputs:
+                os.close(output)
+            if not request.is_waited_for:
+                others.add(pid)
             connection.sendall(json.dumps(pid).encode())
-        for output in outputs:
-            os.close(output)
 
 
 def _become(request: Request, outputs: list[int]) -> None:
     """Take what a new process would have."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for other in (signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(other, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number, output in enumerate(outputs, start=1):
         os.dup2(output, number)
         os.close(output)
@@ -141,18 +152,24 @@ def _ready_ray_workers() -> Request | None:
     if os.fork() == 0:
         os.close(mine)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a worker ended
         request = serve(listening, lifeline)
         if request is None:
             os._exit(0)
         return request
-    os.environ["SNAS_TESTS_WORKERS"] = listening.getsockname()[1:].decode()
+    os.environ[WORKERS] = listening.getsockname()[1:].decode()
     listening.close()
     os.close(lifeline)
-    from ray._private import ray_constants, workers
+    from ray._private import ray_constants
 
-    ray_constants.SETUP_WORKER_FILENAME = os.path.relpath(_RAY_WORKER, workers.__path__[0])
+    ray_constants.SETUP_WORKER_FILENAME = setup_worker()
     return None
+
+
+def setup_worker() -> str:
+    """What Ray is to start in place of its own `setup_worker.py`, from the folder of that."""
+    from ray._private import workers
+
+    return os.path.relpath(Path(__file__).with_name("ray_worker.py"), workers.__path__[0])
 
 
 def main() -> None:

@@ -304,10 +304,10 @@ def test_strategy_that_chooses_among_genotypes_keeps_the_hard_limits(name: str) 
         assert strategy.child_cost(strategy._context.limits).madds <= tight.madds.max
 
 
-@pytest.mark.slow
 @choosing
-def test_limits_that_no_child_keeps_are_an_error(name: str) -> None:
-    with pytest.raises(ConstraintsError, match="no genotype in 10,000 draws keeps the constraints: at most params 1"):
+def test_limits_that_no_child_keeps_are_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search_core.cost.constraints._MOST_DRAWS", 200)
+    with pytest.raises(ConstraintsError, match="no genotype in 200 draws keeps the constraints: at most params 1"):
         build(name, constraints=Constraints(params=Limit(max=1)))
 
 

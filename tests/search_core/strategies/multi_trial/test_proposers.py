@@ -191,10 +191,10 @@ def test_hard_limits_are_never_broken(name: str) -> None:
     assert tight.admits(proposer.best())
 
 
-@pytest.mark.slow
 @every_proposer
-def test_limits_that_no_child_keeps_are_an_error(name: str) -> None:
-    with pytest.raises(ConstraintsError, match="no genotype in 10,000 draws keeps the constraints: at most params 1"):
+def test_limits_that_no_child_keeps_are_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search_core.cost.constraints._MOST_DRAWS", 200)
+    with pytest.raises(ConstraintsError, match="no genotype in 200 draws keeps the constraints: at most params 1"):
         build(name, limits=limits_of(params=1))
 
 

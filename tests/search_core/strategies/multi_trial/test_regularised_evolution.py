@@ -135,12 +135,13 @@ def test_failed_children_never_become_parents() -> None:
 
 
 @both
-def test_proposals_keep_the_limits(options: MultiTrialOptions) -> None:
+def test_proposals_keep_the_limits(options: MultiTrialOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     costs = sorted(limits_of().cost(SPACE.decode(proposal.code)).params for proposal in run(build(options), 30))
     limits = limits_of(params=Limit(max=costs[10]))
     codes = [proposal.code for proposal in run(build(options, limits=limits), 60)]
     assert all(limits.admits(SPACE.decode(code)) for code in codes)
-    with pytest.raises(ConstraintsError, match="no genotype in 10,000 draws"):
+    monkeypatch.setattr("search_core.cost.constraints._MOST_DRAWS", 200)
+    with pytest.raises(ConstraintsError, match="no genotype in 200 draws"):
         build(options, limits=limits_of(params=Limit(max=1)))
 
 
