@@ -25,6 +25,7 @@ from orchestrator.sampling.samplers import create_optuna_study, load_optuna_stud
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sections import RetrainSection
 from orchestrator.study_file.spec import StudySpec
+from search_core.search.reports import FINAL_METRICS
 from search_core.search.search import Search
 from search_core.space.genotype import Edge, Genotype
 from tests.search_core.tiny import CPU, FEW_PRIMITIVES, TINY_DATASET, images_of, tiny_options
@@ -164,6 +165,11 @@ def runs_of(client: MlflowClient, experiment: str) -> list[Run]:
     found = client.get_experiment_by_name(experiment)
     assert found is not None, f"no experiment {experiment}"
     return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"], max_results=500))
+
+
+def logged_steps(metric: str, num_epochs: int) -> list[int]:
+    """At which steps a search of so many epochs logs a metric."""
+    return [num_epochs - 1] if metric in FINAL_METRICS else list(range(num_epochs))
 
 
 def steps_of(client: MlflowClient, run_id: str, metric: str) -> list[int]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+import ray.train.torch
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
@@ -129,7 +130,7 @@ def test_ray_train_restarts_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -
         made.update(options)
         return SimpleNamespace(fit=lambda: None)
 
-    monkeypatch.setattr(distributed, "TorchTrainer", trainer)
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", trainer)
     monkeypatch.setattr(os, "environ", {})
     distributed._run_group(retrain_job(workers=2), None, Path("/nowhere"))
     config = made["run_config"].failure_config
