@@ -57,7 +57,7 @@ def _cell(generator, progress, num_nodes, num_operations):
                 ("probabilities", probabilities),
                 ("entropy", entropy),
                 ("credit", credit),
-                ("resource_credit", -0.01 * generator.random(size=shape[:2])),
+                ("resource_credit", -0.01 * probabilities[..., 1:].sum(-1)),
             )
         }
     )
