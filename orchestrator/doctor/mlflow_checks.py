@@ -170,7 +170,7 @@ class RunsCheck:
             wanted = {step: metrics[metric] for step, metrics in enumerate(unit.metrics) if metric in metrics}
             points = found.get(metric, [])
             self._notes.look(METRICS, len(points))
-            for kind in _step_faults(wanted, points):
+            for kind in _step_faults(wanted, points, len(unit.metrics)):
                 alike[kind].append(f"`{metric}`")
         run = self._runs[unit.unit]
         for (fault, is_behind), metrics in alike.items():
@@ -274,15 +274,15 @@ class RunsCheck:
         return f"`{mlflow_command(self._uri, 'runs', 'delete', '--run-id', run.info.run_id)}`"
 
 
-def _step_faults(wanted: Mapping[int, float], points: Points) -> Iterator[tuple[str, bool]]:
-    """What is wrong with a metric, and whether it is only that its last steps are missing."""
+def _step_faults(wanted: Mapping[int, float], points: Points, num_epochs: int) -> Iterator[tuple[str, bool]]:
+    """What is wrong with a metric of so many epochs, and whether it is only that its last steps are missing."""
     counts = Counter(step for step, _ in points)
     missing = sorted(set(wanted) - set(counts))
     repeated = sorted(step for step, count in counts.items() if count > 1)
     strange = sorted(set(counts) - set(wanted))
     if missing:
         is_behind = not counts or missing[0] > max(counts)
-        yield f"must have the steps of all {len(wanted)} epochs, missing: {_listed(missing)}", is_behind
+        yield f"must have the steps of all {num_epochs} epochs, missing: {_listed(missing)}", is_behind
     if repeated:
         yield f"must have every step once, repeated: {_listed(repeated)}", False
     if strange:

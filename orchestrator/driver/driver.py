@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -28,7 +29,7 @@ from orchestrator.study.records import FORK_SHARE
 from orchestrator.tracking.run_spec import swept_values
 from orchestrator.tracking.study_runs import StudyLog
 from orchestrator.tracking.tracker import Tracker
-from orchestrator.worker.distributed import retrain_trainable
+from orchestrator.worker.distributed import group_folder, retrain_trainable
 from orchestrator.worker.permanent import is_for_all
 from orchestrator.worker.trainable import SearchTrainable, TruthTrainable
 from search_core.data.datasets import ImageData
@@ -156,6 +157,8 @@ class Driver:
             done = len(jobs) - len(self._open_retrains())
             self._view.phase("retrainings", done, len(jobs), ["val_accuracy", "test_accuracy"])
             self._launch_until_done("retrain", lambda: not self._open_retrains())
+            for job in jobs:  # else left where Ray ended a trial before it had cleaned up
+                shutil.rmtree(group_folder(job), ignore_errors=True)
 
     def _lost_models(self) -> set[str]:
         """Trainings that are over, but whose last checkpoint could not be written before their model was logged."""

@@ -91,8 +91,7 @@ class DistributedRetrain(tune.Trainable):
         self._mark = _mark(job)
         _release(self._mark)
         self._relay = _Relay.remote()  # type: ignore[attr-defined]
-        # The folder must be seen by all nodes, as that of the checkpoints is.
-        self._train_folder = job.checkpoints / "ray-train"
+        self._train_folder = group_folder(job)
         self._thread = Thread(target=_run_group, args=(job, self._relay, self._train_folder), daemon=True)
         self._thread.start()
         self._is_done = False
@@ -152,6 +151,11 @@ class _Relay:
     async def give(self, report: JobReport) -> None:
         self._asked.clear()
         await self._reports.put(report)
+
+
+def group_folder(job: Job) -> Path:
+    """Where Ray Train keeps what it needs while a group runs: all nodes must see it, as they do the checkpoints."""
+    return job.checkpoints / "ray-train"
 
 
 def _run_group(job: Job, relay: Any, folder: Path) -> None:
