@@ -19,6 +19,7 @@ from orchestrator.files.layout import Runs
 from orchestrator.sampling.samplers import create_optuna_study, load_optuna_study
 from orchestrator.study.study import Study
 from orchestrator.tracking.run_spec import SEARCH_METRICS
+from search_core.search.reports import FINAL_METRICS
 from tests.integration.servers import MlflowServer, PostgresServer
 from tests.orchestrator.tiny import (
     RETRAIN,
@@ -66,7 +67,7 @@ def test_study_on_servers_is_all_there(
         assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "the server keeps the artifacts"
         if not name.startswith("trial"):
             continue
-        assert set(run.data.metrics) == {*SEARCH_METRICS, "cpu_core_hours"}
+        assert set(run.data.metrics) == {*SEARCH_METRICS, *FINAL_METRICS, "cpu_core_hours"}
         assert all(steps_of(client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
         assert image_steps(client, run_id) == [0, 1]
         genotype = Path(client.download_artifacts(run_id, "genotype.json"))

@@ -12,6 +12,7 @@ import yaml
 from dashboards.history import read_curves, read_history
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.tracking.run_spec import SEARCH_METRICS
+from search_core.search.reports import FINAL_METRICS
 from search_core.space.genotype import Genotype
 from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import (
@@ -99,7 +100,7 @@ def test_runs_have_every_epoch_once(front: Done) -> None:
     for name, run in front.mlflow_runs.items():
         run_id = run.info.run_id
         if name.startswith("trial"):
-            assert set(run.data.metrics) == {*SEARCH_METRICS, "cpu_core_hours"}
+            assert set(run.data.metrics) == {*SEARCH_METRICS, *FINAL_METRICS, "cpu_core_hours"}
             assert all(steps_of(front.client, run_id, metric) == [0, 1] for metric in SEARCH_METRICS)
             assert image_steps(front.client, run_id) == [0, 1]
             assert {"cells.svg", "genotype.json", "history.parquet"} < set(artifact_paths(front.client, run_id))
