@@ -458,7 +458,7 @@ def expected_gradient(penalty: PenaltyOptions) -> Tensor:
 @pytest.mark.parametrize("log", [True, False])
 @pytest.mark.slow
 def test_reparam_and_score_function_have_the_same_expectation(log: bool, temperature: float) -> None:
-    penalty = PenaltyOptions(log=log)
+    penalty = PenaltyOptions(cost="madds", log=log)
     (first, first_error), (second, second_error) = (
         mean_gradient(surrogate, penalty, temperature, 200_000, seed)
         for seed, surrogate in enumerate((reparam, score_function))
@@ -478,7 +478,7 @@ def test_estimators_approach_the_expected_one_at_low_temperature(log: bool, surr
     about lambda (with `log`: lambda times log of the cost, 8.8 here, but a gap that small is rarer than that by more),
     so the bias is at most of the order of lambda times the gradient. Added to it are four standard errors.
     """
-    penalty = PenaltyOptions(log=log)
+    penalty = PenaltyOptions(cost="madds", log=log)
     exact = expected_gradient(penalty)
     scale, biases = exact.abs().max().item(), []
     for temperature in (1.0, 0.1, 0.01):
