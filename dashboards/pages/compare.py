@@ -27,20 +27,12 @@ from dashboards.pages.parts import (
     trail,
     trial_address,
 )
-from dashboards.pages.trial import find_trial, player_frame
+from dashboards.pages.trial import FACTS, find_trial, player_frame
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
 from search_core.space.genotype import Genotype
 
-_FACTS = (
-    "child_val_error",
-    "supernet_val_accuracy",
-    "discretization_gap",
-    "discretization_gap_recalibrated",
-    "child_madds",
-    "child_params",
-)
 _CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")
 _MOST = 4
 _MOST_STUDIES = 5
@@ -142,7 +134,7 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
 def _column(name: str, trial: Trial, history: History | None, request: Request) -> Component:
     href = trial_address(trial.run.study, trial.number, trial.run.run_id)
     entries = [("state", badge(trial.run.state)), ("strategy", trial.strategy)]
-    entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in _FACTS]
+    entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in FACTS]
     return html.Section(
         [html.H2(link(name, href=href)), player_frame(trial, history, request, compact=True), facts(entries)],
         className="card",

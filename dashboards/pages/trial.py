@@ -33,7 +33,8 @@ from dashboards.records import StudyRecord, Trial
 from dashboards.store import Store
 from search_core.space.genotype import CELL_TYPES
 
-_FACTS = (
+#: Metrics that say what a search found, on pages of one trial and of several.
+FACTS = (
     "child_val_error",
     "supernet_val_accuracy",
     "discretization_gap",
@@ -130,7 +131,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         ("state", badge(run.state)),
         ("epochs", f"{run.num_epochs} of {trial.planned_epochs or MISSING}"),
         *((key, shown_number(value)) for key, value in trial.values.items()),
-        *((metric_name(key), shown_metric(key, run.metrics[key])) for key in _FACTS if key in run.metrics),
+        *((metric_name(key), shown_metric(key, run.metrics[key])) for key in FACTS if key in run.metrics),
         *(("reserved", hours_text(key, run.metrics[key])) for key in _HOURS if key in run.metrics),
         ("took", duration(run.end_s - run.start_s if run.end_s else None)),
     ]  # fmt: skip

@@ -40,7 +40,7 @@ def gradients(
     ] = [1.0, 0.3, 0.1],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="Searches, which differ in their seed.")] = 3,
     samples: Annotated[int, typer.Option(min=2, help="Estimates of each gradient.")] = 500,
-    runs: Annotated[int, typer.Option(min=1, help="Descents by each estimator.")] = 5,
+    descents: Annotated[int, typer.Option(min=1, help="Descents by each estimator.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each descent.")] = 30,
     images: Annotated[int, typer.Option(min=2, help="Training images on which the loss is taken.")] = 128,
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the comparison too: a PNG.")] = None,
@@ -56,19 +56,22 @@ def gradients(
     from orchestrator.driver.single import default_device
     from orchestrator.study_file.loading import load_search
     from search_core.data.datasets import load_data
-    from search_core.search.gradients import compare_gradients
+    from search_core.search.gradients import check_comparable, compare_gradients
     from search_core.search.search import Search
     from search_core.strategies.gradient_estimates import Effort
 
     if any(temperature <= 0 for temperature in temperatures):
         raise typer.BadParameter(f"must be above 0, got {temperatures}", param_hint="--temperature")
+    if figure is not None and not figure.absolute().parent.is_dir():
+        raise typer.BadParameter(f"must be in a folder that is there, got {figure}", param_hint="--figure")
     options, device = load_search(config, settings), default_device()
+    check_comparable(options)
     data, found = load_data(options.dataset, device), []
     for seed in range(options.seed, options.seed + seeds):
         search = Search(replace(options, seed=seed), data, device)
         for _ in search:
             pass
-        effort = Effort(samples=samples, runs=runs, steps=steps)
+        effort = Effort(samples=samples, runs=descents, steps=steps)
         found.append(compare_gradients(search, temperatures=temperatures, effort=effort, images=images))
     estimators = list(zip(*found, strict=True))
     if figure is not None:
@@ -80,7 +83,7 @@ def gradients(
         print(json.dumps({"images": images, "samples": samples, "rows": rows}))
         return
     searches = f"{counted(options.epochs, 'epoch')} of {config.name}, {counted(seeds, 'seed')}"
-    title = f"{searches}; {samples} estimates, {runs} x {steps} steps"
+    title = f"{searches}; {samples} estimates, {descents} x {steps} steps"
     stdout.print(filled_table(title, _COLUMNS, [_cells(rows) for rows in estimators], left=("estimator",)))
     if figure is not None:
         stdout.print(str(figure), markup=False, highlight=False, soft_wrap=True)

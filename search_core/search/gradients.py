@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.errors import OptionsError
+from search_core.errors import require
+from search_core.search.options import SearchOptions
 from search_core.search.search import Search
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
@@ -24,7 +25,6 @@ from search_core.strategies.gradient_estimates import (
     reparametrised,
     score_function,
 )
-from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy
 
 #: Largest space of which every genotype is run.
 _MOST_GENOTYPES = 4096
@@ -46,6 +46,27 @@ class GradientRow:
     quality: GradientQuality
 
 
+def check_comparable(options: SearchOptions) -> None:
+    """Check that the gradients of such a search can be compared, before it is run.
+
+    Raises:
+        OptionsError: if the strategy has no alpha, or the space has too many genotypes to list.
+    """
+    kind, size = options.strategy.kind, GenotypeSpace(options.network).size
+    require(
+        (
+            "strategy.kind",
+            "alpha" in options.strategy.uses,
+            f"must be one with gradients of alpha, such as snas, got {kind}",
+        ),
+        (
+            "network",
+            size <= _MOST_GENOTYPES,
+            f"must span at most {_MOST_GENOTYPES:,} genotypes, which are all run, got {size:,}",
+        ),
+    )
+
+
 def compare_gradients(
     search: Search, *, temperatures: Sequence[float], effort: Effort, images: int
 ) -> tuple[GradientRow, ...]:
@@ -64,15 +85,10 @@ def compare_gradients(
         The exact gradient first, then SNAS' and the relaxed REINFORCE's at each temperature, then REINFORCE's.
 
     Raises:
-        OptionsError: if the strategy has no alpha, or the space has too many genotypes to list.
+        OptionsError: as `check_comparable`.
     """
+    check_comparable(search.options)
     space = GenotypeSpace(search.options.network)
-    if not isinstance(search.strategy, DifferentiableStrategy):
-        kind = search.options.strategy.kind
-        raise OptionsError((("strategy.kind", f"must be one with gradients of alpha, such as snas, got {kind}"),))
-    if space.size > _MOST_GENOTYPES:
-        rule = f"must span at most {_MOST_GENOTYPES:,} genotypes, which are all run, got {space.size:,}"
-        raise OptionsError((("network", rule),))
     loss_of = _loss_on(search, images)
     alpha = torch.cat([search.strategy.alpha()[name] for name in CELL_TYPES])
     codes = torch.tensor(list(space.all()), device=alpha.device)

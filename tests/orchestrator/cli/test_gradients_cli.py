@@ -11,7 +11,7 @@ from tests.orchestrator.cli.test_cli import refused, written
 from tests.orchestrator.tiny import SEARCH, snas
 
 SMALL = {"nodes": 1, "cells": 3, "init_channels": 4, "primitives": ["none", "sep_conv_3x3"]}
-QUICK = ("--seeds", 2, "--samples", 2, "--runs", 1, "--steps", 2, "--images", 16, "--temperature", 0.5)
+QUICK = ("--seeds", 2, "--samples", 2, "--descents", 1, "--steps", 2, "--images", 16, "--temperature", 0.5)
 
 
 @pytest.fixture
@@ -43,3 +43,13 @@ def test_gradients_table_has_a_row_per_estimator(file: Path) -> None:
 
 def test_gradients_refuses_a_temperature_of_0(file: Path) -> None:
     refused(snas("gradients", file, "--temperature", 0), "--temperature", "must be above 0")
+
+
+def test_gradients_refuses_before_the_search_what_would_fail_after_it(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search_core.search.search.Search.run_epoch", lambda search: pytest.fail("a search was run"))
+    refused(snas("gradients", file, "--figure", tmp_path / "none" / "a.png"), "--figure", "a folder that is there")
+    refused(snas("gradients", file, "--set", "network.nodes=4"), "network", "must span at most 4,096 genotypes")
+    refused(snas("gradients", file, "--set", "strategy.kind=spos"), "strategy.kind", "got spos")
+    refused(snas("gradients", file, "--set", "strategy.kind=random"), "strategy.kind", "got random")
