@@ -80,7 +80,7 @@ class StudyProcess:
         runs: Path | None = None,
         is_preloaded: bool = True,
     ) -> None:
-        self.runs, self.name = runs or folder / "runs", spec["name"]
+        self.runs, self.name, self._epochs = runs or folder / "runs", spec["name"], spec["search"].get("epochs", EPOCHS)
         self._file, self._log = folder / "study.yaml", folder / "study.log"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
@@ -159,7 +159,7 @@ class StudyProcess:
             self.wait_until(all_are)
             # One more report may be on its way: a worker begins no epoch before the driver has the one before.
             found = [len(journal.epochs) for journal in self._all_journals()]
-            assert max(found) < EPOCHS - 1, f"a trial may end although it was stopped: {found} of {EPOCHS} epochs"
+            assert max(found) < self._epochs - 1, f"a trial may end although it was stopped: {found} of {self._epochs}"
             yield stopped
         finally:
             for worker in stopped.values():

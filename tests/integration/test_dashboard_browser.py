@@ -143,21 +143,22 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
     expect(visit.page.get_by_text("No study yet")).to_be_visible()
     visit.mark()
     tracked.start()
-    visit.page.get_by_role("link", name=NAME).click(timeout=120_000)  # it comes by itself
-    visit.shows("study", VIEWS["study"])
-    visit.page.wait_for_selector("#trials .ag-row", timeout=180_000)
-    visit.page.get_by_label("state Filter Input").fill("e")
-    visit.page.evaluate("window.scrollTo(0, 300)")
-    place = "document.getElementById('card-front').getBoundingClientRect().top"  # facts come above it meanwhile
-    before = visit.page.evaluate(place)
-    seen: list[int] = []
-    while len(seen) < 3:
-        epochs = sum(int(text) for text in visit.column("epochs") if text)
-        if not seen or epochs > seen[-1]:
-            seen.append(epochs)
-        assert tracked.process.process.poll() in (None, 0), tracked.process.log
-        visit.page.wait_for_timeout(200)
-    expect(visit.page.get_by_label("state Filter Input")).to_have_value("e")
+    with tracked.process.held(1):
+        visit.page.get_by_role("link", name=NAME).click(timeout=120_000)  # it comes by itself
+        visit.shows("study", VIEWS["study"])
+        visit.page.wait_for_selector("#trials .ag-row", timeout=180_000)
+        visit.page.get_by_label("state Filter Input").fill("run")
+        visit.page.evaluate("window.scrollTo(0, 300)")
+        place = "document.getElementById('card-front').getBoundingClientRect().top"  # facts come above it meanwhile
+        before = visit.page.evaluate(place)
+
+    def reported() -> list[str]:
+        return [str(len(tracked.process.journal(trial).epochs)) for trial in (0, 1)]
+
+    for number in (3, 5):
+        with tracked.process.held(number):
+            tracked.process.wait_until(lambda: sorted(visit.column("epochs")) == sorted(reported()))
+    expect(visit.page.get_by_label("state Filter Input")).to_have_value("run")
     assert abs(visit.page.evaluate(place) - before) < 2, "what the reader looks at stays where it is"
     assert visit.is_marked
 

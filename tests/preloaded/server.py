@@ -101,6 +101,8 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
 
 def _become(request: Request, outputs: list[int]) -> None:
     """Take what a new process would have."""
+    if not request.is_waited_for:
+        os.setpgid(0, 0)  # Ray kills a worker that does not answer by its group, as long as that is not Ray's own
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number, output in enumerate(outputs, start=1):
