@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dashboards.records import Objective, Trial
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 
@@ -91,12 +89,11 @@ def rated_params(study: optuna.Study, objective: int) -> dict[str, float]:
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Spearman's rank correlation, ties by mean rank; None with fewer than three pairs or without variation."""
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    if len(pairs) < 3:
+    if len(pairs) < 3 or any(len(set(side)) == 1 for side in zip(*pairs, strict=True)):
         return None
-    first, second = _ranks([a for a, _ in pairs]), _ranks([b for _, b in pairs])
-    if first.std() == 0 or second.std() == 0:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
+    from scipy.stats import spearmanr  # a CPU second that pages without relations do not take
+
+    return float(spearmanr(pairs).statistic)
 
 
 def edit_distance(first: Genotype, second: Genotype) -> int:
@@ -141,9 +138,3 @@ def _distribution(values: Sequence[float | str]) -> BaseDistribution:
         return CategoricalDistribution(sorted({str(value) for value in values}))
     low, high = min(numbers), max(numbers)
     return FloatDistribution(low, high, log=low > 0 and high / low > 20)
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
