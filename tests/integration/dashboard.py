@@ -16,7 +16,7 @@ from tests.browser import Watched
 from tests.preloaded.processes import ReadyProcess
 
 ROOT = Path(__file__).parents[2]
-_START_S, _DRAWN_MS = 60.0, 30_000
+_START_S, _DRAWN_MS = 120.0, 90_000  # for a machine that does much else
 
 
 class DashboardProcess:

@@ -27,7 +27,7 @@ from tests.preloaded.processes import ReadyProcess
 from tests.tools import TOOLS, postgres_folder
 
 Process = subprocess.Popen[bytes] | ReadyProcess
-_START_S, _STOP_S = 90.0, 30.0
+_START_S, _STOP_S = 180.0, 30.0
 
 
 class Server:
