@@ -52,6 +52,10 @@ class LatencyError(ValueError):
     """A latency table cannot be read, lacks a part of the search space, or belongs to another device."""
 
 
+class ExportError(ValueError):
+    """A format that cannot be written here, or a file that does not compute what its child does."""
+
+
 class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
 

@@ -18,6 +18,7 @@ from orchestrator.stores import store_error
 from search_core.errors import (
     ConstraintsError,
     DataError,
+    ExportError,
     GenotypeError,
     LatencyError,
     NonFiniteLossError,
@@ -43,6 +44,11 @@ COMMANDS = {
         "orchestrator.cli.retrain",
         "retrain",
         "Train the child network of a cell from scratch, test it once, and register it in MLflow.",
+    ),
+    "export": SubCommand(
+        "orchestrator.cli.export",
+        "export",
+        "Write a retrained child as ONNX, PyTorch program, weights and readable Python.",
     ),
     "profile": SubCommand(
         "orchestrator.cli.profile",
@@ -91,7 +97,15 @@ def _run() -> None:
         _end("interrupted", exit_code() or INTERRUPTED)  # Typer makes an exit of it
     except (NonFiniteLossError, StudyFailed, TrackingAwayError) as error:
         _end(f"failed: {error}", FAILED)
-    except (OrchestratorError, ConstraintsError, DataError, GenotypeError, LatencyError, OptionsError) as error:
+    except (
+        OrchestratorError,
+        ConstraintsError,
+        DataError,
+        ExportError,
+        GenotypeError,
+        LatencyError,
+        OptionsError,
+    ) as error:
         _end(f"error: {error}", BAD_INPUT)
     except OSError as error:
         if error.filename is None:

@@ -154,7 +154,8 @@ def _none(channels: int, stride: int, affine: bool) -> nn.Module:
     return Zero(stride)
 
 
-_BUILDERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+#: What makes each primitive, called with channels, stride and whether batch norms are affine.
+BUILDERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "none": _none,
     "max_pool_3x3": partial(_pool, _max_pool),
     "avg_pool_3x3": partial(_pool, _average_pool),
@@ -180,6 +181,6 @@ def build_primitive(name: str, channels: int, stride: int, *, affine: bool) -> n
     Raises:
         ValueError: if the name is not known.
     """
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         raise ValueError(f"a primitive must be one of {', '.join(KNOWN_PRIMITIVES)}, got {name!r}")
-    return _BUILDERS[name](channels, stride, affine)
+    return BUILDERS[name](channels, stride, affine)

@@ -1,0 +1,165 @@
+"""A child network as a Python file that imports PyTorch alone: cells written out, blocks as this project has them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from functools import partial
+from textwrap import indent
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from search_core.network import blocks, primitives
+from search_core.network.child import Child, ChildCell
+from search_core.space.genotype import CellType
+
+_HEAD = '''"""{title}
+
+`model = child()`, then `model.load_state_dict(torch.load("state_dict.pt"))`.
+It maps {takes} to logits (N, {classes}).
+Written by SNAS Orchestrator, Apache License 2.0.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+'''
+_CELL = '''class {name}(nn.Module):
+    """The {kind} cell: nodes s2 and on are sums of operations on earlier ones."""
+
+    def __init__(self, before_previous: int, previous: int, channels: int, *, is_after_reduction: bool) -> None:
+        super().__init__()
+        adapt = FactorizedReduce if is_after_reduction else ReluConvBn
+        self.inputs = nn.ModuleDict({{
+            "before_previous": adapt(before_previous, channels, affine={affine}),
+            "previous": ReluConvBn(previous, channels, affine={affine}),
+        }})
+        self.operations = nn.ModuleList([
+{operations}
+        ])
+
+    def forward(self, before_previous: Tensor, previous: Tensor) -> Tensor:
+        """(N, channels of each, H, W) to (N, {num_concat} * channels, {size})."""
+        operation = self.operations
+        s0 = self.inputs["before_previous"](before_previous)
+        s1 = self.inputs["previous"](previous)
+{nodes}
+        return torch.cat([{concat}], dim=1)
+'''
+_NETWORK = '''class Network(nn.Module):
+    """{takes} to logits (N, {classes})."""
+
+    def __init__(self) -> None:
+        super().__init__()
+{normalisation}        self.stem = {stem}
+        self.cells = nn.ModuleList([
+{cells}
+        ])
+        self.classifier = Classifier({channels}, {classes})
+
+    def forward(self, images: Tensor) -> Tensor:
+        before_previous, previous = self.stem({images})
+        for cell in self.cells:
+            before_previous, previous = previous, cell(before_previous, previous)
+        return self.classifier(previous)
+
+
+def child() -> Network:
+    """The network with fresh weights."""
+    return Network()
+'''
+_STATISTIC = '        self.register_buffer("{name}", torch.tensor({values}).reshape(1, -1, 1, 1), persistent=False)\n'
+
+
+def child_source(network: Child, title: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """The text of a Python module with a function `child`, whose module has the weights' names of `network`.
+
+    Args:
+        network: the child; an auxiliary head is left out.
+        title: first line of the module's docstring.
+        mean: of each channel of pixels in [0, 1]; empty if images come normalised.
+        std: standard deviation, likewise.
+    """
+    plan = network.plan
+    cells = [cell for cell in network.cells if isinstance(cell, ChildCell)]
+    names: dict[CellType, str] = {"normal": "NormalCell", "reduce": "ReductionCell"}
+    takes = f"images ({', '.join(map(str, ('N', *plan.size.input_shape)))}), float32"
+    takes += " in [0, 1]" if mean else ", normalised as in training"
+    written = {cell.plan.cell_type: _cell_source(cell, names[cell.plan.cell_type]) for cell in cells}
+    body = _NETWORK.format(
+        takes=takes[0].upper() + takes[1:],
+        classes=plan.size.num_classes,
+        normalisation="".join(
+            _STATISTIC.format(name=name, values=list(values)) for name, values in (("mean", mean), ("std", std)) if mean
+        ),
+        images="(images - self.mean) / self.std" if mean else "images",
+        stem=f"{type(network.stem).__name__}({plan.size.input_shape[0]}, {plan.stem_channels})",
+        cells="\n".join(
+            f"            {names[cell.cell_type]}({cell.channels_prev_prev}, {cell.channels_prev}, {cell.channels}, "
+            f"is_after_reduction={cell.reduction_prev}),"
+            for cell in plan.cells
+        ),
+        channels=plan.out_channels,
+    )
+    parts = [*written.values(), body]
+    head = _HEAD.format(title=title, takes=takes, classes=plan.size.num_classes)
+    needed = _needed((primitives, blocks), "\n".join(parts))
+    text = "\n\n".join([head, *needed.values(), *parts])
+    for name in needed:  # private in this project only
+        text = re.sub(rf"\b{name}\b", name.lstrip("_"), text)
+    return re.sub(r"  # type: ignore\[.*\]", "", text)
+
+
+def _cell_source(cell: ChildCell, name: str) -> str:
+    """A class whose `forward` says node by node what is computed."""
+    is_reduction, affine = cell.plan.cell_type == "reduce", bool(cell.inputs.previous[-1].affine)
+    terms: dict[int, list[str]] = {node: [] for node in range(2, cell.num_nodes + 2)}
+    operations = []
+    for number, (edge, operation) in enumerate(zip(cell.kept, cell.operations, strict=True)):
+        terms[edge.target].append(f"operation[{number}](s{edge.source})")
+        call = _call(edge.primitive, operation, cell.plan.edge_geometry(edge.source)[1], affine)
+        operations.append(f"            {call},  # {edge.source} -> {edge.target}: {edge.primitive}")
+    empty = "torch.zeros_like(s0[:, :, ::2, ::2])" if is_reduction else "torch.zeros_like(s0)"
+    return _CELL.format(
+        name=name,
+        kind="reduction" if is_reduction else "normal",
+        affine=affine,
+        operations="\n".join(operations),
+        nodes=indent("\n".join(f"s{node} = {' + '.join(found) or empty}" for node, found in terms.items()), " " * 8),
+        concat=", ".join(f"s{node}" for node in cell.concat),
+        num_concat=len(cell.concat),
+        size="ceil(H / 2), ceil(W / 2)" if is_reduction else "H, W",
+    )
+
+
+def _call(primitive: str, operation: nn.Module, stride: int, affine: bool) -> str:
+    """What makes an operation, as a line of source."""
+    builder: Any = primitives.BUILDERS[primitive]
+    function, given = (builder.func, builder.args) if isinstance(builder, partial) else (builder, ())
+    if isinstance(operation, nn.MaxPool2d | nn.AvgPool2d):  # without the batch norm of pools in searches
+        return f"{given[0].__name__}({stride})"
+    shown = [value.__name__ if callable(value) else str(value) for value in given]
+    return f"{function.__name__}({', '.join([*shown, 'channels', str(stride), str(affine)])})"
+
+
+def _needed(modules: Sequence[ModuleType], text: str) -> dict[str, str]:
+    """Sources of the classes and functions of these modules that a text uses, and those that they use, in order."""
+    found: dict[str, tuple[int, int, str]] = {}
+    queue = [text]
+    while queue:
+        used = set(re.findall(r"\w+", queue.pop()))
+        for position, module in enumerate(modules):
+            for name, value in vars(module).items():
+                if name in used and name not in found and getattr(value, "__module__", None) == module.__name__:
+                    lines, number = inspect.getsourcelines(value)
+                    found[name] = (position, number, "".join(lines).rstrip() + "\n")
+                    queue.append(found[name][2])
+    return {name: source for name, (_, _, source) in sorted(found.items(), key=lambda item: item[1])}
