@@ -27,6 +27,7 @@ ARROWS = {
         "training": "cost data network space",
         "strategies": "cost data network space training",
         "search": "cost data network space strategies training",
+        "export": "network space",
         "api": "cost data network search space strategies training",
     },
     "orchestrator": {

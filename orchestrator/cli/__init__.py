@@ -48,7 +48,7 @@ COMMANDS = {
     "export": SubCommand(
         "orchestrator.cli.export",
         "export",
-        "Write a retrained child as ONNX, PyTorch program, weights and readable Python.",
+        "Write a trained child as ONNX, PyTorch program, weights and readable Python, and compare each with the child.",
     ),
     "profile": SubCommand(
         "orchestrator.cli.profile",

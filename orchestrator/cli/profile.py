@@ -18,7 +18,7 @@ from search_core.space.genotype import PUBLISHED, load_genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 
 if TYPE_CHECKING:
-    from orchestrator.cli.profile_memory import Step
+    from orchestrator.cli.views.profile_memory import Step
     from search_core.cost.counts import NetworkCost
     from search_core.space.genotype import Genotype
 
@@ -109,7 +109,7 @@ def _parse_step(supernet: bool, batch_size: int | None, recompute: bool, device:
             raise typer.BadParameter("goes with --batch-size N, which asks for the memory", param_hint=name)
     if batch_size is None:
         return None
-    from orchestrator.cli.profile_memory import Step, parse_device
+    from orchestrator.cli.views.profile_memory import Step, parse_device
 
     return Step(_positive("--batch-size", batch_size), recompute, parse_device(device))
 

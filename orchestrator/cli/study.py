@@ -12,7 +12,7 @@ import typer
 from dashboards.formatting import duration, hours_text, metric_name, shown_metric
 from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
-from orchestrator.cli.study_tables import print_facts, print_front, print_retrains, print_trials
+from orchestrator.cli.views.study_tables import print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
@@ -105,7 +105,7 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
 
     Example: `snas study show digits-quickstart`
     """
-    from orchestrator.cli.cells import drawn_cells
+    from orchestrator.cli.views.cells import drawn_cells
     from orchestrator.reports.relations import study_facts
     from orchestrator.study.records import front_rows
     from orchestrator.study.study import Study
@@ -147,7 +147,7 @@ def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
     Example: `snas study report compare-strategies`
     """
-    from orchestrator.cli.study_tables import print_comparison
+    from orchestrator.cli.views.study_tables import print_comparison
     from orchestrator.reports.comparison import compare
     from orchestrator.study.study import Study
 
@@ -179,7 +179,7 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
     Example: `snas study doctor digits-quickstart`
     """
-    from orchestrator.cli.doctor import print_report
+    from orchestrator.cli.views.doctor import print_report
     from orchestrator.doctor import examine
 
     report = examine(name, Runs(runs))

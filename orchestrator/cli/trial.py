@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from dashboards.formatting import counted, duration, hours_text, metric_name, shown_metric, shown_number
-from orchestrator.cli.cells import drawn_cells, sparkline
 from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import study_names
-from orchestrator.cli.study_tables import faults
+from orchestrator.cli.views.cells import drawn_cells, sparkline
+from orchestrator.cli.views.study_tables import faults
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from orchestrator.study.hours import hours_of
@@ -53,7 +53,7 @@ def show(
 
     Example: `snas trial show digits-quickstart 3`
     """
-    from orchestrator.cli.trial_facts import trial_facts
+    from orchestrator.cli.views.trial_facts import trial_facts
     from orchestrator.study.study import Study
 
     loaded = Study.load(study, Runs(runs))
@@ -115,7 +115,7 @@ def _print_metrics(metrics: dict[str, float]) -> None:
 
 
 def _print_curves(curves: dict[str, list[float]]) -> None:
-    from orchestrator.cli.trial_facts import CURVES
+    from orchestrator.cli.views.trial_facts import CURVES
 
     table = make_table("how it went, first epoch to last")
     for column in ("", "first", "", "last"):

@@ -65,13 +65,15 @@ def run_of_trial(runs: Runs, study: str, trial: int, seed: int | None) -> tuple[
         OrchestratorError: if there is no such study or training.
     """
     handle = Study.load(study, runs)
-    jobs = [job for job in handle.retrain_jobs() if job.trial == trial]
+    cells = {record.number: record.genotype for record in handle.trials()}
+    jobs = [
+        job for job in handle.retrain_jobs() if job.genotype.to_dict() == cells.get(trial)
+    ]  # it may be another trial's, too
     chosen = [job for job in jobs if seed in (None, job.seed)]
     if not chosen:
-        seeds = f" with seed {seed}; it was with {', '.join(str(job.seed) for job in jobs)}" if jobs else ""
-        known = sorted({job.trial for job in handle.retrain_jobs() if job.trial is not None})
-        others = "" if jobs else f"; retrained are: {', '.join(map(str, known)) or 'none'}"
-        raise OrchestratorError(f"the cell of trial {trial} of `{study}` must have been retrained{seeds}{others}")
+        known = [f"trial {job.trial} with seed {job.seed}" for job in jobs or handle.retrain_jobs()]
+        wanted = f"trial {trial}" + ("" if seed is None else f" with seed {seed}")
+        raise OrchestratorError(f"the cell of {wanted} must have been retrained, got {', '.join(known) or 'none'}")
     label = unit_label("retrain", chosen[0].label)
     if (run := unit_run(handle.tracking_uri, study, label)) is None:
         raise OrchestratorError(f"{handle.tracking_uri} must have the run {label} of `{study}`; {handle.resume_hint}")
@@ -109,7 +111,7 @@ def load_trained(uri: str, run_id: str) -> TrainedChild:
         run = client.get_run(run_id)
         models = run.outputs.model_outputs if run.outputs is not None else []
         if not models:
-            raise OrchestratorError(f"run {run_id} must have trained a child to its end, {run.info.run_name} did not")
+            raise OrchestratorError(f"run {run_id} must have trained a child to its end: {run.info.run_name} did not")
         files = current_address(client.get_logged_model(models[-1].model_id).artifact_location, uri)
         cell = current_address(run.info.artifact_uri, uri)
         genotype = load_genotype(download_artifacts(artifact_uri=f"{cell}/genotype.json", tracking_uri=uri))

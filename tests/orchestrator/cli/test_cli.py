@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.files.journal import Journal
 from search_core.cost.memory import StepMemory
-from search_core.space.genotype import PUBLISHED, Genotype
+from search_core.space.genotype import PUBLISHED, Genotype, load_genotype
 from search_core.space.plan import NetworkSize
 from tests.orchestrator.tiny import (
     RETRAIN,
@@ -172,7 +172,7 @@ def test_profile_says_how_many_searches_share_a_gpu(monkeypatch: pytest.MonkeyPa
             process_bytes=1_500_000_000,
         )
 
-    monkeypatch.setattr("orchestrator.cli.profile_memory.measure_apart", measure)
+    monkeypatch.setattr("orchestrator.cli.views.profile_memory.measure_apart", measure)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70_000_000_000, 80_000_000_000))
@@ -592,6 +592,47 @@ def test_retrain_whose_loss_is_not_finite_fails_with_the_reason(found: Found) ->
     run = runs_of(found.client, "retrains")[-1]
     assert (run.info.run_name, run.info.status) == ("diverging-seed0", "FAILED")
     assert Journal(found.runs / "retrains" / "diverging-seed0" / "history.jsonl").end == "failed"
+
+
+@pytest.mark.parametrize("source", ["--run", "--model"])
+def test_export_writes_a_retrained_child(found: Found, tmp_path: Path, source: str) -> None:
+    run = runs_of(found.client, "retrains")[0]
+    name = run.info.run_id if source == "--run" else "again-child/1"
+    words = ["--to", tmp_path / "child", "--format", "python", "--json", "--runs", found.runs]
+    outcome = snas("export", source, name, *words)
+    assert outcome.code == 0, outcome.said
+    (written_file,) = json.loads(outcome.out)
+    assert (written_file["format"], written_file["file"]) == ("python", str(tmp_path / "child" / "child.py"))
+    assert written_file["difference"] <= 1e-5
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {
+        "card.md", "cells.svg", "child.py", "genotype.json", "state_dict.pt"
+    }  # fmt: skip
+    card = (tmp_path / "child" / "card.md").read_text(encoding="utf-8")
+    assert f"run `{run.info.run_id}`, seed 0, 2 epochs" in card
+    assert f"| test accuracy | {run.data.metrics['test_accuracy']:.2%}, " in card
+    assert load_genotype(tmp_path / "child" / "genotype.json") == load_genotype(found.folder / "genotype.json")
+
+
+def test_export_refuses_bad_input(found: Found, tmp_path: Path) -> None:
+    words = ["--to", tmp_path / "child", "--runs", found.runs]
+    refused(snas("export", *words), "give one of them")
+    refused(snas("export", "--trial", 1, "--run", "x", *words), "belong together")
+    refused(
+        snas("export", "--run", "x", "--format", "tflite", *words),
+        "must be one of python, state-dict, pt2, onnx, all, got tflite",
+    )
+    refused(snas("export", "--run", "0" * 32, *words), "must be whole in sqlite:")
+    refused(
+        snas("export", "--model", "again-child", *words), "--model must be NAME@ALIAS or NAME/VERSION, got again-child"
+    )
+    refused(snas("export", "--model", "again-child@best", *words), "model again-child@best must be whole")
+    refused(snas("export", "--study", "none", "--trial", 0, *words), "there is no study `none`")
+    search = runs_of(found.client, "searches")[0]
+    refused(snas("export", "--run", search.info.run_id, *words), "must have trained a child to its end: first did not")
+    (tmp_path / "child").mkdir()
+    (tmp_path / "child" / "mine").touch()
+    refused(snas("export", "--run", "x", *words), "must be an empty folder or none")
+    assert [path.name for path in (tmp_path / "child").iterdir()] == ["mine"]
 
 
 def test_retrain_refuses_bad_input(found: Found) -> None:

@@ -258,6 +258,23 @@ def test_exported_cell_can_be_profiled(front: Done, tmp_path: Path) -> None:
     assert snas("profile", file, "--json").code == 0
 
 
+def test_retrained_child_of_a_trial_is_exported(front: Done, tmp_path: Path) -> None:
+    number = front_of(front.shown())[0]["number"]
+    words = ["--study", "front", "--trial", number, "--runs", front.runs]
+    outcome = snas("export", *words, "--seed", 3, "--to", tmp_path / "child")
+    assert outcome.code == 0, outcome.said
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {
+        "card.md", "cells.svg", "child.onnx", "child.pt2", "child.py", "genotype.json", "state_dict.pt"
+    }  # fmt: skip
+    assert "seed 3, 1 epochs" in (tmp_path / "child" / "card.md").read_text(encoding="utf-8")
+    outcome = snas("export", *words, "--seed", 7, "--to", tmp_path / "none")
+    assert (outcome.code, f"the cell of trial {number} with seed 7 must have been retrained" in outcome.said) == (
+        2,
+        True,
+    )
+    assert not (tmp_path / "none").exists()
+
+
 def test_trial_show_without_mlflow_does_not_fail(front: Done, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     outcome = snas("trial", "show", "front", 0, "--runs", front.runs)

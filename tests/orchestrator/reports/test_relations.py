@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from dashboards.analysis.importance import MIN_RATED
-from orchestrator.cli.cells import sparkline
+from orchestrator.cli.views.cells import sparkline
 from orchestrator.files.layout import TRUNK, Runs
 from orchestrator.files.lock import driver_lock
 from orchestrator.reports.relations import relation, study_facts

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dashboards.mlflow_store.study_records import study_record
 from dashboards.records import RunRecord, Trial
-from orchestrator.cli.study_tables import print_trials
+from orchestrator.cli.views.study_tables import print_trials
 from orchestrator.driver.searcher import tell
 from orchestrator.files.journal import End, Journal
 from orchestrator.files.layout import Runs, StudyFolder, trial_label
@@ -224,7 +224,7 @@ def test_tally_keeps_such_a_trial_off_its_front(known: Callable[..., Known]) -> 
 def test_trial_tables_say_why_it_is_no_result(
     known: Callable[..., Known], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.cli import study_tables
+    from orchestrator.cli.views import study_tables
 
     study = known()
     study.add(0.1, 1250.0)

@@ -44,6 +44,8 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
     except OptionsError:  # such a trial has failed with this reason
         planned, network = None, study.spec.search.network
     cells = epochs[-1]["cells"] if epochs else {}
+    retrainings = _retrainings(study, trials, trial)
+    is_retrained = any(record["state"] == "complete" for record in retrainings)
     return {
         "study": study.spec.name,
         **asdict(trial),
@@ -51,10 +53,12 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
         "primitives": network.primitives,
         "curves": {name: [record["metrics"][name] for record in epochs] for name in CURVES},
         "probabilities": {cell_type: cell["probabilities"] for cell_type, cell in cells.items()} or None,
-        "retrainings": _retrainings(study, trials, trial),
+        "retrainings": retrainings,
         "checkpoints": _checkpoints(study, number),
         "run_id": run_id,
-        "commands": _commands(study, number, run_id, network) if trial.genotype is not None else {},
+        "commands": _commands(study, number, run_id, network, is_retrained=is_retrained)
+        if trial.genotype is not None
+        else {},
     }
 
 
@@ -73,15 +77,19 @@ def _checkpoints(study: Study, number: int) -> dict[str, Any]:
     return {"folder": str(place), "files": [file.name for file in CheckpointFolder(place).files()]}
 
 
-def _commands(study: Study, number: int, run_id: str | None, network: NetworkOptions) -> dict[str, str]:
+def _commands(
+    study: Study, number: int, run_id: str | None, network: NetworkOptions, *, is_retrained: bool
+) -> dict[str, str]:
     """What to type next; a cell is written to a file where MLflow cannot be asked for it."""
     spec, runs = study.spec, study.runs
     file = f"{spec.name}-trial{number}.json"
     export = runs.command("trial", "show", spec.name, str(number), "--export", file)
     recipe = ["--config", str(study.folder.spec_file)] if spec.retrain is not None else []
+    child = ["--study", spec.name, "--trial", str(number), "--to", f"{spec.name}-trial{number}"]
     by_file = runs.command("retrain", "--genotype", file, *recipe)
     return {
         "export": export,
         "profile": f"snas profile {file} --init-channels {network.init_channels} --cells {network.cells}",
         "retrain": by_file if run_id is None or not recipe else runs.command("retrain", "--run", run_id),
+        **({"take away": runs.command("export", *child)} if is_retrained else {}),
     }
