@@ -28,6 +28,7 @@ _METRICS: dict[str, tuple[str, str, float]] = {
     "entropy_normal": ("entropy of the normal cell", "nats", 1),
     "entropy_reduce": ("entropy of the reduction cell", "nats", 1),
     "entropy_total": ("entropy of both cells", "nats", 1),
+    "pruned_kl": ("divergence of pruned networks from the whole one", "nats", 1),
     "temperature": ("temperature", "", 1),
     "eta": ("penalty strength η", "", 1),
     "expected_cost_params": ("expected parameters of the searched edges", "thousands", 1e-3),

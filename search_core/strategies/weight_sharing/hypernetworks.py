@@ -245,7 +245,8 @@ def normalised(weight: Tensor) -> Tensor:
     authors found it unstable. The constant gives outputs the mean square of the inputs.
     """
     norm: Tensor = weight.norm()
-    return weight * (len(weight) ** 0.5 / norm.clamp_min(torch.finfo(weight.dtype).tiny))
+    scaled: Tensor = weight * (len(weight) ** 0.5 / norm.clamp_min(torch.finfo(weight.dtype).tiny))
+    return scaled
 
 
 def slots(supernet: Supernet) -> Iterator[Slot]:
