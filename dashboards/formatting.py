@@ -40,6 +40,7 @@ _METRICS: dict[str, tuple[str, str, float]] = {
     "child_latency_ms": ("latency", "ms", 1),
     "params": ("parameters", "thousands", 1e-3),
     "madds": ("multiply-adds", "millions", 1e-6),
+    "bit_operations": ("bit operations", "millions", 1e-6),
     "edges_normal": ("edges of the normal cell", "", 1),
     "edges_reduce": ("edges of the reduction cell", "", 1),
     "gpu_hours": ("reserved", "GPU hours", 1),

@@ -16,9 +16,8 @@ from orchestrator.files.layout import trial_label
 from orchestrator.reports.regret import Judge, TruthFacts, truth_facts
 from orchestrator.study.ground_truth import read_truth
 from orchestrator.study.hours import hours_of
-from orchestrator.study.records import RetrainRecord, TrialRecord
+from orchestrator.study.records import Cell, RetrainRecord, TrialRecord
 from orchestrator.study_file.spec import search_options
-from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -145,12 +144,12 @@ def _row(
     kind: str,
     settings: str,
     trials: Sequence[TrialRecord],
-    tests: Mapping[Genotype, Sequence[float]],
+    tests: Mapping[Cell, Sequence[float]],
     judge: Judge | None,
 ) -> StrategyRow:
     results = [trial for trial in trials if trial.is_result]
     hours = [found for trial in results if (found := hours_of(trial.metrics)) is not None]
-    trained = [tests.get(Genotype.from_dict(trial.genotype), ()) for trial in results if trial.genotype is not None]
+    trained = [tests.get(trial.cell, ()) for trial in results if trial.cell is not None]
     judged = [judge(trial) for trial in results] if judge is not None else []
 
     def values(name: str) -> Values:
@@ -192,14 +191,14 @@ def _journal(study: Study, trial: TrialRecord) -> Journal:
     return Journal(study.folder.journal("search", trial_label(trial.number)))
 
 
-def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[Genotype, list[float]]:
+def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[Cell, list[float]]:
     """Test accuracy of each training by cell: one that several searches found was trained once, for all of them."""
-    cells = {trial.number: trial.genotype for trial in trials}
-    found: dict[Genotype, list[float]] = {}
+    cells = {trial.number: trial.cell for trial in trials}
+    found: dict[Cell, list[float]] = {}
     for record in retrains:
         cell = cells.get(record.trial) if record.trial is not None else None
         if cell is not None and "test_accuracy" in record.metrics:
-            found.setdefault(Genotype.from_dict(cell), []).append(record.metrics["test_accuracy"])
+            found.setdefault(cell, []).append(record.metrics["test_accuracy"])
     return found
 
 

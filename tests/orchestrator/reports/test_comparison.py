@@ -189,19 +189,20 @@ def test_report_has_the_divergence_of_pruned_networks_over_the_epochs(tmp_path: 
     study = Study(spec, Runs(tmp_path))
     study.folder.path.mkdir(parents=True)
     study.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
-    stored, expected = opened_study(spec, study.runs.optuna_url()), [0.0] * 8
+    stored, courses = opened_study(spec, study.runs.optuna_url()), list[list[float]]()
     assert pruned_text(compare(study)) == ""
     for number in range(4):
-        trial = stored.ask()
-        kind = suggest(trial, spec.sweep)["strategy.kind"]
+        kind = suggest(stored.ask(), spec.sweep)["strategy.kind"]
         figures = {**dict.fromkeys(FRONT_METRICS, 0.5), "discretization_gap": 0.0, "entropy_total": 0.0}
         figures |= {"supernet_val_accuracy": 0.5, "child_val_error": 0.5}
-        courses = [{"pruned_kl": (number + 1) / 2**epoch} if kind == "one_shot" else {} for epoch in range(8)]
-        expected = [sum(pair) for pair in zip(expected, (c.get("pruned_kl", 0.0) / 2 for c in courses), strict=True)]
-        records = [made_up_record(epoch, **figures, **course) for epoch, course in enumerate(courses)]
+        records = [made_up_record(epoch, **figures) for epoch in range(8)]
+        if kind == "one_shot":
+            courses.append([(number + 1) / 2**epoch for epoch in range(8)])
+            for record, value in zip(records, courses[-1], strict=True):
+                record["metrics"]["pruned_kl"] = value
         journal = Journal(written_journal(study.folder.journal("search", f"{number:04d}"), records, "complete"))
         tell(stored, spec, number, journal)
-    comparison = compare(study)
+    comparison, expected = compare(study), [mean(values) for values in zip(*courses, strict=True)]
     assert {row.kind: list(row.pruned_kl) for row in comparison.rows} == {"snas": [], "one_shot": expected}
     shown = ", ".join(f"{expected[epoch]:.3g} ({epoch})" for epoch in (0, 1, 3, 4, 6, 7))
     assert pruned_text(comparison).endswith(f"symmetrised KL in nats (epoch): one_shot {shown}.")
