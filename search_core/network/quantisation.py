@@ -103,10 +103,10 @@ def with_quantised_weights(cell: nn.Module, bits: int, *inputs: Any) -> Tensor:
         bits: as for `quantise_weights`.
         *inputs: of its forward pass.
     """
-    kept = (
-        {name: weight for name, weight in cell.named_parameters() if weight.dim() == 4} if bits < FULL_PRECISION else {}
-    )
-    quantised = {name: quantise_weights(weight, bits) for name, weight in kept.items()}
+    quantised = {}
+    if bits < FULL_PRECISION:
+        kept = [(name, weight) for name, weight in cell.named_parameters() if weight.dim() == 4]
+        quantised = {name: quantise_weights(weight, bits) for name, weight in kept}
     output: Tensor = torch.func.functional_call(cell, quantised, inputs) if quantised else cell(*inputs)
     return output
 

@@ -70,7 +70,7 @@ class CellChoices:
         """
         if not choices or "shares" not in choices:
             return None
-        return cls(tuple(choices["shares"]), tuple(Bits(*pair) for pair in choices["bits"]))
+        return cls(tuple(choices["shares"]), tuple(Bits(weights, features) for weights, features in choices["bits"]))
 
 
 def load_choices(path: Path) -> CellChoices:

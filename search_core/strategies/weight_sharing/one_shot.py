@@ -93,7 +93,8 @@ class OneShot(RankedDraws):
 
     def pruned_kl(self) -> float | None:
         """Symmetrised divergence of predictions on held-out images, mean over the fresh draws (section 4.2)."""
-        return fmean(self._divergences[1:]) if self._divergences else None  # the first is the best so far
+        fresh = self._divergences[1:]  # the first is the best so far
+        return fmean(fresh) if fresh else None
 
     def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
         """What children are ranked by, see `rank_by`: mean over held-out batches, with statistics of each batch."""
