@@ -13,6 +13,7 @@ from orchestrator.study_file.validation import from_plain
 from search_core.data.dataset_options import DatasetOptions
 from search_core.search.options import SearchOptions
 from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS
+from search_core.space.choices import CellChoices
 from search_core.space.codes import Code
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions
@@ -111,6 +112,7 @@ class RetrainJob(Job):
         seed: of the training.
         options: as the study file says.
         dataset: its images.
+        choices: channels and bits of its cells, if the search chose them.
     """
 
     trial: int | None
@@ -118,6 +120,7 @@ class RetrainJob(Job):
     seed: int
     options: RetrainSection
     dataset: DatasetOptions
+    choices: CellChoices | None = None
 
     @property
     def recipe(self) -> RetrainOptions:

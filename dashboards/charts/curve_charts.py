@@ -23,6 +23,7 @@ _SEARCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("discretization gap (percentage points)", ("discretization_gap",)),
     ("loss (nats)", ("train_loss", "supernet_val_loss", "child_val_loss")),
     ("entropy (nats)", ("entropy_normal", "entropy_reduce")),
+    ("pruned networks' divergence (nats)", ("pruned_kl",)),
     ("temperature", ("temperature",)),
     ("expected multiply-adds (millions)", ("expected_cost_madds",)),
     ("child's multiply-adds (millions)", ("child_madds",)),

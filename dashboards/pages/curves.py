@@ -19,6 +19,7 @@ METRICS = (
     "entropy_total",
     "supernet_val_accuracy",
     "train_loss",
+    "pruned_kl",
     "temperature",
     "expected_cost_madds",
     "child_madds",

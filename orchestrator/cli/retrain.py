@@ -24,6 +24,10 @@ def retrain(
         str | None,
         typer.Option(metavar="FILE|NAME", help="Genotype file or published cell.", autocompletion=published_cells),
     ] = None,
+    choices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Channels and bits of its cells: `choices.json` of the search. [the run's]"),
+    ] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN_ID", help="MLflow run of the search that found it.")] = None,
     config: Annotated[
         Path | None,
@@ -40,8 +44,9 @@ def retrain(
 
     Example: `snas retrain --genotype SNAS_mild --config studies/quickstart.yaml --seeds 3`
     """
-    from orchestrator.driver.single import found_cell, run_retrain, study_recipe
+    from orchestrator.driver.single import found_cell, found_choices, run_retrain, study_recipe
     from orchestrator.study_file.loading import load_retrain
+    from search_core.space.choices import load_choices
     from search_core.space.genotype import load_genotype
 
     if (genotype is None) == (run is None):
@@ -50,6 +55,9 @@ def retrain(
         raise typer.BadParameter("needs --config, whose settings it replaces", param_hint="--set")
     folder = Runs(runs)
     cell = load_genotype(genotype) if genotype is not None else found_cell(folder, str(run))
+    chosen = None if run is None else found_choices(folder, run)
+    if choices is not None:
+        chosen = load_choices(choices)
     if config is not None:
         recipe = load_retrain(config, settings)
     else:
@@ -58,13 +66,15 @@ def retrain(
         recipe = replace(recipe, retrain=replace(recipe.retrain, seeds=seeds))
     stem = Path(genotype).stem if genotype is not None else f"run-{str(run)[:8]}"
     label = stamped(stem) if name is None else name
-    results = run_retrain(cell, recipe, folder, label, _print_epoch, parent_run=run, warn=warn)
+    results = run_retrain(cell, recipe, folder, label, _print_epoch, choices=chosen, parent_run=run, warn=warn)
     accuracies = [result["test_accuracy"] for result in results]
     found = shown_metric("test_accuracy", accuracies[0])
     if len(accuracies) > 1:
         found = f"{percent_with_spread(mean(accuracies), stdev(accuracies))} over {len(accuracies)} seeds"
     cost = f"{shown_metric('params', results[0]['params'])} parameters, "
     cost += f"{shown_metric('madds', results[0]['madds'])} multiply-adds"
+    if chosen is not None:
+        cost += f", {shown_metric('bit_operations', results[0]['bit_operations'])} bit operations"
     stdout.print(f"\ntest accuracy {found}; {cost}", highlight=False)
 
 

@@ -40,8 +40,11 @@ def search(
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True
     )
+    words = ["--genotype", str(folder / "genotype.json")]
+    if (choices := folder / "choices.json").is_file():
+        words += ["--choices", str(choices)]
     stdout.print(
-        f"retrain:  {place.command('retrain', '--genotype', str(folder / 'genotype.json'))}",
+        f"retrain:  {place.command('retrain', *words)}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -23,7 +23,7 @@ app = typer.Typer(help="Single trials of a study.", no_args_is_help=True)
 #: Metrics of the last epoch in groups.
 _GROUPS = {
     "child": ("child_val_accuracy", "child_val_accuracy_recalibrated", "child_val_loss"),
-    "supernet": ("supernet_val_accuracy", "supernet_val_accuracy_recalibrated", "train_loss"),
+    "supernet": ("supernet_val_accuracy", "supernet_val_accuracy_recalibrated", "train_loss", "pruned_kl"),
     "gap": ("discretization_gap", "discretization_gap_recalibrated"),
     "cost of the child": ("child_madds", "child_params", "child_memory_access", "expected_cost_madds"),
     "search": ("entropy_normal", "entropy_reduce", "temperature", "eta", "edges_normal", "edges_reduce"),

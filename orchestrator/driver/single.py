@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from orchestrator.study.hours import with_hours
 from orchestrator.study_file.loading import RetrainConfig, load_retrain
 from orchestrator.study_file.spec import check_name
 from orchestrator.study_file.yaml_file import dump_yaml
+from orchestrator.tracking.artifacts import CHOICES
 from orchestrator.tracking.delivery import STORE_ERRORS, sync_now
 from orchestrator.tracking.models import log_child
 from orchestrator.tracking.run_spec import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
@@ -35,6 +37,7 @@ from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
 from search_core.search.child_search import make_search
 from search_core.search.options import SearchOptions
 from search_core.search.reports import EpochReport
+from search_core.space.choices import CellChoices, load_choices
 from search_core.space.genotype import Genotype, load_genotype
 from search_core.training.retrain import Retrain, RetrainReport
 
@@ -65,7 +68,8 @@ def run_search(
         warn: called with what the user should know of the images.
 
     Returns:
-        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`.
+        The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, and
+        `choices.json` if the child has channels or bits of its own.
 
     Raises:
         DataError: if the data set cannot be read.
@@ -101,6 +105,8 @@ def run_search(
     probabilities = {cell_type: rows.tolist() for cell_type, rows in search.probabilities().items()}
     picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
     (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
+    if choices := journal.epochs[-1].get("choices"):
+        (folder / CHOICES).write_text(json.dumps(choices), encoding="utf-8")
     (folder / "cells.svg").write_text(picture, encoding="utf-8")
     return genotype, folder
 
@@ -112,6 +118,7 @@ def run_retrain(
     name: str,
     on_epoch: Callable[[int, RetrainReport], None],
     *,
+    choices: CellChoices | None = None,
     parent_run: str | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> list[dict[str, float]]:
@@ -123,6 +130,7 @@ def run_retrain(
         runs: folder of all runs; files lie in `retrains/<name>-seed<seed>`.
         name: of the folders and of the MLflow runs.
         on_epoch: is called with every report, with its seed.
+        choices: channels and bits of its cells, if its search chose them.
         parent_run: MLflow run of the search that found the cell; the new runs go below it.
         warn: called with what the user should know of the images.
 
@@ -143,11 +151,12 @@ def run_retrain(
     tracker = open_tracker(runs, RETRAINS, data, parent_run)
     results = []
     for seed, suffix in seeds.items():
-        retrain = Retrain(genotype, section, data, device, seed=seed)
+        retrain = Retrain(genotype, section, data, device, seed=seed, choices=choices)
         label = f"{name}{suffix}"
         folder = _new_folder(runs.root / RETRAINS, label, tracker)
         (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
         params = {**flatten(asdict(section)), **flatten(asdict(dataset), "dataset."), "seed": seed}
+        params |= flatten({} if choices is None else choices.to_dict(), "choices.")
         about = f"{name}, trained from scratch with seed {seed}"
         unit = Unit(label=label, kind="retrain", parent=parent_run, params=params, genotype=genotype, about=about)
         journal = Journal(folder / "history.jsonl")
@@ -168,6 +177,7 @@ def run_retrain(
                 data=data,
                 state=retrain.state_dict(),
                 registered_name=section.register_as or f"{name}-child",
+                choices=choices,
             )
         results.append(journal.epochs[-1]["metrics"])
     return results
@@ -185,6 +195,19 @@ def found_cell(runs: Runs, run_id: str) -> Genotype:
         raise OrchestratorError(
             f"run {run_id} in {runs.tracking_uri()} must exist and have the artifact genotype.json, got: {error}"
         ) from error
+
+
+def found_choices(runs: Runs, run_id: str) -> CellChoices | None:
+    """The channels and bits that a search's MLflow run has as an artifact; None for a search that chose none.
+
+    Raises:
+        GenotypeError: if the artifact is malformed.
+    """
+    try:
+        file = _artifact(runs, run_id, CHOICES)
+    except (MlflowException, OSError):
+        return None
+    return load_choices(file)
 
 
 def _artifact(runs: Runs, run_id: str, name: str) -> Path:

@@ -16,9 +16,8 @@ from orchestrator.files.layout import trial_label
 from orchestrator.reports.regret import Judge, TruthFacts, truth_facts
 from orchestrator.study.ground_truth import read_truth
 from orchestrator.study.hours import hours_of
-from orchestrator.study.records import RetrainRecord, TrialRecord
+from orchestrator.study.records import Cell, RetrainRecord, TrialRecord
 from orchestrator.study_file.spec import search_options
-from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -51,6 +50,7 @@ class StrategyRow:
         discretization_gap_recalibrated: likewise, both with recalibrated BN statistics; empty in studies of before
             it was reported.
         entropy: of both cells, nats.
+        pruned_kl: of each epoch, mean over the searches: see `EpochReport`; empty for strategies that do not report it.
         child_params: of each child at the size of the search.
         child_madds: multiply-adds likewise.
         regret: best accuracy of the ground truth minus that of each chosen genotype, but for genotypes outside the
@@ -72,6 +72,7 @@ class StrategyRow:
     discretization_gap: Values
     discretization_gap_recalibrated: Values
     entropy: Values
+    pruned_kl: Values
     child_params: Values
     child_madds: Values
     regret: Values = ()
@@ -121,7 +122,7 @@ def compare(study: Study) -> Comparison:
         groups.setdefault(_group(study, trial), []).append(trial)
     judge = Judge(study, truth) if truth is not None else None
     tests = _tests(trials, retrains)
-    rows = [_row(kind, settings, members, tests, judge) for (kind, settings), members in groups.items()]
+    rows = [_row(study, kind, settings, members, tests, judge) for (kind, settings), members in groups.items()]
     return Comparison(
         study=study.spec.name,
         rows=tuple(rows),
@@ -139,15 +140,16 @@ def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
 
 
 def _row(
+    study: Study,
     kind: str,
     settings: str,
     trials: Sequence[TrialRecord],
-    tests: Mapping[Genotype, Sequence[float]],
+    tests: Mapping[Cell, Sequence[float]],
     judge: Judge | None,
 ) -> StrategyRow:
     results = [trial for trial in trials if trial.is_result]
     hours = [found for trial in results if (found := hours_of(trial.metrics)) is not None]
-    trained = [tests.get(Genotype.from_dict(trial.genotype), ()) for trial in results if trial.genotype is not None]
+    trained = [tests.get(trial.cell, ()) for trial in results if trial.cell is not None]
     judged = [judge(trial) for trial in results] if judge is not None else []
 
     def values(name: str) -> Values:
@@ -167,6 +169,7 @@ def _row(
         discretization_gap=values("discretization_gap"),
         discretization_gap_recalibrated=values("discretization_gap_recalibrated"),
         entropy=values("entropy_total"),
+        pruned_kl=_course(study, results, "pruned_kl"),
         child_params=values("child_params"),
         child_madds=values("child_madds"),
         regret=tuple(one.regret for one in judged if math.isfinite(one.regret)),
@@ -175,14 +178,27 @@ def _row(
     )
 
 
-def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[Genotype, list[float]]:
+def _course(study: Study, trials: Sequence[TrialRecord], metric: str) -> Values:
+    """Mean of a metric over some searches after each epoch; empty if they do not report it."""
+    courses = [
+        [record["metrics"][metric] for record in _journal(study, trial).epochs if metric in record["metrics"]]
+        for trial in trials
+    ]
+    return tuple(map(mean, zip(*courses, strict=False)))
+
+
+def _journal(study: Study, trial: TrialRecord) -> Journal:
+    return Journal(study.folder.journal("search", trial_label(trial.number)))
+
+
+def _tests(trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[Cell, list[float]]:
     """Test accuracy of each training by cell: one that several searches found was trained once, for all of them."""
-    cells = {trial.number: trial.genotype for trial in trials}
-    found: dict[Genotype, list[float]] = {}
+    cells = {trial.number: trial.cell for trial in trials}
+    found: dict[Cell, list[float]] = {}
     for record in retrains:
         cell = cells.get(record.trial) if record.trial is not None else None
         if cell is not None and "test_accuracy" in record.metrics:
-            found.setdefault(Genotype.from_dict(cell), []).append(record.metrics["test_accuracy"])
+            found.setdefault(cell, []).append(record.metrics["test_accuracy"])
     return found
 
 
@@ -221,13 +237,12 @@ def _claim(letter: str, searches: Sequence[Searched], ours: str, other: str) -> 
 
 
 def _searched(study: Study, group: tuple[str, str], trial: TrialRecord) -> Searched:
-    journal = Journal(study.folder.journal("search", trial_label(trial.number)))
     return Searched(
         strategy=_row_name(*group),
         eta=search_options(study.spec, trial.values).penalty.eta,
         num_epochs=trial.epochs,
         metrics=trial.metrics,
-        accuracies=[record["metrics"]["supernet_val_accuracy"] for record in journal.epochs],
+        accuracies=[record["metrics"]["supernet_val_accuracy"] for record in _journal(study, trial).epochs],
     )
 
 

@@ -70,6 +70,8 @@ def comparison_markdown(comparison: Comparison) -> str:
     if comparison.truth is not None:
         lines += ["## Against the ground truth", "", *_table(TRUTH_COLUMNS, comparison.rows), ""]
         lines += [truth_text(comparison.truth), ""]
+    if pruned := pruned_text(comparison):
+        lines += [pruned, ""]
     lines += ["## Claims of the SNAS paper", ""]
     lines += [f"- ({claim.letter}) {claim.text}: **{claim.verdict}**. {claim.evidence}." for claim in comparison.claims]
     return "\n".join(lines) + "\n"
@@ -78,6 +80,19 @@ def comparison_markdown(comparison: Comparison) -> str:
 def control_text(comparison: Comparison) -> str:
     """What is missing as long as no strategy chooses at random; empty otherwise."""
     return "" if comparison.has_control else f"No random control is among these: sweep {' or '.join(CONTROLS)} too."
+
+
+def pruned_text(comparison: Comparison) -> str:
+    """How far pruned networks were from the whole one over the epochs, for strategies that report it; else empty."""
+    parts = []
+    for row in comparison.rows:
+        last = len(row.pruned_kl) - 1
+        epochs = sorted({round(last * part / 5) for part in range(6)}) if row.pruned_kl else []
+        parts += [f"{row.name} " + ", ".join(f"{row.pruned_kl[epoch]:.3g} ({epoch})" for epoch in epochs)] * bool(
+            epochs
+        )
+    told = "Divergence of children drawn at random from the whole network, symmetrised KL in nats (epoch): "
+    return told + "; ".join(parts) + "." if parts else ""
 
 
 def truth_text(truth: TruthFacts) -> str:

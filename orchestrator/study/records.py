@@ -21,6 +21,7 @@ from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.search.temperature import TemperatureOptions
+from search_core.space.choices import CellChoices
 from search_core.space.genotype import Genotype, load_genotype
 
 #: Numbers of the front that come from the search itself.
@@ -35,6 +36,8 @@ FRONT_METRICS = (
 #: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `jobs.Reservation`.
 FORK_SHARE = "fork_share"
 
+#: What a retraining trains: a genotype, with channels and bits of its cells if its search chose them.
+Cell = tuple[Genotype, CellChoices | None]
 State = Literal["running", "complete", "stopped", "collapsed", "failed"]
 
 
@@ -49,6 +52,7 @@ class TrialRecord:
         epochs: number of recorded epochs.
         metrics: of the last epoch; empty before the first.
         genotype: of the last epoch, plain data.
+        choices: what its child chose beside the genotype, as in the report of the last epoch; empty for most searches.
         reason: why it failed or was stopped, or which limits it broke.
         survived: how many faults of each kind (`journal.Event`) did not end it.
         is_result: whether it counts for the front, the best, comparisons and relations.
@@ -69,6 +73,12 @@ class TrialRecord:
     on_front: bool
     seconds: float
     violations: Mapping[str, float] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> Cell | None:
+        """What is retrained: genotype, and choices of channels and bits; None before the first epoch."""
+        return None if self.genotype is None else reported_cell({"genotype": self.genotype, "choices": self.choices})
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,15 @@ class ForkSavings:
         return f"{self.epochs} shared epochs run once for {self.trials} trials saved {self.hours:.3g} {unit}"
 
 
+def reported_cell(report: Mapping[str, Any]) -> Cell:
+    """The cell in the report of an epoch, plain data.
+
+    Raises:
+        GenotypeError: if its genotype is not valid.
+    """
+    return Genotype.from_dict(report["genotype"]), CellChoices.from_dict(report.get("choices"))
+
+
 def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     """All trials of a study, by number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
@@ -140,14 +159,14 @@ def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
     section = spec.retrain
     assert section is not None
     seeds = range(spec.seed, spec.seed + section.seeds)
-    by_genotype: dict[Genotype, int | None] = {}
+    by_cell: dict[Cell, int | None] = {}
     if section.genotype is not None:
-        by_genotype[load_genotype(section.genotype)] = None
+        by_cell[load_genotype(section.genotype), None] = None
     else:
         number = None if section.top == "all" else section.top
         for trial in best_trials(study) if number == "front" else ranked_trials(study)[:number]:
             journal = Journal(folder.journal("search", trial_label(trial.number)))
-            by_genotype.setdefault(Genotype.from_dict(journal.epochs[-1]["genotype"]), trial.number)
+            by_cell.setdefault(reported_cell(journal.epochs[-1]), trial.number)
     return [
         RetrainJob(
             label=(label := f"{'cell' if trial_number is None else trial_label(trial_number)}-seed{seed}"),
@@ -159,8 +178,9 @@ def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> l
             seed=seed,
             options=section,
             dataset=section.dataset_for(spec.search.dataset),
+            choices=choices,
         )
-        for genotype, trial_number in by_genotype.items()
+        for (genotype, choices), trial_number in by_cell.items()
         for seed in seeds
     ]
 
@@ -208,14 +228,14 @@ def front_rows(
     `child_latency_ms` is there if the searches report it.
     """
     rows = []
-    cells = {trial.number: trial.genotype for trial in trials}
+    cells = {trial.number: trial.cell for trial in trials}
     for trial in sorted((trial for trial in trials if trial.on_front), key=lambda trial: _first_objective(trial, spec)):
         options = search_options(spec, trial.values)
         tests = [
             record.metrics["test_accuracy"]
             for record in retrains
             if record.trial is not None
-            and cells[record.trial] == trial.genotype  # a cell that several trials found is trained once
+            and cells[record.trial] == trial.cell  # a cell that several trials found is trained once
             and "test_accuracy" in record.metrics
         ]
         rows.append(
@@ -267,6 +287,7 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
         on_front=on_front,
         seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
         violations=broken,
+        choices=last.get("choices", {}) if last else {},
     )
 
 

@@ -16,10 +16,9 @@ from orchestrator.files.journal import End, Journal
 from orchestrator.sampling.constraints import broken_limits, excesses, plain_limits
 from orchestrator.sampling.ranking import is_result
 from orchestrator.study.hours import HOURS, hours_of
-from orchestrator.study.records import described
+from orchestrator.study.records import described, reported_cell
 from orchestrator.study_file.spec import StudySpec
 from search_core.search.temperature import TemperatureOptions
-from search_core.space.genotype import Genotype
 
 ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "failed")
 _SHOWN = ("child_val_error", "child_madds", "child_params")
@@ -118,7 +117,7 @@ class Tally:
             seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
             eta=penalty["strength"] if isinstance(penalty, Mapping) else None,
             temperature=described(TemperatureOptions(**temperature)) if isinstance(temperature, Mapping) else "",
-            cell=hash(Genotype.from_dict(last["genotype"])) if "genotype" in last else None,
+            cell=hash(reported_cell(last)) if "genotype" in last else None,
         )
         with self._lock:
             if number not in self.trials:

@@ -16,11 +16,12 @@ from search_core.errors import Rule, require
 from search_core.search.reports import METRICS, OPTIONAL_METRICS
 from search_core.training.retrain_options import RetrainOptions, shares_rule
 
-#: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules and not the clock.
+#: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules, not the clock, and not
+#: what says nothing of the child.
 REPORT_METRICS: tuple[str, ...] = tuple(
     name
     for name in (*METRICS, *OPTIONAL_METRICS)
-    if name not in ("temperature", "eta", "seconds", "images_per_s", "train_accuracy", "train_penalty")
+    if name not in ("temperature", "eta", "seconds", "images_per_s", "train_accuracy", "train_penalty", "pruned_kl")
 )
 
 Mode = Literal["min", "max"]

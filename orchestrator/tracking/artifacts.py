@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.tracking.run_spec import Unit
 from search_core.space.genotype import Genotype
 
+CHOICES = "choices.json"
 HISTORY, PLAYER, GENOTYPE, CELLS = "history.parquet", "player.html", "genotype.json", "cells.svg"
 
 _PICTURES = "cells"  # key of the image series
@@ -59,7 +61,10 @@ def log_results(client: MlflowClient, run_id: str, unit: Unit, journal: Journal)
             primitives=unit.primitives,
             title=unit.label,
         )
-        log_files(client, run_id, {GENOTYPE: genotype.to_json().encode(), CELLS: picture.encode()})
+        files = {GENOTYPE: genotype.to_json().encode(), CELLS: picture.encode()}
+        if last is not None and "choices" in last:
+            files[CHOICES] = json.dumps(last["choices"]).encode()
+        log_files(client, run_id, files)
 
 
 def log_files(client: MlflowClient, run_id: str, files: Mapping[str, bytes], folder: str | None = None) -> None:

@@ -16,6 +16,8 @@ from mlflow.models import infer_signature
 from orchestrator.tracking.descriptions import describe_model, describe_version
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.datasets import ImageData
+from search_core.network.child import Child
+from search_core.space.choices import CellChoices
 from search_core.space.genotype import Genotype
 from search_core.training.retrain import build_child
 from search_core.training.retrain_options import RetrainOptions
@@ -32,6 +34,7 @@ def log_child(
     data: ImageData,
     state: Mapping[str, Any],
     registered_name: str,
+    choices: CellChoices | None = None,
 ) -> None:
     """Log and register a trained child, once per run: images in, logits out, with signature and input example.
 
@@ -43,6 +46,7 @@ def log_child(
         data: the data set, for shapes and an example.
         state: state dict of the finished retraining.
         registered_name: name in the model registry.
+        choices: channels and bits of the cells, if the search chose them.
     """
     if is_logged(tracker, run_id):
         return
@@ -50,7 +54,9 @@ def log_child(
         # A driver may have been killed, or an answer lost, between the registration and the tag.
         versions = _of_run(registered_name, run_id)
         if not tracker.client.search_model_versions(versions):
-            _register(tracker, run_id, genotype, options, data, state, registered_name)
+            child = build_child(genotype, options, data, seed=0, choices=choices)
+            child.load_state_dict(state["child"])
+            _register(tracker, run_id, child.eval(), data, registered_name)
         for version in tracker.client.search_model_versions(versions):
             _describe(tracker, run_id, registered_name, str(version.version), data)
     finally:
@@ -59,18 +65,7 @@ def log_child(
     tracker.client.set_tag(run_id, _LOGGED, registered_name)
 
 
-def _register(
-    tracker: Tracker,
-    run_id: str,
-    genotype: Genotype,
-    options: RetrainOptions,
-    data: ImageData,
-    state: Mapping[str, Any],
-    registered_name: str,
-) -> None:
-    child = build_child(genotype, options, data, seed=0)
-    child.load_state_dict(state["child"])
-    child.eval()
+def _register(tracker: Tracker, run_id: str, child: Child, data: ImageData, registered_name: str) -> None:
     images, _ = next(iter(data.validation.batches(2)))
     example = images.cpu()
     with torch.no_grad():

@@ -248,6 +248,7 @@ class StudyLog:
             data=self._data,
             state=final.state,
             registered_name=self._spec.registered_name,
+            choices=job.choices,
         )
 
     def _trial_unit(self, number: int, values: Mapping[str, Scalar]) -> Unit:
@@ -279,6 +280,7 @@ class StudyLog:
             params={
                 **flatten(asdict(job.options)),
                 **flatten(asdict(job.dataset), "dataset."),
+                **flatten({} if job.choices is None else job.choices.to_dict(), "choices."),
                 "seed": job.seed,
                 "trial": "none" if job.trial is None else job.trial,
             },

@@ -192,7 +192,9 @@ class RetrainTrainable(EpochTrainable):
     def build(self, job: RetrainJob) -> Retrain:
         """The training at its beginning."""
         data = _cached_data(job.dataset, self.device)
-        return Retrain(job.genotype, job.recipe, data, self.device, seed=job.seed, ranks=self.ranks)
+        return Retrain(
+            job.genotype, job.recipe, data, self.device, seed=job.seed, choices=job.choices, ranks=self.ranks
+        )
 
     def run_epoch(self) -> dict[str, Any]:
         """Run one epoch; after the last, the one look at the test split."""

@@ -79,11 +79,14 @@ class ChildLimits:
         return child_cost(genotype, self._size, cell_channels=cell_channels)
 
     def bit_operations(
-        self, genotype: Genotype, cell_channels: Sequence[int] | None = None, bits: Sequence[int] | None = None
+        self,
+        genotype: Genotype,
+        cell_channels: Sequence[int] | None = None,
+        bits: Sequence[tuple[int, int]] | None = None,
     ) -> int:
         """Multiply-adds of the child times bits of both factors, see `counts.bit_operations`; default: 32 bits."""
         plan = plan_child(genotype, self._size, cell_channels)
-        return bit_operations(genotype, plan, (32,) * len(plan.cells) if bits is None else bits)
+        return bit_operations(genotype, plan, ((32, 32),) * len(plan.cells) if bits is None else bits)
 
     def excesses(self, genotype: Genotype, cell_channels: Sequence[int] | None = None) -> dict[str, float]:
         """By how much a child is above each limit, as a share of the limit; none that it keeps are listed.

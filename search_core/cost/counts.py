@@ -209,7 +209,7 @@ def child_cost(
     return _stack_cost(plan_child(genotype, size, cell_channels), edges, affine=True, pool_norm=pool_norm)
 
 
-def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[int]) -> int:
+def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[tuple[int, int]]) -> int:
     """Multiply-adds of a child times the bits of their weights times the bits of what these are multiplied with.
 
     (SPOS section 4, "BitOps".) Stem and classifier have 32 bits both ways.
@@ -217,11 +217,11 @@ def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[int]) -> 
     Args:
         genotype: of the child.
         plan: of the child.
-        bits: width of both factors in every cell.
+        bits: widths of both factors in every cell: weights and features.
     """
     ends = _stem_cost(plan).madds + _linear(plan.out_channels, plan.size.num_classes).madds
     cells = [_cell_cost(cell, genotype.edges(cell.cell_type), affine=True, pool_norm=True).madds for cell in plan.cells]
-    return ends * 32**2 + sum(madds * width**2 for madds, width in zip(cells, bits, strict=True))
+    return ends * 32**2 + sum(madds * of_w * of_x for madds, (of_w, of_x) in zip(cells, bits, strict=True))
 
 
 def supernet_cost(size: NetworkSize) -> NetworkCost:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from search_core.errors import GenotypeError
 from search_core.network.blocks import AuxiliaryHead, CellInputs, Classifier, build_stem
-from search_core.network.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
+from search_core.network.choice_blocks import keep_statistics, narrowed
 from search_core.network.primitives import build_primitive
-from search_core.network.quantisation import quantise_inputs
+from search_core.network.quantisation import quantise_inputs, with_quantised_weights
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
 from search_core.randomness import seeded_weights
 from search_core.ranks import ALONE, Ranks
+from search_core.space.choices import Bits, CellChoices
 from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Genotype, has_pool_norm
 from search_core.space.plan import CellPlan, NetworkOptions, NetworkSize, edges_by_source, plan_child
 
@@ -99,6 +100,7 @@ class Child(nn.Module):
         affine: whether batch norms have a scale and a shift (True from scratch, False with inherited weights).
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
         cell_channels: channels of every cell's nodes, even numbers; default: doubled by reduction cells.
+        bits: widths of every cell; weights are kept in full precision and quantised in each pass. Default: none is.
         seed: seed of the initial weights.
     """
 
@@ -111,11 +113,13 @@ class Child(nn.Module):
         affine: bool = True,
         pool_norm: bool | None = None,
         cell_channels: Sequence[int] | None = None,
+        bits: Sequence[Bits] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.genotype = genotype
         self.plan = plan_child(genotype, size, cell_channels)
+        self.bits = (Bits(),) * len(self.plan.cells) if bits is None else tuple(bits)
         pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
         with seeded_weights(seed):
             self.stem = build_stem(self.plan)
@@ -124,6 +128,8 @@ class Child(nn.Module):
             )
             self.classifier = Classifier(self.plan.out_channels, size.num_classes)
             self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, size.num_classes) if auxiliary else None
+        for own, width in zip(self.cells, self.bits, strict=True):
+            quantise_inputs(own, width.features)
 
     def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
@@ -150,7 +156,8 @@ class Child(nn.Module):
         auxiliary_logits = None
         for index, (plan, cell) in enumerate(zip(self.plan.cells, self.cells, strict=True)):
             of_cell = None if scales is None else scales[plan.cell_type]
-            output = cell(before_previous, previous, drop_path_prob, generator, ranks, of_cell)
+            inputs = (before_previous, previous, drop_path_prob, generator, ranks, of_cell)
+            output = with_quantised_weights(cell, self.bits[index].weights, *inputs)
             before_previous, previous = previous, output
             if index == self.plan.auxiliary_cell and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(previous)
@@ -171,7 +178,7 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
             nodes.
     """
     child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
-    state = _chosen(_slices(supernet, child), child, choices)
+    state = narrowed(_slices(supernet, child), child, genotype.num_nodes("normal"))
     child.load_state_dict({**child.state_dict(), **state})
     return child.train(supernet.training)
 
@@ -207,7 +214,8 @@ def discretised_forward(
     device = next(supernet.parameters()).device
     own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
     slices = _slices(supernet, child)
-    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
+    chosen = slices if choices is None else narrowed(slices, child, genotype.num_nodes("normal"))
+    state = {**own, **chosen, **(replaced or {})}
     child.train(supernet.training)
     logits: Tensor = torch.func.functional_call(child, state, (images, scales))
     if choices is not None and supernet.training:
@@ -215,27 +223,17 @@ def discretised_forward(
     return logits
 
 
-def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None) -> dict[str, Tensor]:
-    """The supernet's weights as a child with choices has them: cut to its channels, quantised to its bits."""
-    if choices is None:
-        return slices
-    num_nodes = child.genotype.num_nodes("normal")
-    return with_bits(narrowed(slices, child, num_nodes), choices.bits)
-
-
 def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
     """A child of the supernet's size, with weights of its own."""
     _check_genotype(genotype, supernet.options)
-    child = Child(
+    return Child(
         genotype,
         supernet.plan.size,
         affine=False,
         pool_norm=True,
-        cell_channels=None if choices is None else choices.channels,
+        cell_channels=None if choices is None else choices.channels(supernet.plan.cells),
+        bits=None if choices is None else choices.bits,
     )
-    if choices is not None:
-        quantise_inputs(child.cells, choices.bits)
-    return child
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:

@@ -1,4 +1,4 @@
-"""Choice blocks beside the operations: how many channels and how many bits each cell of the stack has.
+"""The weights of a child with fewer channels, see `space.choices`.
 
 The supernet holds the weights of the widest cells; a narrower one uses the first channels of them (SPOS section 3.3:
 `[:c_out, :c_in]` of weights preallocated at the maximum), so that a child with fewer channels is a smaller network.
@@ -7,27 +7,9 @@ The supernet holds the weights of the widest cells; a narrower one uses the firs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor, nn
-
-from search_core.network.quantisation import quantise_weights
-from search_core.space.plan import FULL_PRECISION
-
-
-@dataclass(frozen=True)
-class CellChoices:
-    """What a child chose for every cell of its stack, first to last.
-
-    Attributes:
-        channels: channels of the cell's nodes; even numbers, at most the supernet's.
-        bits: width of the weights and of the inputs of its convolutions, those of the two cell inputs included;
-            32 is full precision. Stem and classifier always have it.
-    """
-
-    channels: tuple[int, ...]
-    bits: tuple[int, ...]
 
 
 class _Cut(NamedTuple):
@@ -43,18 +25,6 @@ class _Cut(NamedTuple):
         runs: Tensor = tensor.unflatten(self.dim, (self.blocks, -1))
         runs = runs.narrow(self.dim + 1, 0, self.kept // self.blocks)
         return runs.flatten(self.dim, self.dim + 1)
-
-
-def even_share(channels: int, share: float) -> int:
-    """Channels of a narrower cell: the even number nearest to a share of them, at least 2, at most all.
-
-    Even, because a factorized reduction makes them in two halves.
-
-    Args:
-        channels: of the widest cell, even.
-        share: in (0, 1].
-    """
-    return max(2, 2 * round(share * channels / 2))
 
 
 def narrowed(weights: Mapping[str, Tensor], child: nn.Module, num_nodes: int) -> dict[str, Tensor]:
@@ -89,24 +59,6 @@ def keep_statistics(weights: Mapping[str, Tensor], cut: Mapping[str, Tensor]) ->
             if blocks > 1:
                 runs = cut[name].unflatten(0, (blocks, -1))
                 tensor.unflatten(0, (blocks, -1))[:, : runs.shape[1]].copy_(runs)
-
-
-def with_bits(weights: Mapping[str, Tensor], bits: tuple[int, ...]) -> dict[str, Tensor]:
-    """The weights of a child, those of each cell's convolutions quantised to the cell's bits.
-
-    Args:
-        weights: under the child's names, batch norms without scale.
-        bits: of each cell.
-    """
-    widths = {f"cells.{index}.": width for index, width in enumerate(bits) if width < FULL_PRECISION}
-    if not widths:
-        return dict(weights)
-    return {
-        name: quantise_weights(tensor, next((w for cell, w in widths.items() if name.startswith(cell)), FULL_PRECISION))
-        if name.endswith(".weight")
-        else tensor
-        for name, tensor in weights.items()
-    }
 
 
 def _cuts(name: str, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]], num_nodes: int) -> list[_Cut]:

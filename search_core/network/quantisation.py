@@ -5,7 +5,7 @@ Sources: Zhou et al., "DoReFa-Net", arXiv 1606.06160, sections 2.2 to 2.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -83,17 +83,32 @@ def quantise_activations(x: Tensor, bits: int, *, signed: bool = False) -> Tenso
     return CEILING * quantise_unit(x.clamp(0, CEILING) / CEILING, bits)
 
 
-def quantise_inputs(cells: nn.ModuleList, bits: Sequence[int]) -> None:
-    """Let every convolution of some cells read quantised inputs, in place.
+def quantise_inputs(cell: nn.Module, bits: int) -> None:
+    """Let every convolution of a child's cell read quantised inputs, in place.
 
     Args:
-        cells: cells of a child network.
-        bits: of each cell.
+        cell: of a child network.
+        bits: as for `quantise_activations`.
     """
-    for cell, width in zip(cells, bits, strict=True):
-        if width < FULL_PRECISION:
-            for convolution, signed in _convolutions(cell):
-                convolution.register_forward_pre_hook(partial(_quantised, bits=width, signed=signed))
+    if bits < FULL_PRECISION:
+        for convolution, signed in _convolutions(cell):
+            convolution.register_forward_pre_hook(partial(_quantised, bits=bits, signed=signed))
+
+
+def with_quantised_weights(cell: nn.Module, bits: int, *inputs: Any) -> Tensor:
+    """The output of a child's cell with the weights of its convolutions quantised; gradients reach the weights kept.
+
+    Args:
+        cell: of a child network.
+        bits: as for `quantise_weights`.
+        *inputs: of its forward pass.
+    """
+    quantised = {}
+    if bits < FULL_PRECISION:
+        kept = [(name, weight) for name, weight in cell.named_parameters() if weight.dim() == 4]
+        quantised = {name: quantise_weights(weight, bits) for name, weight in kept}
+    output: Tensor = torch.func.functional_call(cell, quantised, inputs) if quantised else cell(*inputs)
+    return output
 
 
 def _quantised(_: nn.Module, inputs: tuple[Tensor], *, bits: int, signed: bool) -> tuple[Tensor]:

@@ -25,6 +25,9 @@ _LATER = (
     ("strategy", "auxiliary_weight", 0.0),
     ("strategy", "stop_margin", None),
     ("strategy", "paths", "edges"),
+    ("strategy", "encoding", "choices"),
+    ("strategy", "layers", 8),
+    ("strategy", "weight_norm", False),
 )
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature", "constraints")

@@ -83,6 +83,9 @@ class EpochReport:
         genotype: the derived architecture.
         cells: the distribution over each cell type.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
+        pruned_kl: nats, on held-out images: `D(p || q) + D(q || p)` of the predictions p of the whole one-shot network
+            and q of a child drawn at random, mean over the draws of the epoch (Bender et al., ICML 2018, section 4.2);
+            None for all strategies but `one_shot`.
         supernet_val_accuracy_recalibrated: as `supernet_val_accuracy`, batch norm statistics recomputed on training
             data under samples of the last temperature; None before the last epoch, and in a multi-trial search.
             Strategies that normalise by the batch itself have the same as without.
@@ -124,6 +127,7 @@ class EpochReport:
     genotype: Genotype
     cells: dict[CellType, CellReport]
     child_latency_ms: float | None = None
+    pruned_kl: float | None = None
     supernet_val_accuracy_recalibrated: float | None = None
     discretization_gap_recalibrated: float | None = None
     choices: dict[str, Any] = field(default_factory=dict)
@@ -151,8 +155,8 @@ class EpochReport:
         return record
 
 
-#: Names of the numbers that only some searches report, each after every epoch: that with a `latency.table`.
-OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms",)
+#: Names of the numbers that only some searches report, each after every epoch: with a `latency.table`; of `one_shot`.
+OPTIONAL_METRICS: tuple[str, ...] = ("child_latency_ms", "pruned_kl")
 #: Names of the numbers that only the last epoch of a search with a supernet reports.
 FINAL_METRICS: tuple[str, ...] = ("supernet_val_accuracy_recalibrated", "discretization_gap_recalibrated")
 #: Names of the numbers that every epoch of every search reports.

@@ -219,6 +219,7 @@ class Search(Resumable[EpochReport]):
             seconds=time.perf_counter() - start,
             images_per_s=num_images / train_seconds,
             child_latency_ms=None if self._context.limits.latency is None else self._context.limits.latency(genotype),
+            pruned_kl=strategy.pruned_kl(),
             choices=strategy.choices(),
         )
 

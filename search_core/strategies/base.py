@@ -190,6 +190,13 @@ class Strategy(ABC):
         """
         return limits.cost(self.genotype())
 
+    def pruned_kl(self) -> float | None:
+        """How far networks with one operation an edge are from the whole one, nats, by the last `end_epoch`.
+
+        None for strategies that do not train whole networks.
+        """
+        return None
+
     def choices(self) -> dict[str, Any]:
         """What that network has chosen beside its genotype, as plain data for JSON; empty for most strategies."""
         return {}

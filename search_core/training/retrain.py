@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from search_core.cost.counts import NetworkCost, child_cost
+from search_core.cost.counts import NetworkCost, bit_operations, child_cost
 from search_core.data.datasets import ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, require
 from search_core.network.child import Child
 from search_core.randomness import generator_states, make_generators, restore_generators
 from search_core.ranks import ALONE, Ranks
 from search_core.resumable import Resumable
+from search_core.space.choices import CellChoices
 from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkOptions, NetworkSize
+from search_core.space.plan import NetworkOptions, NetworkSize, plan_child
 from search_core.training.evaluation import Evaluation, evaluate
 from search_core.training.optimisers import SGD
 from search_core.training.retrain_options import RetrainOptions, shares_rule
@@ -69,6 +70,8 @@ class Retrain(Resumable[RetrainReport]):
         data: the images, on `device`.
         device: where the training runs.
         seed: seed of initial weights, data order, augmentation and drop path.
+        choices: channels and bits of its cells, for the child of a search that chose them; those of a search of another
+            number of cells are stretched over the depth. Weights are quantised in each pass, as in the search.
         ranks: this process among those that train the child together. `batch_size` stays that of the whole batch; all
             ranks hold the same weights, reports and states, and a state may be resumed with another number of ranks.
 
@@ -92,13 +95,14 @@ class Retrain(Resumable[RetrainReport]):
         device: torch.device | str = "cpu",
         *,
         seed: int = 0,
+        choices: CellChoices | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         check_recipe(options, data, ranks.count)
         self.genotype, self.options, self.data, self.seed, self.ranks = genotype, options, data, seed, ranks
-        self.epoch = 0
+        self.epoch, self.choices = 0, choices
         device = torch.device(device)
-        self.child = build_child(genotype, options, data, seed=seed).to(device)
+        self.child = build_child(genotype, options, data, seed=seed, choices=choices).to(device)
         if ranks.count > 1 and device.type == "cuda":
             self.child = nn.SyncBatchNorm.convert_sync_batchnorm(self.child)
         self._network = _training_network(self.child, ranks)
@@ -163,15 +167,21 @@ class Retrain(Resumable[RetrainReport]):
     def final_metrics(self) -> dict[str, float]:
         """`test_accuracy` (a fraction), and `params` and `madds` of the child; as `test`, after the last epoch only.
 
+        With choices of channels and bits also `bit_operations`, see `counts.bit_operations`.
+
         Raises:
             StateError: before the last epoch.
         """
         cost = self.cost()
-        return {"test_accuracy": self.test().accuracy, "params": float(cost.params), "madds": float(cost.madds)}
+        metrics = {"test_accuracy": self.test().accuracy, "params": float(cost.params), "madds": float(cost.madds)}
+        if self.choices is not None:
+            metrics["bit_operations"] = float(bit_operations(self.genotype, self.child.plan, self.child.bits))
+        return metrics
 
     def cost(self) -> NetworkCost:
         """Exact counts of the child."""
-        return child_cost(self.genotype, self.child.plan.size)
+        plan = self.child.plan
+        return child_cost(self.genotype, plan.size, cell_channels=[cell.channels for cell in plan.cells])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
@@ -227,8 +237,10 @@ class Retrain(Resumable[RetrainReport]):
         return self.ranks.mean(torch.tensor(value, dtype=torch.float64, device=self.data.train.device)).item()
 
     def definition(self) -> dict[str, Any]:
-        """Genotype, recipe, seed and images."""
+        """Genotype, recipe, seed and images; channels and bits if they were chosen."""
+        chosen = {} if self.choices is None else {"choices": self.choices.to_dict()}
         return {
+            **chosen,
             "options": asdict(self.options),
             "genotype": self.genotype.to_dict(),
             "seed": self.seed,
@@ -282,8 +294,18 @@ def learning_rate_at(options: RetrainOptions, epoch: int) -> float:
     return options.lr * (1 + math.cos(math.pi * epoch / options.epochs)) / 2
 
 
-def build_child(genotype: Genotype, options: RetrainOptions, data: ImageData, *, seed: int) -> Child:
-    """The child network at the size of the retraining, with fresh seeded weights."""
+def build_child(
+    genotype: Genotype, options: RetrainOptions, data: ImageData, *, seed: int, choices: CellChoices | None = None
+) -> Child:
+    """The child network at the size of the retraining, with fresh seeded weights; `choices` as for `Retrain`."""
     network = NetworkOptions(cells=options.cells, init_channels=options.init_channels, stem=options.stem)
     size = NetworkSize(network, data.input_shape, data.num_classes)
-    return Child(genotype, size, auxiliary=options.auxiliary_weight > 0, seed=seed)
+    fitted = None if choices is None else choices.stretched(options.cells)
+    return Child(
+        genotype,
+        size,
+        auxiliary=options.auxiliary_weight > 0,
+        cell_channels=None if fitted is None else fitted.channels(plan_child(genotype, size).cells),
+        bits=None if fitted is None else fitted.bits,
+        seed=seed,
+    )

@@ -137,6 +137,7 @@ def print_comparison(comparison: Comparison) -> None:
         HOW_TO_READ,
         TRUTH_COLUMNS,
         control_text,
+        pruned_text,
         truth_text,
     )
 
@@ -148,6 +149,8 @@ def print_comparison(comparison: Comparison) -> None:
     if comparison.truth is not None:
         _print_columns("against the ground truth", TRUTH_COLUMNS, comparison)
         stdout.print(truth_text(comparison.truth), highlight=False)
+    if pruned := pruned_text(comparison):
+        stdout.print(pruned, highlight=False)
     stdout.print("\nclaims of the SNAS paper", style="bold")
     for claim in comparison.claims:
         verdict = (claim.verdict, _STYLES[claim.verdict])

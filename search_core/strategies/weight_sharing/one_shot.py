@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class OneShot(RankedDraws):
         )
         super().__init__(options, context)
         self._options = options
+        self._divergences: list[float] = []
         self._rates_E = drop_rates(options, context.supernet.options).to(self._device)
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
@@ -89,21 +91,28 @@ class OneShot(RankedDraws):
             logits: Tensor = self.supernet(images, self._whole())
         return logits
 
+    def pruned_kl(self) -> float | None:
+        """Symmetrised divergence of predictions on held-out images, mean over the fresh draws (section 4.2)."""
+        fresh = self._divergences[1:]  # the first is the best so far
+        return fmean(fresh) if fresh else None
+
     def scores(self, codes: Sequence[Code], generator: torch.Generator) -> list[float]:
         """What children are ranked by, see `rank_by`: mean over held-out batches, with statistics of each batch."""
         batches = list(self._judging_batches())
-        whole = [self.predict(images, generator) for images, _ in batches] if self._options.rank_by == "kl" else None
-        return [self._judge(code, batches, whole) for code in codes]
+        whole = [self.predict(images, generator) for images, _ in batches]
+        judged = [self._judge(code, batches, whole) for code in codes]
+        self._divergences = [divergence for _, divergence in judged]
+        return [-divergence if self._options.rank_by == "kl" else accuracy for accuracy, divergence in judged]
 
-    def _judge(self, code: Code, batches: Sequence[Batch], whole: Sequence[Tensor] | None) -> float:
-        """Mean over batches of accuracy, or of the negative divergence from the whole network's logits."""
+    def _judge(self, code: Code, batches: Sequence[Batch], whole: Sequence[Tensor]) -> tuple[float, float]:
+        """Accuracy of a child, and its divergence from the whole network's logits, mean over batches."""
         child = inherit_child(self.supernet, self.space.decode(code)).train()  # a copy: its statistics may move
         with torch.no_grad():
             logits = [child(images) for images, _ in batches]
-        if whole is not None:
-            return -torch.stack([symmetrised_kl(*pair) for pair in zip(whole, logits, strict=True)]).mean().item()
+        divergences = [symmetrised_kl(*pair) for pair in zip(whole, logits, strict=True)]
         correct = [(own.argmax(1) == labels).sum() for own, (_, labels) in zip(logits, batches, strict=True)]
-        return torch.stack(correct).sum().item() / sum(len(labels) for _, labels in batches)
+        accuracy = torch.stack(correct).sum().item() / sum(len(labels) for _, labels in batches)
+        return accuracy, torch.stack(divergences).mean().item()
 
     def _judging_batches(self) -> Iterator[Batch]:
         """Whole held-out batches in fixed order, of the size of training, as statistics are those of a batch."""

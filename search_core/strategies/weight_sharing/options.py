@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from search_core.errors import literal_rules, require
+from search_core.space.choices import MOST_FEW_BITS, Bits, is_width
 from search_core.space.plan import FULL_PRECISION
 from search_core.strategies.controller_options import ControllerOptions
-
-_MOST_FEW_BITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +200,7 @@ class SposOptions(WeightSharingOptions):
     """Single path one-shot search with uniform sampling (Guo et al., ECCV 2020, sections 3.2 to 3.4).
 
     Channels and bits belong to the child of the search: its report counts and evaluates them and lists them under
-    `choices`. Retraining takes the genotype alone, at the size and precision of its own options.
+    `choices`, and retraining takes them over: the shares of channels at its own size, see `CellChoices.stretched`.
 
     Attributes:
         kind: names this strategy.
@@ -213,8 +212,9 @@ class SposOptions(WeightSharingOptions):
         top_k: fittest children from which all others descend, in [1, `population`].
         mutation: probability of each choice of a mutated child to be drawn again, in (0, 1].
         channels: shares of a cell's channels to choose from, per cell of the stack; distinct, in (0, 1].
-        bits: widths to choose from of weights and activations of a cell's convolutions, per cell of the stack;
-            distinct, each in [1, 16], or 32 for full precision. Others are simulated in floating point.
+        bits: widths to choose from, per cell of the stack: pairs of those of the weights of its convolutions and of the
+            features that they read, as in section 4 of the paper, or one number for both; distinct, each in [1, 16], or
+            32 for full precision. Others are simulated in floating point.
         max_bit_operations: hard limit on multiply-adds times bits of both factors, above 0; default: none.
     """
 
@@ -232,12 +232,13 @@ class SposOptions(WeightSharingOptions):
     top_k: int = 10
     mutation: float = 0.1
     channels: tuple[float, ...] = (1.0,)
-    bits: tuple[int, ...] = (FULL_PRECISION,)
+    bits: tuple[int | tuple[int, int], ...] = (FULL_PRECISION,)
     max_bit_operations: float | None = None
 
     def __post_init__(self) -> None:
         most = self.max_bit_operations
-        bits_hold = all(1 <= width <= _MOST_FEW_BITS or width == FULL_PRECISION for width in self.bits)
+        each_width = [width for pair in self.widths for width in pair]
+        bits_hold = all(map(is_width, each_width))
         require(
             ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
             ("batches", self.batches is None or self.batches >= 1, f"must be at least 1, got {self.batches}"),
@@ -258,9 +259,9 @@ class SposOptions(WeightSharingOptions):
             ),
             (
                 "bits",
-                _are_distinct(self.bits) and bits_hold,
-                f"must be distinct numbers in [1, {_MOST_FEW_BITS}] or {FULL_PRECISION}, at least one, "
-                f"got {list(self.bits)}",
+                _are_distinct(self.widths) and bits_hold,
+                f"must be distinct numbers in [1, {MOST_FEW_BITS}] or {FULL_PRECISION}, or pairs of them, at least "
+                f"one, got {[list(option) if isinstance(option, tuple) else option for option in self.bits]}",
             ),
             (
                 "max_bit_operations",
@@ -269,6 +270,11 @@ class SposOptions(WeightSharingOptions):
             ),
         )
 
+    @property
+    def widths(self) -> tuple[Bits, ...]:
+        """`bits` as pairs."""
+        return tuple(map(Bits.of, self.bits))
 
-def _are_distinct(values: Sequence[float]) -> bool:
+
+def _are_distinct(values: Sequence[object]) -> bool:
     return len(values) > 0 and len(set(values)) == len(values)

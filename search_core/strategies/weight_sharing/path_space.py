@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 
 from search_core.cost.constraints import ChildLimits, first_within
 from search_core.cost.counts import NetworkCost
-from search_core.network.choice_blocks import CellChoices, even_share
+from search_core.space.choices import Bits, CellChoices
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
-from search_core.space.plan import FULL_PRECISION, StackPlan
+from search_core.space.plan import StackPlan
 
 
 class PathSpace:
@@ -28,7 +29,7 @@ class PathSpace:
     """
 
     def __init__(
-        self, genotypes: GenotypeSpace, plan: StackPlan, channels: tuple[float, ...], bits: tuple[int, ...]
+        self, genotypes: GenotypeSpace, plan: StackPlan, channels: tuple[float, ...], bits: tuple[Bits, ...]
     ) -> None:
         self.genotypes, self._plan = genotypes, plan
         self._channels, self._bits = channels, bits
@@ -48,18 +49,25 @@ class PathSpace:
 
     def choices(self, code: Code) -> CellChoices | None:
         """Channels and bits of each cell of a path; None if the space has all channels and full precision only."""
-        if self._channels == (1.0,) and self._bits == (FULL_PRECISION,):
+        if self._channels == (1.0,) and self._bits == (Bits(),):
             return None
         num_cells, rest = len(self._plan.cells), iter(code[self.genotypes.num_choices :])
-        channels = [self._channels[next(rest) if len(self._channels) > 1 else 0] for _ in range(num_cells)]
+        shares = [self._channels[next(rest) if len(self._channels) > 1 else 0] for _ in range(num_cells)]
         bits = [self._bits[next(rest) if len(self._bits) > 1 else 0] for _ in range(num_cells)]
-        shares = zip(self._plan.cells, channels, strict=True)
-        return CellChoices(tuple(even_share(cell.channels, share) for cell, share in shares), tuple(bits))
+        return CellChoices(tuple(shares), tuple(bits))
+
+    def channels(self, code: Code) -> tuple[int, ...] | None:
+        """Channels of each cell of a path; None where the space has no choices."""
+        choices = self.choices(code)
+        return None if choices is None else choices.channels(self._plan.cells)
 
     def widest(self, genotype: Code) -> Code:
         """The path of a genotype with the most channels and bits."""
-        options = [values for values in (self._channels, self._bits) if len(values) > 1]
-        most = [values.index(max(values)) for values in options]
+        most = []
+        if len(self._channels) > 1:
+            most.append(self._channels.index(max(self._channels)))
+        if len(self._bits) > 1:
+            most.append(self._bits.index(max(self._bits, key=math.prod)))
         return (*genotype, *itertools.chain.from_iterable([choice] * len(self._plan.cells) for choice in most))
 
     def sample(self, generator: torch.Generator) -> Code:
@@ -104,20 +112,17 @@ class PathLimits:
 
     def cost(self, code: Code) -> NetworkCost:
         """Exact counts of the child of a path."""
-        choices = self._paths.choices(code)
-        return self._limits.cost(self._paths.genotype(code), None if choices is None else choices.channels)
+        return self._limits.cost(self._paths.genotype(code), self._paths.channels(code))
 
     def bit_operations(self, code: Code) -> int:
         """Multiply-adds times bits of both factors, see `cost.counts.bit_operations`."""
         choices = self._paths.choices(code)
-        channels, bits = (None, None) if choices is None else (choices.channels, choices.bits)
-        return self._limits.bit_operations(self._paths.genotype(code), channels, bits)
+        bits = None if choices is None else choices.bits
+        return self._limits.bit_operations(self._paths.genotype(code), self._paths.channels(code), bits)
 
     def admits(self, code: Code) -> bool:
         """Whether the child of a path keeps every limit."""
-        choices = self._paths.choices(code)
-        channels = None if choices is None else choices.channels
-        if not self._limits.admits(self._paths.genotype(code), channels):
+        if not self._limits.admits(self._paths.genotype(code), self._paths.channels(code)):
             return False
         return self._max_bit_operations is None or self.bit_operations(code) <= self._max_bit_operations
 

@@ -80,20 +80,30 @@ class SmashOptions(RankedDrawsOptions):
 
     Attributes:
         kind: names this strategy.
-        features: width of the hypernetwork, at least 1.
+        encoding: how the hypernetwork reads a child: `choices`, one-hot, of all edges at once, or `memory_banks` as in
+            the paper: which banks of channels each operation reads and writes, over which a network convolves.
+        features: width of the hypernetwork, at least 1; with `memory_banks` the growth of each layer (10 in the
+            authors' code).
+        layers: 3x3 convolutions of the hypernetwork with `memory_banks`, at least 1 (22 in three blocks in the
+            authors' code).
+        weight_norm: whether each generated weight is divided by its norm, as in the paper.
     """
 
     summary: ClassVar = "a hypernetwork makes the pointwise weights of random children, which are then ranked by them"
     paper: ClassVar = "Brock et al., ICLR 2018"
 
     kind: Literal["smash"] = "smash"
+    encoding: Literal["choices", "memory_banks"] = "choices"
     features: int = 32
+    layers: int = 8
+    weight_norm: bool = False
 
     def rules(self) -> tuple[Rule, ...]:
         """As in `RankedDrawsOptions`."""
         return (
             *super().rules(),
             ("features", self.features >= 1, f"must be at least 1, got {self.features}"),
+            ("layers", self.layers >= 1, f"must be at least 1, got {self.layers}"),
         )
 
 

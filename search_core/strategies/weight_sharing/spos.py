@@ -33,7 +33,7 @@ class Spos(SinglePathStrategy):
     def __init__(self, options: SposOptions, context: SearchContext) -> None:
         self._options = options
         genotypes = GenotypeSpace(context.supernet.options)
-        self.paths = PathSpace(genotypes, context.supernet.plan, options.channels, options.bits)
+        self.paths = PathSpace(genotypes, context.supernet.plan, options.channels, options.widths)
         self._limits = PathLimits(self.paths, context.limits, options.max_bit_operations)
         self._population: tuple[Code, ...] = ()
         super().__init__(context)
@@ -83,12 +83,12 @@ class Spos(SinglePathStrategy):
         return self._limits.cost(self._best)
 
     def choices(self) -> dict[str, Any]:
-        """`channels` and `bits` of each cell of the best path, where there is a choice, and its `bit_operations`."""
-        choices = self.paths.choices(self._best)
-        if choices is None:
+        """`CellChoices` of the best path as plain data, `channels` and `bit_operations`; empty without a choice."""
+        choices, channels = self.paths.choices(self._best), self.paths.channels(self._best)
+        if choices is None or channels is None:
             return {}
-        bit_operations = self._limits.bit_operations(self._best)
-        return {"channels": list(choices.channels), "bits": list(choices.bits), "bit_operations": bit_operations}
+        counts = {"channels": list(channels), "bit_operations": self._limits.bit_operations(self._best)}
+        return {**choices.to_dict(), **counts}
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, its optimiser, the best path and the last generation of the evolution."""

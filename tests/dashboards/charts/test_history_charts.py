@@ -96,6 +96,12 @@ def test_search_curves_have_a_panel_per_quantity_and_say_the_ends():
     assert titles[1] == "temperature"
 
 
+def test_search_curves_show_how_far_pruned_networks_are_from_the_whole_one():
+    chart = search_curves(curve(temperature=[1.0, 0.5], pruned_kl=[2.0, 0.25]), LIGHT)
+    assert chart.summary.endswith("divergence of pruned networks from the whole one 0.25 nats, temperature 0.5.")
+    assert [trace["y"] for trace in chart.figure["data"]] == [[2.0, 0.25], [1.0, 0.5]]
+
+
 def test_search_curves_of_one_epoch_say_epoch():
     assert search_curves(curve(temperature=[1.0]), LIGHT).title.endswith(": 1 epoch")
 

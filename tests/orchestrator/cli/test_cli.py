@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.files.journal import Journal
 from search_core.cost.memory import StepMemory
+from search_core.space.choices import load_choices
 from search_core.space.genotype import PUBLISHED, Genotype, load_genotype
 from search_core.space.plan import NetworkSize
 from tests.orchestrator.tiny import (
@@ -571,6 +572,33 @@ def test_retrain_of_a_run_goes_below_that_run(found: Found) -> None:
     found_cell = Genotype.from_json((found.folder / "genotype.json").read_text())
     file = found.runs / "retrains" / "below-seed0" / "genotype.json"
     assert Genotype.from_json(file.read_text()) == found_cell
+
+
+@pytest.mark.slow
+def test_channels_and_bits_that_a_search_chose_are_retrained(found: Found, tmp_path: Path) -> None:
+    strategy = {"kind": "spos", "population": 2, "generations": 1, "top_k": 1, "preview": 0, "held_out": 0.5}
+    strategy |= {"channels": [0.5], "bits": [[2, 3], [3, 2]]}
+    file = written(tmp_path / "mixed.yaml", {**SEARCH, "epochs": 1, "batch_size": 16, "strategy": strategy})
+    outcome = snas("search", file, "--name", "mixed", "--runs", found.runs)
+    assert outcome.code == 0, outcome.said
+    folder = found.runs / "searches" / "mixed"
+    choices = load_choices(folder / "choices.json")
+    assert choices.shares == (0.5, 0.5, 0.5)
+    assert f"--choices {folder / 'choices.json'}" in outcome.said
+    run = next(run for run in runs_of(found.client, "searches") if run.info.run_name == "mixed")
+    by_run = ["--run", run.info.run_id]
+    by_file = ["--genotype", folder / "genotype.json", "--choices", folder / "choices.json"]
+    for name, words in (("by-run", by_run), ("by-file", by_file)):
+        recipe = ["--config", found.recipe, "--set", "epochs=1", "--name", name, "--seeds", 1, "--runs", found.runs]
+        outcome = snas("retrain", *words, *recipe)
+        assert outcome.code == 0, outcome.said
+        assert "bit operations" in outcome.said
+        journal = Journal(found.runs / "retrains" / f"{name}-seed0" / "history.jsonl")
+        assert 0 < journal.last_metric("bit_operations") < 1024 * journal.last_metric("madds")
+        assert len(found.client.search_model_versions(f"name = '{name}-child'")) == 1
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({"shares": [0.5], "bits": [[2, 99]]}), encoding="utf-8")
+    refused(snas("retrain", *by_run, "--choices", broken, "--runs", found.runs), "broken.json", "[1, 16] or 32")
 
 
 def test_profile_of_a_run_is_that_of_its_genotype(found: Found) -> None:

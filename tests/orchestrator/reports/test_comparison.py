@@ -11,19 +11,34 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.driver.searcher import tell
 from orchestrator.driver.start import run_study
 from orchestrator.errors import ConfigError
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
 from orchestrator.reports.comparison import compare
-from orchestrator.reports.comparison_text import comparison_markdown
+from orchestrator.reports.comparison_text import comparison_markdown, pruned_text
+from orchestrator.study.records import FRONT_METRICS
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.sweep import suggest
+from orchestrator.study_file.yaml_file import dump_yaml
 from search_core.errors import DataError
 from search_core.space.codes import GenotypeSpace
 from search_core.space.genotype import Genotype
 from tests.orchestrator.studies import Done, run_to_its_end
-from tests.orchestrator.tiny import ONE_OBJECTIVE, RETRAIN, SEARCH, artifact_paths, snas, study_data
+from tests.orchestrator.tiny import (
+    ONE_OBJECTIVE,
+    RETRAIN,
+    SEARCH,
+    artifact_paths,
+    made_up_record,
+    opened_study,
+    snas,
+    study_data,
+    tiny_spec,
+    written_journal,
+)
 
 PRIMITIVES = ["none", "skip_connect"]
 MICRO: dict[str, Any] = study_data(
@@ -166,6 +181,33 @@ class TestStudy:
         before = micro.counts()
         assert snas("study", "resume", "micro", "--runs", micro.runs).code == 0
         assert micro.counts() == before
+
+
+def test_report_has_the_divergence_of_pruned_networks_over_the_epochs(tmp_path: Path) -> None:
+    kinds = {"strategy.kind": {"choice": ["snas", "one_shot"]}, "seed": {"int": [0, 1]}}
+    spec = tiny_spec(objectives=ONE_OBJECTIVE, sweep=kinds, sampler="grid", trials=4)
+    study = Study(spec, Runs(tmp_path))
+    study.folder.path.mkdir(parents=True)
+    study.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
+    stored, courses = opened_study(spec, study.runs.optuna_url()), list[list[float]]()
+    assert pruned_text(compare(study)) == ""
+    for number in range(4):
+        kind = suggest(stored.ask(), spec.sweep)["strategy.kind"]
+        figures = {**dict.fromkeys(FRONT_METRICS, 0.5), "discretization_gap": 0.0, "entropy_total": 0.0}
+        figures |= {"supernet_val_accuracy": 0.5, "child_val_error": 0.5}
+        records = [made_up_record(epoch, **figures) for epoch in range(8)]
+        if kind == "one_shot":
+            courses.append([(number + 1) / 2**epoch for epoch in range(8)])
+            for record, value in zip(records, courses[-1], strict=True):
+                record["metrics"]["pruned_kl"] = value
+        journal = Journal(written_journal(study.folder.journal("search", f"{number:04d}"), records, "complete"))
+        tell(stored, spec, number, journal)
+    comparison, expected = compare(study), [mean(values) for values in zip(*courses, strict=True)]
+    assert {row.kind: list(row.pruned_kl) for row in comparison.rows} == {"snas": [], "one_shot": expected}
+    shown = ", ".join(f"{expected[epoch]:.3g} ({epoch})" for epoch in (0, 1, 3, 4, 6, 7))
+    assert pruned_text(comparison).endswith(f"symmetrised KL in nats (epoch): one_shot {shown}.")
+    assert pruned_text(comparison) in comparison_markdown(comparison)
+    assert shown in snas("study", "report", "tiny", "--runs", tmp_path).said
 
 
 def micro_with(**changes: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from orchestrator.study.records import (
 )
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.sweep import suggest
+from search_core.space.choices import Bits, CellChoices
 from search_core.space.genotype import PUBLISHED, Genotype
 from tests.orchestrator.tiny import (
     ONE_OBJECTIVE,
@@ -51,7 +52,13 @@ class Known:
         return Journal(self.folder.journal("search", trial_label(number)))
 
     def add(
-        self, error: float, madds: float = 100.0, *, end: End | None = "complete", cell: str = "sep_conv_3x3"
+        self,
+        error: float,
+        madds: float = 100.0,
+        *,
+        end: End | None = "complete",
+        cell: str = "sep_conv_3x3",
+        choices: dict[str, Any] | None = None,
     ) -> int:
         """One more trial of two epochs; `end` None leaves it running."""
         trial = self.study.ask()
@@ -60,7 +67,7 @@ class Known:
         shared = dict.fromkeys(FRONT_METRICS, 0.25)
         journal.append_epoch(made_up_record(0, cell_of("max_pool_3x3"), child_val_error=0.99, child_madds=1.0))
         metrics = {**shared, "child_val_error": error, "child_madds": madds}
-        journal.append_epoch(made_up_record(1, cell_of(cell), **metrics))
+        journal.append_epoch(made_up_record(1, cell_of(cell), **metrics) | ({"choices": choices} if choices else {}))
         if end is not None:
             journal.finish(end, "" if end == "complete" else "a reason")
             tell(self.study, self.spec, trial.number, journal)
@@ -214,6 +221,19 @@ def test_cell_that_several_trials_found_is_retrained_once(known: Callable[..., K
     study.add(0.3, 300, cell="skip_connect")
     assert [trial.number for trial in best_trials(study.study)] == [0, 1, 2]
     assert [job.trial for job in study.jobs] == [0, 1]
+
+
+def test_cells_with_other_channels_or_bits_are_other_cells(known: Callable[..., Known]) -> None:
+    study = known(retrain={**RETRAIN, "top": "all"})
+    narrow, wide = CellChoices((0.5,) * 3, (Bits(2, 4),) * 3), CellChoices((1.0,) * 3, (Bits(2, 4),) * 3)
+    for choices in (narrow, wide, narrow):
+        study.add(0.5, choices={**choices.to_dict(), "channels": [2, 4, 8], "bit_operations": 7})
+    study.add(0.5, choices={"channels": [2, 4, 8], "bits": [2, 2, 2], "bit_operations": 7})  # of an earlier version
+    assert [(job.trial, job.choices) for job in study.jobs] == [(0, narrow), (1, wide), (3, None)]
+    assert len({job.genotype for job in study.jobs}) == 1
+    cells = [trial.cell for trial in study.trials]
+    assert cells[0] == cells[2]
+    assert len(set(cells)) == 3
 
 
 def test_retrain_jobs_are_the_top_trials(known: Callable[..., Known]) -> None:

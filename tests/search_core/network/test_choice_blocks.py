@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from search_core.cost.constraints import ChildLimits, Constraints
 from search_core.cost.counts import child_cost
 from search_core.network.child import Child, discretised_forward, inherit_child
-from search_core.network.choice_blocks import CellChoices, even_share
 from search_core.network.quantisation import CEILING, quantise_activations, quantise_unit, quantise_weights
 from search_core.network.supernet import Supernet
+from search_core.space.choices import Bits, CellChoices, even_share
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from tests.search_core.tiny import count_madds, differences, genotype_of, num_params, random_choices, seeded
@@ -27,9 +28,15 @@ OPTIONS = NetworkOptions(
 )
 #: Full channels are 8, 16, 32, 32: cells narrower, wider and as wide as those before them.
 CHANNELS = (4, 16, 10, 20)
+WIDEST = (8, 16, 32, 32)
 FULL = (32, 32, 32, 32)
 SHAPE = (1, 9, 9)  # odd, so that halves differ in size
 SIZE = NetworkSize(OPTIONS, SHAPE, 10)
+
+
+def chosen(channels: tuple[int, ...], bits: tuple[int | tuple[int, int], ...]) -> CellChoices:
+    shares = (own / most for own, most in zip(channels, WIDEST, strict=True))
+    return CellChoices(tuple(shares), tuple(map(Bits.of, bits)))
 
 
 def supernet_with_statistics() -> Supernet:
@@ -101,18 +108,18 @@ def test_narrow_child_equals_a_narrow_network_with_weights_sliced_by_hand(positi
     supernet, genotype = supernet_with_statistics().train(training), genotypes()[position]
     expected = independent(genotype).train(training)
     expected.load_state_dict(hand_sliced(inherit_child(supernet, genotype), expected))
-    narrow = inherit_child(supernet, genotype, CellChoices(CHANNELS, FULL))
+    narrow = inherit_child(supernet, genotype, chosen(CHANNELS, FULL))
     assert [cell.channels for cell in narrow.plan.cells] == list(CHANNELS)
     assert differences(narrow.state_dict(), expected.state_dict()) == []
     logits = expected(images())
     assert torch.equal(narrow(images()), logits)
     torch.testing.assert_close(
-        discretised_forward(supernet, genotype, images(), CellChoices(CHANNELS, FULL)), logits, rtol=0, atol=1e-5
+        discretised_forward(supernet, genotype, images(), chosen(CHANNELS, FULL)), logits, rtol=0, atol=1e-5
     )
 
 
 def test_all_channels_in_full_precision_are_no_choice_at_all() -> None:
-    genotype, choices = genotypes()[0], CellChoices((8, 16, 32, 32), FULL)
+    genotype, choices = genotypes()[0], chosen(WIDEST, FULL)
     first, second = supernet_with_statistics(), supernet_with_statistics()
     assert torch.equal(
         discretised_forward(first, genotype, images()), discretised_forward(second, genotype, images(), choices)
@@ -123,7 +130,7 @@ def test_all_channels_in_full_precision_are_no_choice_at_all() -> None:
 @pytest.mark.parametrize("position", range(4))
 def test_gradients_reach_the_slices_and_nothing_else(position: int) -> None:
     supernet, genotype = supernet_with_statistics(), genotypes()[position]
-    discretised_forward(supernet, genotype, images(), CellChoices(CHANNELS, FULL)).square().sum().backward()
+    discretised_forward(supernet, genotype, images(), chosen(CHANNELS, FULL)).square().sum().backward()
     narrow = independent(genotype)
     touched = sum(int((p.grad != 0).sum()) for p in supernet.parameters() if p.grad is not None)
     # The narrow network's own parameters; a few weights see padding only, or ReLUs that are never open.
@@ -140,7 +147,7 @@ def test_training_moves_the_statistics_of_the_slices_and_no_others(position: int
     expected.load_state_dict(hand_sliced(inherit_child(supernet, genotype), expected))
     expected(images())
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
-    discretised_forward(supernet, genotype, images(), CellChoices(CHANNELS, FULL))
+    discretised_forward(supernet, genotype, images(), chosen(CHANNELS, FULL))
     after = hand_sliced(inherit_child(supernet, genotype), expected)
     pools = {
         f"cells.{index}.operations.{number}.norm"
@@ -190,8 +197,8 @@ def test_bit_operations_weigh_each_cell_by_its_bits() -> None:
         madds.append(count_madds(cell, *outputs[-2:], 0.0, None))
         outputs.append(cell(*outputs[-2:], 0.0, None))
     ends = count_madds(child, x) - sum(madds)
-    bits = (2, 32, 8, 1)
-    expected = ends * 1024 + sum(count * width * width for count, width in zip(madds, bits, strict=True))
+    bits = ((2, 4), (32, 32), (8, 3), (1, 2))
+    expected = ends * 1024 + madds[0] * 8 + madds[1] * 1024 + madds[2] * 24 + madds[3] * 2
     assert limits.bit_operations(genotype, CHANNELS, bits) == expected
     assert limits.bit_operations(genotype, CHANNELS) == 1024 * count_madds(child, x)
 
@@ -202,6 +209,18 @@ def test_bit_operations_weigh_each_cell_by_its_bits() -> None:
 )
 def test_share_of_channels_is_an_even_number(channels: int, share: float, expected: int) -> None:
     assert even_share(channels, share) == expected
+
+
+def test_choices_of_a_deeper_stack_are_those_at_the_same_depth_and_survive_plain_data() -> None:
+    choices = chosen(CHANNELS, ((1, 2), 4, 8, 32))
+    assert choices.stretched(4) == choices
+    assert choices.stretched(8).shares == tuple(share for share in choices.shares for _ in range(2))
+    assert choices.stretched(2).bits == (Bits(1, 2), Bits(8, 8))
+    plain = json.loads(json.dumps(choices.to_dict()))
+    assert plain["bits"] == [[1, 2], [4, 4], [8, 8], [32, 32]]
+    assert CellChoices.from_dict(plain) == choices
+    assert CellChoices.from_dict({}) is CellChoices.from_dict(None) is None
+    assert CellChoices.from_dict({"channels": [4], "bits": [8], "bit_operations": 1}) is None, "of an earlier version"
 
 
 # Quantisation
@@ -280,12 +299,12 @@ def test_layer_of_zeros_stays_finite() -> None:
 @pytest.mark.parametrize("position", range(4))
 def test_cells_of_few_bits_compute_with_few_values(position: int) -> None:
     supernet, genotype = supernet_with_statistics().eval(), genotypes()[position]
-    child = inherit_child(supernet, genotype, CellChoices((8, 16, 32, 32), (2, 32, 1, 4)))
-    seen: dict[str, int] = {}
+    child = inherit_child(supernet, genotype, chosen(WIDEST, ((2, 3), 32, (1, 2), (4, 1))))
+    seen: dict[str, tuple[int, int]] = {}
 
     def count(name: str):  # type: ignore[no-untyped-def]
         def look(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            seen[name] = len(inputs[0].unique())
+            seen[name] = len(module.weight.unique()), len(inputs[0].unique())
 
         return look
 
@@ -293,23 +312,23 @@ def test_cells_of_few_bits_compute_with_few_values(position: int) -> None:
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(count(name))  # runs after the one that quantises
     child(images())
-    for name, number in seen.items():
-        weight = child.get_parameter(f"{name}.weight")
-        most = {"cells.0": 4, "cells.2": 2, "cells.3": 16}.get(name[:7], math.inf)
-        assert number <= most, name
-        assert len(weight.unique()) <= most, name
+    for name, (weights, features) in seen.items():
+        most = {"cells.0": (4, 8), "cells.2": (2, 4), "cells.3": (16, 2)}.get(name[:7], (math.inf, math.inf))
+        assert weights <= most[0], name
+        assert features <= most[1], name
+    assert max(weights for name, (weights, _) in seen.items() if name.startswith("cells.3")) > 2
     assert len(child.get_parameter("classifier.linear.weight").unique()) > 16
     assert {name[:7] for name in seen} >= {"cells.0", "cells.1", "cells.2", "cells.3"}
 
 
 @pytest.mark.parametrize("position", range(4))
-@pytest.mark.parametrize("bits", [(2, 32, 1, 4), (8, 8, 8, 8)])
-def test_training_forward_equals_the_quantised_child(position: int, bits: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bits", [(2, 32, 1, 4), (8, 8, 8, 8), ((1, 32), (32, 1), (2, 4), (4, 2))])
+def test_training_forward_equals_the_quantised_child(position: int, bits: tuple[int | tuple[int, int], ...]) -> None:
     supernet, genotype = supernet_with_statistics().eval(), genotypes()[position]
-    choices = CellChoices(CHANNELS, bits)
+    choices = chosen(CHANNELS, bits)
     child = inherit_child(supernet, genotype, choices)
     assert torch.equal(discretised_forward(supernet, genotype, images(), choices), child(images()))
-    assert not torch.equal(child(images()), inherit_child(supernet, genotype, CellChoices(CHANNELS, FULL))(images()))
+    assert not torch.equal(child(images()), inherit_child(supernet, genotype, chosen(CHANNELS, FULL))(images()))
 
 
 def test_sixteen_bits_are_close_to_weights_squashed_and_activations_clipped() -> None:
@@ -320,7 +339,7 @@ def test_sixteen_bits_are_close_to_weights_squashed_and_activations_clipped() ->
 
 def test_gradients_reach_all_weights_of_a_cell_of_few_bits() -> None:
     supernet, genotype = supernet_with_statistics(), genotypes()[1]
-    discretised_forward(supernet, genotype, images(16), CellChoices(CHANNELS, (4, 4, 4, 4))).square().sum().backward()
+    discretised_forward(supernet, genotype, images(16), chosen(CHANNELS, (4, 4, 4, 4))).square().sum().backward()
     for name, weight in supernet.named_parameters():
         if weight.grad is not None and "inputs" in name:
             assert weight.grad.isfinite().all(), name

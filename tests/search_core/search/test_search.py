@@ -27,7 +27,7 @@ from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.weight_sharing.options import DartsOptions, DsnasOptions, SnasOptions, SposOptions
-from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions
+from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions, SmashOptions
 from search_core.training.evaluation import evaluate
 from tests.search_core.tiny import TINY_DATASET, TINY_SIZE, differences, images_of, seeded, through_file, tiny_options
 
@@ -119,6 +119,9 @@ def test_state_holds_the_baselines_of_the_score_function() -> None:
         (SnasOptions(), "auxiliary_weight", 0.4),
         (DsnasOptions(stop_margin=None), "stop_margin", 0.3),
         (OneShotOptions(paths="edges"), "paths", "operations"),
+        (SmashOptions(), "encoding", "memory_banks"),
+        (SmashOptions(), "layers", 2),
+        (SmashOptions(), "weight_norm", True),
     ],
 )
 def test_setting_that_changes_nothing_is_not_in_states_as_in_those_of_before(

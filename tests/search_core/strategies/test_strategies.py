@@ -53,6 +53,11 @@ CASES: dict[str, dict[str, Any]] = {
     "one_shot": {"strategy": OneShotOptions(held_out=0.5, samples=2)},
     "one_shot-kl": {"strategy": OneShotOptions(held_out=0.5, samples=2, rank_by="kl")},
     "smash": {"strategy": SmashOptions(held_out=0.5, samples=2, features=8)},
+    "smash-paper": {
+        "strategy": SmashOptions(
+            held_out=0.5, samples=2, features=8, encoding="memory_banks", layers=2, weight_norm=True
+        )
+    },
     "random_sampling": {"strategy": RandomSamplingOptions(held_out=0.5, samples=2)},
     "spos": {"strategy": SposOptions(held_out=0.5, preview=2, population=4, generations=2, top_k=2)},
     "spos-choices": {

@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
-from search_core.space.genotype import PUBLISHED
+from search_core.space.choices import Bits, CellChoices
+from search_core.space.genotype import PUBLISHED, Edge, Genotype
 from search_core.training.retrain import Retrain, RetrainReport, learning_rate_at
 from search_core.training.retrain_options import RetrainOptions
 from tests.search_core.search.test_search import Untouchable
-from tests.search_core.tiny import differences, images_of, num_params, seeded, through_file
+from tests.search_core.tiny import count_madds, differences, images_of, num_params, seeded, through_file
 
 EPOCHS = 3
 TINY = RetrainOptions(epochs=EPOCHS, batch_size=32, cells=3, init_channels=4, cutout=2)
@@ -30,6 +33,34 @@ RETRAINS: dict[str, RetrainOptions] = {
 
 def make(options: RetrainOptions = TINY, *, name: str = "SNAS_mild", seed: int = 0) -> Retrain:
     return Retrain(PUBLISHED[name], options, images_of(), seed=seed)
+
+
+#: Cells of 2, 8 and 10 channels of 4, 8 and 16; one of full precision; pairs of widths that differ.
+CHOICES = CellChoices((0.5, 1.0, 0.6), (Bits(2, 3), Bits(32, 32), Bits(1, 2)))
+EVERYTHING = Genotype(
+    (Edge("sep_conv_3x3", 0, 2), Edge("dil_conv_3x3", 1, 2), Edge("conv_7x1_1x7", 2, 3), Edge("max_pool_3x3", 0, 3)),
+    (2, 3),
+    (Edge("skip_connect", 0, 2), Edge("sep_conv_3x3", 1, 2), Edge("avg_pool_3x3", 2, 3), Edge("dil_conv_3x3", 2, 3)),
+    (2, 3),
+)
+
+
+def widths_in_use(child: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+    """Distinct values of the weights and of the input of each convolution in a forward pass."""
+    seen: dict[str, tuple[int, int]] = {}
+
+    def look(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        return lambda module, inputs: seen.update({name: (len(module.weight.unique()), len(inputs[0].unique()))})
+
+    handles = [
+        module.register_forward_pre_hook(look(name))
+        for name, module in child.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    child(images)
+    for handle in handles:
+        handle.remove()
+    return seen
 
 
 def timeless(report: RetrainReport) -> RetrainReport:
@@ -52,6 +83,82 @@ def test_same_seed_gives_equal_reports_and_states(name: str) -> None:
     assert [timeless(report) for report in retrain] == whole(name)[0]
     assert differences(retrain.state_dict(), whole(name)[1]) == []
     assert torch.equal(before, torch.get_rng_state())
+
+
+def images(number: int) -> Tensor:
+    return torch.randn(number, 1, 8, 8, generator=seeded(4))
+
+
+def with_choices(choices: CellChoices | None = CHOICES, genotype: Genotype = EVERYTHING, **changes: Any) -> Retrain:
+    return Retrain(genotype, replace(TINY, **{"epochs": 2, **changes}), images_of(), choices=choices)
+
+
+def test_trained_child_has_the_channels_and_bits_that_were_chosen() -> None:
+    retrain, fresh = with_choices(), with_choices()
+    list(retrain)
+    child = retrain.child.eval()
+    assert [cell.channels for cell in child.plan.cells] == [2, 8, 10]
+    assert all(conv.weight.shape[0] in (2, 1) for conv in child.cells[0].modules() if isinstance(conv, nn.Conv2d)), (
+        "halves of a factorized reduction have one"
+    )
+    seen = widths_in_use(child, images(8))
+    most = {"cells.0": (4, 8), "cells.2": (2, 4)}
+    for name, (weights, features) in seen.items():
+        limits = most.get(name[:7])
+        assert limits is None or (weights <= limits[0] and features <= limits[1]), name
+    assert max(weights for name, (weights, _) in seen.items() if name.startswith("cells.0")) > 2
+    assert max(features for name, (_, features) in seen.items() if name.startswith("cells.0")) > 4
+    assert max(weights for name, (weights, _) in seen.items() if name.startswith("cells.1")) > 50, "full precision"
+    assert max(weights for name, (weights, _) in seen.items() if name.startswith("stem")) > 16
+    for name, weight in child.named_parameters():  # those kept are in full precision, and all of them were trained
+        if name.startswith("cells.0.operations") and weight.dim() == 4:
+            assert len(weight.unique()) == weight.numel(), name
+            assert not torch.equal(weight, fresh.child.get_parameter(name)), name
+
+
+def test_counts_are_those_of_the_chosen_channels_and_the_product_of_both_widths() -> None:
+    retrain = with_choices(auxiliary_weight=0.0)
+    list(retrain)
+    metrics, child, x = retrain.final_metrics(), retrain.child.eval(), images(1)
+    assert metrics["params"] == num_params(child)
+    assert metrics["madds"] == count_madds(child, x)
+    madds, outputs = [], list(child.stem(x))
+    for cell in child.cells:
+        madds.append(count_madds(cell, *outputs[-2:], 0.0, None))
+        outputs.append(cell(*outputs[-2:], 0.0, None))
+    ends = metrics["madds"] - sum(madds)
+    assert metrics["bit_operations"] == ends * 32**2 + madds[0] * 2 * 3 + madds[1] * 32**2 + madds[2] * 1 * 2
+
+
+def test_child_of_few_bits_is_kept_whole() -> None:
+    """As a registered model is: pickled with its hooks."""
+    child, buffer = with_choices().child.eval(), io.BytesIO()
+    torch.save(child, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(loaded(images(4)), child(images(4)))
+    assert widths_in_use(loaded, images(4)) == widths_in_use(child, images(4))
+
+
+def test_retraining_with_choices_resumes_bit_for_bit_and_only_with_these() -> None:
+    retrain = with_choices()
+    retrain.run_epoch()
+    state = through_file(retrain.state_dict())
+    second = timeless(retrain.run_epoch())
+    resumed = with_choices()
+    resumed.load_state_dict(state)
+    assert timeless(resumed.run_epoch()) == second
+    assert differences(resumed.state_dict(), retrain.state_dict()) == []
+    for other in (None, CellChoices(CHOICES.shares, (Bits(), Bits(), Bits()))):
+        with pytest.raises(StateError):
+            with_choices(other).load_state_dict(state)
+    assert "choices" not in with_choices(None).definition(), "so that states of earlier versions still fit"
+
+
+def test_deeper_child_takes_the_choices_at_its_share_of_the_depth() -> None:
+    child = with_choices(cells=6, init_channels=8).child
+    assert [cell.channels for cell in child.plan.cells] == [4, 4, 16, 16, 20, 20]  # of 8, 8, 16, 16, 32, 32
+    assert child.bits == (CHOICES.bits[0],) * 2 + (CHOICES.bits[1],) * 2 + (CHOICES.bits[2],) * 2
 
 
 def test_another_seed_gives_other_reports() -> None:

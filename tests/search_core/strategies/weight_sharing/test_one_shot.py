@@ -224,18 +224,18 @@ def test_scores_are_those_of_one_hot_samples_through_the_supernet(rank_by: Any) 
     one_shot.step(*batch(), seeded())
     batches = list(one_shot._judging_batches())
     assert [len(labels) for _, labels in batches] == [32]
-    whole = [one_shot.predict(images, seeded()) for images, _ in batches] if rank_by == "kl" else None
+    whole = [one_shot.predict(images, seeded()) for images, _ in batches]
     images, labels = batches[0]
     for seed in range(3):
         code = one_shot.space.sample(seeded(seed))
         z = dict(zip(CELL_TYPES, functional.one_hot(torch.tensor(code), 4).float().split(5), strict=True))
         with torch.no_grad(), one_shot.supernet.frozen_statistics():
             logits = one_shot.supernet.train()(images, z)
-        if whole is None:
-            expected = (logits.argmax(1) == labels).float().mean().item()
-        else:
-            expected = -symmetrised_kl(logits, whole[0]).item()
-        assert one_shot._judge(code, batches, whole) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
+        divergence = symmetrised_kl(logits, whole[0]).item()
+        judged = one_shot._judge(code, batches, whole)
+        assert judged == (pytest.approx(accuracy), pytest.approx(divergence, rel=1e-3, abs=1e-6))
+        assert one_shot.scores([code], seeded()) == [-judged[1] if rank_by == "kl" else judged[0]]
 
 
 def test_ranking_by_divergence_looks_at_no_labels() -> None:
@@ -256,12 +256,24 @@ def test_best_of_the_draws_is_chosen(rank_by: Any) -> None:
     generator = seeded(2)
     codes = [one_shot._best, *(one_shot.space.sample(generator) for _ in range(8))]
     batches = list(one_shot._judging_batches())
-    whole = [one_shot.predict(images, seeded()) for images, _ in batches] if rank_by == "kl" else None
-    scores = [one_shot._judge(code, batches, whole) for code in codes]
+    whole = [one_shot.predict(images, seeded()) for images, _ in batches]
+    judged = [one_shot._judge(code, batches, whole) for code in codes]
+    scores = [-divergence if rank_by == "kl" else accuracy for accuracy, divergence in judged]
     assert one_shot.scores(codes, seeded()) == scores
     assert max(scores) > min(scores)
     one_shot.end_epoch(seeded(2))
     assert one_shot._best == codes[scores.index(max(scores))]
+    assert one_shot.pruned_kl() == pytest.approx(sum(divergence for _, divergence in judged[1:]) / 8)
+
+
+@pytest.mark.parametrize("rank_by", ["accuracy", "kl"])
+def test_search_reports_the_divergence_of_pruned_networks_after_each_epoch(rank_by: Any) -> None:
+    strategy = OneShotOptions(held_out=0.5, samples=2, rank_by=rank_by)
+    search = Search(tiny_options(strategy=strategy, epochs=2), images_of(), CPU)
+    assert search.strategy.pruned_kl() is None
+    for report in search:
+        assert report.pruned_kl == search.strategy.pruned_kl()
+        assert report.metrics()["pruned_kl"] > 0
 
 
 # Options

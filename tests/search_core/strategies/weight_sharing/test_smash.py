@@ -16,13 +16,17 @@ from search_core.space.codes import Code
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings
+from search_core.strategies.weight_sharing.hypernetworks import MemoryBanks, Mixture, Slot, normalised
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
-from search_core.strategies.weight_sharing.smash import HyperNetwork, Slot, Smash
+from search_core.strategies.weight_sharing.smash import Smash
 from search_core.training.evaluation import evaluate
 from tests.search_core.tiny import CPU, TINY_NETWORK, images_of, seeded, tiny_options
 
 CONVOLUTIONS = ("none", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
 NETWORK = NetworkOptions(nodes=2, cells=3, init_channels=4, primitives=CONVOLUTIONS)
+#: The setting of the paper, with fewer layers.
+PAPER: dict[str, Any] = {"encoding": "memory_banks", "layers": 2, "weight_norm": True}
+each_setting = pytest.mark.parametrize("setting", [{}, PAPER], ids=["default", "paper"])
 
 
 def build(network: NetworkOptions = NETWORK, shape: tuple[int, int, int] = (1, 8, 8), **options: Any) -> Smash:
@@ -48,8 +52,11 @@ def all_of(primitive: str, network: NetworkOptions = NETWORK) -> Code:
 # The hypernetwork
 
 
-def test_hypernetwork_makes_the_weights_of_every_pointwise_convolution_of_a_child_and_no_other() -> None:
-    smash = build()
+@each_setting
+def test_hypernetwork_makes_the_weights_of_every_pointwise_convolution_of_a_child_and_no_other(
+    setting: dict[str, Any],
+) -> None:
+    smash = build(**setting)
     for code in (all_of("sep_conv_3x3"), all_of("dil_conv_3x3"), smash.space.sample(seeded(3))):
         child = inherit_child(smash.supernet, smash.space.decode(code))
         weights = smash.hypernetwork(code)
@@ -63,6 +70,7 @@ def test_hypernetwork_computes_what_its_docstring_says() -> None:
     """One slot by plain loops: `sum_f h_f B_f` with `h = relu(relu(A c + p) M)`."""
     smash = build()
     network, code = smash.hypernetwork, smash.space.sample(seeded(3))
+    assert isinstance(network, Mixture)
     slots = network.slots_of(code)
     name, slot = list(slots.items())[-1]
     assert slot.cell == 2
@@ -76,7 +84,7 @@ def test_hypernetwork_computes_what_its_docstring_says() -> None:
 
 
 def test_weights_depend_on_the_slot_and_on_every_choice_of_the_code() -> None:
-    network = HyperNetwork(Supernet(NetworkSize(NETWORK, (1, 8, 8), 10), seed=0), 8, seed=0)
+    network = Mixture(Supernet(NetworkSize(NETWORK, (1, 8, 8), 10), seed=0), 8, seed=0)
     code = all_of("sep_conv_3x3")
     weights = network(code)
     of_width: dict[torch.Size, list[Tensor]] = {}
@@ -93,7 +101,7 @@ def test_weights_depend_on_the_slot_and_on_every_choice_of_the_code() -> None:
 
 def test_initial_weights_are_of_the_scale_of_a_fresh_convolution() -> None:
     options = NetworkOptions(nodes=4, cells=3, init_channels=16)
-    network = HyperNetwork(Supernet(NetworkSize(options, (1, 8, 8), 10), seed=0), 32, seed=0)
+    network = Mixture(Supernet(NetworkSize(options, (1, 8, 8), 10), seed=0), 32, seed=0)
     for weight in network(all_of("sep_conv_5x5", options)).values():
         # 1 / C by construction in the mean over slots; within a factor of 4 for each.
         assert 0.25 < weight.var().item() * len(weight) < 4
@@ -101,7 +109,7 @@ def test_initial_weights_are_of_the_scale_of_a_fresh_convolution() -> None:
 
 def test_hypernetwork_is_small_and_follows_the_seed() -> None:
     supernet = Supernet(NetworkSize(NetworkOptions(), (3, 32, 32), 10), seed=0)
-    first, again, other = (HyperNetwork(supernet, 32, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (Mixture(supernet, 32, seed=seed) for seed in (0, 0, 1))
     generated = sum(
         weight.numel() for name, weight in supernet.named_parameters() if ".operations." in name and "pointwise" in name
     )
@@ -112,11 +120,123 @@ def test_hypernetwork_is_small_and_follows_the_seed() -> None:
         assert not torch.equal(weight, other(code)[name])
 
 
+# Memory banks
+
+
+def memory_banks(network: NetworkOptions = NETWORK, layers: int = 2, *, weight_norm: bool = False) -> MemoryBanks:
+    return MemoryBanks(
+        Supernet(NetworkSize(network, (1, 8, 8), 10), seed=0), 8, layers, seed=0, weight_norm=weight_norm
+    )
+
+
+def test_encoding_says_what_each_block_of_weights_reads_and_writes() -> None:
+    """Spelled out from the genotype: reads, writes, primitive, second convolution, cell."""
+    network = memory_banks()
+    code = (2, 0, 3, 1, 2, 3, 0, 1, 2, 0)  # sep, none, dil, skip, sep; dil, none, skip, sep, none
+    genotype, most = network.space.decode(code), 4  # cells of 4, 8 and 16 channels, banks of 4
+    expected = []
+    for cell, (cell_type, banks) in enumerate((("normal", 1), ("reduce", 2), ("reduce", 4))):
+        for edge in genotype.edges(cell_type):  # type: ignore[arg-type]
+            for second in range(2 if edge.primitive == "sep_conv_3x3" else 1):
+                for read in range(banks):
+                    row = torch.full((28, most), -1.0)  # reads of nodes 0 to 2, writes of nodes 2 and 3
+                    row[24, :banks] = 2 * second - 1
+                    for written in range(banks):
+                        row[edge.source * most + read, written] = 1
+                        row[12 + (edge.target - 2) * most + written, written] = 1
+                        row[20 + CONVOLUTIONS.index(edge.primitive), written] = 1
+                        row[25 + cell, written] = 1
+                    expected.append(row)
+    encoding, rows = network.encode(code)
+    torch.testing.assert_close(encoding.squeeze(0).permute(1, 0, 2), torch.stack(expected))
+    assert rows == {
+        "cells.0.operations.0.pointwise1.weight": 0,
+        "cells.0.operations.0.pointwise2.weight": 1,
+        "cells.0.operations.1.pointwise.weight": 2,
+        "cells.0.operations.3.pointwise1.weight": 4,
+        "cells.0.operations.3.pointwise2.weight": 5,
+        "cells.1.operations.0.pointwise.weight": 6,
+        "cells.1.operations.2.pointwise1.weight": 10,
+        "cells.1.operations.2.pointwise2.weight": 12,
+        "cells.2.operations.0.pointwise.weight": 14,
+        "cells.2.operations.2.pointwise1.weight": 22,
+        "cells.2.operations.2.pointwise2.weight": 26,
+    }
+
+
+def test_each_block_of_a_matrix_is_made_from_its_own_place() -> None:
+    """The layout by plain loops, and the network by its definition: dense 3x3 convolutions, then one of 1x1."""
+    network = memory_banks()
+    code = (2, 0, 3, 1, 2, 3, 0, 1, 2, 0)
+    x, rows = network.encode(code)
+    first, second = network.convolutions
+    x = torch.cat([x, functional.conv2d(x, first, padding=1)], 1)
+    x = torch.cat([x, functional.conv2d(functional.leaky_relu(x, 0.02), second, padding=1)], 1)
+    made = functional.conv2d(functional.leaky_relu(x, 0.02), network.blocks)[0]
+    name = "cells.2.operations.2.pointwise2.weight"
+    weight = network(code)[name]
+    assert weight.shape == (16, 16, 1, 1)
+    for out in range(16):
+        for into in range(16):
+            place = made[(out % 4) * 4 + into % 4, rows[name] + into // 4, out // 4]
+            assert weight[out, into, 0, 0].item() == pytest.approx(place.item() / 4, rel=1e-4, abs=1e-6)
+
+
+def test_weights_of_memory_banks_depend_on_what_lies_near_alone() -> None:
+    """Two 3x3 convolutions see two rows each way; with enough layers the whole network."""
+    code = all_of("sep_conv_3x3")
+    last = (*code[:-1], NETWORK.primitives.index("dil_conv_3x3"))  # the last edge of both reduction cells
+    for layers, changes in ((2, False), (12, True)):
+        network = memory_banks(layers=layers)
+        before, after = network(code), network(last)
+        near, far = "cells.2.operations.3.pointwise2.weight", "cells.0.operations.4.pointwise2.weight"
+        assert not torch.equal(before[near], after[near])
+        assert torch.equal(before[far], after[far]) != changes
+
+
+def test_same_operations_of_several_cells_and_banks_get_different_weights() -> None:
+    network = memory_banks(NetworkOptions(nodes=2, cells=5, init_channels=4, primitives=CONVOLUTIONS))
+    weights = list(network(all_of("sep_conv_3x3")).values())
+    blocks = [block for weight in weights for rows in weight.split(4) for block in rows.split(4, dim=1)]
+    assert len(blocks) == 10 * (1 + 4 + 4 + 16 + 16)
+    flat = torch.stack([block.flatten() for block in blocks])
+    assert (torch.cdist(flat, flat) + torch.eye(len(flat)) > 1e-4).all()
+
+
+def test_hypernetwork_over_memory_banks_is_small_follows_the_seed_and_begins_at_the_scale_of_a_convolution() -> None:
+    supernet = Supernet(NetworkSize(NetworkOptions(nodes=3, cells=6), (3, 32, 32), 10), seed=0)
+    first, again, other = (MemoryBanks(supernet, 10, 8, seed=seed) for seed in (0, 0, 1))
+    generated = sum(
+        weight.numel() for name, weight in supernet.named_parameters() if ".operations." in name and "pointwise" in name
+    )
+    assert sum(weight.numel() for weight in first.parameters()) < 0.25 * generated
+    code = first.space.sample(seeded(2))
+    for name, weight in first(code).items():
+        assert torch.equal(weight, again(code)[name])
+        assert not torch.equal(weight, other(code)[name])
+        assert 0.1 < weight.square().mean().item() * len(weight) < 4
+
+
+@pytest.mark.parametrize("encoding", ["choices", "memory_banks"])
+def test_generated_weights_are_divided_by_their_norm(encoding: str) -> None:
+    smash, plain = (build(encoding=encoding, weight_norm=norm) for norm in (True, False))
+    code = all_of("sep_conv_3x3")
+    made = smash.hypernetwork.matrices_of(code)
+    for name, weight in smash.hypernetwork(code).items():
+        torch.testing.assert_close(
+            weight[:, :, 0, 0], made[name] / made[name].square().sum().sqrt() * len(weight) ** 0.5
+        )
+        assert weight.norm().item() == pytest.approx(len(weight) ** 0.5)
+        assert plain.hypernetwork(code)[name].norm().item() != pytest.approx(len(weight) ** 0.5)
+    assert normalised(torch.zeros(2, 2)).eq(0).all()
+
+
 # Training and ranking
 
 
-def test_step_trains_the_hypernetwork_and_other_weights_but_not_the_pointwise_ones() -> None:
-    smash = build()
+@each_setting
+def test_step_trains_the_hypernetwork_and_other_weights_but_not_the_pointwise_ones(setting: dict[str, Any]) -> None:
+    smash = build(**setting)
     smash.sample = lambda generator: all_of("sep_conv_3x3")  # type: ignore[method-assign]
     before = {name: value.clone() for name, value in smash.supernet.named_parameters()}
     hyper = {name: value.clone() for name, value in smash.hypernetwork.named_parameters()}
@@ -141,25 +261,28 @@ def test_gradient_of_the_hypernetwork_is_clipped_with_the_others() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_gradient_of_the_hypernetwork_is_that_of_the_childs_loss() -> None:
+@each_setting
+def test_gradient_of_the_hypernetwork_is_that_of_the_childs_loss(setting: dict[str, Any]) -> None:
     """By a central difference in a random direction, in float64."""
-    smash = build()
+    smash = build(**setting)
+    parameter = list(smash.hypernetwork.parameters())[2]
     images, labels = batch()
     code = all_of("sep_conv_3x3")
     smash.supernet.train()
     loss = functional.cross_entropy(smash._child_logits(images, code), labels)
-    (gradient,) = torch.autograd.grad(loss, smash.hypernetwork.mixing)
+    (gradient,) = torch.autograd.grad(loss, parameter)
     direction = torch.randn(gradient.shape, generator=seeded(1))
     values = []
     for distance in (1e-6, -2e-6):  # ahead, then as far behind
         with torch.no_grad():
-            smash.hypernetwork.mixing += distance * direction
+            parameter += distance * direction
             values.append(functional.cross_entropy(smash._child_logits(images, code), labels).item())
     assert (values[0] - values[1]) / 2e-6 == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
 
 
-def test_supernet_carries_the_generated_weights_of_the_best_child() -> None:
-    smash = build(samples=4)
+@each_setting
+def test_supernet_carries_the_generated_weights_of_the_best_child(setting: dict[str, Any]) -> None:
+    smash = build(samples=4, **setting)
     smash.step(*batch(), seeded())
     smash.end_epoch(seeded(1))
     child = inherit_child(smash.supernet, smash.genotype())
@@ -223,10 +346,11 @@ ODD = {
 }
 
 
+@each_setting
 @pytest.mark.parametrize("name", list(ODD))
-def test_odd_configurations_are_trained_ranked_and_inherited(name: str) -> None:
+def test_odd_configurations_are_trained_ranked_and_inherited(name: str, setting: dict[str, Any]) -> None:
     network, shape = ODD[name]
-    smash = build(network, shape, samples=1, features=3)
+    smash = build(network, shape, samples=1, features=3, **setting)
     for seed in range(2):
         result = smash.step(*batch(shape=shape), seeded(seed))
         assert result.loss.isfinite()

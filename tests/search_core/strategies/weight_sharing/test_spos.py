@@ -15,6 +15,7 @@ from search_core.cost.constraints import Constraints, Limit
 from search_core.cost.counts import child_cost
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.search.search import Search, build_context
+from search_core.space.choices import Bits
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.frequencies import frequencies
 from search_core.strategies.base import EpochSettings
@@ -229,16 +230,29 @@ def test_codes_say_channels_and_bits_of_each_cell() -> None:
     code = (*range(4), *range(4), 0, 1, *(0, 1, 0), *(2, 0, 1))
     assert paths.genotype(code) == GenotypeSpace(TINY_NETWORK).decode(code[:10])
     choices = paths.choices(code)
-    assert choices.channels == (2, 8, 8)  # of 4, 8 and 16
-    assert choices.bits == (32, 2, 4)
+    assert choices.shares == (0.5, 1.0, 0.5)
+    assert choices.bits == (Bits(32, 32), Bits(2, 2), Bits(4, 4))
+    assert paths.channels(code) == (2, 8, 8)  # of 4, 8 and 16
+
+
+def test_weights_and_features_are_chosen_in_pairs() -> None:
+    strategy = build(replace(SMALL, bits=((1, 2), (4, 2), 4)))
+    genotype = (1,) * NUM_GENES
+    choices = strategy.paths.choices((*genotype, 0, 1, 2))
+    assert choices.bits == (Bits(1, 2), Bits(4, 2), Bits(4, 4))
+    assert strategy.paths.widest(genotype) == (*genotype, 2, 2, 2)
+    less, more = (strategy._limits.bit_operations((*genotype, *bits)) for bits in ((0, 0, 0), (1, 1, 1)))
+    full = build(SMALL)._limits.bit_operations(genotype)
+    # Cells alone have bits: (1024 m_ends + w x m_cells) for w x = 2, 8 and 1024.
+    assert (more - less) / 6 == (full - less) / 1022
 
 
 def test_choice_of_bits_alone_takes_no_place_for_channels() -> None:
     paths = build(replace(SMALL, channels=(0.5,), bits=(8, 32))).paths
     assert len(paths.sample(seeded())) == NUM_GENES + NUM_CELLS
     choices = paths.choices((*[0] * NUM_GENES, 1, 0, 0))
-    assert choices.channels == (2, 4, 8)
-    assert choices.bits == (32, 8, 8)
+    assert choices.shares == (0.5, 0.5, 0.5)
+    assert choices.bits == (Bits(32, 32), Bits(8, 8), Bits(8, 8))
 
 
 def test_mutation_draws_every_kind_of_choice_anew_with_its_probability() -> None:
@@ -264,7 +278,7 @@ def test_crossing_takes_channels_and_bits_from_either_parent() -> None:
 
 def test_limits_count_the_narrow_child() -> None:
     def madds_of(strategy: Spos, code: Code) -> int:
-        channels = strategy.paths.choices(code).channels
+        channels = strategy.paths.channels(code)
         return child_cost(strategy.paths.genotype(code), TINY_SIZE, cell_channels=channels).madds
 
     free = build(CHOOSING)
@@ -310,8 +324,9 @@ def test_report_evaluates_and_counts_the_child_with_its_choices() -> None:
     assert choices is not None
     record = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert record["choices"] == {
-        "channels": list(choices.channels),
-        "bits": list(choices.bits),
+        "channels": list(choices.channels(strategy.supernet.plan.cells)),
+        "shares": list(choices.shares),
+        "bits": [list(pair) for pair in choices.bits],
         "bit_operations": strategy._limits.bit_operations(strategy._best),
     }
     assert report.child_madds == strategy._limits.cost(strategy._best).madds
@@ -349,7 +364,12 @@ def test_defaults_are_those_of_the_paper() -> None:
         ({"channels": ()}, r"`channels` must be distinct shares in \(0, 1\], at least one, got \[\]"),
         ({"channels": (0.5, 0.5)}, r"`channels` .* got \[0.5, 0.5\]"),
         ({"channels": (0.5, 1.5)}, r"`channels` .* got \[0.5, 1.5\]"),
-        ({"bits": (0, 4)}, r"`bits` must be distinct numbers in \[1, 16\] or 32, at least one, got \[0, 4\]"),
+        (
+            {"bits": (0, 4)},
+            r"`bits` must be distinct numbers in \[1, 16\] or 32, or pairs of them, at least one, got \[0, 4\]",
+        ),
+        ({"bits": ((1, 2), (2, 17))}, r"`bits` .* got \[\[1, 2\], \[2, 17\]\]"),
+        ({"bits": (4, (4, 4))}, r"`bits` .* got \[4, \[4, 4\]\]"),
         ({"bits": (24,)}, r"`bits` .* got \[24\]"),
         ({"bits": ()}, r"`bits` .* got \[\]"),
         ({"max_bit_operations": 0.0}, "`max_bit_operations` must be a finite number above 0, got 0.0"),
