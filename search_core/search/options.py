@@ -19,12 +19,15 @@ from search_core.strategies.weight_sharing.options import SnasOptions
 
 #: Settings that earlier versions did not have, and the value at which they change nothing.
 _LATER = (
-    ("dataset", "colour_jitter", False),
-    ("alpha", "grad_clip", None),
-    ("strategy", "drop_path", 0.0),
-    ("strategy", "auxiliary_weight", 0.0),
-    ("strategy", "stop_margin", None),
-    ("strategy", "paths", "edges"),
+    ("dataset.colour_jitter", False),
+    ("alpha.grad_clip", None),
+    ("strategy.drop_path", 0.0),
+    ("strategy.auxiliary_weight", 0.0),
+    ("strategy.stop_margin", None),
+    ("strategy.paths", "edges"),
+    ("strategy.mutation", "any"),
+    ("strategy.estimate.morphism", False),
+    ("strategy.estimate.widths", ()),
 )
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature", "constraints")
@@ -130,7 +133,11 @@ def defining(options: SearchOptions) -> dict[str, Any]:
     plain = asdict(options)
     for name in ("root", "workers"):
         del plain["dataset"][name]
-    for section, name, unused in _LATER:
-        if plain[section].get(name, ...) == unused:
-            del plain[section][name]
+    for place, unused in _LATER:
+        *sections, name = place.split(".")
+        section = plain
+        for key in sections:
+            section = section.get(key, {})
+        if section.get(name, ...) == unused:
+            del section[name]
     return plain

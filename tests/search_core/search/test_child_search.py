@@ -30,6 +30,13 @@ CASES: dict[str, MultiTrialOptions] = {
     "inheriting": RegularisedEvolutionOptions(
         children=2, population=2, sample=2, estimate=replace(ESTIMATE, inherit=True)
     ),
+    "morphing": RegularisedEvolutionOptions(
+        children=2,
+        population=2,
+        sample=2,
+        mutation="morphism",
+        estimate=replace(ESTIMATE, inherit=True, morphism=True, widths=(2, 4)),
+    ),
 }
 every_case = pytest.mark.parametrize("name", list(CASES))
 
