@@ -53,7 +53,7 @@ def widen(narrow: Child, size: NetworkSize, generator: torch.Generator) -> Child
     """The same genotype with more channels and, but for rounding, the same logits in training and in evaluation.
 
     A new channel is a copy of a channel drawn at random; the weights that read a channel are divided among its copies
-    (Net2Net's g, equation 3). Copies have equal statistics, so batch norms need no other care. All nodes of a cell
+    (Net2Net's g). Copies have equal statistics, so batch norms need no other care. All nodes of a cell
     have the same copies, as identities join them. Shares are drawn at random where Net2Net halves them and adds noise:
     so copies are trained apart, and the function is exact.
 

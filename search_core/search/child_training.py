@@ -18,9 +18,10 @@ from search_core.network.child import Child
 from search_core.network.inheritance import inherit_weights, morph
 from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
-from search_core.search.options import SearchOptions
+from search_core.search.options import SearchOptions, defining
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
+from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images, resized_images
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.training.evaluation import Evaluation, evaluate, recalibrate
@@ -37,6 +38,8 @@ class ChildOrder:
         parent: number of the proposal whose trained weights it begins with; None for fresh ones.
         parent_code: code of that proposal; None likewise.
         best: highest score of the search when the child was proposed; None if there was none.
+        laws: by which its final accuracy is predicted after `estimate.stop.grace` epochs, one more, and so on; none to
+            extrapolate.
     """
 
     number: int
@@ -44,6 +47,13 @@ class ChildOrder:
     parent: int | None = None
     parent_code: Code | None = None
     best: float | None = None
+    laws: tuple[CurveLaw, ...] = ()
+
+    def definition(self) -> dict[str, Any]:
+        """Plain data of all but the laws, which follow from children before and, in the last digits, the machine."""
+        plain = asdict(self)
+        del plain["laws"]
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +176,10 @@ class ChildTraining(Resumable[ChildReport]):
             held_out = evaluate(other, self._training.data.validation)
         self._accuracies.append(held_out.accuracy)
         stopped = ""
-        if self._estimate.stop.is_hopeless(self._accuracies, self._estimate.epochs, self.order.best):
+        order = self.order
+        if self._estimate.stop.is_hopeless(self._accuracies, self._estimate.epochs, order.best, order.laws):
             self._is_stopped = True
-            stopped = f"its curve would stay below the best score {self.order.best:.4f}"
+            stopped = f"its curve would stay below the best score {order.best:.4f}"
         validation = self._validate(other or self._recalibrated()) if self.is_over else {}
         batch_size = self._training.options.batch_size
         num_images = batch_size * self._training.data.train.num_batches(batch_size, drop_last=True)
@@ -245,8 +256,8 @@ class ChildTraining(Resumable[ChildReport]):
     def definition(self) -> dict[str, Any]:
         """Whose child it is, and what its score depends on."""
         scoring = {
-            "stop": asdict(self._estimate.stop),
+            "stop": defining(self.options)["strategy"]["estimate"]["stop"],
             "recalibrate": self._estimate.recalibrate,
             "recalibration_batches": self.options.recalibration_batches,
         }
-        return {**asdict(self.order), **scoring}
+        return {**self.order.definition(), **scoring}

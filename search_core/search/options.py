@@ -28,6 +28,8 @@ _LATER = (
     ("strategy.mutation", "any"),
     ("strategy.estimate.morphism", False),
     ("strategy.estimate.widths", ()),
+    ("strategy.estimate.stop.startup", 10),
+    ("strategy.estimate.stop.confidence", 0.95),
 )
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature", "constraints")

@@ -16,7 +16,7 @@ def keeps_function(before: str, after: str, stride: int) -> bool:
     """Whether weights exist with which `after` on an edge gives what `before` gave there, for all images.
 
     Two changes have them: an operation where there was none, with its last batch norm at zero, and a larger kernel,
-    padded with zeros (Wei et al., ICML 2016, section 3.6). All others do not; docs/strategies.md says why.
+    padded with zeros (Wei et al., ICML 2016). All others do not; docs/strategies.md says why.
 
     Args:
         before: primitive of the parent, `none` included.

@@ -19,6 +19,7 @@ from search_core.search import child_training
 from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder, ChildReport, ChildTraining
 from search_core.search.options import SearchOptions
+from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.learning_curve import CurveStop, predicted_accuracy
@@ -162,6 +163,16 @@ def test_state_of_a_child_that_is_scored_otherwise_is_refused() -> None:
     options = replace(search_of(), recalibration_batches=5)
     with pytest.raises(StateError, match=r"they differ in recalibration_batches$"):
         ChildTraining(options, images_of(), ChildOrder(number=0, code=CODE)).load_state_dict(state)
+
+
+def test_states_of_earlier_versions_still_fit() -> None:
+    """What defines a child has no key that came later, as long as it has its default."""
+    law = CurveLaw(constant=0.5, weights=(0.0, 0.0, 0.1), deviation=0.1)
+    order = ChildOrder(number=0, code=CODE, best=0.5, laws=(law,))
+    assert training_of(order, stop=CurveStop(kind="curve")).definition() == {
+        **{"number": 0, "code": CODE, "parent": None, "parent_code": None, "best": 0.5},
+        **{"recalibrate": True, "recalibration_batches": 2, "stop": {"kind": "curve", "grace": 3, "margin": 0.02}},
+    }
 
 
 @pytest.mark.parametrize(("stop", "times"), [(CurveStop(), 1), (CurveStop(kind="curve"), 3)])
