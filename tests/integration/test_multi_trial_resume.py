@@ -16,7 +16,7 @@ from tests.search_core.tiny import FEW_PRIMITIVES
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CHILD_EPOCHS, NUM_CHILDREN = 3, 9
-#: Two children at a time, of which either may end first; later children begin as the function of their parents, the last
+#: Two children at a time, of which either may end first; later ones begin as the function of their parents, the last
 #: with more channels.
 STUDY: dict[str, Any] = {
     "name": "children",
