@@ -187,7 +187,7 @@ def _demand(options: SearchOptions) -> int:
     """Elements that a training step moves, to compare settings of one data set; so any one image shape is enough."""
     network, batch_size = options.network, options.batch_size
     if isinstance(options.strategy, MultiTrialOptions):
-        recipe = child_recipe(options.strategy.estimate, options)
+        recipe = child_recipe(options)
         network = replace(network, cells=recipe.cells, init_channels=recipe.init_channels)
         batch_size = recipe.batch_size
     return batch_size * supernet_cost(NetworkSize(network, (3, 32, 32), num_classes=10)).memory_access

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +198,6 @@ def outcome_of(child: int, journal: Journal) -> ChildOutcome:
 
 
 def _plain_order(order: ChildOrder) -> dict[str, Any]:
-    plain = asdict(order)
+    plain = order.definition()
     del plain["number"]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}

@@ -23,6 +23,7 @@ from orchestrator.study.study import Study
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.network.child import Child
+from search_core.space.choices import CellChoices
 from search_core.space.genotype import load_genotype
 from search_core.training.retrain import build_child
 from search_core.training.retrain_options import RetrainOptions
@@ -65,10 +66,9 @@ def run_of_trial(runs: Runs, study: str, trial: int, seed: int | None) -> tuple[
         OrchestratorError: if there is no such study or training.
     """
     handle = Study.load(study, runs)
-    cells = {record.number: record.genotype for record in handle.trials()}
-    jobs = [
-        job for job in handle.retrain_jobs() if job.genotype.to_dict() == cells.get(trial)
-    ]  # it may be another trial's, too
+    cells = {record.number: record.cell for record in handle.trials()}
+    # The cell may be another trial's, too, and was then trained as that one's.
+    jobs = [job for job in handle.retrain_jobs() if (job.genotype, job.choices) == cells.get(trial)]
     chosen = [job for job in jobs if seed in (None, job.seed)]
     if not chosen:
         known = [f"trial {job.trial} with seed {job.seed}" for job in jobs or handle.retrain_jobs()]
@@ -117,7 +117,10 @@ def load_trained(uri: str, run_id: str) -> TrainedChild:
         genotype = load_genotype(download_artifacts(artifact_uri=f"{cell}/genotype.json", tracking_uri=uri))
         weights = download_artifacts(artifact_uri=f"{files}/data/model.pt2", tracking_uri=uri)
     data = load_data(DatasetOptions(**_options(DatasetOptions, run.data.params, "dataset.")), torch.device("cpu"))
-    network = build_child(genotype, RetrainOptions(**_options(RetrainOptions, run.data.params)), data, seed=0)
+    recipe = RetrainOptions(**_options(RetrainOptions, run.data.params))
+    chosen = {name: _value(run.data.params.get(f"choices.{name}", "()")) for name in ("shares", "bits")}
+    choices = CellChoices.from_dict(chosen) if chosen["shares"] else None
+    network = build_child(genotype, recipe, data, seed=0, choices=choices)
     network.load_state_dict(torch.export.load(Path(weights)).state_dict)
     return TrainedChild(run_id, run.info.run_name, network.eval(), data, run.data.metrics, run.data.params)
 

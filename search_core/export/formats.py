@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from search_core.errors import ExportError
 from search_core.export.source import child_source
 from search_core.network.child import Child
+from search_core.space.choices import Bits
 
 #: Format -> its file.
 FORMATS = {"python": "child.py", "state-dict": "state_dict.pt", "pt2": "child.pt2", "onnx": "child.onnx"}
@@ -71,11 +72,13 @@ def export_child(
         The files of `formats`, in the order of `FORMATS`.
 
     Raises:
-        ExportError: if ONNX is wanted and not installed, or a file gives other logits than the child by more than
-            1e-5 of the largest.
+        ExportError: if ONNX is wanted and not installed, if the child has few bits, or if a file gives other logits
+            than the child by more than 1e-5 of the largest.
     """
     if "onnx" in formats and (missing := missing_for_onnx()):
         raise ExportError(f"ONNX cannot be written: {missing}")
+    if any(bits != Bits() for bits in network.bits):
+        raise ExportError("a child that leaves must have full precision, got few bits: their rounding is simulated")
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / file for name, file in FORMATS.items()}
     files["python"].write_text(child_source(network, title, mean, std), encoding="utf-8")

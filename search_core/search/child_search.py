@@ -139,7 +139,7 @@ def check_estimate(options: SearchOptions, data: ImageData) -> None:
     """
     assert isinstance(options.strategy, MultiTrialOptions)
     estimate = options.strategy.estimate
-    check_recipe(child_recipe(estimate, options), estimate_images(estimate, data))
+    check_recipe(child_recipe(options), estimate_images(estimate, data))
 
 
 def make_search(

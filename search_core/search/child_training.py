@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from search_core.data.datasets import ImageData
-from search_core.network.child import Child, ChildCell
+from search_core.network.child import Child
+from search_core.network.inheritance import inherit_weights, morph
 from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
-from search_core.search.options import SearchOptions
+from search_core.search.options import SearchOptions, defining
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
+from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images, resized_images
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.training.evaluation import Evaluation, evaluate, recalibrate
@@ -36,6 +38,8 @@ class ChildOrder:
         parent: number of the proposal whose trained weights it begins with; None for fresh ones.
         parent_code: code of that proposal; None likewise.
         best: highest score of the search when the child was proposed; None if there was none.
+        laws: by which its final accuracy is predicted after `estimate.stop.grace` epochs, one more, and so on; none to
+            extrapolate.
     """
 
     number: int
@@ -43,6 +47,13 @@ class ChildOrder:
     parent: int | None = None
     parent_code: Code | None = None
     best: float | None = None
+    laws: tuple[CurveLaw, ...] = ()
+
+    def definition(self) -> dict[str, Any]:
+        """Plain data of all but the laws, which follow from children before and, in the last digits, the machine."""
+        plain = asdict(self)
+        del plain["laws"]
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +137,14 @@ class ChildTraining(Resumable[ChildReport]):
         seed = int(np.random.SeedSequence([options.seed, order.number]).generate_state(1)[0])
         images = estimate_images(self._estimate, data)
         self._validation = resized_images(self._estimate, data).validation
-        recipe = child_recipe(self._estimate, options)
+        recipe = child_recipe(options, order.number)
         self._training = Retrain(space.decode(order.code), recipe, images, device, seed=seed)
         self._seed, self._device = seed, torch.device(device)
         self._accuracies: list[float] = []
         self._is_stopped = False
         if parent is not None:
             assert order.parent_code is not None
-            inherit_weights(self._training.child, space.decode(order.parent_code), parent)
+            self._begin_with(space.decode(order.parent_code), parent)
 
     @property
     def epoch(self) -> int:
@@ -165,9 +176,10 @@ class ChildTraining(Resumable[ChildReport]):
             held_out = evaluate(other, self._training.data.validation)
         self._accuracies.append(held_out.accuracy)
         stopped = ""
-        if self._estimate.stop.is_hopeless(self._accuracies, self._estimate.epochs, self.order.best):
+        order = self.order
+        if self._estimate.stop.is_hopeless(self._accuracies, self._estimate.epochs, order.best, order.laws):
             self._is_stopped = True
-            stopped = f"its curve would stay below the best score {self.order.best:.4f}"
+            stopped = f"its curve would stay below the best score {order.best:.4f}"
         validation = self._validate(other or self._recalibrated()) if self.is_over else {}
         batch_size = self._training.options.batch_size
         num_images = batch_size * self._training.data.train.num_batches(batch_size, drop_last=True)
@@ -205,6 +217,16 @@ class ChildTraining(Resumable[ChildReport]):
         self._training.load_state_dict(state["training"])
         self._accuracies, self._is_stopped = list(state["accuracies"]), state["is_stopped"]
 
+    def _begin_with(self, genotype: Genotype, parent: Mapping[str, Tensor]) -> None:
+        if not self._estimate.morphism:
+            inherit_weights(self.child, genotype, parent)
+            return
+        assert self.order.parent is not None
+        # Streams 0 and 1 are those of the training, 2 that of recomputed statistics.
+        seed = int(np.random.SeedSequence([self._seed, 3]).generate_state(1)[0])
+        channels = child_recipe(self.options, self.order.parent).init_channels
+        morph(self.child, genotype, parent, channels, torch.Generator().manual_seed(seed))
+
     @property
     def _is_last(self) -> bool:
         return self.epoch >= self._estimate.epochs
@@ -234,44 +256,8 @@ class ChildTraining(Resumable[ChildReport]):
     def definition(self) -> dict[str, Any]:
         """Whose child it is, and what its score depends on."""
         scoring = {
-            "stop": asdict(self._estimate.stop),
+            "stop": defining(self.options)["strategy"]["estimate"]["stop"],
             "recalibrate": self._estimate.recalibrate,
             "recalibration_batches": self.options.recalibration_batches,
         }
-        return {**asdict(self.order), **scoring}
-
-
-def inherit_weights(child: Child, parent: Genotype, state: Mapping[str, Tensor]) -> int:
-    """Give a child the weights and batch norm statistics of a trained parent where primitive and shape agree.
-
-    Stem, cell inputs and classifier are those of the parent; an edge's operation is, if the parent has the same
-    primitive on that edge. What has another shape stays as it was.
-
-    Args:
-        child: changed in place.
-        parent: genotype of the parent, of the same search space.
-        state: state dict of the parent's network.
-
-    Returns:
-        Number of tensors that were taken over.
-    """
-    names: dict[str, str] = {}  # of the child -> of the parent
-    for index, cell in enumerate(child.cells):
-        assert isinstance(cell, ChildCell)
-        positions = {edge: position for position, edge in enumerate(parent.edges(cell.plan.cell_type))}
-        for number, edge in enumerate(cell.kept):
-            if edge in positions:
-                names[f"cells.{index}.operations.{number}."] = f"cells.{index}.operations.{positions[edge]}."
-    own = child.state_dict()
-    taken = {}
-    for name, value in own.items():
-        source = name
-        if ".operations." in name:
-            prefix = ".".join(name.split(".")[:4]) + "."
-            if prefix not in names:
-                continue
-            source = names[prefix] + name.removeprefix(prefix)
-        if source in state and state[source].shape == value.shape:
-            taken[name] = state[source]
-    child.load_state_dict({**own, **taken})
-    return len(taken)
+        return {**self.order.definition(), **scoring}

@@ -20,6 +20,7 @@ from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
 from search_core.data.datasets import ImageData
 from search_core.errors import NonFiniteLossError
+from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
 from search_core.search.reports import CellReport, EpochReport, epoch_report
@@ -27,6 +28,8 @@ from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
+from search_core.strategies.multi_trial.curve_regression import CurveLaw
+from search_core.strategies.multi_trial.finished_curves import FinishedCurves, known_beforehand
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.multi_trial.proposer import Proposer
 from search_core.strategies.relaxations import entropy
@@ -44,6 +47,7 @@ class ChildOutcome:
         seconds: of all its epochs.
         images: on which it was trained, over all its epochs.
         failure: why it failed; empty otherwise.
+        accuracies: on held-out images after each of its epochs, fractions.
     """
 
     number: int
@@ -51,6 +55,7 @@ class ChildOutcome:
     seconds: float = 0.0
     images: float = 0.0
     failure: str = ""
+    accuracies: tuple[float, ...] = ()
 
     @property
     def score(self) -> float:
@@ -72,6 +77,7 @@ class ChildOutcome:
             seconds=math.fsum(metrics["seconds"] for metrics in epochs),
             images=math.fsum(metrics["seconds"] * metrics["images_per_s"] for metrics in epochs),
             failure=failure,
+            accuracies=tuple(metrics["held_out_accuracy"] for metrics in epochs),
         )
 
 
@@ -103,6 +109,8 @@ class ProposedChildren:
         self.open: dict[int, ChildOrder] = {}  # asked for and not scored, by number
         self._scores: dict[int, float] = {}  # number -> score, in the order in which they were reported
         self._best: ChildOutcome | None = None
+        is_learnt = self.strategy.estimate.stop.kind == "regression"
+        self._curves = FinishedCurves(self.strategy.estimate) if is_learnt else None
         self._epoch_outcomes: list[ChildOutcome] = []
         self.epoch = 0
 
@@ -146,13 +154,16 @@ class ProposedChildren:
         parent = proposal.parent if self.strategy.estimate.inherit else None
         if parent is not None and not math.isfinite(self._scores.get(parent, math.nan)):
             parent = None  # there are no trained weights
-        order = self.open[proposal.number] = ChildOrder(
+        order = ChildOrder(
             number=proposal.number,
             code=proposal.code,
             parent=parent,
             parent_code=None if parent is None else self.codes[parent],
             best=None if self._best is None else self._best.score,
         )
+        if self._curves is not None:
+            order = replace(order, laws=self._curves.laws(order.number, self._known_beforehand(order)))
+        self.open[order.number] = order
         return order
 
     def tell(self, outcome: ChildOutcome) -> EpochReport | None:
@@ -168,6 +179,8 @@ class ProposedChildren:
         del self.open[outcome.number]
         self.proposer.tell(outcome.number, outcome.score)
         self._scores[outcome.number] = outcome.score
+        if self._curves is not None:
+            self._curves.ended(outcome.number, outcome.accuracies)
         if outcome.metrics is not None and (self._best is None or outcome.score > self._best.score):
             self._best = outcome
         self._epoch_outcomes.append(outcome)
@@ -201,17 +214,32 @@ class ProposedChildren:
             "best": None if self._best is None else _plain(self._best),
             "epoch_outcomes": [_plain(outcome) for outcome in self._epoch_outcomes],
             "epoch": self.epoch,
+            "curves": None if self._curves is None else self._curves.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave for equal options; children that are open stay open."""
         self.proposer.load_state_dict(state["proposer"])
         self.codes = [tuple(code) for code in state["codes"]]
-        self.open = {order["number"]: ChildOrder(**order) for order in state["open"]}
+        self.open = {
+            order["number"]: ChildOrder(**{**order, "laws": tuple(CurveLaw(**law) for law in order.get("laws", ()))})
+            for order in state["open"]
+        }
         self._scores = dict(state["told"])
         self._best = None if state["best"] is None else ChildOutcome(**state["best"])
         self._epoch_outcomes = [ChildOutcome(**outcome) for outcome in state["epoch_outcomes"]]
         self.epoch = state["epoch"]
+        if self._curves is not None:
+            self._curves.load_state_dict(state["curves"])
+
+    def _known_beforehand(self, order: ChildOrder) -> list[float]:
+        return known_beforehand(
+            order.code,
+            self.space,
+            self._limits.cost(self.space.decode(order.code)),
+            child_recipe(self.options, order.number).init_channels,
+            None if order.parent is None else self._scores[order.parent],
+        )
 
     def _report(self, best: ChildOutcome) -> EpochReport:
         """The best child so far, and what is proposed now."""

@@ -85,7 +85,8 @@ def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.devic
     estimate = replace(options.strategy.estimate, epochs=max(options.strategy.estimate.epochs, _EPOCHS))
     costs = CostTable(NetworkSize(options.network, data.input_shape, data.num_classes))
     moved_EO = [costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES]
-    order = ChildOrder(number=0, code=tuple(torch.cat(moved_EO).argmax(-1).tolist()))
+    last = options.epochs * options.strategy.children - 1  # `widths` grow
+    order = ChildOrder(number=last, code=tuple(torch.cat(moved_EO).argmax(-1).tolist()))
     strategy = replace(options.strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class
     return ChildTraining(replace(options, strategy=strategy), data, order, device)
 

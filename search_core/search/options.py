@@ -19,15 +19,20 @@ from search_core.strategies.weight_sharing.options import SnasOptions
 
 #: Settings that earlier versions did not have, and the value at which they change nothing.
 _LATER = (
-    ("dataset", "colour_jitter", False),
-    ("alpha", "grad_clip", None),
-    ("strategy", "drop_path", 0.0),
-    ("strategy", "auxiliary_weight", 0.0),
-    ("strategy", "stop_margin", None),
-    ("strategy", "paths", "edges"),
-    ("strategy", "encoding", "choices"),
-    ("strategy", "layers", 8),
-    ("strategy", "weight_norm", False),
+    ("dataset.colour_jitter", False),
+    ("alpha.grad_clip", None),
+    ("strategy.drop_path", 0.0),
+    ("strategy.auxiliary_weight", 0.0),
+    ("strategy.stop_margin", None),
+    ("strategy.paths", "edges"),
+    ("strategy.encoding", "choices"),
+    ("strategy.layers", 8),
+    ("strategy.weight_norm", False),
+    ("strategy.mutation", "any"),
+    ("strategy.estimate.morphism", False),
+    ("strategy.estimate.widths", ()),
+    ("strategy.estimate.stop.startup", 10),
+    ("strategy.estimate.stop.confidence", 0.95),
 )
 #: Sections of the options in which a forked search may differ from the one whose state it continues.
 FORK_SECTIONS = ("penalty", "temperature", "constraints")
@@ -133,7 +138,11 @@ def defining(options: SearchOptions) -> dict[str, Any]:
     plain = asdict(options)
     for name in ("root", "workers"):
         del plain["dataset"][name]
-    for section, name, unused in _LATER:
-        if plain[section].get(name, ...) == unused:
-            del plain[section][name]
+    for place, unused in _LATER:
+        *sections, name = place.split(".")
+        section = plain
+        for key in sections:
+            section = section.get(key, {})
+        if section.get(name, ...) == unused:
+            del section[name]
     return plain

@@ -16,7 +16,8 @@ from tests.search_core.tiny import FEW_PRIMITIVES
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CHILD_EPOCHS, NUM_CHILDREN = 3, 9
-#: Two children at a time, of which either may end first; later children inherit weights from their parents.
+#: Two children at a time, of which either may end first; later ones begin as the function of their parents, the last
+#: with more channels.
 STUDY: dict[str, Any] = {
     "name": "children",
     "seed": 3,
@@ -31,7 +32,14 @@ STUDY: dict[str, Any] = {
             "at_once": 2,
             "population": 3,
             "sample": 2,
-            "estimate": {"epochs": CHILD_EPOCHS, "inherit": True, "drop_path": 0.1},
+            "mutation": "morphism",
+            "estimate": {
+                "epochs": CHILD_EPOCHS,
+                "inherit": True,
+                "morphism": True,
+                "widths": [2, 4],
+                "drop_path": 0.1,
+            },
         },
         "epochs": NUM_CHILDREN // 3,
     },

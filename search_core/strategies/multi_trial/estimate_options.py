@@ -26,8 +26,12 @@ class EstimateOptions:
         recalibrate: measure the accuracy on held-out images with batch norm statistics recomputed on training images:
             in a short training the running ones lag behind the weights; without `stop` in the last epoch only.
         stop: when a child is stopped early, which then has the score that it reached.
-        inherit: begin with the weights of the parent's child where primitive and shape agree, and others fresh, as in
-            searches by network morphism (Elsken et al., arXiv:1711.04528); for strategies that name a parent.
+        inherit: begin with the weights of the parent's child where primitive and shape agree, and others fresh; for
+            strategies that name a parent.
+        morphism: begin as the function of the parent's child where the change allows it (`network.inheritance.morph`),
+            as in searches by network morphism (Elsken et al., arXiv:1711.04528); with `inherit`.
+        widths: channels of the first cells in as many equal parts of the search, ascending even numbers of at least 2;
+            default: `init_channels` throughout.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -45,9 +49,11 @@ class EstimateOptions:
     recalibrate: bool = True
     stop: CurveStop = field(default_factory=CurveStop)
     inherit: bool = False
+    morphism: bool = False
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        channels, lr = self.init_channels, self.lr
+        channels, lr, widths = self.init_channels, self.lr, self.widths
         require(
             ("held_out", 0 < self.held_out < 1, f"must be in (0, 1), got {self.held_out}"),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
@@ -67,4 +73,11 @@ class EstimateOptions:
             ),
             ("lr", lr is None or (lr > 0 and math.isfinite(lr)), f"must be a finite number above 0, got {lr}"),
             ("drop_path", 0 <= self.drop_path < 1, f"must be in [0, 1), got {self.drop_path}"),
+            ("morphism", self.inherit or not self.morphism, "must be false without `inherit`", "inherit"),
+            (
+                "widths",
+                list(widths) == sorted({width for width in widths if width >= 2 and width % 2 == 0}),
+                f"must be ascending even numbers of at least 2, got {list(widths)}",
+            ),
+            ("widths", not widths or channels is None, "must be empty with `init_channels`", "init_channels"),
         )

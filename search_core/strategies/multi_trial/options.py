@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from search_core.errors import require
+from search_core.errors import literal_rules, require
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.training.retrain_options import RetrainOptions
@@ -74,6 +74,8 @@ class RegularisedEvolutionOptions(MultiTrialOptions):
         population: P, members that are alive, at least 2; the first P children are drawn at random. 100 in the paper,
             of 20,000 children.
         sample: S, members of a tournament, in [1, `population`]; 25 in the paper.
+        mutation: what may change: `any` choice of one edge, or by `morphism` only those after which the child can begin
+            as its parent's function (`space.morphisms`), as long as the winner has one within the limits.
     """
 
     summary: ClassVar = "tournament selection, one mutation, the oldest dies; each child trained independently"
@@ -82,11 +84,13 @@ class RegularisedEvolutionOptions(MultiTrialOptions):
     kind: Literal["regularised_evolution"] = "regularised_evolution"
     population: int = 20
     sample: int = 5
+    mutation: Literal["any", "morphism"] = "any"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         size, sample = self.population, self.sample
         require(
+            *literal_rules(self),
             ("population", size >= 2, f"must be at least 2, got {size}"),
             (
                 "sample",

@@ -13,6 +13,7 @@ from search_core.errors import ConstraintsError
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CellType
+from search_core.space.morphisms import morphed_codes
 from search_core.strategies.multi_trial.options import RegularisedEvolutionOptions
 from search_core.strategies.multi_trial.scored import ScoredProposer
 
@@ -69,6 +70,12 @@ class RegularisedEvolution(ScoredProposer):
 
     def _mutated(self, code: Code) -> Code:
         """A neighbour within the limits; where there is none, a random code."""
+        if self._options.mutation == "morphism":
+            morphed = list(morphed_codes(code, self.space))
+            shuffled: list[int] = torch.randperm(len(morphed), generator=self.generator).tolist()
+            for index in shuffled:
+                if self.limits.admits(self.space.decode(morphed[index])):
+                    return morphed[index]
         try:
             return self.limits.draw(self.space, lambda: self.space.mutate_one(code, self.generator))
         except ConstraintsError:

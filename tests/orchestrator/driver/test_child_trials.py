@@ -145,11 +145,13 @@ def made_up_score(order: ChildOrder) -> float:
     return sum(choice == position % 4 for position, choice in enumerate(order.code)) / 16 + order.number / 1e4
 
 
-def record_child(journal: Journal, score: float) -> None:
-    metrics = {"train_loss": 1.0, "train_accuracy": 0.5, "held_out_loss": 1.0, "held_out_accuracy": score}
+def record_child(journal: Journal, score: float, epochs: int = 1) -> None:
+    metrics = {"train_loss": 1.0, "train_accuracy": 0.5, "held_out_loss": 1.0}
     metrics |= {"val_loss": 1.0, "val_accuracy": score / 2, "val_accuracy_recalibrated": score / 2}
     hours = {"seconds": 3600.0, "images_per_s": 2.0, "cpu_core_hours": 0.5}
-    journal.append_epoch({"epoch": 0, "metrics": {**metrics, **hours}})
+    for epoch in range(epochs):
+        held_out = {"held_out_accuracy": score * (epoch + 1) / epochs}
+        journal.append_epoch({"epoch": epoch, "metrics": {**metrics, **held_out, **hours}})
     journal.finish("complete")
 
 
@@ -199,6 +201,21 @@ def test_child_is_given_its_parent_and_the_best_so_far(start: Callable[..., Driv
                 driver.journal(f"0000-{other:04d}").last_metric("held_out_accuracy") for other in range(child)
             )
         driver.train(trial_id, job)
+
+
+def test_resumed_driver_predicts_final_accuracies_by_the_same_laws(start: Callable[..., Driver]) -> None:
+    estimate = {**RANDOM["estimate"], "epochs": 4, "stop": {"kind": "regression", "startup": 5}}  # type: ignore[dict-item]
+    strategy = {**RANDOM, "estimate": estimate}
+    driver = start(strategy=strategy)
+    for _ in range(5):
+        trial_id, job = driver.suggest()
+        assert job.order.laws == ()
+        record_child(driver.journal(job.label), made_up_score(job.order), epochs=4)
+        driver.searcher.on_trial_complete(trial_id)
+    _, job = driver.suggest()
+    assert len(job.order.laws) == 1
+    assert start(strategy=strategy).suggest()[1].order == job.order
+    assert "laws" not in OrderLog(driver.folder.order_log("0000")).entries[-1], "it follows from the journals"
 
 
 #: What a killed driver may have done last, in the middle of a child.

@@ -13,6 +13,7 @@ from torch.nn import functional
 from search_core.errors import ExportError
 from search_core.export import FORMATS, export_child, formats
 from search_core.network.child import Child
+from search_core.space.choices import Bits
 from search_core.space.genotype import PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 
@@ -109,6 +110,18 @@ def test_without_normalisation_images_come_normalised(tmp_path: Path) -> None:
     source = (tmp_path / "child.py").read_text(encoding="utf-8")
     assert "mean" not in source.replace("normalised", "")
     assert "float32, normalised as in training to logits (N, 5)" in source
+
+
+def test_channels_of_its_own_leave_and_few_bits_do_not(tmp_path: Path) -> None:
+    size = NetworkSize(NetworkOptions(cells=3, init_channels=4), (3, 8, 8), 5)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    narrow = Child(PUBLISHED["SNAS_mild"], size, cell_channels=(2, 6, 4), seed=1)
+    (file,) = export_child(narrow, tmp_path / "narrow", images, title="narrow", formats=["python"])
+    assert file.difference < 1e-6
+    coarse = Child(PUBLISHED["SNAS_mild"], size, bits=(Bits(4, 4),) * 3, seed=1)
+    with pytest.raises(ExportError, match="must have full precision, got few bits"):
+        export_child(coarse, tmp_path / "coarse", images, title="coarse", formats=["python"])
+    assert not (tmp_path / "coarse").exists()
 
 
 def test_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,13 @@ import pytest
 
 from search_core.errors import NonFiniteLossError, OptionsError, StateError
 from search_core.search.child_search import ChildSearch, make_search
-from search_core.search.child_training import ChildReport, ChildTraining
+from search_core.search.child_training import ChildOrder, ChildReport, ChildTraining
+from search_core.search.children import ChildOutcome
 from search_core.search.reports import METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
+from search_core.strategies.multi_trial.learning_curve import CurveStop
 from search_core.strategies.multi_trial.options import (
     MultiTrialOptions,
     RandomSearchOptions,
@@ -30,8 +32,24 @@ CASES: dict[str, MultiTrialOptions] = {
     "inheriting": RegularisedEvolutionOptions(
         children=2, population=2, sample=2, estimate=replace(ESTIMATE, inherit=True)
     ),
+    "morphing": RegularisedEvolutionOptions(
+        children=2,
+        population=2,
+        sample=2,
+        mutation="morphism",
+        estimate=replace(ESTIMATE, inherit=True, morphism=True, widths=(2, 4)),
+    ),
+    "predicting": RandomSearchOptions(
+        children=2,
+        at_once=1,
+        estimate=replace(ESTIMATE, epochs=4, stop=CurveStop(kind="regression", startup=5, margin=1.0)),
+    ),
 }
-every_case = pytest.mark.parametrize("name", list(CASES))
+#: A regression needs five children of four epochs each before the one that is predicted.
+_SLOW = ("predicting",)
+every_case = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in CASES]
+)
 
 
 def search_of(name: str, **changes: Any) -> ChildSearch:
@@ -83,6 +101,24 @@ def test_seeds_decide(name: str) -> None:
     first, again, other = (list(search_of(name, seed=seed)) for seed in (0, 0, 1))
     assert [timeless(report) for report in first] == [timeless(report) for report in again]
     assert [timeless(report) for report in first] != [timeless(report) for report in other]
+
+
+def test_final_accuracies_are_predicted_without_a_look_at_the_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the laws that the last of six children gets: those of the first five, whose curves are of held-out images."""
+    orders: list[ChildOrder] = []
+
+    def train(self: ChildSearch, order: ChildOrder, original: Any = ChildSearch._train) -> ChildOutcome:
+        orders.append(order)
+        return original(self, order)
+
+    monkeypatch.setattr(ChildSearch, "_train", train)
+    options, data = tiny_options(strategy=CASES["predicting"]), images_of()
+    reports = list(make_search(options, data))
+    own, orders = orders, []
+    others = list(make_search(options, replace(data, validation=data.test)))
+    assert [len(order.laws) for order in own] == [0, 0, 0, 0, 0, 1]
+    assert own == orders
+    assert [r.child_val_accuracy for r in reports] != [r.child_val_accuracy for r in others]  # type: ignore[union-attr]
 
 
 def test_report_is_of_the_best_child_by_held_out_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,11 @@ from torch.nn import functional
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.errors import OptionsError, StateError
-from search_core.network.child import Child
 from search_core.search import child_training
 from search_core.search.child_recipe import child_recipe
-from search_core.search.child_training import ChildOrder, ChildReport, ChildTraining, inherit_weights
+from search_core.search.child_training import ChildOrder, ChildReport, ChildTraining
 from search_core.search.options import SearchOptions
-from search_core.space.codes import GenotypeSpace
+from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.learning_curve import CurveStop, predicted_accuracy
@@ -29,8 +28,6 @@ from search_core.training.evaluation import evaluate, recalibrate
 from search_core.training.held_out import SearchImages
 from tests.search_core.tiny import (
     CPU,
-    TINY_NETWORK,
-    TINY_SIZE,
     differences,
     images_of,
     seeded,
@@ -38,7 +35,6 @@ from tests.search_core.tiny import (
     tiny_options,
 )
 
-SPACE = GenotypeSpace(TINY_NETWORK)
 CODE = (3, 1, 2, 3, 3, 3, 2, 1, 3, 2)
 
 
@@ -92,14 +88,19 @@ def test_images_are_made_smaller_by_the_mean_of_areas() -> None:
 
 def test_recipe_is_that_of_the_search_but_for_what_the_estimate_says() -> None:
     options = search_of(batch_size=None)
-    recipe = child_recipe(EstimateOptions(), options)
+    recipe = child_recipe(options)
     assert (recipe.batch_size, recipe.cells, recipe.init_channels) == (32, 3, 4)
     assert (recipe.lr, recipe.momentum) == (options.theta.lr, options.theta.momentum)
     assert (recipe.auxiliary_weight, recipe.drop_path, recipe.label_smoothing) == (0, 0, 0)
-    given = child_recipe(
-        EstimateOptions(epochs=7, batch_size=8, cells=2, init_channels=2, lr=0.5, drop_path=0.3), options
-    )
+    given = child_recipe(search_of(epochs=7, batch_size=8, cells=2, init_channels=2, lr=0.5, drop_path=0.3))
     assert (given.epochs, given.batch_size, given.cells, given.init_channels, given.lr) == (7, 8, 2, 2, 0.5)
+
+
+def test_channels_grow_over_equal_parts_of_the_search() -> None:
+    options = replace(search_of(widths=(2, 4, 8)), epochs=2)
+    assert options.strategy.children == 10  # type: ignore[union-attr]
+    assert [child_recipe(options, number).init_channels for number in (0, 6, 7, 13, 14, 19)] == [2, 2, 4, 4, 8, 8]
+    assert child_recipe(options).init_channels == 8, "as for memory: the most"
 
 
 def test_drop_path_grows_linearly() -> None:
@@ -164,6 +165,16 @@ def test_state_of_a_child_that_is_scored_otherwise_is_refused() -> None:
         ChildTraining(options, images_of(), ChildOrder(number=0, code=CODE)).load_state_dict(state)
 
 
+def test_states_of_earlier_versions_still_fit() -> None:
+    """What defines a child has no key that came later, as long as it has its default."""
+    law = CurveLaw(constant=0.5, weights=(0.0, 0.0, 0.1), deviation=0.1)
+    order = ChildOrder(number=0, code=CODE, best=0.5, laws=(law,))
+    assert training_of(order, stop=CurveStop(kind="curve")).definition() == {
+        **{"number": 0, "code": CODE, "parent": None, "parent_code": None, "best": 0.5},
+        **{"recalibrate": True, "recalibration_batches": 2, "stop": {"kind": "curve", "grace": 3, "margin": 0.02}},
+    }
+
+
 @pytest.mark.parametrize(("stop", "times"), [(CurveStop(), 1), (CurveStop(kind="curve"), 3)])
 @pytest.mark.slow
 def test_statistics_are_recomputed_where_an_accuracy_is_judged(
@@ -214,41 +225,6 @@ def test_stopped_child_is_over_and_validated() -> None:
     assert list(resumed) == []
 
 
-def child_of(code: tuple[int, ...], seed: int, init_channels: int = 4) -> Child:
-    size = replace(TINY_SIZE, network=replace(TINY_NETWORK, init_channels=init_channels))
-    return Child(SPACE.decode(code), size, seed=seed)
-
-
-def test_child_inherits_where_primitive_and_shape_agree() -> None:
-    parent, child = child_of(CODE, 1), child_of((3, 3, *CODE[2:]), 2)
-    fresh = {name: value.clone() for name, value in child.state_dict().items()}
-    inherit_weights(child, parent.genotype, parent.state_dict())
-    own, theirs = child.state_dict(), parent.state_dict()
-    for index, cell in enumerate(child.cells):
-        for number, edge in enumerate(cell.kept):  # type: ignore[arg-type]
-            prefix = f"cells.{index}.operations.{number}."
-            names = [name for name in own if name.startswith(prefix)]
-            parents = list(parent.genotype.edges(cell.plan.cell_type))  # type: ignore[union-attr]
-            for name in names:
-                if edge in parents:
-                    source = name.replace(prefix, f"cells.{index}.operations.{parents.index(edge)}.")
-                    assert torch.equal(own[name], theirs[source]), name
-                else:
-                    assert torch.equal(own[name], fresh[name]), name
-    assert torch.equal(own["classifier.linear.weight"], theirs["classifier.linear.weight"])
-    assert torch.equal(own["stem.conv.weight"], theirs["stem.conv.weight"])
-
-
-def test_child_of_the_same_code_is_the_parent_and_of_other_size_stays_fresh() -> None:
-    parent, twin, wide = child_of(CODE, 1), child_of(CODE, 2), child_of(CODE, 2, init_channels=8)
-    inherit_weights(twin, parent.genotype, parent.state_dict())
-    images = torch.randn(4, 1, 8, 8, generator=seeded())
-    assert torch.equal(twin.eval()(images), parent.eval()(images))
-    fresh = {name: value.clone() for name, value in wide.state_dict().items()}
-    inherit_weights(wide, parent.genotype, parent.state_dict())
-    assert torch.equal(wide.state_dict()["stem.conv.weight"], fresh["stem.conv.weight"])
-
-
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
@@ -261,6 +237,10 @@ def test_child_of_the_same_code_is_the_parent_and_of_other_size_stays_fresh() ->
         ({"batch_size": 1}, "`batch_size` must be at least 2, got 1"),
         ({"lr": 0.0}, "`lr` must be a finite number above 0, got 0.0"),
         ({"drop_path": 1.0}, "`drop_path` must be in \\[0, 1\\), got 1.0"),
+        ({"morphism": True}, "`morphism` must be false without `inherit`"),
+        ({"widths": (4, 4)}, "`widths` must be ascending even numbers of at least 2, got \\[4, 4\\]"),
+        ({"widths": (4, 7)}, "`widths` must be ascending even numbers of at least 2, got \\[4, 7\\]"),
+        ({"widths": (4, 8), "init_channels": 4}, "`widths` must be empty with `init_channels`"),
     ],
 )
 def test_estimates_out_of_range_are_refused(values: dict[str, Any], fault: str) -> None:

@@ -9,8 +9,7 @@ from search_core.strategies.multi_trial.options import NasnetEstimate, NasnetOpt
 
 
 def test_children_are_trained_with_scheduled_drop_path_by_default() -> None:
-    search = SearchOptions(strategy=NasnetOptions(estimate=NasnetEstimate(epochs=3)))
-    assert child_recipe(search.strategy.estimate, search).drop_path == 0.2
-    assert child_recipe(NasnetOptions(estimate=NasnetEstimate(drop_path=0.0)).estimate, search).drop_path == 0.0
+    for estimate, drop_path in ((NasnetEstimate(epochs=3), 0.2), (NasnetEstimate(drop_path=0.0), 0.0)):
+        assert child_recipe(SearchOptions(strategy=NasnetOptions(estimate=estimate))).drop_path == drop_path
     assert RlNasOptions().estimate == EstimateOptions()
-    assert child_recipe(RlNasOptions().estimate, search).drop_path == 0.0
+    assert child_recipe(SearchOptions(strategy=RlNasOptions())).drop_path == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.morphisms import morphed_codes
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.options import (
@@ -78,6 +80,20 @@ def test_evolution_is_algorithm_1_of_the_paper() -> None:
             alive.popleft()
     assert proposer.population == list(alive), "the oldest die, however good they are"
     assert [proposer.may_be_parent(number) for number in range(40)] == [number in alive for number in range(40)]
+
+
+def test_evolution_by_morphisms_proposes_no_other_change_while_there_is_one() -> None:
+    limits = limits_of(params=Limit(max=4000))
+    proposer = build(replace(EVOLUTION, mutation="morphism"), limits=limits)
+    proposals, kinds = run(proposer, 80), Counter[bool]()
+    for proposal in proposals[EVOLUTION.population :]:
+        assert proposal.parent is not None
+        morphed = [
+            code for code in morphed_codes(proposals[proposal.parent].code, SPACE) if limits.admits(SPACE.decode(code))
+        ]
+        assert proposal.code in morphed or not morphed
+        kinds[bool(morphed)] += 1
+    assert min(kinds[True], kinds[False]) >= 5, "it grows, and when it cannot, changes as ever"
 
 
 def test_tournament_of_size_s_wins_by_rank() -> None:
@@ -187,6 +203,7 @@ def test_probabilities_are_the_shares_of_the_population() -> None:
         ({"sample": 21}, "`sample` must be in \\[1, `population`\\] with `population` 20, got 21"),
         ({"sample": 0}, "`sample` must be in"),
         ({"children": 0}, "`children` must be at least 1, got 0"),
+        ({"mutation": "wider"}, "`mutation` must be one of any, morphism, got 'wider'"),
     ],
 )
 def test_options_out_of_range_are_refused(values: dict[str, Any], fault: str) -> None:
