@@ -27,7 +27,8 @@ ARROWS = {
         "training": "cost data network space",
         "strategies": "cost data network space training",
         "search": "cost data network space strategies training",
-        "api": "cost data network search space strategies training",
+        "recurrent": "cost search space strategies training",
+        "api": "cost data network recurrent search space strategies training",
     },
     "orchestrator": {
         "stores": "",

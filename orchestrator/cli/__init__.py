@@ -44,6 +44,11 @@ COMMANDS = {
         "retrain",
         "Train the child network of a cell from scratch, test it once, and register it in MLflow.",
     ),
+    "recurrent": SubCommand(
+        "orchestrator.cli.search",
+        "recurrent",
+        "Search a recurrent cell on a text and train it from scratch, or resume that.",
+    ),
     "profile": SubCommand(
         "orchestrator.cli.profile",
         "profile",
