@@ -96,8 +96,8 @@ class LanguageModel(nn.Module):
             kept = self.embedding.new_empty(shape).bernoulli_(1 - probability, generator=generator)
             return kept / (1 - probability)
 
-        values = {name: draw(probability, batch, hidden) for name, probability in vars(dropout).items()}
-        return Masks(**{**values, "words": draw(dropout.words, vocabulary, 1)})
+        values = {name: draw(p, batch, hidden) for name, p in vars(dropout).items() if name != "words"}
+        return Masks(words=draw(dropout.words, vocabulary, 1), **values)
 
     def forward(
         self, words_TB: Tensor, hidden_BH: Tensor, architecture: Architecture, masks: Masks = UNMASKED
@@ -122,22 +122,21 @@ class LanguageModel(nn.Module):
     def _cell(self, from_input: Tensor, hidden_BH: Tensor, architecture: Architecture, mask: Tensor | float) -> Tensor:
         """One time step: the mean of the nodes that the architecture sends to the output.
 
-        Every node is a highway: `s = s_j + c (f(h) - s_j)` with gate `c = sigmoid(.)` and `h` two halves of a product.
+        A node of a searchable cell is `sum_j,k Z_jk (s_j + c_j (f_k(h_j) - s_j))`, its highways over all before it.
         """
-        gate, h = (from_input + (hidden_BH * mask) @ self.first[hidden_BH.shape[1] :]).chunk(2, -1)
-        states = [self._normalised(hidden_BH + gate.sigmoid() * (h.tanh() - hidden_BH))]
+        product = from_input + (hidden_BH * mask) @ self.first[hidden_BH.shape[1] :]
+        states = [self._normalised(_highway(hidden_BH, product, torch.tanh))]
         if isinstance(architecture, RecurrentGenotype):
-            for (name, source), product in zip(architecture.recurrent, self.products, strict=True):
-                state = states[source]
-                gate, h = ((state * mask) @ product).chunk(2, -1)
-                states.append(self._normalised(state + gate.sigmoid() * (_FUNCTIONS[name](h) - state)))
+            for (name, source), weights in zip(architecture.recurrent, self.products, strict=True):
+                product = (states[source] * mask) @ weights
+                states.append(self._normalised(_highway(states[source], product, _FUNCTIONS[name])))
             return torch.stack([states[node] for node in architecture.concat]).mean(0)
         row = 0
-        for product in self.products:
+        for weights in self.products:
             z_SO = architecture[row : row + len(states)]
             row += len(states)
             states_SBH = torch.stack(states)
-            gate, h = ((states_SBH * mask) @ product).chunk(2, -1)
+            gate, h = ((states_SBH * mask) @ weights).chunk(2, -1)
             gate = gate.sigmoid()
             active = sum(
                 z_S[:, None, None] * _FUNCTIONS[name](h) for z_S, name in zip(z_SO.unbind(1), ACTIVATIONS, strict=True)
@@ -148,6 +147,12 @@ class LanguageModel(nn.Module):
 
     def _normalised(self, state_BH: Tensor) -> Tensor:
         return functional.batch_norm(state_BH, None, None, training=True) if self._batch_norm else state_BH
+
+
+def _highway(state_BH: Tensor, product: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`s + sigmoid(c) (f(h) - s)` with c and h the halves of a product (DARTS section 3.1.2)."""
+    gate, h = product.chunk(2, -1)
+    return state_BH + gate.sigmoid() * (function(h) - state_BH)
 
 
 def _uniform(rows: int, columns: int) -> nn.Parameter:

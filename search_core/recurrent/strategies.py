@@ -35,8 +35,8 @@ class RecurrentStrategy(ABC):
         generator: of the dropout, on the same device.
     """
 
-    #: Columns of alpha before those of `ACTIVATIONS`.
-    num_without: int
+    #: Columns of alpha before those of `ACTIVATIONS`: one for `none`, or nothing.
+    num_none: int
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class RecurrentStrategy(ABC):
     ) -> None:
         self.model, self._options, self._held_out_LB, self._dropout = model, options, held_out_LB, generator
         pairs, device = options.nodes * (options.nodes + 1) // 2, model.bias.device
-        shape = pairs, self.num_without + len(ACTIVATIONS)
+        shape = pairs, self.num_none + len(ACTIVATIONS)
         initial = 1e-3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         self.alpha, alpha = nn.Parameter(initial.to(device)), options.alpha
         self._theta = SGD(model.parameters(), options.lr, weight_decay=options.weight_decay, foreach=True)
@@ -142,7 +142,7 @@ class RecurrentSnas(RecurrentStrategy):
     node reads one state: its distribution is over all pairs, not one an edge, and so has no `none`.
     """
 
-    num_without = 0
+    num_none = 0
 
     def step(self, window: Window, hidden_BH: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Update theta and alpha jointly on one window, with one sample."""
@@ -177,7 +177,7 @@ class RecurrentDarts(RecurrentStrategy):
     A pair's softmax is over `none` and the activations, as in DARTS' code: `none` takes of a state without giving.
     """
 
-    num_without = 1
+    num_none = 1
     _held_out_BH: Tensor
 
     def begin_epoch(self, temperature: float) -> None:
@@ -199,7 +199,7 @@ class RecurrentDarts(RecurrentStrategy):
 
     def probabilities(self) -> Tensor:
         """Softmax of alpha over each pair's activations and `none`, which is left out."""
-        return self.alpha.softmax(-1)[:, self.num_without :]
+        return self.alpha.softmax(-1)[:, self.num_none :]
 
     def entropy(self) -> Tensor:
         """Of the pairs' mixtures, `none` included."""

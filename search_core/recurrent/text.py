@@ -52,7 +52,7 @@ def load_text(options: TextOptions, device: torch.device | str = "cpu") -> TextD
         device: where the numbers are to lie.
 
     Raises:
-        DataError: if a file is missing, no UTF-8 text, or has less than two words or characters.
+        DataError: if a file is missing, no UTF-8 text, or too short for two columns.
     """
     numbers: dict[str, int] = {}
     parts, digest = [], hashlib.sha256(options.level.encode())
@@ -65,8 +65,8 @@ def load_text(options: TextOptions, device: torch.device | str = "cpu") -> TextD
             raise DataError(f"{file} must be there: a text is a folder with {', '.join(_FILES)}") from error
         except TextError as error:
             raise DataError(error.of(file)) from error
-        if len(tokens) < 2:
-            raise DataError(f"{file} must have at least 2 {options.level}s, got {len(tokens)}")
+        if len(tokens) < 4:
+            raise DataError(f"{file} must have at least 4 {options.level}s, got {len(tokens)}")
         digest.update(hashlib.sha256(content).digest())
         parts.append(torch.tensor([numbers.setdefault(token, len(numbers)) for token in tokens], device=device))
     train, valid, test = parts

@@ -20,12 +20,13 @@ from PIL import Image
 from dashboards import pictures
 from dashboards.pictures.cell_layout import HEAD_LENGTH, NODE_RADIUS, WIDTH, cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES
-from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg
+from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg, render_recurrent_svg
+from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
 from dashboards.pictures.study_summary import TrialPoint, _spread, render_study
 from search_core.space import plan as cell
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype
-from search_core.space.recurrent import ACTIVATIONS
+from search_core.space.recurrent import ACTIVATIONS, PUBLISHED_RECURRENT, RecurrentGenotype, RecurrentNode
 
 SVG = "{http://www.w3.org/2000/svg}"
 MILD, AGGRESSIVE = PUBLISHED["SNAS_mild"], PUBLISHED["SNAS_aggressive"]
@@ -295,6 +296,30 @@ def test_render_cells_svg_names_every_operation_in_use(name):
         edges = [edge for cell_type in CELL_TYPES for edge in genotype.edges(cell_type) if edge.primitive == primitive]
         assert words.count(STYLES[primitive].label) == len(edges)
     assert "a < b & $c$" in words
+
+
+CHAIN = RecurrentGenotype(tuple(RecurrentNode("sigmoid", source) for source in range(8)), (8,))
+
+
+@pytest.mark.parametrize("genotype", [*PUBLISHED_RECURRENT.values(), CHAIN], ids=[*PUBLISHED_RECURRENT, "chain"])
+def test_render_recurrent_svg_has_every_edge_and_readable_names(genotype):
+    text = render_recurrent_svg(genotype, title="a cell")
+    ends = [(0, 2, "tanh"), (1, 2, "tanh")]
+    ends += [(source + 2, node, name) for node, (name, source) in enumerate(genotype.recurrent, start=3)]
+    assert {name for name in svg_groups(text) if name.startswith("recurrent-")} == {
+        f"recurrent-{source}-{target}-0-{name}" for source, target, name in ends
+    }
+    words = [element.text for element in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    nodes = len(genotype.recurrent)
+    assert f"{nodes + 2} edges, {nodes + 1} of {nodes + 1} nodes fed" in words
+    layout = cell_layout(nodes + 1, tuple((source, target) for source, target, _ in ends))
+    boxes = [(layout.route(source, target).label, text_width(name, 8.0) / 2) for source, target, name in ends]
+    for (one, half), (other, other_half) in combinations(boxes, 2):
+        assert abs(one[0] - other[0]) > half + other_half or abs(one[1] - other[1]) > 11
+    for (x, y), half in boxes:
+        for node in range(2, nodes + 3):
+            at = layout.places[node]
+            assert abs(x - at[0]) > half + NODE_RADIUS or abs(y - at[1]) > NODE_RADIUS
 
 
 def test_styles_cover_every_primitive_and_differ():

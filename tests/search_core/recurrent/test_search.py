@@ -158,12 +158,10 @@ def unigram_perplexity(data: TextData) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "epochs"), [("snas", 10), ("darts-1", 7)])
-def test_search_learns_more_than_the_frequencies_of_characters(strategy: str, epochs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["snas", "darts-1"])
+def test_search_learns_more_than_the_frequencies_of_characters(strategy: str, tmp_path: Path) -> None:
     data = small_text(tmp_path, 10_000, 1_000)
-    options = tiny_search(
-        strategy=STRATEGIES[strategy], epochs=epochs, hidden=32, batch_size=20, bptt=10, dropout=UNMASKED
-    )
-    report = list(RecurrentSearch(options, data))[-1]
-    assert report.supernet_val_perplexity < unigram_perplexity(data)
-    assert report.child_val_perplexity < unigram_perplexity(data)
+    size: dict[str, Any] = {"hidden": 32, "batch_size": 20, "bptt": 5, "dropout": UNMASKED, "lr": 10.0}
+    report = list(RecurrentSearch(tiny_search(strategy=STRATEGIES[strategy], epochs=6, **size), data))[-1]
+    assert report.supernet_val_perplexity < 0.8 * unigram_perplexity(data)
+    assert report.child_val_perplexity < 0.8 * unigram_perplexity(data)

@@ -12,13 +12,13 @@ from tests.search_core.recurrent.texts import topics_text, write_text
 
 
 def test_words_end_with_their_line_and_are_numbered_as_they_appear(tmp_path: Path) -> None:
-    for name, text in {"train": "a b a\nc\n", "valid": " b  d \n", "test": "a"}.items():
+    for name, text in {"train": "a b a\nc\n", "valid": " b  d \na", "test": "a a\n\n"}.items():
         (tmp_path / f"{name}.txt").write_text(text)
     data = load_text(TextOptions(folder=str(tmp_path)))
     assert data.vocabulary == ("a", "b", "<eos>", "c", "d")
     assert data.train.tolist() == [0, 1, 0, 2, 3, 2]
-    assert data.valid.tolist() == [1, 4, 2]
-    assert data.test.tolist() == [0, 2]
+    assert data.valid.tolist() == [1, 4, 2, 0, 2]
+    assert data.test.tolist() == [0, 0, 2, 2]
 
 
 def test_characters_are_the_text_itself(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_faults_of_a_text_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test\.txt:1:6: must be UTF-8 text, but the byte 0xff"):
         load_text(options)
     (tmp_path / "test.txt").write_text("")
-    with pytest.raises(DataError, match=r"test\.txt must have at least 2 words, got 0"):
+    with pytest.raises(DataError, match=r"test\.txt must have at least 4 words, got 0"):
         load_text(options)
 
 
