@@ -139,6 +139,13 @@ class RecurrentSearchOptions(LanguageOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrainDropoutOptions(DropoutOptions):
+    """Dropout of a retraining (DARTS appendix A.2.2)."""
+
+    words: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecurrentRetrainOptions(LanguageOptions):
     """Training of a recurrent cell from scratch; defaults are DARTS' on Penn Treebank (appendix A.2.2).
 
@@ -151,7 +158,7 @@ class RecurrentRetrainOptions(LanguageOptions):
     """
 
     hidden: int = 850
-    dropout: DropoutOptions = field(default_factory=lambda: DropoutOptions(words=0.1))
+    dropout: RetrainDropoutOptions = field(default_factory=RetrainDropoutOptions)
     epochs: int = 8000
     batch_size: int = 64
     weight_decay: float = 8.0e-7

@@ -6,10 +6,15 @@ from functools import cache
 from pathlib import Path
 from pydoc_data import topics
 
-from search_core.recurrent.options import DropoutOptions, RecurrentRetrainOptions, RecurrentSearchOptions, TextOptions
+from search_core.recurrent.options import (
+    RecurrentRetrainOptions,
+    RecurrentSearchOptions,
+    RetrainDropoutOptions,
+    TextOptions,
+)
 from search_core.recurrent.text import TextData, load_text
 
-UNMASKED = DropoutOptions(words=0.0, embedding=0.0, input=0.0, hidden=0.0, output=0.0)
+UNMASKED = RetrainDropoutOptions(words=0.0, embedding=0.0, input=0.0, hidden=0.0, output=0.0)
 
 
 @cache
