@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import torch
 from search_core.errors import OptionsError, StateError
 from search_core.recurrent.retrain import RecurrentRetrain
 from search_core.recurrent.text import TextData
+from search_core.recurrent.training import text_loss
 from search_core.space.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype, RecurrentNode
 from tests.search_core.recurrent.test_search import through_file, unigram_perplexity
-from tests.search_core.recurrent.texts import UNMASKED, small_text, tiny_retrain
+from tests.search_core.recurrent.texts import UNMASKED, carrying, small_text, tiny_retrain
 
 CELL = RecurrentGenotype((RecurrentNode("tanh", 0), RecurrentNode("relu", 1)), (1, 2))
 
@@ -37,7 +40,9 @@ def test_retraining_resumes_bit_for_bit_while_it_averages(data: TextData) -> Non
         assert again.final_metrics() == whole.final_metrics()
 
 
-def test_weights_are_averaged_from_the_step_after_the_loss_has_risen(data: TextData) -> None:
+def test_weights_are_averaged_from_the_step_after_the_loss_has_risen(
+    data: TextData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     retrain = RecurrentRetrain(CELL, tiny_retrain(epochs=9, lr=60.0, grad_clip=5.0), data)
     losses: list[float] = []
     for report in retrain:
@@ -47,11 +52,25 @@ def test_weights_are_averaged_from_the_step_after_the_loss_has_risen(data: TextD
         assert report.best_val_perplexity == min(losses)
         if rose:
             break
-    start = [weight.clone() for weight in retrain.model.parameters()]
-    report = retrain.run_epoch()
-    steps = -(-(len(retrain._train_LB) - 1) // retrain.options.bptt)
-    assert report.averaged_steps == steps
-    assert not any(torch.equal(a, b) for a, b in zip(start, retrain._average.values(), strict=True))
+    step, seen = retrain._optimiser.step, []
+
+    def recorded() -> None:
+        step()
+        seen.append(copy.deepcopy(retrain.model.state_dict()))
+
+    monkeypatch.setattr(retrain._optimiser, "step", recorded)
+    assert retrain.run_epoch().averaged_steps == len(seen) > 5
+    for name, average in retrain._average.items():
+        torch.testing.assert_close(average, torch.stack([weights[name] for weights in seen]).mean(0))
+
+
+def test_hidden_state_is_carried_from_window_to_window_of_the_training_text(data: TextData) -> None:
+    retrain = RecurrentRetrain(CELL, tiny_retrain(lr=1e-30, dropout=UNMASKED), data)
+    carrying(retrain.model)
+    loss = text_loss(retrain.model, data.train, retrain.options.batch_size, retrain.options.bptt, lambda: CELL)
+    whole = text_loss(retrain.model, data.train, retrain.options.batch_size, len(data.train), lambda: CELL)
+    assert loss == pytest.approx(whole, rel=1e-5)
+    assert retrain.run_epoch().train_perplexity == pytest.approx(math.exp(loss), rel=1e-5)
 
 
 def test_test_text_waits_for_the_last_epoch_and_is_read_by_the_best(data: TextData) -> None:

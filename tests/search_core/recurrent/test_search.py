@@ -4,6 +4,7 @@ import io
 import math
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from search_core.errors import NonFiniteLossError, OptionsError, StateError
-from search_core.recurrent.options import RecurrentSearchOptions
+from search_core.recurrent.options import RecurrentAlphaOptions, RecurrentSearchOptions
 from search_core.recurrent.search import RecurrentReport, RecurrentSearch
 from search_core.recurrent.strategies import RecurrentDarts
 from search_core.recurrent.text import TextData, windows
+from search_core.recurrent.training import window_loss
 from search_core.strategies.weight_sharing.options import DartsOptions, SnasOptions
-from tests.search_core.recurrent.texts import UNMASKED, small_text, tiny_search
+from tests.search_core.recurrent.texts import UNMASKED, carrying, small_text, tiny_search
 
 STRATEGIES = {
     "snas": SnasOptions(),
@@ -113,6 +115,26 @@ def test_gradient_of_second_order_is_that_of_the_unrolled_loss(clip: float, tmp_
     (first,) = torch.autograd.grad(loss(next(windows(strategy._held_out_LB, 4)), weights), strategy.alpha)
     # The finite difference has an error of its own.
     assert (found - exact).norm() < 0.05 * (first - exact).norm()
+
+
+@pytest.mark.usefixtures("float64")
+def test_hidden_states_of_both_texts_are_carried_from_window_to_window(tmp_path: Path) -> None:
+    options = tiny_search(strategy=DartsOptions(order="first"), dropout=UNMASKED, lr=1e-30, batch_norm=False, epochs=1)
+    search = RecurrentSearch(replace(options, alpha=RecurrentAlphaOptions(lr=1e-30)), small_text(tmp_path))
+    strategy = search.strategy
+    assert isinstance(strategy, RecurrentDarts)
+    assert strategy._held_out_LB is not None
+    carrying(strategy.model)
+    (report,) = search
+    text, z = search._train_LB, strategy.probabilities()
+    loss, _ = window_loss(strategy.model, (text[:-1], text[1:]), strategy.model.start(10), z)
+    assert report.train_perplexity == pytest.approx(math.exp(loss.item()))
+    strategy.begin_epoch(1.0)
+    gradients = [strategy._hypergradient((text[:8], text[1:9]), strategy.model.start(10)) for _ in range(2)]
+    first, second = islice(windows(strategy._held_out_LB, 8), 2)
+    _, outputs = window_loss(strategy.model, first, strategy.model.start(10), z)
+    loss, _ = window_loss(strategy.model, second, outputs[-1].detach(), z)
+    torch.testing.assert_close(gradients[1], torch.autograd.grad(loss, strategy.alpha)[0])
 
 
 def test_state_of_another_search_is_refused(data: TextData, tmp_path: Path) -> None:

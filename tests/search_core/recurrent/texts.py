@@ -6,6 +6,9 @@ from functools import cache
 from pathlib import Path
 from pydoc_data import topics
 
+import torch
+
+from search_core.recurrent.model import LanguageModel
 from search_core.recurrent.options import (
     RecurrentRetrainOptions,
     RecurrentSearchOptions,
@@ -36,6 +39,13 @@ def write_text(folder: Path, train: int = 600, others: int = 120) -> Path:
 def small_text(folder: Path, train: int = 600, others: int = 120) -> TextData:
     """The same, loaded by characters."""
     return load_text(TextOptions(folder=str(write_text(folder, train, others)), level="char"))
+
+
+def carrying(model: LanguageModel) -> None:
+    """Make the initial weights so large that what is said depends on words of long ago."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(30)
 
 
 def tiny_search(**changes: object) -> RecurrentSearchOptions:
