@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from orchestrator.study_file.loading import load_study
+from orchestrator.study_file.loading import RecurrentStudy, load_study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.validation import fields_of
 from search_core.strategies.registry import MULTI_TRIAL, STRATEGIES
@@ -83,6 +83,19 @@ def test_page_of_strategies_has_every_key_with_its_default(kind: str) -> None:
         known["estimate.drop_path"] = 0.0
     assert documented == known
     assert all(meaning.strip() for _, _, meaning in rows)
+
+
+def test_page_of_recurrent_cells_has_every_key_with_its_default() -> None:
+    page = (ROOT / "docs" / "recurrent.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (?:`(.*?)`)? ?\| (?:`(.*?)`)? ?\| .+ \|$", page, re.MULTILINE)
+    cells = {
+        f"{section}.{key}": text for key, *row in rows for section, text in zip(("search", "retrain"), row, strict=True)
+    }
+    documented = {key: yaml.safe_load(text) for key, text in cells.items() if text}
+    assert documented.pop("search.strategy") == {"kind": "snas"}
+    elsewhere = ("text.", "seed", "search.strategy.", "search.temperature.")
+    known = {key: default for key, default in _defaults(RecurrentStudy, "") if not key.startswith(elsewhere)}
+    assert documented == known
 
 
 def _defaults(schema: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -28,7 +28,8 @@ ARROWS = {
         "strategies": "cost data network space training",
         "search": "cost data network space strategies training",
         "export": "network space",
-        "api": "cost data network search space strategies training",
+        "recurrent": "cost search space strategies training",
+        "api": "cost data network recurrent search space strategies training",
     },
     "orchestrator": {
         "stores": "",

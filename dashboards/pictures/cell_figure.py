@@ -20,14 +20,11 @@ from dashboards.pictures.cell_layout import (
     CellLayout,
     Point,
     Route,
-    cell_layout,
 )
 from dashboards.pictures.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour
 from dashboards.pictures.figure_text import UNITS_PER_INCH, font, text_width
 from dashboards.pictures.figures import FAINT, INK, MUTED
-from search_core.space.genotype import CellType
 
-_CELL_NAMES: dict[CellType, str] = {"normal": "Normal cell", "reduce": "Reduction cell"}
 _HEADER, _FOOTER = 36.0, 54.0
 _LEGEND_COLUMNS = 5
 _VANISHED_DASHES = (1.0, 2.4)
@@ -57,11 +54,21 @@ class DrawnEdge:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPicture:
-    """What is drawn of one cell: its edges and the nodes that run to the output."""
+    """What is drawn of one cell: its edges and the nodes that run to the output.
 
-    cell_type: CellType
+    Attributes:
+        cell_type: word for it, with which the groups of an SVG begin.
+        heading: over it.
+        edges: from the bottom to the top.
+        concat: nodes that run to the output.
+        boxes: letter and index of both inputs and the output.
+    """
+
+    cell_type: str
+    heading: str
     edges: tuple[DrawnEdge, ...]
     concat: tuple[int, ...]
+    boxes: tuple[tuple[str, str], ...] = (("c", "k\N{MINUS SIGN}2"), ("c", "k\N{MINUS SIGN}1"), ("c", "k"))
 
     def reached(self) -> frozenset[int]:
         """Nodes that a cell input reaches along kept edges, the inputs included."""
@@ -73,19 +80,18 @@ class CellPicture:
 
 
 def cells_figure(
-    cells: Sequence[CellPicture], num_nodes: int, *, legend: Sequence[str], soft: bool, title: str, width_px: int
+    cells: Sequence[CellPicture], layout: CellLayout, *, legend: Sequence[str], soft: bool, title: str, width_px: int
 ) -> Figure:
     """Put cells one under the other, with a title above and the legend below.
 
     Args:
         cells: first to last from the top.
-        num_nodes: intermediate nodes of every cell.
+        layout: places of every cell's nodes and edges.
         legend: primitives to explain.
         soft: whether the edges have probabilities, so that their width and vanished edges need explaining.
         title: one line; empty for none.
         width_px: width in pixels at which the figure is meant to be drawn.
     """
-    layout = cell_layout(num_nodes)
     sheet = _Sheet(_HEADER + len(cells) * layout.height + _FOOTER, width_px)
     _draw_legend(sheet, legend, soft)
     for position, cell in enumerate(reversed(cells)):
@@ -159,16 +165,16 @@ def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
     for node in range(2, layout.num_nodes + 2):
         _draw_node(sheet, layout.places[node], str(node - 2), node in reached)
     read = {edge.source for edge in kept}
-    for node, index in {0: "k\N{MINUS SIGN}2", 1: "k\N{MINUS SIGN}1", layout.output: "k"}.items():
-        _draw_box(sheet, layout.places[node], index, node in read or node == layout.output)
+    for node, (letter, index) in zip((0, 1, layout.output), cell.boxes, strict=True):
+        _draw_box(sheet, layout.places[node], letter, index, node in read or node == layout.output)
     vertical = layout.height - 14
-    sheet.text((22.0, vertical), _CELL_NAMES[cell.cell_type], size=_HEADING_SIZE, colour=INK, align="left")
+    sheet.text((22.0, vertical), cell.heading, size=_HEADING_SIZE, colour=INK, align="left")
     nodes = len(reached) - 2
     count = f"{len(kept)} {'edge' if len(kept) == 1 else 'edges'}, {nodes} of {layout.num_nodes} nodes fed"
     sheet.text((WIDTH - 22.0, vertical), count, size=_LEGEND_SIZE, colour=MUTED, align="right")
 
 
-def _draw_edge(sheet: _Sheet, layout: CellLayout, cell_type: CellType, edge: DrawnEdge, zorder: float) -> None:
+def _draw_edge(sheet: _Sheet, layout: CellLayout, cell_type: str, edge: DrawnEdge, zorder: float) -> None:
     route = layout.route(edge.source, edge.target, edge.copy)
     path = _path(route)
     place = f"{cell_type}-{edge.source}-{edge.target}-{edge.copy}"
@@ -228,14 +234,14 @@ def _draw_node(sheet: _Sheet, at: Point, name: str, fed: bool) -> None:
     sheet.text(at, name, size=9.5, colour=INK if fed else MUTED)
 
 
-def _draw_box(sheet: _Sheet, at: Point, index: str, used: bool) -> None:
-    """A cell input or output, c with its index (set by hand: the parser for formulas is slow)."""
+def _draw_box(sheet: _Sheet, at: Point, letter: str, index: str, used: bool) -> None:
+    """A cell input or output, a letter with its index (set by hand: the parser for formulas is slow)."""
     corner = (at[0] - BOX_WIDTH / 2, at[1] - BOX_HEIGHT / 2)
     box = FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, boxstyle="round,pad=0,rounding_size=6", zorder=6)
     _paint(box, "#F6F3EC", alive=used)
     sheet.add(box)
     left, colour = at[0] - (4.0 if len(index) == 1 else 10.0), INK if used else MUTED
-    sheet.text((left, at[1] + 1), "c", size=10.0, colour=colour)
+    sheet.text((left, at[1] + 1), letter, size=10.0, colour=colour)
     sheet.text((left + 5, at[1] - 4), index, size=7.0, colour=colour, align="left")
 
 

@@ -9,6 +9,7 @@ the nodes. Lengths are in units of 1/800 of the picture's width; y points up, fr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -98,7 +99,9 @@ class CellLayout:
         arrival = ((leave + 0.7 * bend, lane), (end[0] + reach * outward[0], end[1] + reach * outward[1]), end)
         start, departure = self._departure(source, target, copy, angle, lane)
         level_part = (departure[2], (leave, lane), (leave, lane))
-        label = (x_target - bend - _LABEL_ROOM, lane) if level else (x_target - self._column() / 2, lane)
+        # Between neighbours that stand close, the name is over the line.
+        over = NODE_RADIUS + 8 if self._column() < 2 * (NODE_RADIUS + _LABEL_ROOM) else 0.0
+        label = (x_target - bend - _LABEL_ROOM, lane) if level else (x_target - self._column() / 2, lane + over)
         return Route(start, (departure, level_part, arrival), label, tip, (-outward[0], -outward[1]))
 
     def concat_route(self, node: int) -> Route:
@@ -159,18 +162,19 @@ def cell_edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
 
 
 @lru_cache(maxsize=32)
-def cell_layout(num_nodes: int) -> CellLayout:
+def cell_layout(num_nodes: int, edges: tuple[tuple[int, int], ...] | None = None) -> CellLayout:
     """Places of a cell.
 
     Args:
         num_nodes: intermediate nodes B, at least 1.
+        edges: (source, target) of those that need lanes; default: all that a cell may have.
 
     Raises:
         ValueError: if `num_nodes` is below 1.
     """
     if num_nodes < 1:
         raise ValueError(f"`num_nodes` must be at least 1, got {num_nodes}")
-    levels = _edge_levels(num_nodes)
+    levels = _edge_levels(num_nodes, cell_edges(num_nodes) if edges is None else edges)
     above, below = _lane_offset(max(levels.values())), -_lane_offset(min(levels.values()))
     axis = _BOTTOM_ROOM + below
     height = axis + above + _HEADING_ROOM
@@ -182,12 +186,12 @@ def cell_layout(num_nodes: int) -> CellLayout:
     return CellLayout(num_nodes, height, axis, places, levels)
 
 
-def _edge_levels(num_nodes: int) -> dict[tuple[int, int], int]:
+def _edge_levels(num_nodes: int, needed: Sequence[tuple[int, int]]) -> dict[tuple[int, int], int]:
     """Give every edge the lowest lane of its side in which no other edge overlaps it; short edges choose first."""
     levels: dict[tuple[int, int], int] = {}
     for parity, side in ((0, 1), (1, -1)):
         taken: list[tuple[int, int, int]] = []  # lane, first column, last column
-        edges = [(s, t) for s, t in cell_edges(num_nodes) if s % 2 == parity and (s < 2 or t - s > 1)]
+        edges = [(s, t) for s, t in needed if s % 2 == parity and (s < 2 or t - s > 1)]
         # Both inputs stand in the column before node 2, hence max(1, source).
         for source, target in sorted(edges, key=lambda edge: (edge[1] - max(1, edge[0]), -edge[0])):
             begin = max(1, source)

@@ -18,7 +18,7 @@ class OperationStyle:
     dashes: tuple[float, ...] = ()
 
 
-#: Okabe and Ito's palette, which stays apart under the common colour deficiencies, and two of Tol's for the rare ones.
+#: Okabe and Ito's palette, which stays apart under the common colour deficiencies, and Tol's for the rare ones.
 STYLES: dict[str, OperationStyle] = {
     "max_pool_3x3": OperationStyle("max 3x3", "#D55E00", (6, 2)),
     "avg_pool_3x3": OperationStyle("avg 3x3", "#E69F00", (3, 1.6)),
@@ -29,6 +29,10 @@ STYLES: dict[str, OperationStyle] = {
     "dil_conv_5x5": OperationStyle("dil 5x5", "#CC79A7", (9, 2, 2, 2, 2, 2)),
     "sep_conv_7x7": OperationStyle("sep 7x7", "#332288", (18, 2)),
     "conv_7x1_1x7": OperationStyle("7x1 1x7", "#882255", (12, 2, 2, 2)),
+    "tanh": OperationStyle("tanh", "#4477AA"),
+    "relu": OperationStyle("relu", "#EE6677", (6, 2)),
+    "sigmoid": OperationStyle("sigmoid", "#228833", (9, 2, 2, 2)),
+    "identity": OperationStyle("identity", "#AA3377"),
 }
 
 

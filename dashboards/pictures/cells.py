@@ -10,14 +10,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dashboards.pictures.cell_figure import CellPicture, DrawnEdge, cells_figure
-from dashboards.pictures.cell_layout import cell_edges
+from dashboards.pictures.cell_layout import cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES
 from dashboards.pictures.figures import figure_svg
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Genotype
+from search_core.space.recurrent import ACTIVATIONS, RecurrentGenotype
 
 Probabilities = Mapping[CellType, Sequence[Sequence[float]]]
 
 _MIN_WIDTH_PX = 200
+_HEADINGS: dict[CellType, str] = {"normal": "Normal cell", "reduce": "Reduction cell"}
 
 
 def render_cells(
@@ -71,6 +73,31 @@ def render_cells_svg(
     Arguments and errors are those of `render_cells`, `width_px` too, though an SVG scales without loss.
     """
     return figure_svg(_figure(genotype, probabilities, primitives, num_nodes, title, width_px))
+
+
+def render_recurrent_svg(genotype: RecurrentGenotype, *, title: str = "", width_px: int = 800) -> str:
+    """Draw a recurrent cell as SVG text: state 0, formed of word and last hidden state, then its nodes.
+
+    Every edge is a group as in `render_cells_svg`, of the cell `recurrent`, whose state s is node s + 2.
+
+    Args:
+        genotype: the cell.
+        title: one line over the picture; what does not fit is cut.
+        width_px: width of the picture in pixels.
+    """
+    nodes = enumerate(genotype.recurrent, start=3)
+    read = [DrawnEdge(activation, source + 2, target) for target, (activation, source) in nodes]
+    read.sort(key=lambda edge: edge.source - edge.target)  # as in `drawable_edges`
+    edges = (DrawnEdge("tanh", 0, 2), DrawnEdge("tanh", 1, 2), *read)
+    cell = CellPicture(
+        cell_type="recurrent",
+        heading="Recurrent cell, whose output is a mean",
+        edges=edges,
+        concat=tuple(node + 2 for node in genotype.concat),
+        boxes=(("x", "t"), ("h", "t\N{MINUS SIGN}1"), ("h", "t")),
+    )
+    layout = cell_layout(len(genotype.recurrent) + 1, tuple((edge.source, edge.target) for edge in edges))
+    return figure_svg(cells_figure([cell], layout, legend=ACTIVATIONS, soft=False, title=title, width_px=width_px))
 
 
 def drawable_edges(
@@ -128,6 +155,7 @@ def _figure(
     cells = tuple(
         CellPicture(
             cell_type=cell_type,
+            heading=_HEADINGS[cell_type],
             edges=drawable_edges(
                 genotype,
                 cell_type,
@@ -143,7 +171,9 @@ def _figure(
     candidates = [] if rows is None else [name for name in primitives if name != "none"]
     used = {edge.primitive for cell in cells for edge in cell.edges}
     legend = tuple(name for name in STYLES if name in used or name in candidates)
-    return cells_figure(cells, num_nodes, legend=legend, soft=rows is not None, title=title, width_px=width_px)
+    return cells_figure(
+        cells, cell_layout(num_nodes), legend=legend, soft=rows is not None, title=title, width_px=width_px
+    )
 
 
 def _checked(probabilities: Probabilities, primitives: Sequence[str]) -> dict[CellType, np.ndarray]:

@@ -50,6 +50,11 @@ COMMANDS = {
         "export",
         "Write a trained child as ONNX, PyTorch program, weights and readable Python, and compare each with the child.",
     ),
+    "recurrent": SubCommand(
+        "orchestrator.cli.recurrent",
+        "recurrent",
+        "Search a recurrent cell on a text and train it from scratch, or resume that.",
+    ),
     "profile": SubCommand(
         "orchestrator.cli.profile",
         "profile",

@@ -17,6 +17,7 @@ from orchestrator.study_file.sweep_check import SearchFile
 from orchestrator.study_file.validation import check, fields_of
 from orchestrator.study_file.yaml_file import YamlFile, read_yaml
 from search_core.data.dataset_options import DatasetOptions
+from search_core.recurrent.options import RecurrentRetrainOptions, RecurrentSearchOptions, TextOptions
 from search_core.search.options import SearchOptions
 
 
@@ -40,6 +41,24 @@ class _RetrainFile(pydantic.BaseModel):
 
     dataset: DatasetOptions
     retrain: RetrainSection
+    seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
+
+
+class RecurrentStudy(pydantic.BaseModel):
+    """A study file of `snas recurrent`.
+
+    Attributes:
+        text: what is read.
+        search: the search of a cell.
+        retrain: how the cell is trained from scratch; default: not at all.
+        seed: of both.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    text: TextOptions
+    search: RecurrentSearchOptions = RecurrentSearchOptions()
+    retrain: RecurrentRetrainOptions | None = None
     seed: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 0
 
 
@@ -110,6 +129,21 @@ def load_retrain(path: Path | str, overrides: Sequence[str] = ()) -> RetrainConf
         fault = file.fault(("retrain",), "must be given to retrain a cell; `retrain: {}` takes the defaults")
         raise ConfigError(file.source, [fault])
     return RetrainConfig(dataset=study.search.dataset, retrain=study.retrain, seed=study.seed)
+
+
+def load_recurrent(path: Path | str, overrides: Sequence[str] = ()) -> RecurrentStudy:
+    """Load a study file of `snas recurrent`.
+
+    Args:
+        path: the YAML file.
+        overrides: `key=value` settings with dotted keys from the file's root.
+
+    Raises:
+        ConfigError: with all faults.
+    """
+    file = read_yaml(path)
+    file.override(overrides)
+    return check(file, RecurrentStudy, stand_ins={"text": {"folder": ""}})
 
 
 def _study(file: YamlFile) -> StudySpec:

@@ -42,7 +42,7 @@ from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTrut
 #: Names of studies and runs: they become folders and MLflow tags.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 #: What lies beside the studies in the folder of runs.
-RESERVED_NAMES = ("searches", "retrains", "mlartifacts", "mlflow.db", "optuna.db")
+RESERVED_NAMES = ("searches", "retrains", "recurrent", "mlartifacts", "mlflow.db", "optuna.db")
 
 
 def check_name(name: str, *suffixes: str) -> None:

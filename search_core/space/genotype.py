@@ -8,14 +8,15 @@ lists every kept edge; an edge whose choice is `none` is left out. Two edges bet
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from search_core.errors import GenotypeError
 from search_core.json_text import TextError, load_json, parse_json
 
+Cell = TypeVar("Cell")
 CellType = Literal["normal", "reduce"]
 CELL_TYPES: tuple[CellType, CellType] = ("normal", "reduce")
 
@@ -106,19 +107,12 @@ class Genotype:
         Raises:
             GenotypeError: on missing or unknown keys, a version that is not known, or a malformed entry.
         """
-        if not isinstance(document, Mapping):
-            raise GenotypeError(f"a genotype must be a JSON object, got {type(document).__name__}")
-        keys = {"normal", "normal_concat", "reduce", "reduce_concat"}
-        missing, unknown = sorted(keys - set(document)), sorted(set(document) - keys - {"version"})
-        if missing or unknown:
-            raise GenotypeError(f"a genotype must have the keys {sorted(keys)}; missing {missing}, unknown {unknown}")
-        if document.get("version", FORMAT_VERSION) != FORMAT_VERSION:
-            raise GenotypeError(f"`version` must be {FORMAT_VERSION}, got {document['version']!r}")
+        check_keys(document, {"normal", "normal_concat", "reduce", "reduce_concat"})
         return cls(
             normal=_parse_edges(document["normal"], "normal"),
-            normal_concat=_parse_concat(document["normal_concat"], "normal_concat"),
+            normal_concat=parse_concat(document["normal_concat"], "normal_concat"),
             reduce=_parse_edges(document["reduce"], "reduce"),
-            reduce_concat=_parse_concat(document["reduce_concat"], "reduce_concat"),
+            reduce_concat=parse_concat(document["reduce_concat"], "reduce_concat"),
         )
 
     def to_json(self) -> str:
@@ -150,21 +144,52 @@ def load_genotype(name_or_path: str | Path) -> Genotype:
     Raises:
         GenotypeError: if it is neither, or if the file is malformed; the message names the file.
     """
-    if str(name_or_path) in PUBLISHED:
-        return PUBLISHED[str(name_or_path)]
+    return find_cell(name_or_path, PUBLISHED, Genotype.from_dict)
+
+
+def find_cell(
+    name_or_path: str | Path, published: Mapping[str, Cell], read: Callable[[Mapping[str, Any]], Cell]
+) -> Cell:
+    """Find a cell of some kind by name or by file.
+
+    Args:
+        name_or_path: as the user gave it.
+        published: cells by name.
+        read: makes a cell of a document.
+
+    Raises:
+        GenotypeError: as `load_genotype`.
+    """
+    if str(name_or_path) in published:
+        return published[str(name_or_path)]
     path = Path(name_or_path)
     if not path.is_file():
         raise GenotypeError(
-            f"{str(name_or_path)!r} is neither a file nor a published cell; published: {', '.join(PUBLISHED)}"
+            f"{str(name_or_path)!r} is neither a file nor a published cell; published: {', '.join(published)}"
         )
     try:
         document = load_json(path)
     except TextError as error:
         raise GenotypeError(error.of(path)) from error
     try:
-        return Genotype.from_dict(document.value)
+        return read(document.value)
     except GenotypeError as error:
         raise GenotypeError(document.located(path, str(error))) from error
+
+
+def check_keys(document: Mapping[str, Any], keys: set[str]) -> None:
+    """Check that a document has these keys, no others but `version`, and the version of this format.
+
+    Raises:
+        GenotypeError: if it has not.
+    """
+    if not isinstance(document, Mapping):
+        raise GenotypeError(f"a genotype must be a JSON object, got {type(document).__name__}")
+    missing, unknown = sorted(keys - set(document)), sorted(set(document) - keys - {"version"})
+    if missing or unknown:
+        raise GenotypeError(f"a genotype must have the keys {sorted(keys)}; missing {missing}, unknown {unknown}")
+    if document.get("version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise GenotypeError(f"`version` must be {FORMAT_VERSION}, got {document['version']!r}")
 
 
 def _check_edge(edge: Edge, place: str) -> None:
@@ -194,7 +219,12 @@ def _parse_edges(value: Any, place: str) -> tuple[Edge, ...]:
     return tuple(Edge(*item) for item in value)
 
 
-def _parse_concat(value: Any, place: str) -> tuple[int, ...]:
+def parse_concat(value: Any, place: str) -> tuple[int, ...]:
+    """A list of node numbers from a document.
+
+    Raises:
+        GenotypeError: if it is none.
+    """
     if not (isinstance(value, list) and _are_nodes(value)):
         raise GenotypeError(f"{place}: must be a list of node numbers, got {value!r}")
     return tuple(value)

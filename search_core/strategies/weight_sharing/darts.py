@@ -120,13 +120,14 @@ def unrolled_gradient(
     training_loss: Callable[[], Tensor],
     held_out_loss: Callable[[], Tensor],
     step_size: float,
+    max_norm: float | None = None,
 ) -> list[Tensor]:
     """Gradient of `L_val(w - xi grad_w L_train(w, alpha), alpha)` for alpha (DARTS equations 7 and 8):
 
     `grad_alpha L_val(w') - xi (grad_alpha L_train(w+) - grad_alpha L_train(w-)) / (2 eps)` with
     `w+- = w +- eps grad_w' L_val(w')` and `eps = 0.01 / ||grad_w' L_val(w')||`.
 
-    The step is a plain one, without momentum, weight decay and clipping. Weights are as before afterwards, bit for bit.
+    The step is a plain one, without momentum and weight decay. Weights are as before afterwards, bit for bit.
 
     Args:
         theta: weights w, leaves with gradient; they are changed in place in between.
@@ -134,15 +135,17 @@ def unrolled_gradient(
         training_loss: L_train at the present weights, a scalar; evaluated three times.
         held_out_loss: L_val at the present weights, a scalar; evaluated once.
         step_size: xi, 0 or above.
+        max_norm: to which the gradient of the step is clipped, as DARTS' code does in text models, whose xi is 20.
 
     Returns:
         One tensor for each of `alpha`.
     """
     step = _gradients(training_loss(), theta)
-    with _moved(theta, step, -step_size):
+    xi = step_size if max_norm is None else step_size * (max_norm / _length(step)).clamp_max(1)
+    with _moved(theta, step, -xi):
         gradients = _gradients(held_out_loss(), [*alpha, *theta])
     direct, direction = gradients[: len(alpha)], gradients[len(alpha) :]
-    length = torch.stack([part.square().sum() for part in direction]).sum().sqrt()
+    length = _length(direction)
     # A flat held-out loss has no direction; then the difference below is 0, as it should be.
     distance = _DIFFERENCE / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
     with _moved(theta, direction, distance):
@@ -150,8 +153,7 @@ def unrolled_gradient(
     with _moved(theta, direction, -distance):
         behind = _gradients(training_loss(), alpha)
     return [
-        first - step_size * (plus - minus) / (2 * distance)
-        for first, plus, minus in zip(direct, ahead, behind, strict=True)
+        first - xi * (plus - minus) / (2 * distance) for first, plus, minus in zip(direct, ahead, behind, strict=True)
     ]
 
 
@@ -180,6 +182,10 @@ def strongest_inputs(probabilities: Mapping[CellType, Tensor], options: NetworkO
 def _gradients(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Zeros where the loss does not depend on an input, such as alpha of a cell type that the stack has not."""
     return list(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
+
+
+def _length(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack([part.square().sum() for part in parts]).sum().sqrt()
 
 
 @contextmanager

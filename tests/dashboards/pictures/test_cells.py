@@ -20,11 +20,13 @@ from PIL import Image
 from dashboards import pictures
 from dashboards.pictures.cell_layout import HEAD_LENGTH, NODE_RADIUS, WIDTH, cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES
-from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg
+from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg, render_recurrent_svg
+from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
 from dashboards.pictures.study_summary import TrialPoint, _spread, render_study
 from search_core.space import plan as cell
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype
+from search_core.space.recurrent import ACTIVATIONS, PUBLISHED_RECURRENT, RecurrentGenotype, RecurrentNode
 
 SVG = "{http://www.w3.org/2000/svg}"
 MILD, AGGRESSIVE = PUBLISHED["SNAS_mild"], PUBLISHED["SNAS_aggressive"]
@@ -296,8 +298,32 @@ def test_render_cells_svg_names_every_operation_in_use(name):
     assert "a < b & $c$" in words
 
 
+CHAIN = RecurrentGenotype(tuple(RecurrentNode("sigmoid", source) for source in range(8)), (8,))
+
+
+@pytest.mark.parametrize("genotype", [*PUBLISHED_RECURRENT.values(), CHAIN], ids=[*PUBLISHED_RECURRENT, "chain"])
+def test_render_recurrent_svg_has_every_edge_and_readable_names(genotype):
+    text = render_recurrent_svg(genotype, title="a cell")
+    ends = [(0, 2, "tanh"), (1, 2, "tanh")]
+    ends += [(source + 2, node, name) for node, (name, source) in enumerate(genotype.recurrent, start=3)]
+    assert {name for name in svg_groups(text) if name.startswith("recurrent-")} == {
+        f"recurrent-{source}-{target}-0-{name}" for source, target, name in ends
+    }
+    words = [element.text for element in ElementTree.fromstring(text).iter(f"{SVG}text")]
+    nodes = len(genotype.recurrent)
+    assert f"{nodes + 2} edges, {nodes + 1} of {nodes + 1} nodes fed" in words
+    layout = cell_layout(nodes + 1, tuple((source, target) for source, target, _ in ends))
+    boxes = [(layout.route(source, target).label, text_width(name, 8.0) / 2) for source, target, name in ends]
+    for (one, half), (other, other_half) in combinations(boxes, 2):
+        assert abs(one[0] - other[0]) > half + other_half or abs(one[1] - other[1]) > 11
+    for (x, y), half in boxes:
+        for node in range(2, nodes + 3):
+            at = layout.places[node]
+            assert abs(x - at[0]) > half + NODE_RADIUS or abs(y - at[1]) > NODE_RADIUS
+
+
 def test_styles_cover_every_primitive_and_differ():
-    assert set(STYLES) == set(KNOWN_PRIMITIVES) - {"none"}
+    assert set(STYLES) == set(KNOWN_PRIMITIVES) - {"none"} | set(ACTIVATIONS)
     assert len({style.colour for style in STYLES.values()}) == len(STYLES)
     assert len({style.label for style in STYLES.values()}) == len(STYLES)
 
@@ -384,14 +410,15 @@ def test_pictures_import_no_pyplot_and_no_orchestrator():
     assert result.stdout.strip() == "[]"
 
 
-def test_pictures_import_only_the_genotype_of_search_core():
+def test_pictures_import_only_the_genotypes_of_search_core():
     files = list(Path(pictures.__path__[0]).glob("*.py"))
     assert len(files) > 7
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        assert {module for module in modules if module.startswith("search_core")} <= {"search_core.space.genotype"}
+        allowed = {"search_core.space.genotype", "search_core.space.recurrent"}
+        assert {module for module in modules if module.startswith("search_core")} <= allowed
 
 
 # The study

@@ -1,0 +1,1 @@
+"""Recurrent cells: language models, search by SNAS and DARTS, and retraining."""
