@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search_core.errors import GenotypeError
 from search_core.network.blocks import AuxiliaryHead, CellInputs, Classifier, build_stem
 from search_core.network.choice_blocks import CellChoices, keep_statistics, narrowed, with_bits
-from search_core.network.primitives import build_primitive
+from search_core.network.primitives import ReluConvBn, build_primitive
 from search_core.network.quantisation import quantise_inputs
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
@@ -32,7 +32,10 @@ def drop_path(x: Tensor, probability: float, generator: torch.Generator, ranks: 
 
 
 class ChildCell(nn.Module):
-    """One cell with one operation per kept edge. A node without kept edges is zeros."""
+    """One cell with one operation per kept edge. A node without kept edges is zeros.
+
+    Stacked nodes have a module in `joins` that brings them back to the channels of a node.
+    """
 
     def __init__(self, plan: CellPlan, genotype: Genotype, *, affine: bool, pool_norm: bool) -> None:
         super().__init__()
@@ -44,6 +47,13 @@ class ChildCell(nn.Module):
         self.operations = nn.ModuleList(
             _kept_operation(edge.primitive, plan.channels, plan.edge_geometry(edge.source)[1], affine, pool_norm)
             for edge in self.kept
+        )
+        targets = Counter(edge.target for edge in self.kept)
+        self.joins = nn.ModuleDict(
+            {
+                str(node): ReluConvBn(targets[node] * plan.channels, plan.channels, affine=affine)
+                for node in genotype.stacked(plan.cell_type)
+            }
         )
 
     def forward(
@@ -73,8 +83,14 @@ class ChildCell(nn.Module):
                     assert generator is not None, "drop path needs a generator"
                     term = drop_path(term, drop_path_prob, generator, ranks)
                 terms.append(term)
-            nodes[target] = sum(terms[1:], terms[0]) if terms else self._zeros(nodes[0])
+            nodes[target] = self._joined(target, terms) if terms else self._zeros(nodes[0])
         return torch.cat([nodes[node] for node in self.concat], dim=1)
+
+    def _joined(self, node: int, terms: list[Tensor]) -> Tensor:
+        if str(node) in self.joins:
+            stacked: Tensor = self.joins[str(node)](torch.cat(terms, dim=1))
+            return stacked
+        return sum(terms[1:], terms[0])
 
     def _zeros(self, like: Tensor) -> Tensor:
         """A node without inputs; in the layout of the others, or all that follows would lose it and run slower."""

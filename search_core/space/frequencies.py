@@ -1,4 +1,7 @@
-"""How often each operation is chosen among some genotypes."""
+"""How often each operation is chosen among some genotypes, or among all.
+
+Shape suffixes: N genotypes, E edges, O operations.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,49 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, EdgeSpace, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
 
 
 def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
     """How often each operation is chosen in some codes, (E, O) per cell type; rows sum to 1.
 
+    In a block space `none` stands for an edge that a cell does not have, and two operations on one edge are half each.
+
     Args:
         codes: at least one.
         space: their search space.
         device: of the result.
     """
-    chosen = functional.one_hot(torch.tensor(codes, device=device), len(space.primitives)).to(torch.get_default_dtype())
-    shares = chosen.mean(0).unflatten(0, (len(CELL_TYPES), len(space.edges)))
+    shape = (len(CELL_TYPES), len(space.edges))
+    if isinstance(space, EdgeSpace):
+        chosen = functional.one_hot(torch.tensor(codes, device=device), len(space.primitives))
+        shares = chosen.to(torch.get_default_dtype()).mean(0).unflatten(0, shape)
+        return dict(zip(CELL_TYPES, shares.unbind(), strict=True))
+    rows = {edge: row for row, edge in enumerate(space.edges)}
+    counts = torch.zeros(len(codes), *shape, len(space.primitives))
+    for number, genotype in enumerate(map(space.decode, codes)):
+        for place, cell_type in enumerate(CELL_TYPES):
+            for primitive, source, target in genotype.edges(cell_type):
+                counts[number, place, rows[source, target], space.primitives.index(primitive)] += 1
+    counts[..., space.primitives.index("none")] = (counts.sum(-1) == 0).to(counts)
+    shares = (counts / counts.sum(-1, keepdim=True)).mean(0).to(device)
     return dict(zip(CELL_TYPES, shares.unbind(), strict=True))
+
+
+def uniform_frequencies(space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
+    """The same over the whole space, all codes being as likely.
+
+    Args:
+        space: the search space.
+        device: of the result.
+    """
+    num_operations = len(space.primitives)
+    share_EO = torch.full((len(space.edges), num_operations), 1 / num_operations, device=device)
+    if not isinstance(space, EdgeSpace):
+        none = space.primitives.index("none")
+        targets_E = torch.tensor([target for _, target in space.edges], device=device)
+        absent_E = (1 - 1 / targets_E) ** 2  # neither input of the target is the source
+        share_EO = ((1 - absent_E) / (num_operations - 1)).unsqueeze(1).repeat(1, num_operations)
+        share_EO[:, none] = absent_E
+    return {cell_type: share_EO.clone() for cell_type in CELL_TYPES}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from search_core.errors import literal_rules, require
-from search_core.space.plan import FULL_PRECISION
+from search_core.space.plan import FULL_PRECISION, Space
 from search_core.strategies.controller_options import ControllerOptions
 
 _MOST_FEW_BITS = 16
@@ -27,6 +27,7 @@ class WeightSharingOptions:
         paper: where it was published.
         uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
+        spaces: which of `network.space` it can search; a relaxed choice is one of operations on an edge.
         recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
 
     Raises:
@@ -37,6 +38,7 @@ class WeightSharingOptions:
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]]
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    spaces: ClassVar[tuple[Space, ...]] = ("darts",)
     recalibrates: ClassVar[bool] = False
 
     @property

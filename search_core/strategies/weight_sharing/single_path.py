@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.network.child import discretised_forward, inherit_child
-from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.frequencies import frequencies
-from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.codes import Code, genotype_space
+from search_core.space.frequencies import frequencies, uniform_frequencies
+from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.weight_sharing.row_sgd import step_used
 from search_core.training.evaluation import evaluate
@@ -37,7 +37,7 @@ class SinglePathStrategy(Strategy):
 
     def __init__(self, context: SearchContext) -> None:
         self.supernet, self._context = context.supernet, context
-        self.space = GenotypeSpace(context.supernet.options)
+        self.space = genotype_space(context.supernet.options)
         self._device = next(self.supernet.parameters()).device
         theta = context.theta
         self._theta_optimiser = SGD(
@@ -106,9 +106,7 @@ class SinglePathStrategy(Strategy):
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Uniform (E, O) per cell type, as children are sampled."""
-        shape = (len(self.space.edges), len(self.space.primitives))
-        uniform = torch.full(shape, 1 / len(self.space.primitives), device=self._device)
-        return {cell_type: uniform.clone() for cell_type in CELL_TYPES}
+        return uniform_frequencies(self.space, self._device)
 
     def genotype(self) -> Genotype:
         """The best child so far."""

@@ -17,7 +17,7 @@ from search_core.network.child import discretised_forward, inherit_child
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
 from search_core.randomness import seeded_weights
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.plan import edges_by_source
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.weight_sharing.ranked_draws import RankedDraws
@@ -56,7 +56,7 @@ class HyperNetwork(nn.Module):
 
     def __init__(self, supernet: Supernet, features: int, *, seed: int) -> None:
         super().__init__()
-        self.space = GenotypeSpace(supernet.options)
+        self.space = genotype_space(supernet.options)
         self._plans = supernet.plan.cells
         self._edges = {edge: row for row, edge in enumerate(edges_by_source(supernet.options.nodes))}
         self._rows = {slot: row for row, slot in enumerate(_slots(supernet))}

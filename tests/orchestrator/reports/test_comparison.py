@@ -20,7 +20,7 @@ from orchestrator.reports.comparison_text import comparison_markdown
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from search_core.errors import DataError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import ONE_OBJECTIVE, RETRAIN, SEARCH, artifact_paths, snas, study_data
@@ -85,7 +85,7 @@ def plain_tau(pairs: list[tuple[float, float]]) -> float:
 class TestStudy:
     @pytest.mark.slow
     def test_every_genotype_is_trained_with_every_seed(self, micro: Done) -> None:
-        space = GenotypeSpace(study_of(micro).spec.search.network)
+        space = genotype_space(study_of(micro).spec.search.network)
         truth = truth_of(micro)
         assert set(truth) == set(space.all())
         assert all(len(values) == 2 for values in truth.values())
@@ -106,7 +106,7 @@ class TestStudy:
 
     def test_regret_and_rank_correlation_are_those_of_the_table(self, micro: Done) -> None:
         study, truth = study_of(micro), {code: mean(values) for code, values in truth_of(micro).items()}
-        space = GenotypeSpace(study.spec.search.network)
+        space = genotype_space(study.spec.search.network)
         expected = []
         for number in range(6):
             last = micro.journal(number).epochs[-1]

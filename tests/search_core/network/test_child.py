@@ -106,6 +106,26 @@ def test_cell_sums_its_edges_and_concatenates_the_named_nodes(name: str) -> None
     torch.testing.assert_close(cell(stem[1], first, 0.0, None), expected)
 
 
+@pytest.mark.usefixtures("float64")
+def test_stacked_node_is_projected_from_the_channels_of_its_edges() -> None:
+    """Node 3 stacks an operation on each input of the cell, in the order of its edges; node 2 adds its two."""
+    edges = (
+        Edge("skip_connect", 1, 3),
+        Edge("max_pool_3x3", 0, 2),
+        Edge("avg_pool_3x3", 0, 3),
+        Edge("skip_connect", 1, 2),
+    )
+    child = Child(Genotype(edges, (2, 3), (), (2,), normal_stacked=(3,)), TINY_SIZE)
+    cell, x = child.cells[0], child.stem(torch.randn(4, 1, 8, 8, generator=seeded()))
+    zero, one = cell.inputs(*x)
+    skip, largest, mean, other = cell.operations
+    join = cell.joins["3"]
+    both = torch.cat([skip(one), mean(zero)], 1).relu()
+    projected = torch.einsum("oi,nihw->nohw", join[1].weight[:, :, 0, 0], both)
+    expected = torch.cat([largest(zero) + other(one), join[2](projected)], 1)
+    torch.testing.assert_close(cell(*x, 0.0, None), expected)
+
+
 def test_nodes_without_inputs_are_zeros_and_unused_inputs_get_no_gradient() -> None:
     child = tiny_child("SNAS_aggressive", with_cells(5))
     cell = child.cells[1]

@@ -16,7 +16,7 @@ from search_core.errors import ConstraintsError
 from search_core.network.child import inherit_child
 from search_core.search.reports import EpochReport
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, GenotypeSpace, genotype_space
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import cell_edges
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
@@ -121,7 +121,7 @@ def test_scores_of_genotypes_are_finite(name: str) -> None:
         with torch.no_grad():
             for alpha in strategy._alpha.values():
                 alpha[:, 0] = 500.0
-    codes = _some_codes(GenotypeSpace(TINY_NETWORK))[:3]
+    codes = _some_codes(genotype_space(TINY_NETWORK))[:3]
     scores = strategy.scores(codes, seeded())
     assert len(scores) == len(codes)
     assert all(math.isfinite(score) for score in scores)
@@ -291,7 +291,7 @@ def test_end_of_an_epoch_follows_the_generator_and_leaves_theta_alone(name: str)
 @choosing
 def test_strategy_that_chooses_among_genotypes_keeps_the_hard_limits(name: str) -> None:
     free = build(name)
-    space = GenotypeSpace(TINY_NETWORK)
+    space = genotype_space(TINY_NETWORK)
     costs = sorted(free._context.limits.cost(space.decode(code)).madds for code in _some_codes(space))
     tight = Constraints(madds=Limit(max=costs[len(costs) // 10]))
     strategy = build(name, constraints=tight)

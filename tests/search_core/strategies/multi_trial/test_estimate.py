@@ -20,7 +20,7 @@ from search_core.search import child_training
 from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder, ChildReport, ChildTraining, inherit_weights
 from search_core.search.options import SearchOptions
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.strategies.multi_trial.estimate import estimate_images
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.learning_curve import CurveStop, predicted_accuracy
@@ -38,7 +38,7 @@ from tests.search_core.tiny import (
     tiny_options,
 )
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 CODE = (3, 1, 2, 3, 3, 3, 2, 1, 3, 2)
 
 

@@ -16,7 +16,7 @@ from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.base import EpochSettings
@@ -37,7 +37,7 @@ from tests.search_core.tiny import (
 )
 
 SMALL = EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 
 
 def build(options: EnasOptions = SMALL, eta: float = 0.0, **changes: Any) -> Enas:
@@ -208,7 +208,7 @@ def test_odd_configurations(network: NetworkOptions, shape: tuple[int, int, int]
         probabilities = report.cells[cell_type].probabilities
         assert len(probabilities) == num_edges
         assert all(len(row) == len(network.primitives) for row in probabilities)
-    space = GenotypeSpace(network)
+    space = genotype_space(network)
     assert space.decode(space.encode(report.genotype)) == report.genotype
 
 
