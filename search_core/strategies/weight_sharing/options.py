@@ -182,6 +182,7 @@ class EnasOptions(WeightSharingOptions):
     summary: ClassVar = "an LSTM controller of sampled children, trained by REINFORCE on held-out images"
     paper: ClassVar = "Pham et al., ICML 2018"
     uses: ClassVar = ("penalty", "constraints")
+    spaces: ClassVar = ("darts", "enas")
 
     kind: Literal["enas"] = "enas"
     held_out: float = 0.1

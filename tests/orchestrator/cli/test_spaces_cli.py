@@ -16,6 +16,7 @@ from tests.orchestrator.tiny import snas, with_empty_store
 NETWORK: dict[str, Any] = {"nodes": 2, "cells": 3, "init_channels": 4}
 PRIMITIVES = ["none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"]
 ESTIMATE = {"epochs": 1, "data_fraction": 0.1, "batch_size": 16}
+SHARING = {"kind": "enas", "controller_steps": 2, "derive_samples": 2}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "nasnet": {"kind": "nasnet", "children": 2, "batch": 2, "estimate": ESTIMATE},
     "enas": {"kind": "regularised_evolution", "children": 2, "population": 2, "sample": 1, "estimate": ESTIMATE},
@@ -30,10 +31,14 @@ def written(folder: Path, space: str, strategy: dict[str, Any], **search: Any) -
     return file
 
 
-@pytest.mark.parametrize("space", ["nasnet", "enas"])
-def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str) -> None:
+@pytest.mark.parametrize(
+    ("space", "strategy"),
+    [*STRATEGIES.items(), ("enas", SHARING)],
+    ids=["nasnet", "enas", "enas-sharing-weights"],
+)
+def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str, strategy: dict[str, Any]) -> None:
     runs = with_empty_store(tmp_path / "runs")
-    outcome = snas("search", written(tmp_path, space, STRATEGIES[space]), "--runs", runs, "--name", "one")
+    outcome = snas("search", written(tmp_path, space, strategy), "--runs", runs, "--name", "one")
     assert outcome.code == 0, outcome.said
     folder = runs / "searches" / "one"
     found = load_genotype(folder / "genotype.json")
@@ -50,7 +55,7 @@ def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str) -> No
     ("strategy", "search", "message"),
     [
         ({"kind": "snas"}, {}, "search.network.space: must be darts with strategy snas, got nasnet"),
-        ({"kind": "enas"}, {}, "search.network.space: must be darts with strategy enas, got nasnet"),
+        ({"kind": "enas"}, {}, "search.network.space: must be darts or enas with strategy enas, got nasnet"),
         (
             STRATEGIES["nasnet"],
             {"latency": {"table": "some.json"}},
