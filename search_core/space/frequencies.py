@@ -25,20 +25,35 @@ def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.devic
         space: their search space.
         device: of the result.
     """
-    shape = (len(CELL_TYPES), len(space.edges))
+    counts = _counts(codes, space, device)
+    return dict(zip(CELL_TYPES, (counts / counts.sum(-1, keepdim=True)).mean(1).unbind(), strict=True))
+
+
+def operation_counts(code: Code, space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
+    """How many of each operation a code has, (E, O) per cell type: up to two on an edge in a block space.
+
+    Args:
+        code: the genotype.
+        space: its search space.
+        device: of the result.
+    """
+    return dict(zip(CELL_TYPES, _counts([code], space, device).squeeze(1).unbind(), strict=True))
+
+
+def _counts(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -> Tensor:
+    """The same of several codes, cell types first: (2, N, E, O)."""
+    num_edges, num_operations = len(space.edges), len(space.primitives)
     if isinstance(space, EdgeSpace):
-        chosen = functional.one_hot(torch.tensor(codes, device=device), len(space.primitives))
-        shares = chosen.to(torch.get_default_dtype()).mean(0).unflatten(0, shape)
-        return dict(zip(CELL_TYPES, shares.unbind(), strict=True))
+        chosen = functional.one_hot(torch.tensor(codes, device=device), num_operations)
+        return chosen.to(torch.get_default_dtype()).unflatten(1, (len(CELL_TYPES), num_edges)).transpose(0, 1)
     rows = {edge: row for row, edge in enumerate(space.edges)}
-    counts = torch.zeros(len(codes), *shape, len(space.primitives))
+    counts = torch.zeros(len(CELL_TYPES), len(codes), num_edges, num_operations)
     for number, genotype in enumerate(map(space.decode, codes)):
         for place, cell_type in enumerate(CELL_TYPES):
             for primitive, source, target in genotype.edges(cell_type):
-                counts[number, place, rows[source, target], space.primitives.index(primitive)] += 1
+                counts[place, number, rows[source, target], space.primitives.index(primitive)] += 1
     counts[..., space.primitives.index("none")] = (counts.sum(-1) == 0).to(counts)
-    shares = (counts / counts.sum(-1, keepdim=True)).mean(0).to(device)
-    return dict(zip(CELL_TYPES, shares.unbind(), strict=True))
+    return counts.to(device)
 
 
 def uniform_frequencies(space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:

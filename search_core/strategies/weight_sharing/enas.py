@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from search_core.space.codes import Code
-from search_core.space.frequencies import frequencies
+from search_core.space.frequencies import operation_counts
 from search_core.space.genotype import CellType
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.controller import SequenceController
@@ -110,6 +110,6 @@ class Enas(SinglePathStrategy):
 
     def _penalty(self, code: Code) -> Tensor:
         """`eta C(Z)` of a child, a scalar."""
-        z_EO = frequencies([code], self.space, self._device)  # of one child: one-hot
+        z_EO = operation_counts(code, self.space, self._device)
         edge_costs = self._context.costs.edge_costs(self._context.penalty, z_EO)
         return self._settings.eta * torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()

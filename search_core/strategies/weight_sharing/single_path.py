@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from search_core.network.child import discretised_forward, inherit_child
 from search_core.space.codes import Code, genotype_space
-from search_core.space.frequencies import frequencies, uniform_frequencies
+from search_core.space.frequencies import operation_counts, uniform_frequencies
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.weight_sharing.row_sgd import step_used
@@ -143,8 +143,8 @@ class SinglePathStrategy(Strategy):
         loss.backward()
         trained = [weight for group in self._theta_optimiser.param_groups for weight in group["params"]]
         nn.utils.clip_grad_norm_(trained, self._context.theta.grad_clip, foreach=True)
-        shares = frequencies([code[: self.space.num_choices]], self.space, self._device)  # of one child: one-hot
-        step_used(self._theta_optimiser, self.supernet, {name: share_EO > 0 for name, share_EO in shares.items()})
+        counts = operation_counts(code[: self.space.num_choices], self.space, self._device)
+        step_used(self._theta_optimiser, self.supernet, {name: count_EO > 0 for name, count_EO in counts.items()})
         correct = (logits.detach().argmax(1) == labels).sum()
         return StepResult(loss=loss.detach(), penalty=torch.zeros_like(loss.detach()), correct=correct)
 

@@ -86,6 +86,18 @@ def test_reward_subtracts_the_penalty_at_the_strength_of_the_epoch() -> None:
         assert strategy.reward(code, batch) == pytest.approx(free.reward(code, batch) - 0.25e-6 * float(counts))
 
 
+def test_penalty_in_the_own_space_counts_both_operations_of_an_edge() -> None:
+    """Twice the same dilated convolution from the first input to the first node, and skips elsewhere."""
+    penalty = PenaltyOptions(strength=0.25, cost="params", log=False)
+    strategy = build(eta=0.25, penalty=penalty, network=replace(TINY_NETWORK, space="enas"))
+    code, without = ((0, 0, *first, 1, 1, 1, 1, *(0, 0, 1, 1) * 2) for first in ((2, 2), (1, 1)))
+    table = CostTable(TINY_SIZE).table("params", "normal")
+    convolution = table.sum(0)[0, FEW_PRIMITIVES.index("dil_conv_3x3")].item()
+    added = strategy._penalty(code).item() - strategy._penalty(without).item()
+    assert added == pytest.approx(0.25e-6 * 2 * convolution)
+    assert convolution == 4 * 9 + 4 * 4 + 2 * 4
+
+
 def test_step_reports_the_penalty_of_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
     strategy = build(eta=0.01)
     code = some_codes(1)[0]
