@@ -301,7 +301,7 @@ def _slices(supernet: Supernet, child: Child) -> dict[str, Tensor]:
     return slices
 
 
-def _columns(weights: Mapping[str, Tensor], read: CellPlan, genotype: Genotype, num_nodes: int) -> Mapping[str, Tensor]:
+def _columns(weights: dict[str, Tensor], read: CellPlan, genotype: Genotype, num_nodes: int) -> dict[str, Tensor]:
     """Weights of what reads a cell's output, without the columns of nodes that the genotype does not concatenate."""
     concat = genotype.concat(read.cell_type)
     if concat == tuple(range(2, num_nodes + 2)):

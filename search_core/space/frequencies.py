@@ -45,7 +45,8 @@ def _counts(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -
     num_edges, num_operations = len(space.edges), len(space.primitives)
     if isinstance(space, EdgeSpace):
         chosen = functional.one_hot(torch.tensor(codes, device=device), num_operations)
-        return chosen.to(torch.get_default_dtype()).unflatten(1, (len(CELL_TYPES), num_edges)).transpose(0, 1)
+        one_hot: Tensor = chosen.to(torch.get_default_dtype()).unflatten(1, (len(CELL_TYPES), num_edges))
+        return one_hot.transpose(0, 1)
     rows = {edge: row for row, edge in enumerate(space.edges)}
     counts = torch.zeros(len(CELL_TYPES), len(codes), num_edges, num_operations)
     for number, genotype in enumerate(map(space.decode, codes)):
