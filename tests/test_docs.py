@@ -8,12 +8,15 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from orchestrator.study_file.loading import RecurrentStudy, load_study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.validation import fields_of
+from search_core.space.codes import genotype_space
+from search_core.space.genotype import PUBLISHED
+from search_core.space.plan import NetworkOptions
 from search_core.strategies.registry import MULTI_TRIAL, STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +68,17 @@ def test_page_of_the_study_file_has_every_key_with_its_default() -> None:
     known["search.strategy.kind"] = "snas"
     del known["search.seed"]  # it is the study's
     assert documented == known
+
+
+def test_settings_of_the_papers_spaces_hold_the_published_cells() -> None:
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    settings = [yaml.safe_load(line) for line in re.findall(r"^network: \{space: .*\}$", page, re.MULTILINE)]
+    members = {"nasnet": ["NASNet", "AmoebaNet", "ENAS"], "enas": ["ENAS"]}
+    assert [setting["network"]["space"] for setting in settings] == list(members)
+    for setting in settings:
+        network = TypeAdapter(NetworkOptions).validate_python(setting["network"])
+        for name in members[network.space]:
+            genotype_space(network).encode(PUBLISHED[name])
 
 
 @pytest.mark.parametrize("kind", STRATEGIES)

@@ -54,7 +54,7 @@ class DrawnEdge:
 
 @dataclass(frozen=True, kw_only=True)
 class CellPicture:
-    """What is drawn of one cell: its edges and the nodes that run to the output.
+    """What is drawn of one cell.
 
     Attributes:
         cell_type: word for it, with which the groups of an SVG begin.
@@ -62,6 +62,7 @@ class CellPicture:
         edges: from the bottom to the top.
         concat: nodes that run to the output.
         boxes: letter and index of both inputs and the output.
+        stacked: nodes that concatenate their edges.
     """
 
     cell_type: str
@@ -69,6 +70,7 @@ class CellPicture:
     edges: tuple[DrawnEdge, ...]
     concat: tuple[int, ...]
     boxes: tuple[tuple[str, str], ...] = (("c", "k\N{MINUS SIGN}2"), ("c", "k\N{MINUS SIGN}1"), ("c", "k"))
+    stacked: tuple[int, ...] = ()
 
     def reached(self) -> frozenset[int]:
         """Nodes that a cell input reaches along kept edges, the inputs included."""
@@ -163,14 +165,15 @@ def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
     _draw_edge_heads(sheet, layout, kept)
     _draw_labels(sheet, layout, kept)
     for node in range(2, layout.num_nodes + 2):
-        _draw_node(sheet, layout.places[node], str(node - 2), node in reached)
+        _draw_node(sheet, layout.places[node], str(node - 2), node in reached, node in cell.stacked)
     read = {edge.source for edge in kept}
     for node, (letter, index) in zip((0, 1, layout.output), cell.boxes, strict=True):
         _draw_box(sheet, layout.places[node], letter, index, node in read or node == layout.output)
     vertical = layout.height - 14
     sheet.text((22.0, vertical), cell.heading, size=_HEADING_SIZE, colour=INK, align="left")
     nodes = len(reached) - 2
-    count = f"{len(kept)} {'edge' if len(kept) == 1 else 'edges'}, {nodes} of {layout.num_nodes} nodes fed"
+    count = f"{len(cell.stacked)} stacked (double ring), " if cell.stacked else ""
+    count += f"{len(kept)} {'edge' if len(kept) == 1 else 'edges'}, {nodes} of {layout.num_nodes} nodes fed"
     sheet.text((WIDTH - 22.0, vertical), count, size=_LEGEND_SIZE, colour=MUTED, align="right")
 
 
@@ -227,10 +230,11 @@ def _draw_labels(sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge]) 
     sheet.add(PolyCollection(gaps, facecolors="white", edgecolors="none", zorder=5))
 
 
-def _draw_node(sheet: _Sheet, at: Point, name: str, fed: bool) -> None:
-    circle = PathPatch(Path.circle(at, NODE_RADIUS), zorder=6)
-    _paint(circle, "#E8EEF4", alive=fed)
-    sheet.add(circle)
+def _draw_node(sheet: _Sheet, at: Point, name: str, fed: bool, stacked: bool) -> None:
+    for radius in (NODE_RADIUS, NODE_RADIUS - 3.0)[: 1 + stacked]:
+        circle = PathPatch(Path.circle(at, radius), zorder=6)
+        _paint(circle, "#E8EEF4", alive=fed)
+        sheet.add(circle)
     sheet.text(at, name, size=9.5, colour=INK if fed else MUTED)
 
 

@@ -70,6 +70,8 @@ def _one_cell(
         lines += _block(cells, sources, num_nodes, fed)
     concat = ", ".join(str(node - 2) for node in genotype.concat(cell_type))
     lines.append((Span(f"{'c(k)':>{_HEAD}} ◄ concatenation of {concat}"),))
+    if stacked := ", ".join(str(node - 2) for node in genotype.stacked(cell_type)):
+        lines.append((Span(f"{'':>{_HEAD}}   stacked, not added: {stacked}"),))
     return lines if len(fed) == num_nodes else [*lines, (Span(f"{'✗':>{_HEAD + 2}} no input reaches this node"),)]
 
 

@@ -35,7 +35,8 @@ def render_cells(
 
     Every node and edge has a fixed place that depends on the number of nodes alone, so that pictures of different
     epochs can be compared. Edges are as wide and as strong as their operation is probable; a faint dotted arc is an
-    edge whose most probable choice is `none`; a dashed hollow node is one that no cell input reaches.
+    edge whose most probable choice is `none`; a dashed hollow node is one that no cell input reaches, one with a double
+    ring is stacked.
 
     Args:
         genotype: the cells.
@@ -164,6 +165,7 @@ def _figure(
                 probabilities=None if rows is None else rows[cell_type].tolist(),
             ),
             concat=genotype.concat(cell_type),
+            stacked=genotype.stacked(cell_type),
         )
         for cell_type in CELL_TYPES
     )

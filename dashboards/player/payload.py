@@ -172,19 +172,23 @@ def _genotype(text: str, epoch: int) -> Mapping[str, Any]:
 def _derived(
     genotypes: Sequence[Mapping[str, Any]], cell_type: CellType, num_nodes: int, primitives: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the derived cells keep: operation per epoch and edge or -1, (T, E); nodes in the output or not, (T, B)."""
+    """What the derived cells keep: operation per epoch and edge or -1, (T, E); nodes in the output or not, (T, B).
+
+    Of two operations on one edge, as cells of NASNet and ENAS have them, the first counts: an edge has one place.
+    """
     edges = {edge: position for position, edge in enumerate(cell_edges(num_nodes))}
     numbers = {name: number for number, name in enumerate(primitives)}
     kept = np.full((len(genotypes), len(edges)), -1)
     concat = np.zeros((len(genotypes), num_nodes), dtype=bool)
     for epoch, genotype in enumerate(genotypes):
         for name, source, target in genotype[cell_type]:
-            if name not in numbers or (source, target) not in edges or kept[epoch, edges[source, target]] >= 0:
+            if name not in numbers or (source, target) not in edges:
                 raise ValueError(
-                    "a derived cell must keep at most one candidate per edge of the searchable cell, got "
+                    "a derived cell must keep candidates of the searchable cell's edges, got "
                     f"{name!r} from node {source} to {target} in the {cell_type} cell"
                 )
-            kept[epoch, edges[source, target]] = numbers[name]
+            if kept[epoch, edges[source, target]] < 0:
+                kept[epoch, edges[source, target]] = numbers[name]
         for node in genotype[f"{cell_type}_concat"]:
             if not 2 <= node < num_nodes + 2:
                 raise ValueError(f"the output must join nodes 2 to {num_nodes + 1}, got {node} in the {cell_type} cell")

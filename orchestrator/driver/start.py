@@ -38,7 +38,7 @@ from search_core.cost.latency_table import table_for
 from search_core.data.datasets import ImageData, check_batch_size, load_data
 from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import load_genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
@@ -118,7 +118,7 @@ def _check_work(study: Study, data: ImageData) -> None:
         if not _sweeps_limits(study) and any(map(_keeps_limits, corners)):
             latency = latency_of_children(anywhere, table, size, torch.device("cpu"), is_measured=False)
             limits = ChildLimits(search.constraints, size, latency)
-            limits.sample(GenotypeSpace(search.network), torch.Generator().manual_seed(search.seed))
+            limits.sample(genotype_space(search.network), torch.Generator().manual_seed(search.seed))
         for options in corners:
             if isinstance(options.strategy, MultiTrialOptions):
                 check_estimate(options, data)

@@ -12,7 +12,7 @@ from orchestrator.files.layout import trial_label
 from orchestrator.study.ground_truth import TruthTable
 from orchestrator.study.records import TrialRecord
 from search_core.errors import GenotypeError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, GenotypeSpace, genotype_space
 from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Judge:
 
     def __init__(self, study: Study, truth: TruthTable) -> None:
         self._study, self._means = study, truth.means
-        self._space = GenotypeSpace(study.spec.search.network)
+        self._space = genotype_space(study.spec.search.network)
         self._best = max(self._means.values())
 
     def __call__(self, trial: TrialRecord) -> Judgement:

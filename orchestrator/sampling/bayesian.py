@@ -48,8 +48,8 @@ class Bayesian(ScoredProposer):
     def __init__(self, options: BayesianOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
         super().__init__(space, limits, seed)
         self._options, self._seed = options, seed
-        choices = CategoricalDistribution(list(range(len(space.primitives))))
-        self._distributions = {f"{position:03d}": choices for position in range(space.num_choices)}
+        choices = [CategoricalDistribution(list(range(number))) for number in space.options]
+        self._distributions = {f"{position:03d}": choice for position, choice in enumerate(choices)}
         self._study = _new_study()
         self._trials: list[int] = []  # of the study, by proposal
 

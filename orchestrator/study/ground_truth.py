@@ -15,7 +15,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import StudyFolder
 from orchestrator.jobs import TruthJob
 from orchestrator.study_file.spec import StudySpec
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 
 #: Genotypes that one worker trains: few enough to share the work out evenly, many enough to start few workers.
 _GENOTYPES_A_PART = 8
@@ -61,7 +61,7 @@ def truth_jobs(spec: StudySpec, folder: StudyFolder) -> list[TruthJob]:
     """The parts of the work; none without `ground_truth`."""
     if spec.ground_truth is None:
         return []
-    codes = list(GenotypeSpace(spec.search.network).all())
+    codes = list(genotype_space(spec.search.network).all())
     parts = [codes[start : start + _GENOTYPES_A_PART] for start in range(0, len(codes), _GENOTYPES_A_PART)]
     return [
         TruthJob(

@@ -35,7 +35,7 @@ from search_core.errors import Rule, require
 from search_core.search.collapse import StopOptions
 from search_core.search.options import FORK_SECTIONS, SearchOptions
 from search_core.search.reports import OPTIONAL_METRICS
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.strategies.registry import MULTI_TRIAL
 from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
 
@@ -243,7 +243,7 @@ class StudySpec(pydantic.BaseModel):
     def _ground_truth_rules(self) -> Iterator[Rule]:
         if self.ground_truth is None:
             return
-        size = GenotypeSpace(self.search.network).size
+        size = genotype_space(self.search.network).size
         yield (
             "ground_truth",
             size <= MOST_GENOTYPES,

@@ -8,11 +8,11 @@ ReLU are taken as fused with the convolution, and `none` moves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from search_core.space.genotype import CELL_TYPES, POOLS, CellType, Edge, Genotype, has_pool_norm
+from search_core.space.genotype import POOLS, Edge, Genotype, has_pool_norm
 from search_core.space.plan import (
     CellPlan,
     NetworkSize,
@@ -172,8 +172,14 @@ def auxiliary_params(channels: int, classes: int) -> int:
     return channels * 128 + 2 * 128 + 128 * 768 * 4 + 2 * 768 + 768 * classes + classes
 
 
-def _cell_cost(cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: bool) -> Cost:
+def _cell_cost(
+    cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: bool, stacked: Sequence[int] = ()
+) -> Cost:
     parts = [_cell_inputs_cost(cell, affine)]
+    for node in stacked:
+        width = cell.channels * sum(edge.target == node for edge in edges)
+        join = _conv(width, cell.channels, (1, 1), cell.size_out, cell.size_out)
+        parts += [join, _norm(cell.channels, affine)]
     for edge in edges:
         size, stride = cell.edge_geometry(edge.source)
         is_affine = affine and (pool_norm or edge.primitive not in POOLS)
@@ -181,12 +187,16 @@ def _cell_cost(cell: CellPlan, edges: Sequence[Edge], affine: bool, pool_norm: b
     return total(parts)
 
 
-def _stack_cost(
-    plan: StackPlan, edges: Mapping[CellType, Sequence[Edge]], *, affine: bool, pool_norm: bool = True
-) -> NetworkCost:
-    cells = [_cell_cost(cell, edges[cell.cell_type], affine, pool_norm) for cell in plan.cells]
+def _stack_cost(plan: StackPlan, cells: Sequence[Cost]) -> NetworkCost:
     parts = (_stem_cost(plan), *cells, _linear(plan.out_channels, plan.size.num_classes))
     return NetworkCost(*total(parts), auxiliary_params(plan.auxiliary_channels, plan.size.num_classes))
+
+
+def _child_cells(genotype: Genotype, plan: StackPlan, pool_norm: bool) -> list[Cost]:
+    return [
+        _cell_cost(cell, genotype.edges(cell.cell_type), True, pool_norm, genotype.stacked(cell.cell_type))
+        for cell in plan.cells
+    ]
 
 
 def child_cost(
@@ -204,9 +214,9 @@ def child_cost(
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
         cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
-    edges = {cell_type: genotype.edges(cell_type) for cell_type in CELL_TYPES}
+    plan = plan_child(genotype, size, cell_channels)
     pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
-    return _stack_cost(plan_child(genotype, size, cell_channels), edges, affine=True, pool_norm=pool_norm)
+    return _stack_cost(plan, _child_cells(genotype, plan, pool_norm))
 
 
 def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[tuple[int, int]]) -> int:
@@ -220,8 +230,8 @@ def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[tuple[int
         bits: widths of both factors in every cell: weights and features.
     """
     ends = _stem_cost(plan).madds + _linear(plan.out_channels, plan.size.num_classes).madds
-    cells = [_cell_cost(cell, genotype.edges(cell.cell_type), affine=True, pool_norm=True).madds for cell in plan.cells]
-    return ends * 32**2 + sum(madds * of_w * of_x for madds, (of_w, of_x) in zip(cells, bits, strict=True))
+    cells = _child_cells(genotype, plan, pool_norm=True)
+    return ends * 32**2 + sum(cost.madds * of_w * of_x for cost, (of_w, of_x) in zip(cells, bits, strict=True))
 
 
 def supernet_cost(size: NetworkSize) -> NetworkCost:
@@ -231,4 +241,5 @@ def supernet_cost(size: NetworkSize) -> NetworkCost:
         for source, target in cell_edges(size.network.nodes)
         for primitive in size.network.primitives
     ]
-    return _stack_cost(plan_supernet(size), dict.fromkeys(CELL_TYPES, edges), affine=False)
+    plan = plan_supernet(size)
+    return _stack_cost(plan, [_cell_cost(cell, edges, affine=False, pool_norm=True) for cell in plan.cells])

@@ -22,7 +22,7 @@ from search_core.cost.latency_table import Comparison, LatencyTable, Place, Timi
 from search_core.errors import literal_rules, require
 from search_core.network.child import Child
 from search_core.randomness import seeded_weights
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkSize
 
@@ -173,7 +173,7 @@ def compare(
         clock: seconds; default: that of `options`.
     """
     device = torch.device(device)
-    space, generator = GenotypeSpace(size.network), torch.Generator().manual_seed(seed)
+    space, generator = genotype_space(size.network), torch.Generator().manual_seed(seed)
     genotypes = [space.decode(space.sample(generator)) for _ in range(children)]
     runs = {str(number): _child_run(genotype, size, options, device) for number, genotype in enumerate(genotypes)}
     timings = time_rounds(runs, options, device, clock=clock)

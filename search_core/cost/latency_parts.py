@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from search_core.errors import require
 from search_core.network.blocks import CellInputs, Classifier, build_stem
 from search_core.network.primitives import build_primitive
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
@@ -76,7 +77,13 @@ def sum_key(cell: CellPlan) -> str:
 
 
 def network_parts(size: NetworkSize) -> Iterator[Part]:
-    """Every distinct part that a child of the search space may have."""
+    """Every distinct part that a child of the search space may have.
+
+    Raises:
+        OptionsError: for another space than `darts`, where cells concatenate different numbers of nodes.
+    """
+    space = size.network.space
+    require(("network.space", space == "darts", f"must be darts for a table of latency, got {space}"))
     plan, options = plan_supernet(size), size.network
     distinct = {part.key: part for part in _fixed(plan, dict.fromkeys(CELL_TYPES, options.nodes))}
     for cell in plan.cells:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search_core.errors import GenotypeError
 from search_core.network.blocks import AuxiliaryHead, CellInputs, Classifier, build_stem
 from search_core.network.choice_blocks import keep_statistics, narrowed
-from search_core.network.primitives import build_primitive
+from search_core.network.primitives import ReluConvBn, build_primitive
 from search_core.network.quantisation import quantise_inputs, with_quantised_weights
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
@@ -33,7 +33,10 @@ def drop_path(x: Tensor, probability: float, generator: torch.Generator, ranks: 
 
 
 class ChildCell(nn.Module):
-    """One cell with one operation per kept edge. A node without kept edges is zeros."""
+    """One cell with one operation per kept edge. A node without kept edges is zeros.
+
+    Stacked nodes have a module in `joins` that brings them back to the channels of a node.
+    """
 
     def __init__(self, plan: CellPlan, genotype: Genotype, *, affine: bool, pool_norm: bool) -> None:
         super().__init__()
@@ -45,6 +48,13 @@ class ChildCell(nn.Module):
         self.operations = nn.ModuleList(
             _kept_operation(edge.primitive, plan.channels, plan.edge_geometry(edge.source)[1], affine, pool_norm)
             for edge in self.kept
+        )
+        targets = Counter(edge.target for edge in self.kept)
+        self.joins = nn.ModuleDict(
+            {
+                str(node): ReluConvBn(targets[node] * plan.channels, plan.channels, affine=affine)
+                for node in genotype.stacked(plan.cell_type)
+            }
         )
 
     def forward(
@@ -74,8 +84,14 @@ class ChildCell(nn.Module):
                     assert generator is not None, "drop path needs a generator"
                     term = drop_path(term, drop_path_prob, generator, ranks)
                 terms.append(term)
-            nodes[target] = sum(terms[1:], terms[0]) if terms else self._zeros(nodes[0])
+            nodes[target] = self._joined(target, terms) if terms else self._zeros(nodes[0])
         return torch.cat([nodes[node] for node in self.concat], dim=1)
+
+    def _joined(self, node: int, terms: list[Tensor]) -> Tensor:
+        if str(node) in self.joins:
+            stacked: Tensor = self.joins[str(node)](torch.cat(terms, dim=1))
+            return stacked
+        return sum(terms[1:], terms[0])
 
     def _zeros(self, like: Tensor) -> Tensor:
         """A node without inputs; in the layout of the others, or all that follows would lose it and run slower."""
@@ -169,7 +185,7 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
 
     Args:
         supernet: the searchable network; it is not changed.
-        genotype: an architecture of its search space, every node concatenated.
+        genotype: an architecture of its search space: every node concatenated, or with `space` enas the loose ends.
         choices: channels and bits of every cell; default: all channels in full precision. Statistics fit neither fewer
             channels nor fewer bits until they are recomputed.
 
@@ -240,10 +256,12 @@ def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:
     concat = tuple(range(2, options.nodes + 2))
     edges = set(edges_by_source(options.nodes))
     for cell_type in CELL_TYPES:
-        if genotype.concat(cell_type) != concat:
+        if options.space == "darts" and genotype.concat(cell_type) != concat:
             raise GenotypeError(
                 f"{cell_type}_concat: must be {concat}, the nodes of the supernet, got {genotype.concat(cell_type)}"
             )
+        if not set(genotype.concat(cell_type)) <= set(concat) or genotype.stacked(cell_type):
+            raise GenotypeError(f"{cell_type}: the supernet has the nodes {concat}, none of them stacked")
         for edge in genotype.edges(cell_type):
             if (edge.source, edge.target) not in edges or edge.primitive not in options.primitives:
                 raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
@@ -253,23 +271,44 @@ def _slices(supernet: Supernet, child: Child) -> dict[str, Tensor]:
     """The supernet's weights and statistics under the child's names: slices, not copies.
 
     All edges of a source share the statistics of a pool. The first edge has them, others a copy: one batch, one move.
+    So do two equal operations on one edge, which share weights too (ENAS has weights for each input of a node). What
+    reads a cell of which not all nodes are the output has the columns of the others left out, as in ENAS (section 2.3).
     """
     slices = {f"stem.{name}": value for name, value in _state(supernet.stem).items()}
-    slices |= {f"classifier.{name}": value for name, value in _state(supernet.classifier).items()}
+    cells = child.plan.cells
+    last = _columns(_state(supernet.classifier), cells[-1], child.genotype, supernet.options.nodes)
+    slices |= {f"classifier.{name}": value for name, value in last.items()}
     positions = {edge: position for position, edge in enumerate(edges_by_source(supernet.options.nodes))}
     for index, (child_cell, search_cell) in enumerate(zip(child.cells, supernet.cells, strict=True)):
         assert isinstance(child_cell, ChildCell)
         assert isinstance(search_cell, SearchCell)
-        slices |= {f"cells.{index}.inputs.{name}": value for name, value in _state(search_cell.inputs).items()}
-        pools = set()
+        for part, back in (("before_previous", 2), ("previous", 1)):
+            own = _state(search_cell.inputs.get_submodule(part))
+            if index >= back:
+                own = _columns(own, cells[index - back], child.genotype, supernet.options.nodes)
+            slices |= {f"cells.{index}.inputs.{part}.{name}": value for name, value in own.items()}
+        seen = set()
         for number, (edge, operation) in enumerate(zip(child_cell.kept, child_cell.operations, strict=True)):
             if operation.state_dict():  # an identity has nothing
                 own = search_cell.weights_of(edge.primitive, positions[edge.source, edge.target])
-                if edge.primitive in POOLS and (edge.primitive, edge.source) in pools:
+                shared = (edge.primitive, edge.source, None if edge.primitive in POOLS else edge.target)
+                if shared in seen:
                     own = {name: value.clone() for name, value in own.items()}
-                pools.add((edge.primitive, edge.source))
+                seen.add(shared)
                 slices |= {f"cells.{index}.operations.{number}.{name}": value for name, value in own.items()}
     return slices
+
+
+def _columns(weights: dict[str, Tensor], read: CellPlan, genotype: Genotype, num_nodes: int) -> dict[str, Tensor]:
+    """Weights of what reads a cell's output, without the columns of nodes that the genotype does not concatenate."""
+    concat = genotype.concat(read.cell_type)
+    if concat == tuple(range(2, num_nodes + 2)):
+        return weights
+    nodes = [node - 2 for node in concat]
+    return {
+        name: weight.unflatten(1, (num_nodes, -1))[:, nodes].flatten(1, 2) if weight.dim() > 1 else weight
+        for name, weight in weights.items()
+    }
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

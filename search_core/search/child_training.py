@@ -19,7 +19,7 @@ from search_core.network.inheritance import inherit_weights, morph
 from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions, defining
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import Genotype
 from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images, resized_images
@@ -133,7 +133,7 @@ class ChildTraining(Resumable[ChildReport]):
     ) -> None:
         assert isinstance(options.strategy, MultiTrialOptions)
         self.options, self.order, self._estimate = options, order, options.strategy.estimate
-        space = GenotypeSpace(options.network)
+        space = genotype_space(options.network)
         seed = int(np.random.SeedSequence([options.seed, order.number]).generate_state(1)[0])
         images = estimate_images(self._estimate, data)
         self._validation = resized_images(self._estimate, data).validation

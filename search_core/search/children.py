@@ -24,7 +24,7 @@ from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
 from search_core.search.reports import CellReport, EpochReport, epoch_report
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, GenotypeSpace, genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
@@ -97,7 +97,7 @@ class ProposedChildren:
     def __init__(self, options: SearchOptions, data: ImageData, build: BuildProposer = build_proposer) -> None:
         assert isinstance(options.strategy, MultiTrialOptions)
         self.options, self.strategy = options, options.strategy
-        self.space = GenotypeSpace(options.network)
+        self.space = genotype_space(options.network)
         # Who asks need not be where children are trained, so the table's device is not compared with this one.
         anywhere, cpu = replace(options.latency, same_device=False), torch.device("cpu")
         size = NetworkSize(options.network, data.input_shape, data.num_classes)

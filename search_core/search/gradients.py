@@ -13,7 +13,7 @@ from torch.nn import functional
 from search_core.errors import require
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.gradient_estimates import (
     Effort,
@@ -52,7 +52,7 @@ def check_comparable(options: SearchOptions) -> None:
     Raises:
         OptionsError: if the strategy has no alpha, or the space has too many genotypes to list.
     """
-    kind, size = options.strategy.kind, GenotypeSpace(options.network).size
+    kind, size = options.strategy.kind, genotype_space(options.network).size
     require(
         (
             "strategy.kind",
@@ -88,7 +88,7 @@ def compare_gradients(
         OptionsError: as `check_comparable`.
     """
     check_comparable(search.options)
-    space = GenotypeSpace(search.options.network)
+    space = genotype_space(search.options.network)
     loss_of = _loss_on(search, images)
     alpha = torch.cat([search.strategy.alpha()[name] for name in CELL_TYPES])
     codes = torch.tensor(list(space.all()), device=alpha.device)

@@ -13,12 +13,14 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import Rule, literal_rules, require
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.plan import NetworkOptions
+from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.weight_sharing.options import SnasOptions
 
 #: Settings that earlier versions did not have, and the value at which they change nothing.
 _LATER = (
+    ("network.space", "darts"),
     ("dataset.colour_jitter", False),
     ("alpha.grad_clip", None),
     ("strategy.drop_path", 0.0),
@@ -103,6 +105,7 @@ class SearchOptions:
                 f"must be float32 with strategy {kind}, got {self.precision}",
                 "strategy.kind",
             ),
+            *self._space_rules(),
             *self._latency_rules(),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
             ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
@@ -113,6 +116,20 @@ class SearchOptions:
             ),
             ("seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"),
         )
+
+    def _space_rules(self) -> Iterator[Rule]:
+        """Who can search which space: relaxed and shared operations are those of edges."""
+        space, kind, spaces = self.network.space, self.strategy.kind, self.strategy.spaces
+        rule = f"must be {' or '.join(spaces)} with strategy {kind}, got {space}"
+        yield "network.space", space in spaces, rule, "strategy.kind"
+        rule = f"must be left out with `network.space` {space}: a table knows cells whose nodes are all the output"
+        yield "latency.table", space == "darts" or self.latency.table is None, rule, "network.space"
+        if isinstance(self.strategy, MultiTrialOptions):  # other spaces have no move that keeps the function
+            is_morph, mutation = self.strategy.estimate.morphism, getattr(self.strategy, "mutation", "any")
+            rule = f"must be false with `network.space` {space}, got {is_morph}"
+            yield "strategy.estimate.morphism", space == "darts" or not is_morph, rule, "network.space"
+            rule = f"must be any with `network.space` {space}, got {mutation}"
+            yield "strategy.mutation", space == "darts" or mutation == "any", rule, "network.space"
 
     def _latency_rules(self) -> Iterator[Rule]:
         """Rules over several sections: what needs the table, and what a penalty on whole children excludes."""

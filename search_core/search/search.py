@@ -24,7 +24,7 @@ from search_core.resumable import Resumable
 from search_core.search.options import FORK_SECTIONS, SearchOptions, defining
 from search_core.search.reports import CellReport, EpochReport, epoch_report
 from search_core.search.temperature import temperature_at
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
@@ -99,7 +99,7 @@ class Search(Resumable[EpochReport]):
         """
         if self.epoch < self.options.epochs:
             raise StateError(f"scores are for a search that is over: {self.epoch} of {self.options.epochs} epochs done")
-        codes = list(GenotypeSpace(self.options.network).all())
+        codes = list(genotype_space(self.options.network).all())
         return self.strategy.scores(codes, self._generators["validation"])
 
     def genotype(self) -> Genotype:

@@ -8,7 +8,7 @@ lists every kept edge; an edge whose choice is `none` is left out. Two edges bet
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -51,21 +51,29 @@ class Edge(NamedTuple):
 class Genotype:
     """Both cells of an architecture, with the nodes that each concatenates to its output.
 
+    A node adds what its edges bring. One that is *stacked* concatenates it along the channels, in the order of its
+    edges, and brings it back to the channels of a node by ReLU, 1x1 convolution and batch norm (NASNet section 3, step
+    5, which leaves open how; so do cells with their inputs). Documents without stacked nodes do not mention them.
+
     Raises:
         GenotypeError: if an edge names an unknown primitive, does not run forward (`source < target`, `target >= 2`),
-            or if a concatenation is empty, repeats a node or names an input node.
+            if a concatenation is empty, repeats a node or names an input node, or if a stacked node has less than two
+            edges or is repeated.
     """
 
     normal: tuple[Edge, ...]
     normal_concat: tuple[int, ...]
     reduce: tuple[Edge, ...]
     reduce_concat: tuple[int, ...]
+    normal_stacked: tuple[int, ...] = ()
+    reduce_stacked: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for cell_type in CELL_TYPES:
             for position, edge in enumerate(self.edges(cell_type)):
                 _check_edge(edge, f"{cell_type}[{position}]")
             _check_concat(self.concat(cell_type), f"{cell_type}_concat")
+            _check_stacked(self.stacked(cell_type), self.edges(cell_type), f"{cell_type}_stacked")
 
     def edges(self, cell_type: CellType) -> tuple[Edge, ...]:
         """Kept edges of one cell type, in the order of the document."""
@@ -74,6 +82,10 @@ class Genotype:
     def concat(self, cell_type: CellType) -> tuple[int, ...]:
         """Nodes whose channels form the output of one cell type."""
         return self.normal_concat if cell_type == "normal" else self.reduce_concat
+
+    def stacked(self, cell_type: CellType) -> tuple[int, ...]:
+        """Nodes of one cell type that concatenate what their edges bring; the others add it."""
+        return self.normal_stacked if cell_type == "normal" else self.reduce_stacked
 
     def num_nodes(self, cell_type: CellType) -> int:
         """Number of intermediate nodes that one cell type spans, those without any input included."""
@@ -88,31 +100,36 @@ class Genotype:
         return len(reached) - 2
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as plain lists, with the keys of the published files and `version`."""
-        return {
-            "version": FORMAT_VERSION,
-            "normal": [list(edge) for edge in self.normal],
-            "normal_concat": list(self.normal_concat),
-            "reduce": [list(edge) for edge in self.reduce],
-            "reduce_concat": list(self.reduce_concat),
-        }
+        """The document as plain lists, with the keys of the published files, `version`, and stacked nodes if any."""
+        document: dict[str, Any] = {"version": FORMAT_VERSION}
+        for cell_type in CELL_TYPES:
+            document[cell_type] = [list(edge) for edge in self.edges(cell_type)]
+            document[f"{cell_type}_concat"] = list(self.concat(cell_type))
+            if self.stacked(cell_type):
+                document[f"{cell_type}_stacked"] = list(self.stacked(cell_type))
+        return document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Genotype:
         """Read the document form.
 
         Args:
-            document: keys `normal`, `normal_concat`, `reduce`, `reduce_concat`; `version` optional.
+            document: keys `normal`, `normal_concat`, `reduce`, `reduce_concat`; `version`, `normal_stacked` and
+                `reduce_stacked` optional.
 
         Raises:
             GenotypeError: on missing or unknown keys, a version that is not known, or a malformed entry.
         """
-        check_keys(document, {"normal", "normal_concat", "reduce", "reduce_concat"})
+        optional = {"normal_stacked", "reduce_stacked"}
+        check_keys(document, {"normal", "normal_concat", "reduce", "reduce_concat"}, optional)
         return cls(
             normal=_parse_edges(document["normal"], "normal"),
-            normal_concat=parse_concat(document["normal_concat"], "normal_concat"),
             reduce=_parse_edges(document["reduce"], "reduce"),
-            reduce_concat=parse_concat(document["reduce_concat"], "reduce_concat"),
+            **{
+                key: parse_nodes(document.get(key, []), key)
+                for cell_type in CELL_TYPES
+                for key in (f"{cell_type}_concat", f"{cell_type}_stacked")
+            },
         )
 
     def to_json(self) -> str:
@@ -122,6 +139,8 @@ class Genotype:
             edges = ",\n".join(f"    {json.dumps(list(edge))}" for edge in self.edges(cell_type))
             lines.append(f'  "{cell_type}": [\n{edges}\n  ]' if edges else f'  "{cell_type}": []')
             lines.append(f'  "{cell_type}_concat": {json.dumps(list(self.concat(cell_type)))}')
+            if self.stacked(cell_type):
+                lines.append(f'  "{cell_type}_stacked": {json.dumps(list(self.stacked(cell_type)))}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -177,15 +196,15 @@ def find_cell(
         raise GenotypeError(document.located(path, str(error))) from error
 
 
-def check_keys(document: Mapping[str, Any], keys: set[str]) -> None:
-    """Check that a document has these keys, no others but `version`, and the version of this format.
+def check_keys(document: Mapping[str, Any], keys: set[str], optional: Collection[str] = ()) -> None:
+    """Check that a document has these keys, no others but `version` and optional ones, and the version of this format.
 
     Raises:
         GenotypeError: if it has not.
     """
     if not isinstance(document, Mapping):
         raise GenotypeError(f"a genotype must be a JSON object, got {type(document).__name__}")
-    missing, unknown = sorted(keys - set(document)), sorted(set(document) - keys - {"version"})
+    missing, unknown = sorted(keys - set(document)), sorted(set(document) - keys - {"version", *optional})
     if missing or unknown:
         raise GenotypeError(f"a genotype must have the keys {sorted(keys)}; missing {missing}, unknown {unknown}")
     if document.get("version", FORMAT_VERSION) != FORMAT_VERSION:
@@ -210,6 +229,12 @@ def _check_concat(concat: tuple[int, ...], place: str) -> None:
         raise GenotypeError(f"{place}: must name distinct intermediate nodes (2 or higher), got {list(concat)}")
 
 
+def _check_stacked(stacked: tuple[int, ...], edges: tuple[Edge, ...], place: str) -> None:
+    targets = [edge.target for edge in edges]
+    if len(set(stacked)) != len(stacked) or any(targets.count(node) < 2 for node in stacked):
+        raise GenotypeError(f"{place}: must name distinct nodes with two edges or more, got {list(stacked)}")
+
+
 def _parse_edges(value: Any, place: str) -> tuple[Edge, ...]:
     if not isinstance(value, list):
         raise GenotypeError(f"{place}: must be a list of [primitive, source, target], got {value!r}")
@@ -219,7 +244,7 @@ def _parse_edges(value: Any, place: str) -> tuple[Edge, ...]:
     return tuple(Edge(*item) for item in value)
 
 
-def parse_concat(value: Any, place: str) -> tuple[int, ...]:
+def parse_nodes(value: Any, place: str) -> tuple[int, ...]:
     """A list of node numbers from a document.
 
     Raises:
@@ -249,7 +274,8 @@ def _published(normal: str, normal_concat: str, reduce: str, reduce_concat: str)
 
 
 #: Published cells: SNAS (Xie et al., ICLR 2019, figures 3-5 and the authors' release), DARTS (Liu et al., ICLR 2019,
-#: figures 4-7), NASNet-A (Zoph et al., CVPR 2018) and AmoebaNet-A (Real et al., AAAI 2019) in DARTS' encoding.
+#: figures 4-7), NASNet-A (Zoph et al., CVPR 2018) and AmoebaNet-A (Real et al., AAAI 2019) in DARTS' encoding, and
+#: ENAS (Pham et al., ICML 2018; `fixed_arc` of the authors' `cifar10_micro_final.sh`).
 PUBLISHED: dict[str, Genotype] = {
     "SNAS_mild": _published(
         "sep_conv_3x3:0>2 sep_conv_3x3:1>2 skip_connect:0>3 dil_conv_3x3:1>3 "
@@ -306,11 +332,19 @@ PUBLISHED: dict[str, Genotype] = {
         "avg_pool_3x3:1>4 max_pool_3x3:0>5 max_pool_3x3:1>5 conv_7x1_1x7:0>6 sep_conv_3x3:5>6",
         "346",
     ),
+    "ENAS": _published(
+        "avg_pool_3x3:0>2 sep_conv_3x3:0>2 skip_connect:0>3 sep_conv_5x5:0>3 skip_connect:0>4 "
+        "sep_conv_5x5:1>4 sep_conv_3x3:1>5 sep_conv_5x5:0>5 avg_pool_3x3:0>6 sep_conv_5x5:1>6",
+        "23456",
+        "sep_conv_3x3:1>2 sep_conv_3x3:1>2 max_pool_3x3:0>3 avg_pool_3x3:0>3 sep_conv_5x5:1>4 "
+        "sep_conv_5x5:3>4 sep_conv_3x3:1>5 skip_connect:0>5 max_pool_3x3:0>6 sep_conv_5x5:1>6",
+        "2456",
+    ),
 }
 
 #: Cells whose published counts come from DARTS' evaluation network, which has no batch norm behind pools. SNAS' own
 #: network has an affine one there, and so has every child network that this project derives.
-_WITHOUT_POOL_NORM = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet")
+_WITHOUT_POOL_NORM = ("DARTS_V1", "DARTS_V2", "NASNet", "AmoebaNet", "ENAS")
 
 
 def has_pool_norm(genotype: Genotype) -> bool:
@@ -319,7 +353,7 @@ def has_pool_norm(genotype: Genotype) -> bool:
     True, as in SNAS, but for the cells published with DARTS' evaluation network, known by their edges in any order.
     """
 
-    def key(cells: Genotype) -> tuple[object, ...]:
-        return sorted(cells.normal), cells.normal_concat, sorted(cells.reduce), cells.reduce_concat
+    def key(cells: Genotype) -> list[object]:
+        return [(sorted(cells.edges(name)), cells.concat(name), cells.stacked(name)) for name in CELL_TYPES]
 
     return all(key(genotype) != key(PUBLISHED[name]) for name in _WITHOUT_POOL_NORM)

@@ -11,6 +11,8 @@ from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES,
 
 Size = tuple[int, int]
 Stem = Literal["cifar", "imagenet"]
+#: Which cells there are to choose from, see `search_core.space.codes`.
+Space = Literal["darts", "nasnet", "enas"]
 
 #: Bit width that stands for values as they are.
 FULL_PRECISION = 32
@@ -21,10 +23,13 @@ class NetworkOptions:
     """Size of the searchable network.
 
     Attributes:
-        nodes: intermediate nodes B of a cell.
+        space: `darts` has one operation on every edge; in `nasnet` and `enas` a node has two inputs, each with an
+            operation, and what no node reads is the output; in `nasnet` a node adds or stacks both.
+        nodes: intermediate nodes B of a cell (5 in NASNet and ENAS).
         cells: cells L in the stack; those at L // 3 and 2 L // 3 are reduction cells.
         init_channels: channels C of the first cells; reduction cells double them.
-        primitives: candidate operations of every edge, at least two, without repetition.
+        primitives: candidate operations of every edge, at least two, without repetition. With `nasnet` and `enas` two
+            and `none`, which is never chosen: reports have there how likely it is that a node does not read another.
         stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
         recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a
             fraction of the memory, the same numbers.
@@ -33,6 +38,7 @@ class NetworkOptions:
         OptionsError: if a value is out of range.
     """
 
+    space: Space = "darts"
     nodes: int = 4
     cells: int = 8
     init_channels: int = 16
@@ -57,6 +63,12 @@ class NetworkOptions:
                 "primitives",
                 distinct and len(self.primitives) >= 2,
                 f"must be at least two different names, got {list(self.primitives)}",
+            ),
+            (
+                "primitives",
+                self.space == "darts" or ("none" in self.primitives and len(self.primitives) >= 3),
+                f"must be none and at least two others with `space` {self.space}, got {list(self.primitives)}",
+                "space",
             ),
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_core.errors import GenotypeError
-from search_core.space.genotype import FORMAT_VERSION, check_keys, find_cell, parse_concat
+from search_core.space.genotype import FORMAT_VERSION, check_keys, find_cell, parse_nodes
 
 #: What a node may do, in DARTS' order. DARTS' search has `none` before them, which no derived cell has.
 ACTIVATIONS: tuple[str, ...] = ("tanh", "relu", "sigmoid", "identity")
@@ -76,7 +76,7 @@ class RecurrentGenotype:
             is_pair = isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and type(item[1]) is int
             if not is_pair:
                 raise GenotypeError(f"recurrent[{position}]: must be [activation, state], got {item!r}")
-        return cls(tuple(RecurrentNode(*item) for item in nodes), parse_concat(document["concat"], "concat"))
+        return cls(tuple(RecurrentNode(*item) for item in nodes), parse_nodes(document["concat"], "concat"))
 
     def to_json(self) -> str:
         """The document as JSON, one node a line."""

@@ -6,17 +6,23 @@ Shape suffixes: N sequences, T decisions, O choices, H units of the LSTM.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from search_core.randomness import seeded_weights
+from search_core.space.codes import Code, EdgeSpace, GenotypeSpace
+from search_core.space.frequencies import frequencies
+from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.relaxations import gumbel_noise
 
 #: Sequences over which `marginals` averages.
 _MARGINAL_SAMPLES = 256
+#: Logit of an option that is not there: finite, so that its probability of 0 has an entropy and a gradient of 0.
+NEVER = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,10 @@ class Rollout:
         """Of whole sequences, (N,)."""
         return self.log_probs.sum(-1)
 
+    def as_codes(self) -> list[Code]:
+        """The sequences as codes."""
+        return [tuple(choices) for choices in self.codes.tolist()]
+
 
 class Controller(nn.Module, ABC):
     """A distribution over codes, on the CPU: a decision costs microseconds, and each child's code is read there anyway.
@@ -49,7 +59,7 @@ class Controller(nn.Module, ABC):
     Args:
         options: the LSTM and the scale of its logits.
         num_decisions: length of a code, T.
-        num_choices: choices of every decision, O.
+        num_choices: most choices of a decision, O.
         noise_width: Gumbel variables by which a decision is drawn.
     """
 
@@ -79,8 +89,20 @@ class Controller(nn.Module, ABC):
 
         They are drawn with the same noise in every call, so that equal parameters give equal numbers.
         """
-        rollout = self.sample(_MARGINAL_SAMPLES, torch.Generator().manual_seed(0))
-        return rollout.probabilities.mean(0)
+        return self._typical().probabilities.mean(0)
+
+    def shares(self, space: GenotypeSpace) -> dict[CellType, Tensor]:
+        """Probability (E, O) of each operation on each edge per cell type, by the same sequences.
+
+        Args:
+            space: whose codes the controller emits.
+        """
+        if isinstance(space, EdgeSpace):  # a choice is an edge
+            return dict(zip(CELL_TYPES, self.marginals().split(len(space.edges)), strict=True))
+        return frequencies(self._typical().as_codes(), space, torch.device("cpu"))
+
+    def _typical(self) -> Rollout:
+        return self.sample(_MARGINAL_SAMPLES, torch.Generator().manual_seed(0))
 
     @abstractmethod
     def _unroll(self, num: int, codes_NT: Tensor | None, noise: Tensor | None) -> Rollout:
@@ -94,19 +116,20 @@ class SequenceController(Controller):
 
     Args:
         options: the LSTM and the scale of its logits.
-        num_decisions: length of a code, T.
-        num_choices: choices of every decision, O.
+        num_choices: choices of each of the T decisions; O is the most.
         seed: seed of the initial parameters.
     """
 
-    def __init__(self, options: ControllerOptions, num_decisions: int, num_choices: int, *, seed: int) -> None:
-        super().__init__(options, num_decisions, num_choices, noise_width=num_choices)
+    def __init__(self, options: ControllerOptions, num_choices: Sequence[int], *, seed: int) -> None:
+        num_decisions, most = len(num_choices), max(num_choices)
+        super().__init__(options, num_decisions, most, noise_width=most)
+        self._missing_TO = torch.arange(most) >= torch.tensor(num_choices).unsqueeze(1)
         with seeded_weights(seed):
             self.start = nn.Parameter(torch.empty(options.hidden))
             self.lstm = nn.LSTMCell(options.hidden, options.hidden)
-            self.embeddings = nn.Parameter(torch.empty(num_decisions, num_choices, options.hidden))
-            self.weights = nn.Parameter(torch.empty(num_decisions, options.hidden, num_choices))
-            self.biases = nn.Parameter(torch.empty(num_decisions, num_choices))
+            self.embeddings = nn.Parameter(torch.empty(num_decisions, most, options.hidden))
+            self.weights = nn.Parameter(torch.empty(num_decisions, options.hidden, most))
+            self.biases = nn.Parameter(torch.empty(num_decisions, most))
             initialise(self, options.init)
 
     def _unroll(self, num: int, codes_NT: Tensor | None, noise: Tensor | None) -> Rollout:
@@ -115,6 +138,7 @@ class SequenceController(Controller):
         for step in range(self.num_decisions):
             state = self.lstm(input_NH, state)
             logits_NO = self.options.scaled(state[0] @ self.weights[step] + self.biases[step])
+            logits_NO = logits_NO.masked_fill(self._missing_TO[step], NEVER)
             codes.append(choose(logits_NO, step, codes_NT, noise))
             log_probabilities.append(logits_NO.log_softmax(-1))
             input_NH = self.embeddings[step][codes[-1]]

@@ -15,7 +15,7 @@ import torch
 from search_core.data.datasets import ImageData
 from search_core.errors import NonFiniteLossError
 from search_core.resumable import Resumable
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth_options import GroundTruthOptions
 from search_core.training.retrain import Retrain
@@ -80,7 +80,7 @@ class GroundTruth(Resumable[TruthReport]):
         seed: int = 0,
     ) -> None:
         self._pairs = [(code, seed + offset) for code in codes for offset in range(options.seeds)]
-        self._space, self._network, self._options = GenotypeSpace(network), network, options
+        self._space, self._network, self._options = genotype_space(network), network, options
         self._data, self._device = data, torch.device(device)
         self.epoch = 0
 
@@ -134,7 +134,9 @@ class GroundTruth(Resumable[TruthReport]):
         """Genotypes, their network, how they are trained, and the images."""
         return {
             "options": asdict(self._options),
-            "network": asdict(self._network),
+            "network": {
+                name: value for name, value in asdict(self._network).items() if name != "space" or value != "darts"
+            },
             "pairs": self._pairs,
             "data": [self._data.digest, self._data.split_digest],
         }

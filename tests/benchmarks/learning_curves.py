@@ -27,7 +27,7 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import load_data
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.curve_regression import fit_law
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
@@ -37,7 +37,7 @@ from search_core.strategies.multi_trial.options import RandomSearchOptions
 from search_core.strategies.multi_trial.random_search import RandomSearch
 
 NETWORK = NetworkOptions(nodes=2, cells=3, init_channels=4)
-SPACE = GenotypeSpace(NETWORK)
+SPACE = genotype_space(NETWORK)
 LIMITS = ChildLimits(Constraints(), NetworkSize(NETWORK, (1, 8, 8), 10))
 
 

@@ -14,6 +14,6 @@ class Nasnet(PolicyProposer):
     """Proposes children of an LSTM controller that learns by proximal policy optimisation."""
 
     def __init__(self, options: NasnetOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
-        controller = SequenceController(options.controller, space.num_choices, len(space.primitives), seed=seed)
+        controller = SequenceController(options.controller, space.options, seed=seed)
         learner = Ppo(controller, clip=options.clip, passes=options.passes)
         super().__init__(space, limits, learner, batch=options.batch, seed=seed)

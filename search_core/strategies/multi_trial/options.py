@@ -7,9 +7,10 @@ seconds to import.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from search_core.errors import literal_rules, require
+from search_core.space.plan import Space
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.training.retrain_options import RetrainOptions
@@ -24,6 +25,7 @@ class MultiTrialOptions:
         paper: where it was published.
         uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
+        spaces: which of `network.space` it can search.
         children: how many are trained in each epoch of the search, at least 1; after that many it reports.
         at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were scored, in
             the order of their numbers; so proposals depend neither on the clock nor on how many workers there are.
@@ -39,6 +41,7 @@ class MultiTrialOptions:
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]] = ("constraints",)
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    spaces: ClassVar[tuple[Space, ...]] = get_args(Space)
 
     children: int = 10
     at_once: int = 8

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
 from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.space.genotype import CellType
 from search_core.strategies.multi_trial.scored import ScoredProposer
 from search_core.strategies.policy_gradient import Experience, Learner
 
@@ -62,7 +62,7 @@ class PolicyProposer(ScoredProposer):
 
         def draw() -> Code:
             rollout = self._learner.controller.sample(1, self.generator)
-            drawn.append(_Drawn(code=tuple(rollout.codes[0].tolist()), log_probs=rollout.log_probs[0]))
+            drawn.append(_Drawn(code=rollout.as_codes()[0], log_probs=rollout.log_probs[0]))
             return drawn[-1].code
 
         code = self.limits.draw(self.space, draw)
@@ -87,9 +87,8 @@ class PolicyProposer(ScoredProposer):
             self._beyond.clear()
 
     def probabilities(self) -> dict[CellType, Tensor]:
-        """Marginals (E, O) of the controller per cell type."""
-        marginals = self._learner.controller.marginals()
-        return dict(zip(CELL_TYPES, marginals.split(len(self.space.edges)), strict=True))
+        """Shares (E, O) of the operations in what the controller emits, per cell type."""
+        return self._learner.controller.shares(self.space)
 
     def state_dict(self) -> dict[str, Any]:
         """Controller, its optimiser and baseline, and all that is open or not yet learnt from."""

@@ -14,16 +14,13 @@ from torch.nn import functional
 
 from search_core.cost.constraints import ChildLimits
 from search_core.randomness import seeded_weights
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import EdgeSpace, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
-from search_core.strategies.controller import Controller, Rollout, choose, initialise
+from search_core.strategies.controller import NEVER, Controller, Rollout, SequenceController, choose, initialise
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.multi_trial.options import RlNasOptions
 from search_core.strategies.multi_trial.policy_proposer import PolicyProposer
 from search_core.strategies.policy_gradient import Reinforce
-
-#: Logit of an operation that is not chosen: finite, so that its probability of 0 has an entropy and a gradient of 0.
-_NEVER = -1e9
 
 
 class _Decision(NamedTuple):
@@ -63,7 +60,7 @@ class AnchorController(Controller):
         seed: seed of the initial parameters.
     """
 
-    def __init__(self, options: ControllerOptions, space: GenotypeSpace, *, seed: int) -> None:
+    def __init__(self, options: ControllerOptions, space: EdgeSpace, *, seed: int) -> None:
         names, hidden = space.primitives, options.hidden
         super().__init__(options, space.num_choices, len(names), noise_width=len(names) + 2)
         self._num_nodes = 1 + max(target for _, target in space.edges)
@@ -122,7 +119,7 @@ class AnchorController(Controller):
         hidden_NH, cell_NH = self.lstm(walk.read_NH, walk.state)
         logits_NO = self.options.scaled(hidden_NH @ self.weights[step] + self.biases[step])
         if self._none is not None:
-            logits_NO = logits_NO.index_fill(1, torch.tensor(self._none), _NEVER)
+            logits_NO = logits_NO.index_fill(1, torch.tensor(self._none), NEVER)
         operation_N = choose(logits_NO, step, walk.codes_NT, walk.noise)
         walk.decisions.append(self._decision(logit_N, exists_N, logits_NO.log_softmax(-1), operation_N))
         assert walk.state is not None
@@ -151,8 +148,16 @@ class AnchorController(Controller):
 
 
 class RlNas(PolicyProposer):
-    """Proposes children of an `AnchorController` that learns by REINFORCE."""
+    """Proposes children of a controller that learns by REINFORCE.
+
+    It is an `AnchorController` in the common space. In those of NASNet and ENAS a node has two inputs, each a choice
+    like that of an operation, which a `SequenceController` emits.
+    """
 
     def __init__(self, options: RlNasOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
-        learner = Reinforce(AnchorController(options.controller, space, seed=seed))
-        super().__init__(space, limits, learner, batch=options.batch, seed=seed)
+        controller: Controller = (
+            AnchorController(options.controller, space, seed=seed)
+            if isinstance(space, EdgeSpace)
+            else SequenceController(options.controller, space.options, seed=seed)
+        )
+        super().__init__(space, limits, Reinforce(controller), batch=options.batch, seed=seed)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
 from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.frequencies import uniform_frequencies
+from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer
 
 
@@ -71,9 +72,8 @@ class ScoredProposer(Proposer):
         return self.space.decode(code)
 
     def probabilities(self) -> dict[CellType, Tensor]:
-        """Uniform (E, O) per cell type."""
-        shape = (len(self.space.edges), len(self.space.primitives))
-        return {cell_type: torch.full(shape, 1 / shape[1]) for cell_type in CELL_TYPES}
+        """Those (E, O) of codes drawn uniformly, per cell type."""
+        return uniform_frequencies(self.space, torch.device("cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """As `Proposer.state_dict`."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import EpochSettings, SearchContext, Strategy
@@ -169,5 +169,5 @@ def derive_genotype(probabilities: dict[CellType, Tensor], options: NetworkOptio
         probabilities: (E, O) per cell type.
         options: the searchable network that they belong to.
     """
-    space = GenotypeSpace(options)
+    space = genotype_space(options)
     return space.decode([choice for name in CELL_TYPES for choice in probabilities[name].argmax(-1).tolist()])

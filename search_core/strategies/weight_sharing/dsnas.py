@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from search_core.cost.penalty import total
 from search_core.network.child import discretised_forward
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy
@@ -34,7 +34,7 @@ class Dsnas(DifferentiableStrategy):
 
     def __init__(self, options: DsnasOptions, context: SearchContext) -> None:
         super().__init__(context)
-        self._options, self._space = options, GenotypeSpace(self.supernet.options)
+        self._options, self._space = options, genotype_space(self.supernet.options)
         self._baselines: dict[CellType, Tensor] = {}
         self._decided = {
             name: torch.zeros(len(alpha), dtype=torch.bool, device=alpha.device) for name, alpha in self._alpha.items()

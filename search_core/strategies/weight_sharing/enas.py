@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from search_core.space.codes import Code
-from search_core.space.frequencies import frequencies
-from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.space.frequencies import operation_counts
+from search_core.space.genotype import CellType
 from search_core.strategies.base import SearchContext, StepResult
-from search_core.strategies.controller import Rollout, SequenceController
+from search_core.strategies.controller import SequenceController
 from search_core.strategies.policy_gradient import Experience, Reinforce
 from search_core.strategies.weight_sharing.options import EnasOptions
 from search_core.strategies.weight_sharing.single_path import SinglePathStrategy
@@ -33,14 +33,12 @@ class Enas(SinglePathStrategy):
     def __init__(self, options: EnasOptions, context: SearchContext) -> None:
         super().__init__(context)
         self._options = options
-        self.controller = SequenceController(
-            options.controller, self.space.num_choices, len(self.space.primitives), seed=context.seed
-        )
+        self.controller = SequenceController(options.controller, self.space.options, seed=context.seed)
         self._learner = Reinforce(self.controller)
 
     def sample(self, generator: torch.Generator) -> Code:
         """A child drawn from the controller, drawn again if it is beyond the limits."""
-        return self._context.limits.draw(self.space, lambda: codes_of(self.controller.sample(1, generator))[0])
+        return self._context.limits.draw(self.space, lambda: self.controller.sample(1, generator).as_codes()[0])
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Train the weights of one sampled child on a batch; arguments as in `Strategy.step`."""
@@ -89,9 +87,8 @@ class Enas(SinglePathStrategy):
         return log_prob_N.tolist()
 
     def probabilities(self) -> dict[CellType, Tensor]:
-        """Marginals (E, O) of the controller per cell type."""
-        marginals = self.controller.marginals().to(self._device)
-        return dict(zip(CELL_TYPES, marginals.split(len(self.space.edges)), strict=True))
+        """Shares (E, O) of the operations in what the controller emits, per cell type."""
+        return {name: share_EO.to(self._device) for name, share_EO in self.controller.shares(self.space).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Theta, the controller, both optimisers, the baseline and the derived child."""
@@ -106,18 +103,13 @@ class Enas(SinglePathStrategy):
         """One update; children beyond the limits are not drawn again here, so that the controller learns of them."""
         rollout = self.controller.sample(self._options.children_per_step, generator)
         batch = next(batches)
-        rewards = [self.reward(code, batch) for code in codes_of(rollout)]
+        rewards = [self.reward(code, batch) for code in rollout.as_codes()]
         self._learner.update(
             Experience(codes=rollout.codes, log_probs=rollout.log_probs, rewards=torch.tensor(rewards))
         )
 
     def _penalty(self, code: Code) -> Tensor:
         """`eta C(Z)` of a child, a scalar."""
-        z_EO = frequencies([code], self.space, self._device)  # of one child: one-hot
+        z_EO = operation_counts(code, self.space, self._device)
         edge_costs = self._context.costs.edge_costs(self._context.penalty, z_EO)
         return self._settings.eta * torch.stack([cost_LE.sum() for cost_LE in edge_costs.values()]).sum()
-
-
-def codes_of(rollout: Rollout) -> list[Code]:
-    """Its sequences as codes."""
-    return [tuple(choices) for choices in rollout.codes.tolist()]

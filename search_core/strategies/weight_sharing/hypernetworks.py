@@ -19,7 +19,7 @@ from torch.nn import functional
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
 from search_core.randomness import seeded_weights
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import Edge
 from search_core.space.plan import edges_by_source
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
@@ -56,7 +56,7 @@ class HyperNetwork(nn.Module, ABC):
 
     def __init__(self, supernet: Supernet, *, weight_norm: bool) -> None:
         super().__init__()
-        self.space, self._weight_norm = GenotypeSpace(supernet.options), weight_norm
+        self.space, self._weight_norm = genotype_space(supernet.options), weight_norm
         self._plans = supernet.plan.cells
         self._edges = {edge: row for row, edge in enumerate(edges_by_source(supernet.options.nodes))}
         self._slots = list(slots(supernet))

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from search_core.errors import literal_rules, require
 from search_core.space.choices import MOST_FEW_BITS, Bits, is_width
-from search_core.space.plan import FULL_PRECISION
+from search_core.space.plan import FULL_PRECISION, Space
 from search_core.strategies.controller_options import ControllerOptions
 
 
@@ -26,6 +26,7 @@ class WeightSharingOptions:
         paper: where it was published.
         uses: sections of the search that the strategy uses; the others have no effect on it.
         on_gpu: what of `cuda_graph` and `precision` it supports.
+        spaces: which of `network.space` it can search; a relaxed choice is one of operations on an edge.
         recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
 
     Raises:
@@ -36,6 +37,7 @@ class WeightSharingOptions:
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]]
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    spaces: ClassVar[tuple[Space, ...]] = ("darts",)
     recalibrates: ClassVar[bool] = False
 
     @property
@@ -179,6 +181,7 @@ class EnasOptions(WeightSharingOptions):
     summary: ClassVar = "an LSTM controller of sampled children, trained by REINFORCE on held-out images"
     paper: ClassVar = "Pham et al., ICML 2018"
     uses: ClassVar = ("penalty", "constraints")
+    spaces: ClassVar = ("darts", "enas")
 
     kind: Literal["enas"] = "enas"
     held_out: float = 0.1

@@ -117,5 +117,6 @@ class RandomSamplingOptions(RankedDrawsOptions):
 
     summary: ClassVar = "children drawn uniformly, trained and ranked with shared weights: the random control"
     paper: ClassVar = "Li and Talwalkar, UAI 2019"
+    spaces: ClassVar = ("darts", "enas")
 
     kind: Literal["random_sampling"] = "random_sampling"

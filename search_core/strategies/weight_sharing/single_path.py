@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.network.child import discretised_forward, inherit_child
-from search_core.space.codes import Code, GenotypeSpace
-from search_core.space.frequencies import frequencies
-from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.codes import Code, genotype_space
+from search_core.space.frequencies import operation_counts, uniform_frequencies
+from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy
 from search_core.strategies.weight_sharing.row_sgd import step_used
 from search_core.training.evaluation import evaluate
@@ -37,7 +37,7 @@ class SinglePathStrategy(Strategy):
 
     def __init__(self, context: SearchContext) -> None:
         self.supernet, self._context = context.supernet, context
-        self.space = GenotypeSpace(context.supernet.options)
+        self.space = genotype_space(context.supernet.options)
         self._device = next(self.supernet.parameters()).device
         theta = context.theta
         self._theta_optimiser = SGD(
@@ -106,9 +106,7 @@ class SinglePathStrategy(Strategy):
 
     def probabilities(self) -> dict[CellType, Tensor]:
         """Uniform (E, O) per cell type, as children are sampled."""
-        shape = (len(self.space.edges), len(self.space.primitives))
-        uniform = torch.full(shape, 1 / len(self.space.primitives), device=self._device)
-        return {cell_type: uniform.clone() for cell_type in CELL_TYPES}
+        return uniform_frequencies(self.space, self._device)
 
     def genotype(self) -> Genotype:
         """The best child so far."""
@@ -145,8 +143,8 @@ class SinglePathStrategy(Strategy):
         loss.backward()
         trained = [weight for group in self._theta_optimiser.param_groups for weight in group["params"]]
         nn.utils.clip_grad_norm_(trained, self._context.theta.grad_clip, foreach=True)
-        shares = frequencies([code[: self.space.num_choices]], self.space, self._device)  # of one child: one-hot
-        step_used(self._theta_optimiser, self.supernet, {name: share_EO > 0 for name, share_EO in shares.items()})
+        counts = operation_counts(code[: self.space.num_choices], self.space, self._device)
+        step_used(self._theta_optimiser, self.supernet, {name: count_EO > 0 for name, count_EO in counts.items()})
         correct = (logits.detach().argmax(1) == labels).sum()
         return StepResult(loss=loss.detach(), penalty=torch.zeros_like(loss.detach()), correct=correct)
 

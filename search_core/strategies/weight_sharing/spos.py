@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from search_core.cost.constraints import ChildLimits
 from search_core.cost.counts import NetworkCost
 from search_core.network.child import discretised_forward, inherit_child
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import SearchContext
@@ -32,7 +32,7 @@ class Spos(SinglePathStrategy):
 
     def __init__(self, options: SposOptions, context: SearchContext) -> None:
         self._options = options
-        genotypes = GenotypeSpace(context.supernet.options)
+        genotypes = genotype_space(context.supernet.options)
         self.paths = PathSpace(genotypes, context.supernet.plan, options.channels, options.widths)
         self._limits = PathLimits(self.paths, context.limits, options.max_bit_operations)
         self._population: tuple[Code, ...] = ()

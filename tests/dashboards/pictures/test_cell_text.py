@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,13 @@ def test_two_edges_between_the_same_nodes_are_both_there() -> None:
     drawn = cell_text(PUBLISHED["NASNet"])
     assert "     1 │ sep 5x5 + sep 3x3  ·" in drawn
     assert "     3 │ avg 3x3 + avg 3x3  ·" in drawn
+
+
+def test_stacked_nodes_are_named() -> None:
+    cell = replace(PUBLISHED["NASNet"], reduce_stacked=(3, 6))
+    drawn = cell_text(cell)
+    assert drawn.count("stacked") == 1
+    assert "stacked, not added: 1, 4" in drawn.partition("Reduction cell")[2]
 
 
 def test_probabilities_stand_behind_their_operations() -> None:

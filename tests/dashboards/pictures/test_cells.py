@@ -7,6 +7,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -202,6 +203,13 @@ def test_render_cells_strength_grows_with_probability():
         for sharpness in (0.3, 0.6, 1)
     ]
     assert ink[0] < ink[1] < ink[2]
+
+
+def test_render_cells_svg_stacked_nodes_have_a_second_ring():
+    added, stacked = (render_cells_svg(replace(DOUBLED, normal_stacked=nodes)) for nodes in ((), (2,)))
+    assert stacked.count("<path") > added.count("<path")
+    assert "1 stacked (double ring), " in stacked
+    assert "stacked" not in added
 
 
 def test_render_cells_svg_edge_widens_and_darkens_with_probability():

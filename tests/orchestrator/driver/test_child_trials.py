@@ -29,7 +29,7 @@ from search_core.errors import ConstraintsError
 from search_core.search.child_training import ChildOrder
 from search_core.search.children import ProposedChildren
 from search_core.search.options import SearchOptions
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, opened_study, study_data
 from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, images_of
 
@@ -489,5 +489,5 @@ def test_orchestrator_builds_every_strategy_multi_trial() -> None:
 
     limits = ChildLimits(Constraints(), TINY_SIZE)
     for options in MULTI_TRIAL.values():
-        proposer = build_proposer(options(), GenotypeSpace(TINY_NETWORK), limits, 0)
+        proposer = build_proposer(options(), genotype_space(TINY_NETWORK), limits, 0)
         assert proposer.ask() is not None

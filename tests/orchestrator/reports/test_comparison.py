@@ -24,7 +24,7 @@ from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sweep import suggest
 from orchestrator.study_file.yaml_file import dump_yaml
 from search_core.errors import DataError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import (
@@ -100,7 +100,7 @@ def plain_tau(pairs: list[tuple[float, float]]) -> float:
 class TestStudy:
     @pytest.mark.slow
     def test_every_genotype_is_trained_with_every_seed(self, micro: Done) -> None:
-        space = GenotypeSpace(study_of(micro).spec.search.network)
+        space = genotype_space(study_of(micro).spec.search.network)
         truth = truth_of(micro)
         assert set(truth) == set(space.all())
         assert all(len(values) == 2 for values in truth.values())
@@ -121,7 +121,7 @@ class TestStudy:
 
     def test_regret_and_rank_correlation_are_those_of_the_table(self, micro: Done) -> None:
         study, truth = study_of(micro), {code: mean(values) for code, values in truth_of(micro).items()}
-        space = GenotypeSpace(study.spec.search.network)
+        space = genotype_space(study.spec.search.network)
         expected = []
         for number in range(6):
             last = micro.journal(number).epochs[-1]

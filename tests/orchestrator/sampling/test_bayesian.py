@@ -10,13 +10,13 @@ import torch
 from orchestrator.sampling.bayesian import Bayesian, build_proposer
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import OptionsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.strategies.multi_trial.build import build_proposer as build_alone
 from search_core.strategies.multi_trial.options import BayesianOptions
 from search_core.strategies.multi_trial.proposer import Proposer
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, TINY_SIZE, differences, through_file
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 
 
 def build(seed: int = 0, startup: int = 5, **constraints: Limit) -> Proposer:

@@ -5,10 +5,10 @@ import pytest
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.cost.counts import child_cost
 from search_core.errors import ConstraintsError, OptionsError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, seeded
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 HEAVY, LIGHT = SPACE.decode((3,) * SPACE.num_choices), SPACE.decode((0,) * SPACE.num_choices)
 
 

@@ -121,6 +121,19 @@ def test_child_cost_counts_what_the_child_has_and_does(
     assert count_madds(child.eval(), torch.empty(1, *input_shape, device="meta")) == cost.madds
 
 
+@pytest.mark.parametrize(("input_shape", "moved"), [((1, 8, 8), 1072 + 512 + 704), ((1, 7, 9), 1056 + 608 + 800)])
+def test_child_cost_counts_what_stacked_nodes_have_and_do(input_shape: tuple[int, int, int], moved: int) -> None:
+    """`moved` by hand: 3 x 4 channels to 4 at full size, 2 x 8 to 8 at half and 2 x 16 to 16 at a quarter of it."""
+    three = (Edge("skip_connect", 0, 2), Edge("skip_connect", 1, 2), Edge("max_pool_3x3", 1, 2))
+    two = (Edge("skip_connect", 0, 3), Edge("dil_conv_3x3", 2, 3))
+    stacked = Genotype(three, (2,), two, (2, 3), normal_stacked=(2,), reduce_stacked=(3,))
+    size = NetworkSize(TINY_NETWORK, input_shape, 10)
+    child, cost = Child(stacked, size), child_cost(stacked, size)
+    assert num_params(child) == cost.params
+    assert count_madds(child.eval(), torch.empty(1, *input_shape)) == cost.madds
+    assert cost.memory_access - child_cost(Genotype(three, (2,), two, (2, 3)), size).memory_access == moved
+
+
 @pytest.mark.parametrize("pool_norm", [True, False])
 def test_child_cost_follows_pool_norm(pool_norm: bool) -> None:
     child = Child(PUBLISHED["SNAS_mild"], TINY_SIZE, pool_norm=pool_norm)

@@ -25,7 +25,7 @@ from search_core.network.child import Child
 from search_core.search.options import SearchOptions
 from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS
 from search_core.search.search import Search, build_context
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkSize, cell_edges, plan_supernet
 from search_core.strategies.weight_sharing.options import SnasOptions
@@ -83,7 +83,7 @@ def table_file(tmp_path: Path) -> Path:
 
 
 def random_children(number: int) -> list[Genotype]:
-    space, generator = GenotypeSpace(TINY_NETWORK), seeded()
+    space, generator = genotype_space(TINY_NETWORK), seeded()
     return [space.decode(space.sample(generator)) for _ in range(number)]
 
 

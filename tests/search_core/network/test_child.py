@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,9 @@ from search_core.network.child import Child, ChildCell, discretised_forward, dro
 from search_core.network.primitives import FactorizedReduce
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
-from search_core.space.plan import NetworkOptions, NetworkSize
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 from tests.search_core.tiny import (
     TINY_NETWORK,
     TINY_SIZE,
@@ -106,6 +108,26 @@ def test_cell_sums_its_edges_and_concatenates_the_named_nodes(name: str) -> None
     torch.testing.assert_close(cell(stem[1], first, 0.0, None), expected)
 
 
+@pytest.mark.usefixtures("float64")
+def test_stacked_node_is_projected_from_the_channels_of_its_edges() -> None:
+    """Node 3 stacks an operation on each input of the cell, in the order of its edges; node 2 adds its two."""
+    edges = (
+        Edge("skip_connect", 1, 3),
+        Edge("max_pool_3x3", 0, 2),
+        Edge("avg_pool_3x3", 0, 3),
+        Edge("skip_connect", 1, 2),
+    )
+    child = Child(Genotype(edges, (2, 3), (), (2,), normal_stacked=(3,)), TINY_SIZE)
+    cell, x = child.cells[0], child.stem(torch.randn(4, 1, 8, 8, generator=seeded()))
+    zero, one = cell.inputs(*x)
+    skip, largest, mean, other = cell.operations
+    join = cell.joins["3"]
+    both = torch.cat([skip(one), mean(zero)], 1).relu()
+    projected = torch.einsum("oi,nihw->nohw", join[1].weight[:, :, 0, 0], both)
+    expected = torch.cat([largest(zero) + other(one), join[2](projected)], 1)
+    torch.testing.assert_close(cell(*x, 0.0, None), expected)
+
+
 def test_nodes_without_inputs_are_zeros_and_unused_inputs_get_no_gradient() -> None:
     child = tiny_child("SNAS_aggressive", with_cells(5))
     cell = child.cells[1]
@@ -170,6 +192,53 @@ def test_pools_have_batch_norm_as_published(name: str, expected: bool) -> None:
     ]
     assert pools
     assert all(any(isinstance(m, nn.BatchNorm2d) for m in pool.modules()) is expected for pool in pools)
+
+
+# Loose ends
+
+
+def test_child_of_the_enas_space_is_the_supernet_without_what_the_loose_ends_leave_out() -> None:
+    """A supernet whose readers have zeros for the other nodes, run with how often each operation is there."""
+    options = replace(TINY_NETWORK, space="enas", nodes=3, cells=5)
+    supernet, space = trained_supernet(options).eval(), genotype_space(options)
+    genotype = space.decode((0, 1, 0, 1, 2, 2, 2, 2, 1, 0, 1, 0, 1, 1, 0, 0, 0, 1, 0, 1, 2, 3, 1, 2))
+    assert (genotype.normal_concat, genotype.reduce_concat) == ((3, 4), (4,))
+    images = torch.randn(4, 1, 8, 8, generator=seeded(5))
+    counts = {cell_type: torch.zeros(9, len(options.primitives)) for cell_type in CELL_TYPES}
+    for cell_type in CELL_TYPES:
+        for primitive, source, target in genotype.edges(cell_type):
+            row = cell_edges(3).index((source, target))
+            counts[cell_type][row, options.primitives.index(primitive)] += 1
+    assert counts["normal"].max() == 2  # twice the same operation on one edge
+    logits = discretised_forward(supernet, genotype, images)
+    torch.testing.assert_close(inherit_child(supernet, genotype)(images), logits)
+    logits.sum().backward()
+    plain = copy.deepcopy(supernet)
+    readers = [*((cell.inputs.previous[1].weight, place) for place, cell in enumerate(plain.cells, -1))]
+    readers += [(plain.classifier.linear.weight, 4)]
+    for place, cell in enumerate(plain.cells, -2):
+        before = cell.inputs.before_previous
+        convs = [before.conv_even, before.conv_odd] if isinstance(before, FactorizedReduce) else [before[1]]
+        readers += [(conv.weight, place) for conv in convs]
+    with torch.no_grad():
+        for weight, place in readers:
+            for node in () if place < 0 else {2, 3, 4} - set(genotype.concat(plain.cells[place].plan.cell_type)):
+                weight.unflatten(1, (3, -1))[:, node - 2] = 0
+    torch.testing.assert_close(plain(images, counts), logits)
+    gradient = supernet.classifier.linear.weight.grad
+    assert gradient is not None
+    assert gradient.unflatten(1, (3, -1)).abs().amax((0, 2)).bool().tolist() == [False, True, True]
+
+
+def test_equal_operations_on_one_edge_move_its_statistics_once() -> None:
+    options = replace(TINY_NETWORK, space="enas", nodes=1, cells=1)
+    once, twice = trained_supernet(options), trained_supernet(options)
+    images = torch.randn(4, 1, 8, 8, generator=seeded(5))
+    edge, nothing = Edge("dil_conv_3x3", 0, 2), (Edge("skip_connect", 0, 2),) * 2
+    for supernet, edges in ((once, (edge,)), (twice, (edge, edge))):
+        discretised_forward(supernet, Genotype(edges, (2,), nothing, (2,)), images)
+    for name, buffer in once.named_buffers():
+        assert torch.equal(buffer, twice.get_buffer(name)), name
 
 
 # Auxiliary head

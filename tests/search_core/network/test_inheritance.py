@@ -13,19 +13,19 @@ from torch import Tensor
 from search_core.network.child import Child
 from search_core.network.inheritance import inherit_weights, morph
 from search_core.network.widening import widen
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, GenotypeSpace, genotype_space
 from search_core.space.genotype import KNOWN_PRIMITIVES
 from search_core.space.morphisms import keeps_function, morphed_codes
 from search_core.space.plan import NetworkOptions
 from search_core.training.evaluation import recalibrate
 from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, images_of, seeded
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 CODE = (3, 1, 2, 3, 3, 3, 2, 1, 3, 2)
 #: One node; three cells, of which the second and the third reduce: an edge of stride 1 and one of stride 2.
-NARROW_SPACE = GenotypeSpace(NetworkOptions(nodes=1, primitives=KNOWN_PRIMITIVES))
+NARROW_SPACE = genotype_space(NetworkOptions(nodes=1, primitives=KNOWN_PRIMITIVES))
 #: Two nodes with all primitives.
-WIDE_SPACE = GenotypeSpace(NetworkOptions(nodes=2, primitives=KNOWN_PRIMITIVES))
+WIDE_SPACE = genotype_space(NetworkOptions(nodes=2, primitives=KNOWN_PRIMITIVES))
 SKIP, SEP_3, SEP_5, SEP_7, DIL_3 = map(
     KNOWN_PRIMITIVES.index, ("skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3")
 )

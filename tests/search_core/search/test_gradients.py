@@ -10,7 +10,7 @@ from search_core.errors import OptionsError
 from search_core.search.gradients import compare_gradients
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.gradient_estimates import Effort
@@ -52,7 +52,7 @@ def test_expected_loss_is_over_all_genotypes_on_the_first_images() -> None:
     p = torch.cat([search.strategy.probabilities()[name] for name in CELL_TYPES])
     total, supernet = 0.0, search.strategy.supernet.train()
     with torch.no_grad():
-        for code in GenotypeSpace(SMALL).all():
+        for code in genotype_space(SMALL).all():
             z = functional.one_hot(torch.tensor(code), 2).float()
             loss = functional.cross_entropy(supernet(images, dict(zip(CELL_TYPES, z.split(2), strict=True))), labels)
             total += (p.gather(1, torch.tensor(code).unsqueeze(1)).prod() * loss).item()

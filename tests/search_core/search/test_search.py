@@ -22,7 +22,7 @@ from search_core.search.options import SearchOptions, defining
 from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS, EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
@@ -230,7 +230,7 @@ def test_spos_chooses_under_other_limits_from_one_supernet() -> None:
 
 
 def random_genotypes(num: int) -> list[Genotype]:
-    space, generator = GenotypeSpace(TINY_SIZE.network), seeded()
+    space, generator = genotype_space(TINY_SIZE.network), seeded()
     return [space.decode(space.sample(generator)) for _ in range(num)]
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 
 from search_core.errors import GenotypeError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkOptions
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, seeded
 
-SMALL = GenotypeSpace(NetworkOptions(nodes=1, primitives=("none", "skip_connect", "sep_conv_3x3")))
+SMALL = genotype_space(NetworkOptions(nodes=1, primitives=("none", "skip_connect", "sep_conv_3x3")))
 
 
 def test_code_names_the_edges_of_the_normal_cell_first() -> None:
@@ -26,7 +26,7 @@ def test_space_has_every_code_once() -> None:
     assert len(codes) == len(set(codes)) == SMALL.size == 3**4
     assert codes[:2] == [(0, 0, 0, 0), (0, 0, 0, 1)]
     assert all(SMALL.encode(SMALL.decode(code)) == code for code in codes)
-    assert GenotypeSpace(NetworkOptions()).size == 8**28
+    assert genotype_space(NetworkOptions()).size == 8**28
 
 
 def test_order_of_edges_in_a_document_does_not_matter() -> None:
@@ -49,7 +49,7 @@ def test_genotype_outside_is_refused(genotype: Genotype, message: str) -> None:
 
 
 def test_edge_without_operation_is_refused_where_the_space_has_no_none() -> None:
-    space = GenotypeSpace(NetworkOptions(nodes=1, primitives=("skip_connect", "sep_conv_3x3")))
+    space = genotype_space(NetworkOptions(nodes=1, primitives=("skip_connect", "sep_conv_3x3")))
     with pytest.raises(GenotypeError, match="one operation of the search space per edge"):
         space.encode(Genotype((Edge("skip_connect", 0, 2),), (2,), (), (2,)))
 
@@ -66,7 +66,7 @@ def _chi_square(counts: list[int]) -> float:
 
 def test_samples_are_uniform() -> None:
     """Chi-square of each choice with 3 degrees of freedom; 16.3 is exceeded once in a thousand."""
-    space, generator = GenotypeSpace(TINY_NETWORK), seeded(3)
+    space, generator = genotype_space(TINY_NETWORK), seeded(3)
     codes = [space.sample(generator) for _ in range(2000)]
     for position in range(space.num_choices):
         counts = Counter(code[position] for code in codes)

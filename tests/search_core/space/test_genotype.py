@@ -262,6 +262,7 @@ def test_load_reads_past_a_byte_order_mark(tmp_path: Path) -> None:
         ("DARTS_V2", False),
         ("NASNet", False),
         ("AmoebaNet", False),
+        ("ENAS", False),
     ],
 )
 def test_pool_norm_is_that_of_the_published_network(name: str, expected: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from search_core.errors import OptionsError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import GenotypeSpace, genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.controller import Controller, Rollout, SequenceController
 from search_core.strategies.controller_options import ControllerOptions
@@ -22,14 +22,15 @@ OPTIONS = ControllerOptions(hidden=6, init=1.5)
 
 
 def space_of(*primitives: str, nodes: int = 1) -> GenotypeSpace:
-    return GenotypeSpace(NetworkOptions(nodes=nodes, primitives=primitives))
+    return genotype_space(NetworkOptions(nodes=nodes, primitives=primitives))
 
 
 CONTROLLERS: dict[str, Callable[[int], Controller]] = {
-    "sequence": lambda seed: SequenceController(OPTIONS, 4, 3, seed=seed),
+    "sequence": lambda seed: SequenceController(OPTIONS, (3, 3, 3, 3), seed=seed),
     "sequence-squashed": lambda seed: SequenceController(
-        ControllerOptions(hidden=6, init=1.5, temperature=2.0, tanh_constant=1.5), 4, 3, seed=seed
+        ControllerOptions(hidden=6, init=1.5, temperature=2.0, tanh_constant=1.5), (3, 3, 3, 3), seed=seed
     ),
+    "sequence-of-unequal-choices": lambda seed: SequenceController(OPTIONS, (2, 3, 1, 3), seed=seed),
     "anchors": lambda seed: AnchorController(OPTIONS, space_of("skip_connect", "none", "sep_conv_3x3"), seed=seed),
     "anchors-one-operation": lambda seed: AnchorController(OPTIONS, space_of("none", "skip_connect"), seed=seed),
     "anchors-without-none": lambda seed: AnchorController(OPTIONS, space_of("skip_connect", "sep_conv_3x3"), seed=seed),
@@ -146,7 +147,7 @@ def test_scale_of_logits() -> None:
 
 
 def test_sequence_controller_equals_plain_loop() -> None:
-    controller = SequenceController(OPTIONS, 4, 3, seed=0).double()
+    controller = SequenceController(OPTIONS, (3, 3, 3, 3), seed=0).double()
     code = [2, 0, 1, 1]
     read, state, expected = controller.start, (torch.zeros(6).double(), torch.zeros(6).double()), []
     for step, choice in enumerate(code):

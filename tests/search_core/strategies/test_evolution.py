@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, GenotypeSpace, genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.evolution import Evolution, Evolved
 from tests.search_core.tiny import FEW_PRIMITIVES, seeded
 
 #: 10 choices of 4: a million codes.
-WIDE = GenotypeSpace(NetworkOptions(nodes=2, primitives=FEW_PRIMITIVES))
+WIDE = genotype_space(NetworkOptions(nodes=2, primitives=FEW_PRIMITIVES))
 #: 4 choices of 4: 256 codes.
-NARROW = GenotypeSpace(NetworkOptions(nodes=1, primitives=FEW_PRIMITIVES))
+NARROW = genotype_space(NetworkOptions(nodes=1, primitives=FEW_PRIMITIVES))
 
 
 @dataclass

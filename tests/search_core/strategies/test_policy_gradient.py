@@ -30,7 +30,7 @@ def two_decisions(entropy: float = 0.0) -> tuple[SequenceController, Tensor]:
     """A controller with strong dependence between decisions, and all its sequences (9, 2)."""
     options = ControllerOptions(hidden=5, init=1.0, entropy=entropy)
     codes = torch.tensor(list(itertools.product(range(3), repeat=2)))
-    return SequenceController(options, 2, 3, seed=0).double(), codes
+    return SequenceController(options, (3, 3), seed=0).double(), codes
 
 
 def play(learner: Learner, generator: torch.Generator, updates: int) -> None:
@@ -49,7 +49,7 @@ def play(learner: Learner, generator: torch.Generator, updates: int) -> None:
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_bandit_is_solved(build: Callable[[SequenceController], Learner], lr: float, updates: int, seed: int) -> None:
-    controller = SequenceController(ControllerOptions(hidden=16, lr=lr), 1, len(ARMS), seed=seed)
+    controller = SequenceController(ControllerOptions(hidden=16, lr=lr), (len(ARMS),), seed=seed)
     assert controller.marginals()[0, 3] < 0.3
     play(build(controller), seeded(seed), updates)
     assert controller.marginals()[0, 3] > 0.9
@@ -128,7 +128,7 @@ def test_first_ppo_gradient_is_that_of_reinforce() -> None:
 
 @every_learner
 def test_baseline_follows_the_rewards(build: Callable[[SequenceController], Learner]) -> None:
-    learner = build(SequenceController(ControllerOptions(hidden=4, baseline_decay=0.75), 1, 2, seed=0))
+    learner = build(SequenceController(ControllerOptions(hidden=4, baseline_decay=0.75), (2,), seed=0))
     baselines = []
     for reward in (0.4, 0.8, 0.0):
         codes, log_probs = torch.tensor([[0], [1]]), torch.full((2, 1), 0.5).log()
@@ -140,7 +140,7 @@ def test_baseline_follows_the_rewards(build: Callable[[SequenceController], Lear
 
 @every_learner
 def test_state_round_trip_resumes_bit_for_bit(build: Callable[[SequenceController], Learner]) -> None:
-    learner, other = (build(SequenceController(ControllerOptions(hidden=4), 1, 5, seed=seed)) for seed in (0, 1))
+    learner, other = (build(SequenceController(ControllerOptions(hidden=4), (5,), seed=seed)) for seed in (0, 1))
     play(learner, seeded(1), 3)
     state = through_file(learner.state_dict())
     other.load_state_dict(state)

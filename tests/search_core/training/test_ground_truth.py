@@ -6,7 +6,7 @@ import json
 import pytest
 
 from search_core.errors import OptionsError, StateError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth import GroundTruth, TruthReport
 from search_core.training.ground_truth_options import GroundTruthOptions
@@ -35,7 +35,7 @@ def test_every_genotype_is_trained_with_every_seed_as_a_retraining_is() -> None:
     assert [(report.epoch, report.code, report.seed) for report in reports] == [
         (0, CODES[0], 5), (1, CODES[0], 6), (2, CODES[1], 5), (3, CODES[1], 6)
     ]  # fmt: skip
-    alone = Retrain(GenotypeSpace(NETWORK).decode(CODES[1]), OPTIONS.recipe(NETWORK), images_of(), seed=6)
+    alone = Retrain(genotype_space(NETWORK).decode(CODES[1]), OPTIONS.recipe(NETWORK), images_of(), seed=6)
     *_, last = alone
     assert reports[3].val_accuracy == last.val_accuracy
     assert (reports[3].params, reports[3].madds) == (alone.cost().params, alone.cost().madds)

@@ -10,7 +10,7 @@ import pytest
 
 from search_core.cost.counts import child_cost
 from search_core.errors import OptionsError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.strategies.multi_trial.curve_regression import CurveLaw, _ridge, fit_law
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 from search_core.strategies.multi_trial.finished_curves import FinishedCurves, known_beforehand
@@ -139,7 +139,7 @@ def test_curves_resume_from_their_state() -> None:
 
 
 def test_known_beforehand_are_architecture_and_settings() -> None:
-    space = GenotypeSpace(TINY_NETWORK)
+    space = genotype_space(TINY_NETWORK)
     code = (3, 1, 2, 3, 3, 3, 2, 1, 3, 2)
     cost = child_cost(space.decode(code), TINY_SIZE)
     known = known_beforehand(code, space, cost, 8, None)

@@ -13,7 +13,7 @@ import torch
 
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import OptionsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.controller import Rollout
 from search_core.strategies.multi_trial.build import build_proposer
@@ -22,7 +22,7 @@ from search_core.strategies.multi_trial.policy_proposer import PolicyProposer
 from search_core.strategies.policy_gradient import Experience
 from tests.search_core.tiny import TINY_NETWORK, seeded
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 WANTED = SPACE.primitives.index("dil_conv_3x3")
 
 both = pytest.mark.parametrize("options", [RlNasOptions(), NasnetOptions()], ids=["rl_nas", "nasnet"])
@@ -170,7 +170,7 @@ def test_no_more_draws_beyond_the_limits_than_scores_join_an_update(options: RlN
 )
 def test_spaces_of_other_shapes(options: RlNasOptions | NasnetOptions, nodes: int, primitives: tuple[str, ...]) -> None:
     network = NetworkOptions(nodes=nodes, cells=2, init_channels=4, primitives=primitives)
-    space = GenotypeSpace(network)
+    space = genotype_space(network)
     proposer = build_proposer(options, space, limits_of(network), 0)
     for _ in range(options.batch + 1):
         proposal = proposer.ask()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from orchestrator.sampling.bayesian import build_proposer
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import CELL_TYPES
+from search_core.space.plan import Space
 from search_core.strategies.multi_trial.options import (
     BayesianOptions,
     MultiTrialOptions,
@@ -23,7 +25,7 @@ from search_core.strategies.multi_trial.options import (
 )
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer
 from search_core.strategies.registry import MULTI_TRIAL
-from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, differences, seeded, through_file
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, TINY_SIZE, differences, seeded, through_file
 
 #: Options of each strategy: small ones, so that a few children bring it past its first updates.
 CASES: dict[str, MultiTrialOptions] = {
@@ -34,7 +36,7 @@ CASES: dict[str, MultiTrialOptions] = {
     "regularised_evolution": RegularisedEvolutionOptions(population=4, sample=2),
     "morphism": RegularisedEvolutionOptions(population=4, sample=2, mutation="morphism"),
 }
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 CHILDREN = 20
 
 every_proposer = pytest.mark.parametrize("name", list(CASES))
@@ -146,6 +148,28 @@ def test_failed_child_is_never_the_best_and_the_search_continues(name: str) -> N
     assert proposer.best() == SPACE.decode(good.code)
     for probabilities_EO in proposer.probabilities().values():
         assert probabilities_EO.isfinite().all()
+
+
+@every_proposer
+@pytest.mark.parametrize("space", ["nasnet", "enas"])
+def test_proposals_of_the_spaces_of_papers(name: str, space: Space) -> None:
+    """Codes of the space, of which the search learns: their first choice is best at 1. It resumes exactly."""
+    network = replace(TINY_NETWORK, space=space)
+    codes = genotype_space(network)
+
+    def of(seed: int) -> Proposer:
+        limits = ChildLimits(Constraints(), replace(TINY_SIZE, network=network))
+        return build_proposer(CASES[name], codes, limits, seed)
+
+    proposer, other = of(0), of(1)
+    proposals = run(proposer, CHILDREN, lambda code: float(code[0]))
+    assert all(codes.encode(codes.decode(proposal.code)) == proposal.code for proposal in proposals)
+    assert codes.encode(proposer.best())[0] == 1
+    for share_EO in proposer.probabilities().values():
+        assert share_EO.shape == (5, len(FEW_PRIMITIVES))
+        torch.testing.assert_close(share_EO.sum(1), torch.ones(5))
+    other.load_state_dict(through_file(proposer.state_dict()))
+    assert run(proposer, 6, lambda _: 0.5) == run(other, 6, lambda _: 0.5)
 
 
 @every_proposer

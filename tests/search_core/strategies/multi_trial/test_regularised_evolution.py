@@ -12,7 +12,7 @@ import torch
 
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError, OptionsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.morphisms import morphed_codes
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
@@ -25,7 +25,7 @@ from search_core.strategies.multi_trial.proposer import Proposal, Proposer
 from search_core.strategies.multi_trial.regularised_evolution import RegularisedEvolution
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, differences, through_file
 
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 EVOLUTION = RegularisedEvolutionOptions(population=6, sample=3)
 both = pytest.mark.parametrize("options", [RandomSearchOptions(), EVOLUTION], ids=["random", "evolution"])
 

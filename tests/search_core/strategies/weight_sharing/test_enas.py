@@ -16,7 +16,7 @@ from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.base import EpochSettings
@@ -37,7 +37,7 @@ from tests.search_core.tiny import (
 )
 
 SMALL = EnasOptions(held_out=0.5, controller_steps=2, derive_samples=2)
-SPACE = GenotypeSpace(TINY_NETWORK)
+SPACE = genotype_space(TINY_NETWORK)
 
 
 def build(options: EnasOptions = SMALL, eta: float = 0.0, **changes: Any) -> Enas:
@@ -84,6 +84,18 @@ def test_reward_subtracts_the_penalty_at_the_strength_of_the_epoch() -> None:
         batch = held_out_batch(strategy)
         free.supernet.load_state_dict(strategy.supernet.state_dict())
         assert strategy.reward(code, batch) == pytest.approx(free.reward(code, batch) - 0.25e-6 * float(counts))
+
+
+def test_penalty_in_the_own_space_counts_both_operations_of_an_edge() -> None:
+    """Twice the same dilated convolution from the first input to the first node, and skips elsewhere."""
+    penalty = PenaltyOptions(strength=0.25, cost="params", log=False)
+    strategy = build(eta=0.25, penalty=penalty, network=replace(TINY_NETWORK, space="enas"))
+    code, without = ((0, 0, *first, 1, 1, 1, 1, *(0, 0, 1, 1) * 2) for first in ((2, 2), (1, 1)))
+    table = CostTable(TINY_SIZE).table("params", "normal")
+    convolution = table.sum(0)[0, FEW_PRIMITIVES.index("dil_conv_3x3")].item()
+    added = strategy._penalty(code).item() - strategy._penalty(without).item()
+    assert added == pytest.approx(0.25e-6 * 2 * convolution)
+    assert convolution == 4 * 9 + 4 * 4 + 2 * 4
 
 
 def test_step_reports_the_penalty_of_its_child(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +220,7 @@ def test_odd_configurations(network: NetworkOptions, shape: tuple[int, int, int]
         probabilities = report.cells[cell_type].probabilities
         assert len(probabilities) == num_edges
         assert all(len(row) == len(network.primitives) for row in probabilities)
-    space = GenotypeSpace(network)
+    space = genotype_space(network)
     assert space.decode(space.encode(report.genotype)) == report.genotype
 
 

@@ -16,7 +16,7 @@ from search_core.cost.counts import child_cost
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.search.search import Search, build_context
 from search_core.space.choices import Bits
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.codes import Code, genotype_space
 from search_core.space.frequencies import frequencies
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.weight_sharing.build import build_strategy
@@ -228,7 +228,7 @@ def test_codes_say_channels_and_bits_of_each_cell() -> None:
     paths = build(CHOOSING).paths
     assert paths.size == 4**10 * 2**3 * 3**3
     code = (*range(4), *range(4), 0, 1, *(0, 1, 0), *(2, 0, 1))
-    assert paths.genotype(code) == GenotypeSpace(TINY_NETWORK).decode(code[:10])
+    assert paths.genotype(code) == genotype_space(TINY_NETWORK).decode(code[:10])
     choices = paths.choices(code)
     assert choices.shares == (0.5, 1.0, 0.5)
     assert choices.bits == (Bits(32, 32), Bits(2, 2), Bits(4, 4))

@@ -1,0 +1,79 @@
+"""Searches in the spaces of NASNet and ENAS from the command line, and what a study file may not ask of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search_core.space.codes import genotype_space
+from search_core.space.genotype import load_genotype
+from search_core.space.plan import NetworkOptions
+from tests.orchestrator.tiny import snas, with_empty_store
+
+NETWORK: dict[str, Any] = {"nodes": 2, "cells": 3, "init_channels": 4}
+PRIMITIVES = ["none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"]
+ESTIMATE = {"epochs": 1, "data_fraction": 0.1, "batch_size": 16}
+SHARING = {"kind": "enas", "controller_steps": 2, "derive_samples": 2}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "nasnet": {"kind": "nasnet", "children": 2, "batch": 2, "estimate": ESTIMATE},
+    "enas": {"kind": "regularised_evolution", "children": 2, "population": 2, "sample": 1, "estimate": ESTIMATE},
+}
+
+
+def written(folder: Path, space: str, strategy: dict[str, Any], **search: Any) -> Path:
+    file = folder / "space.yaml"
+    network = {**NETWORK, "primitives": PRIMITIVES, "space": space}
+    content = {"dataset": {"name": "digits"}, "network": network, "strategy": strategy, "epochs": 2, **search}
+    file.write_text(yaml.safe_dump({"name": "space", "search": content, "trials": 1}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("space", "strategy"),
+    [*STRATEGIES.items(), ("enas", SHARING)],
+    ids=["nasnet", "enas", "enas-sharing-weights"],
+)
+def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str, strategy: dict[str, Any]) -> None:
+    runs = with_empty_store(tmp_path / "runs")
+    outcome = snas("search", written(tmp_path, space, strategy), "--runs", runs, "--name", "one")
+    assert outcome.code == 0, outcome.said
+    folder = runs / "searches" / "one"
+    found = load_genotype(folder / "genotype.json")
+    codes = genotype_space(NetworkOptions(**{**NETWORK, "primitives": tuple(PRIMITIVES), "space": space}))
+    assert codes.decode(codes.encode(found)) == found
+    picture = (folder / "cells.svg").read_text(encoding="utf-8")
+    first = found.normal[0]
+    assert f"normal-{first.source}-{first.target}-0-{first.primitive}" in picture
+    counted = snas("profile", folder / "genotype.json", "--json")
+    assert counted.code == 0, counted.said
+
+
+@pytest.mark.parametrize(
+    ("strategy", "search", "message"),
+    [
+        ({"kind": "snas"}, {}, "search.network.space: must be darts with strategy snas, got nasnet"),
+        ({"kind": "enas"}, {}, "search.network.space: must be darts or enas with strategy enas, got nasnet"),
+        (
+            STRATEGIES["nasnet"],
+            {"latency": {"table": "some.json"}},
+            "search.latency.table: must be left out with `network.space` nasnet",
+        ),
+    ],
+)
+def test_study_file_that_the_space_does_not_fit_has_one_message(
+    tmp_path: Path, strategy: dict[str, Any], search: dict[str, Any], message: str
+) -> None:
+    outcome = snas("study", "validate", written(tmp_path, "nasnet", strategy, **search))
+    assert outcome.code == 2
+    assert "1 fault " in outcome.said
+    assert message in outcome.said
+
+
+def test_latency_of_another_space_is_not_measured(tmp_path: Path) -> None:
+    file = written(tmp_path, "enas", STRATEGIES["enas"])
+    outcome = snas("latency", "measure", "--config", file, "--output", tmp_path / "table.json")
+    assert outcome.code == 2
+    assert "`network.space` must be darts for a table of latency, got enas" in outcome.said
