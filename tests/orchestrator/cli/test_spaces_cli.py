@@ -33,7 +33,7 @@ def written(folder: Path, space: str, strategy: dict[str, Any], **search: Any) -
 
 @pytest.mark.parametrize(
     ("space", "strategy"),
-    [*STRATEGIES.items(), ("enas", SHARING)],
+    [*STRATEGIES.items(), pytest.param("enas", SHARING, marks=pytest.mark.slow)],
     ids=["nasnet", "enas", "enas-sharing-weights"],
 )
 def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str, strategy: dict[str, Any]) -> None:
