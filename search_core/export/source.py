@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 '''
 _CELL = '''class {name}(nn.Module):
-    """The {kind} cell: nodes s2 and on are sums of operations on earlier ones."""
+    """The {kind} cell: nodes s2 and on join operations on earlier ones."""
 
     def __init__(self, before_previous: int, previous: int, channels: int, *, is_after_reduction: bool) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ _CELL = '''class {name}(nn.Module):
         self.operations = nn.ModuleList([
 {operations}
         ])
-
+{joins}
     def forward(self, before_previous: Tensor, previous: Tensor) -> Tensor:
         """(N, channels of each, H, W) to (N, {num_concat} * channels, {size})."""
         operation = self.operations
@@ -127,13 +127,24 @@ def _cell_source(cell: ChildCell, name: str) -> str:
         terms[edge.target].append(f"operation[{number}](s{edge.source})")
         call = _call(edge.primitive, operation, cell.plan.edge_geometry(edge.source)[1], affine)
         operations.append(f"            {call},  # {edge.source} -> {edge.target}: {edge.primitive}")
+    joins = [
+        f'            "{node}": ReluConvBn({len(terms[int(node)])} * channels, channels, affine={affine}),\n'
+        for node in cell.joins
+    ]
     empty = "torch.zeros_like(s0[:, :, ::2, ::2])" if is_reduction else "torch.zeros_like(s0)"
+    sums = {
+        node: f'self.joins["{node}"](torch.cat([{", ".join(found)}], dim=1))'
+        if str(node) in cell.joins
+        else " + ".join(found) or empty
+        for node, found in terms.items()
+    }
     return _CELL.format(
         name=name,
         kind="reduction" if is_reduction else "normal",
         affine=affine,
         operations="\n".join(operations),
-        nodes=indent("\n".join(f"s{node} = {' + '.join(found) or empty}" for node, found in terms.items()), " " * 8),
+        joins=f"        self.joins = nn.ModuleDict({{\n{''.join(joins)}        }})\n" if joins else "",
+        nodes=indent("\n".join(f"s{node} = {sums[node]}" for node in terms), " " * 8),
         concat=", ".join(f"s{node}" for node in cell.concat),
         num_concat=len(cell.concat),
         size="ceil(H / 2), ceil(W / 2)" if is_reduction else "H, W",

@@ -34,6 +34,18 @@ CHILDREN = {
     "SNAS_mild": (PUBLISHED["SNAS_mild"], "cifar", 9),
     "NASNet": (PUBLISHED["NASNet"], "cifar", 8),  # pools without batch norm
     "gaps": (GAPS, "cifar", 7),
+    "stacked": (
+        Genotype(
+            normal=(Edge("skip_connect", 0, 2), Edge("sep_conv_3x3", 0, 2), Edge("skip_connect", 2, 3)),
+            normal_concat=(3,),
+            reduce=(Edge("max_pool_3x3", 0, 2), Edge("skip_connect", 1, 2)),
+            reduce_concat=(2,),
+            normal_stacked=(2,),
+            reduce_stacked=(2,),
+        ),
+        "cifar",
+        8,
+    ),
     "no edge": (Genotype(normal=(), normal_concat=(2,), reduce=(), reduce_concat=(2,)), "cifar", 8),
     "ImageNet's stem": (PUBLISHED["DARTS_V2"], "imagenet", 33),
 }

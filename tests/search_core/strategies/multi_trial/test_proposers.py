@@ -150,7 +150,7 @@ def test_failed_child_is_never_the_best_and_the_search_continues(name: str) -> N
         assert probabilities_EO.isfinite().all()
 
 
-@every_proposer
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"morphism"}))  # refused in these spaces
 @pytest.mark.parametrize("space", ["nasnet", "enas"])
 def test_proposals_of_the_spaces_of_papers(name: str, space: Space) -> None:
     """Codes of the space, of which the search learns: their first choice is best at 1. It resumes exactly."""
