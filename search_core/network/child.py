@@ -53,15 +53,15 @@ class ChildCell(nn.Module):
         drop_path_prob: float,
         generator: torch.Generator | None,
         ranks: Ranks = ALONE,
-        scales: Tensor | None = None,
+        scales: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out).
 
-        `scales` (one per kept edge) multiply the outputs of the operations.
+        `scales` (a scalar per kept edge) multiply the outputs of the operations.
         """
         nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
         incoming = defaultdict(list)
-        factors = [None] * len(self.kept) if scales is None else scales.unbind()
+        factors = [None] * len(self.kept) if scales is None else scales
         for edge, operation, factor in zip(self.kept, self.operations, factors, strict=True):
             incoming[edge.target].append((edge.source, operation, factor))
         for target in range(2, self.num_nodes + 2):
@@ -125,7 +125,7 @@ class Child(nn.Module):
             self.classifier = Classifier(self.plan.out_channels, size.num_classes)
             self.auxiliary = AuxiliaryHead(self.plan.auxiliary_channels, size.num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
+    def forward(self, images: Tensor, scales: Mapping[CellType, Sequence[Tensor]] | None = None) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
         return self.forward_with_auxiliary(images, scales=scales)[0]
 
@@ -135,7 +135,7 @@ class Child(nn.Module):
         drop_path_prob: float = 0.0,
         generator: torch.Generator | None = None,
         ranks: Ranks = ALONE,
-        scales: Mapping[CellType, Tensor] | None = None,
+        scales: Mapping[CellType, Sequence[Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
@@ -182,7 +182,7 @@ def discretised_forward(
     images: Tensor,
     choices: CellChoices | None = None,
     *,
-    scales: Mapping[CellType, Tensor] | None = None,
+    scales: Mapping[CellType, Sequence[Tensor]] | None = None,
     replaced: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.

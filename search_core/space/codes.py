@@ -76,7 +76,11 @@ class GenotypeSpace:
 
     def sample(self, generator: torch.Generator) -> Code:
         """A code drawn uniformly: every primitive of every edge is as likely."""
-        return tuple(_integers(len(self.primitives), (self.num_choices,), generator).tolist())
+        return tuple(self.draw(generator).tolist())
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """As `sample`, on the generator's device, so that the host need not wait for it."""
+        return _integers(len(self.primitives), (self.num_choices,), generator)
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
         """Each choice is drawn again with a probability (SPOS algorithm 1); it may come out the same.

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.transfer import uploaded
 
 
 def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
@@ -20,6 +21,6 @@ def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.devic
         space: their search space.
         device: of the result.
     """
-    chosen = functional.one_hot(torch.tensor(codes, device=device), len(space.primitives)).to(torch.get_default_dtype())
-    shares = chosen.mean(0).unflatten(0, (len(CELL_TYPES), len(space.edges)))
+    chosen = functional.one_hot(uploaded(torch.tensor(codes), device), len(space.primitives))
+    shares = chosen.to(torch.get_default_dtype()).mean(0).unflatten(0, (len(CELL_TYPES), len(space.edges)))
     return dict(zip(CELL_TYPES, shares.unbind(), strict=True))

@@ -115,12 +115,14 @@ class Dsnas(DifferentiableStrategy):
         self, images: Tensor, choices: Mapping[CellType, Tensor], scales: Mapping[CellType, Tensor] | None = None
     ) -> Tensor:
         """Logits of the child; `scales` (E,) multiply what its edges compute."""
-        genotype = self._space.decode([choice for name in CELL_TYPES for choice in choices[name].tolist()])
+        code = torch.cat([choices[name] for name in CELL_TYPES]).tolist()  # the one wait of a step
+        genotype = self._space.decode(code)
         if scales is None:
             return discretised_forward(self.supernet, genotype, images)
-        names = self._space.primitives
-        none = names.index("none") if "none" in names else -1
-        kept = {name: scale_E[choices[name] != none] for name, scale_E in scales.items()}
+        kept: dict[CellType, list[Tensor]] = {}
+        for name, scale_E in scales.items():
+            of_edges = dict(zip(self._space.edges, scale_E.unbind(), strict=True))
+            kept[name] = [of_edges[edge.source, edge.target] for edge in genotype.edges(name)]
         return discretised_forward(self.supernet, genotype, images, scales=kept)
 
     def _penalise(self, choices: Mapping[CellType, Tensor], log_p: Mapping[CellType, Tensor]) -> tuple[Tensor, Tensor]:

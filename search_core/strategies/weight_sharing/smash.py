@@ -22,6 +22,7 @@ from search_core.space.plan import edges_by_source
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.weight_sharing.ranked_draws import RankedDraws
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
+from search_core.transfer import uploaded
 
 
 class Slot(NamedTuple):
@@ -77,15 +78,15 @@ class HyperNetwork(nn.Module):
     def forward(self, code: Code) -> dict[str, Tensor]:
         """Pointwise weights (C, C, 1, 1) of a child by their names there; none if it has no such convolution."""
         slots, device = self.slots_of(code), self.slots.device
-        of_code_F = self.choices[torch.arange(len(code), device=device), torch.tensor(code, device=device)].sum(0)
-        rows = torch.tensor([self._rows[slot] for slot in slots.values()], dtype=torch.long, device=device)
+        of_code_F = self.choices[torch.arange(len(code), device=device), uploaded(torch.tensor(code), device)].sum(0)
+        rows = uploaded(torch.tensor([self._rows[slot] for slot in slots.values()], dtype=torch.long), device)
         features_SF = functional.relu(functional.relu(of_code_F + self.slots[rows]) @ self.mixing)
         by_width: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for position, (name, slot) in enumerate(slots.items()):
             by_width[self._plans[slot.cell].channels].append((position, name))
         weights: dict[str, Tensor] = {}
         for width, members in by_width.items():
-            own_SF = features_SF[[position for position, _ in members]]
+            own_SF = features_SF[uploaded(torch.tensor([position for position, _ in members]), device)]
             made_SCC11 = torch.einsum("sf,foi->soi", own_SF, self.matrices[str(width)])[..., None, None]
             weights |= {name: weight for (_, name), weight in zip(members, made_SCC11, strict=True)}
         return weights
