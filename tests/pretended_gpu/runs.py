@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from search_core.data.datasets import ImageData, load_data
 from search_core.search.options import SearchOptions
-from search_core.search.search import Search
+from search_core.search.search import Search, build_context
 from search_core.space.plan import NetworkOptions
-from search_core.strategies.base import StepResult
+from search_core.strategies.base import EpochSettings, StepResult
+from search_core.strategies.weight_sharing.build import build_strategy
 from tests.pretended_gpu.gpu import Gpu
 from tests.search_core.strategies.test_strategies import CASES
 from tests.search_core.tiny import FEW_PRIMITIVES, TINY_DATASET, through_file, tiny_options
@@ -64,6 +65,23 @@ def waits_of_steps(search: Search, gpu: Gpu) -> list[Counter[str]]:
 
     search.strategy.step = counted  # type: ignore[method-assign]
     return waits
+
+
+def stepped(options: SearchOptions, epochs: Sequence[int] = (5, 2)) -> list[dict[str, Any]]:
+    """Results of steps of SNAS on the GPU, and the weights behind the last: so many in epochs of other settings each.
+
+    A CUDA graph is recorded in the fourth step, and in the first of every epoch after it.
+    """
+    data, device = data_on("cuda", options), torch.device("cuda")
+    strategy = build_strategy(options.strategy, build_context(options, data, device))
+    generator = torch.Generator(device).manual_seed(1)
+    results = []
+    for number, steps in enumerate(epochs):
+        strategy.begin_epoch(EpochSettings(temperature=1 / (1 + number), eta=0.01, theta_lr=0.05), generator)
+        for _ in range(steps):
+            ((images, labels),) = data.train.batches(options.batch_size, generator=generator, drop_last=True)
+            results.append(vars(strategy.step(images, labels, generator)))
+    return _on_cpu([*results, strategy.alpha(), strategy.credits(), strategy.supernet.state_dict()])
 
 
 def records(reports: Iterable[_Report]) -> list[dict[str, Any]]:
