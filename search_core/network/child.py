@@ -170,9 +170,10 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
         GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
             nodes.
     """
-    child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
-    state = _chosen(_slices(supernet, child), child, choices)
-    child.load_state_dict({**child.state_dict(), **state})
+    child = _frame_of(supernet, genotype, choices)
+    state = {**_fresh_counts(supernet, child), **_chosen(_slices(supernet, child), child, choices)}
+    copies = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in state.items()}
+    child.load_state_dict(copies, assign=True)
     return child.train(supernet.training)
 
 
@@ -201,13 +202,9 @@ def discretised_forward(
     Raises:
         GenotypeError: as `inherit_child`.
     """
-    with torch.device("meta"):  # a frame without weights
-        child = _child_of(supernet, genotype, choices)
-    counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
-    device = next(supernet.parameters()).device
-    own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
+    child = _frame_of(supernet, genotype, choices)
     slices = _slices(supernet, child)
-    state = {**own, **_chosen(slices, child, choices), **(replaced or {})}
+    state = {**_fresh_counts(supernet, child), **_chosen(slices, child, choices), **(replaced or {})}
     child.train(supernet.training)
     logits: Tensor = torch.func.functional_call(child, state, (images, scales))
     if choices is not None and supernet.training:
@@ -223,19 +220,27 @@ def _chosen(slices: dict[str, Tensor], child: Child, choices: CellChoices | None
     return with_bits(narrowed(slices, child, num_nodes), choices.bits)
 
 
-def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
-    """A child of the supernet's size, with weights of its own."""
+def _frame_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
+    """A child of the supernet's size without weights."""
     _check_genotype(genotype, supernet.options)
-    child = Child(
-        genotype,
-        supernet.plan.size,
-        affine=False,
-        pool_norm=True,
-        cell_channels=None if choices is None else choices.channels,
-    )
+    with torch.device("meta"):
+        child = Child(
+            genotype,
+            supernet.plan.size,
+            affine=False,
+            pool_norm=True,
+            cell_channels=None if choices is None else choices.channels,
+        )
     if choices is not None:
         quantise_inputs(child.cells, choices.bits)
     return child
+
+
+def _fresh_counts(supernet: Supernet, child: Child) -> dict[str, Tensor]:
+    """How many batches the norms of a child have followed: the supernet's stacked ones do not count."""
+    device = next(supernet.parameters()).device
+    names = [name for name in child.state_dict() if name.endswith("num_batches_tracked")]
+    return {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:
