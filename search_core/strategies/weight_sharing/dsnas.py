@@ -94,6 +94,7 @@ class Dsnas(DifferentiableStrategy):
         """Take over what `state_dict` gave for equal options."""
         super().load_state_dict(state)
         for own, name in ((self._baselines, "baselines"), (self._decided, "decided")):
+            own.clear()
             own.update({key: value.to(self._alpha[key].device, copy=True) for key, value in state[name].items()})
 
     def _sample(self, generator: torch.Generator) -> dict[CellType, Tensor]:
