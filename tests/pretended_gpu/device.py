@@ -95,6 +95,9 @@ class PretendedTensor(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"PretendedTensor({self.memory!r})"
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.memory.untyped_storage()
+
     def _read(self, why: str) -> Tensor:
         current().note_sync(why)
         return self.memory.detach()
