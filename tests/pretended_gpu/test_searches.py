@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from search_core.data.dataset_options import DatasetOptions
 from search_core.kernels.backend import torch_only
 from search_core.space.genotype import KNOWN_PRIMITIVES
 from tests.pretended_gpu.cuda import pretended_gpu
 from tests.pretended_gpu.runs import NETWORK, from_file, options_of, record, records, search_on, waits_of_steps
+from tests.search_core.image_folders import write_folder
 from tests.search_core.strategies.test_strategies import CASES, every_strategy
 
 #: How often the host may wait in a step. A child that is drawn must be known there, once, to launch its operations:
@@ -33,6 +36,18 @@ def test_strategy_computes_and_resumes_on_a_gpu_as_on_the_cpu_and_does_not_wait(
     assert [first, second] == expected
     for (step,) in waits:
         assert step.total() <= _WAITS[name], step
+
+
+def test_image_files_go_up_through_pinned_memory(tmp_path: Path) -> None:
+    images = DatasetOptions(name="image-folder", root=str(write_folder(tmp_path)), image_size=8, workers=0)
+    options = options_of("snas", dataset=images, batch_size=8, epochs=1)
+    with torch_only():
+        expected = records(search_on("cpu", options))
+    with pretended_gpu() as gpu:
+        search = search_on("cuda", options)
+        gpu.syncs.clear()
+        assert records(search) == expected
+    assert not [place for place in gpu.syncs if "pageable" in place and "/data/" in place]
 
 
 @pytest.mark.parametrize(
