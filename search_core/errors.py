@@ -60,6 +60,22 @@ class NonFiniteLossError(ArithmeticError):
     """The training loss became NaN or infinite; continuing would waste the budget."""
 
 
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU has no memory left, which may come from PyTorch, CUDA or a library of CUDA.
+
+    They are `torch.OutOfMemoryError` of the allocator, `torch.AcceleratorError` and other runtime errors with CUDA's
+    words (such as of `cudaGraphInstantiate`, or handed on by NCCL), and `..._STATUS_ALLOC_FAILED` of cuBLAS and cuDNN,
+    which make their workspaces themselves.
+    """
+    import torch  # not above: study files are checked without it
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    of_cuda = "cuda" in text and "out of memory" in text
+    return isinstance(error, RuntimeError) and (of_cuda or "_status_alloc_failed" in text)
+
+
 def printable(text: str) -> str:
     """Text that every terminal, journal and database takes: what is not printable is written as an escape.
 

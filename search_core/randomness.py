@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search_core.errors import StateError
+
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
@@ -32,6 +34,21 @@ def make_generators(seed: int, streams: Sequence[str], device: torch.device) -> 
 def generator_states(generators: Mapping[str, torch.Generator]) -> dict[str, Tensor]:
     """State of each generator by its stream."""
     return {name: generator.get_state() for name, generator in generators.items()}
+
+
+def check_states(generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]) -> None:
+    """Check that `restore_generators` can take these states.
+
+    Raises:
+        StateError: if they come from another kind of device, whose random numbers are others.
+    """
+    for name, generator in generators.items():
+        if len(states[name]) != len(generator.get_state()):
+            here = generator.device.type
+            there = "the CPU" if here == "cuda" else "a GPU"
+            raise StateError(
+                f"the state must come from a run on {here}, as its random numbers do, got one from {there}"
+            )
 
 
 def restore_generators(generators: Mapping[str, torch.Generator], states: Mapping[str, Tensor]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
-from search_core.errors import StateError
+from search_core.errors import StateError, is_out_of_gpu_memory
 
 Report = TypeVar("Report")
 
@@ -48,13 +49,31 @@ class Resumable(ABC, Generic[Report]):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume after this epoch, `stamp` included; loads with `weights_only=True`."""
 
-    @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where the object that gave `state` stopped.
 
         Raises:
-            StateError: if the state has another format or comes from an object that is not equal.
+            StateError: if the state has another format, is not whole, or comes from an object that is not equal or from
+                another kind of device. Then this object is as it was.
         """
+        self._resume(state)
+
+    def _resume(self, state: dict[str, Any], but: Collection[str] = ()) -> None:
+        """As `load_state_dict`, where keys of the definition may differ."""
+        self.check_stamp(state, but)
+        before = copy.deepcopy(self.state_dict())
+        try:
+            self._take(state)
+        except Exception as error:
+            self._take(before)
+            if isinstance(error, StateError) or is_out_of_gpu_memory(error):
+                raise
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            raise StateError(f"the state must be whole and fit this object, got {words[:300]}") from error
+
+    @abstractmethod
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take over a state of an equal object, and leave it as it is; if that raises, what is half done is undone."""
 
     @abstractmethod
     def definition(self) -> dict[str, Any]:
@@ -77,6 +96,8 @@ class Resumable(ABC, Generic[Report]):
         """
         if state.get("format") != self.state_format:
             raise StateError(f"the state's format must be {self.state_format}, got {state.get('format')!r}")
+        if self.definition_key not in state:
+            raise StateError(f"the state must say what gave it, in `{self.definition_key}`, got none")
         mine, theirs = (json.loads(stamp[self.definition_key]) for stamp in (self.stamp(), state))
         differing = [key for key in mine if mine[key] != theirs.get(key) and key not in but]
         if differing or mine.keys() != theirs.keys():

@@ -79,6 +79,7 @@ def measure(
     from search_core.cost.latency_measure import TimingOptions
     from search_core.cost.latency_table import Place
     from search_core.data.datasets import load_data
+    from search_core.errors import is_out_of_gpu_memory
     from search_core.space.plan import NetworkSize
 
     if children < 2:
@@ -100,7 +101,9 @@ def measure(
     try:
         with messages.status("measuring"):
             tables = [measure_on_device(request, here)] if here is not None else _on_cluster(request, str(address))
-    except (torch.OutOfMemoryError, NotImplementedError) as error:
+    except RuntimeError as error:
+        if not isinstance(error, NotImplementedError) and not is_out_of_gpu_memory(error):
+            raise
         raise OrchestratorError(f"the search space must run on the device in {dtype}, got: {error}") from error
     if here is None:
         files = _named(output or Path(), tables)

@@ -18,7 +18,7 @@ from orchestrator.jobs import ChildJob, Job, JobReport, RetrainJob, SearchJob, T
 from orchestrator.worker.permanent import PERMANENT, refusal
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
-from search_core.errors import ConstraintsError, NonFiniteLossError, StateError
+from search_core.errors import ConstraintsError, NonFiniteLossError, StateError, is_out_of_gpu_memory
 from search_core.ranks import ALONE
 from search_core.search.child_training import ChildTraining
 from search_core.search.search import Search
@@ -58,7 +58,7 @@ class EpochTrainable(tune.Trainable):
         Raises:
             StateError: if the checkpoint is that of another search, or of another version.
             LatencyError: if the latency table cannot be used here.
-            torch.OutOfMemoryError: if it does not fit.
+            RuntimeError: `is_out_of_gpu_memory`, if it does not fit.
         """
         if self._job is None:
             return
@@ -107,14 +107,17 @@ class EpochTrainable(tune.Trainable):
                 record, self._unsent = self._unsent, None
                 return self._of_epoch(record)
             record = self.run_epoch()
+            state = self.work.state_dict()  # copies, for which there must be room as well
         except (NonFiniteLossError, ConstraintsError, MissingParentError) as error:
             return JobReport(fault="failed", reason=str(error))
-        except torch.OutOfMemoryError as error:
-            return JobReport(fault="out_of_memory", reason=str(error), kind="gpu")
         except PERMANENT as error:
             return refusal(error)
+        except RuntimeError as error:
+            if not is_out_of_gpu_memory(error):
+                raise
+            return JobReport(fault="out_of_memory", reason=str(error), kind="gpu")
         try:
-            self._folder.save(self.work.epoch, self.work.state_dict(), record)
+            self._folder.save(self.work.epoch, state, record)
         except OSError as error:
             fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
             return self._of_epoch(record, fault)

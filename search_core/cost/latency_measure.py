@@ -80,7 +80,7 @@ def measure_table(
         clock: seconds; default: that of `options`.
 
     Raises:
-        torch.OutOfMemoryError: if the parts do not fit on the device together.
+        RuntimeError: `is_out_of_gpu_memory`, if the parts do not fit on the device together.
         OptionsError: if `cpu_time` is asked for on a GPU or with several threads.
     """
     device = torch.device(device)

@@ -91,7 +91,7 @@ def _saved_bytes(loss: Callable[[], Tensor], excluded: set[int]) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in excluded:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would hold the node that holds it, and never be freed
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
         kept = loss()  # alive while the sizes are read, so that no address is used twice

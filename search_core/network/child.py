@@ -64,15 +64,15 @@ class ChildCell(nn.Module):
         drop_path_prob: float,
         generator: torch.Generator | None,
         ranks: Ranks = ALONE,
-        scales: Tensor | None = None,
+        scales: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Concatenation of the nodes in `concat`, (N, len(concat) * channels, *size_out).
 
-        `scales` (one per kept edge) multiply the outputs of the operations.
+        `scales` (a scalar per kept edge) multiply the outputs of the operations.
         """
         nodes: dict[int, Tensor] = dict(enumerate(self.inputs(before_previous, previous)))
         incoming = defaultdict(list)
-        factors = [None] * len(self.kept) if scales is None else scales.unbind()
+        factors = [None] * len(self.kept) if scales is None else scales
         for edge, operation, factor in zip(self.kept, self.operations, factors, strict=True):
             incoming[edge.target].append((edge.source, operation, factor))
         for target in range(2, self.num_nodes + 2):
@@ -147,7 +147,7 @@ class Child(nn.Module):
         for own, width in zip(self.cells, self.bits, strict=True):
             quantise_inputs(own, width.features)
 
-    def forward(self, images: Tensor, scales: Mapping[CellType, Tensor] | None = None) -> Tensor:
+    def forward(self, images: Tensor, scales: Mapping[CellType, Sequence[Tensor]] | None = None) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W); `scales` as in `forward_with_auxiliary`."""
         return self.forward_with_auxiliary(images, scales=scales)[0]
 
@@ -157,7 +157,7 @@ class Child(nn.Module):
         drop_path_prob: float = 0.0,
         generator: torch.Generator | None = None,
         ranks: Ranks = ALONE,
-        scales: Mapping[CellType, Tensor] | None = None,
+        scales: Mapping[CellType, Sequence[Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of both classifiers, each (N, classes); the second only in training mode and if it was built.
 
@@ -193,9 +193,10 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
         GenotypeError: if the genotype has edges or operations that the supernet does not have, or concatenates other
             nodes.
     """
-    child = _child_of(supernet, genotype, choices).to(next(supernet.parameters()).device)
-    state = narrowed(_slices(supernet, child), child, genotype.num_nodes("normal"))
-    child.load_state_dict({**child.state_dict(), **state})
+    child = _frame_of(supernet, genotype, choices)
+    state = _state_of(supernet, child, choices)
+    copies = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in state.items()}
+    child.load_state_dict(copies, assign=True)
     return child.train(supernet.training)
 
 
@@ -205,7 +206,7 @@ def discretised_forward(
     images: Tensor,
     choices: CellChoices | None = None,
     *,
-    scales: Mapping[CellType, Tensor] | None = None,
+    scales: Mapping[CellType, Sequence[Tensor]] | None = None,
     replaced: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Logits (N, classes) of the supernet with one operation per edge; the others are not computed.
@@ -224,14 +225,9 @@ def discretised_forward(
     Raises:
         GenotypeError: as `inherit_child`.
     """
-    with torch.device("meta"):  # a frame without weights
-        child = _child_of(supernet, genotype, choices)
-    counts = {name: value for name, value in child.state_dict().items() if name.endswith("num_batches_tracked")}
-    device = next(supernet.parameters()).device
-    own = {name: torch.zeros_like(count, device=device) for name, count in counts.items()}
+    child = _frame_of(supernet, genotype, choices)
     slices = _slices(supernet, child)
-    chosen = slices if choices is None else narrowed(slices, child, genotype.num_nodes("normal"))
-    state = {**own, **chosen, **(replaced or {})}
+    state = {**_state_of(supernet, child, choices, slices), **(replaced or {})}
     child.train(supernet.training)
     logits: Tensor = torch.func.functional_call(child, state, (images, scales))
     if choices is not None and supernet.training:
@@ -239,17 +235,34 @@ def discretised_forward(
     return logits
 
 
-def _child_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
-    """A child of the supernet's size, with weights of its own."""
+def _state_of(
+    supernet: Supernet, child: Child, choices: CellChoices | None, slices: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The supernet's weights and statistics as a child has them: with choices cut to its channels."""
+    slices = _slices(supernet, child) if slices is None else slices
+    chosen = slices if choices is None else narrowed(slices, child, child.genotype.num_nodes("normal"))
+    return {**_fresh_counts(supernet, child), **chosen}
+
+
+def _frame_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
+    """A child of the supernet's size without weights."""
     _check_genotype(genotype, supernet.options)
-    return Child(
-        genotype,
-        supernet.plan.size,
-        affine=False,
-        pool_norm=True,
-        cell_channels=None if choices is None else choices.channels(supernet.plan.cells),
-        bits=None if choices is None else choices.bits,
-    )
+    with torch.device("meta"):
+        return Child(
+            genotype,
+            supernet.plan.size,
+            affine=False,
+            pool_norm=True,
+            cell_channels=None if choices is None else choices.channels(supernet.plan.cells),
+            bits=None if choices is None else choices.bits,
+        )
+
+
+def _fresh_counts(supernet: Supernet, child: Child) -> dict[str, Tensor]:
+    """How many batches the norms of a child have followed: the supernet's stacked ones do not count."""
+    device = next(supernet.parameters()).device
+    names = [name for name in child.state_dict() if name.endswith("num_batches_tracked")]
+    return {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:

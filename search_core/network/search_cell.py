@@ -61,9 +61,8 @@ class SearchCell(nn.Module):
         for stride, layout in self.layouts.items():
             self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns), persistent=False)
         self.follows_statistics = True
-        #: Of running statistics, as in `torch.nn.BatchNorm2d`; None for plain averages since `reset_running_stats`.
-        self.momentum: float | None = 0.1
-        self._num_averaged = 0
+        #: Of running statistics, as in `torch.nn.BatchNorm2d`.
+        self.momentum = 0.1
 
     def forward(
         self, before_previous: Tensor, previous: Tensor, z_EO: Tensor, drop_path: DropPath | None = None
@@ -104,10 +103,6 @@ class SearchCell(nn.Module):
         operation = self.operations[primitive]
         assert isinstance(operation, EdgeWeights)
         return operation.state_of(row)
-
-    def reset_running_stats(self) -> None:
-        """Begin plain averages anew, see `momentum`."""
-        self._num_averaged = 0
 
     def frozen_statistics(self) -> AbstractContextManager[None]:
         """Leave running statistics alone inside: what is computed there was computed before."""
@@ -299,8 +294,6 @@ class SearchCell(nn.Module):
 
     def _follow(self, sent: Sequence[Sent], num_values: int) -> None:
         """Move running statistics towards those of the batch, the variance without bias, as `torch.nn.BatchNorm2d`."""
-        self._num_averaged += 1
-        momentum = 1 / self._num_averaged if self.momentum is None else self.momentum
         unbiased = (1.0, num_values / max(num_values - 1, 1))
         for kind, position, factor in zip(("mean", "var"), (0, 1), unbiased, strict=True):
             running, batch = [], []
@@ -322,7 +315,7 @@ class SearchCell(nn.Module):
             if running:
                 # As torch's batch norm, without a trace in autograd: a graph may still hold these tensors.
                 targets = [statistic.data for statistic in running]
-                torch._foreach_lerp_(targets, list(torch._foreach_mul(batch, factor)), momentum)
+                torch._foreach_lerp_(targets, list(torch._foreach_mul(batch, factor)), self.momentum)
 
 
 class _FrozenStatistics(AbstractContextManager[None]):

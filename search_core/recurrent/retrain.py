@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from search_core.errors import StateError
-from search_core.randomness import generator_states, make_generators, restore_generators
+from search_core.randomness import check_states, generator_states, make_generators, restore_generators
 from search_core.recurrent.model import LanguageModel
 from search_core.recurrent.options import RecurrentRetrainOptions, language_model_cost
 from search_core.recurrent.text import TextData, columns, windows
@@ -154,13 +154,8 @@ class RecurrentRetrain(Resumable[RecurrentRetrainReport]):
             "generators": generator_states(self._generators),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the retraining that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from another cell, recipe, text or seed.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
+        check_states(self._generators, state["generators"])
         self.model.load_state_dict(state["model"])
         device = self.model.bias.device
         self._average, self._best = (

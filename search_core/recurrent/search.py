@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from search_core.randomness import generator_states, make_generators, restore_generators
+from search_core.randomness import check_states, generator_states, make_generators, restore_generators
 from search_core.recurrent.model import Architecture, LanguageModel
 from search_core.recurrent.options import RecurrentSearchOptions
 from search_core.recurrent.strategies import STRATEGIES
@@ -137,13 +137,8 @@ class RecurrentSearch(Resumable[RecurrentReport]):
             "generators": generator_states(self._generators),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the search that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from another search.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
+        check_states(self._generators, state["generators"])
         self.strategy.load_state_dict(state["strategy"])
         restore_generators(self._generators, state["generators"])
         self.epoch = state["epoch"]

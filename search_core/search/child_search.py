@@ -96,13 +96,7 @@ class ChildSearch(Resumable[EpochReport]):
             "weights": dict(self._weights),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the search that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from a search with other options.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
         self.children.load_state_dict(copy.deepcopy(state["children"]))
         self._weights = dict(state["weights"])
 

@@ -207,13 +207,7 @@ class ChildTraining(Resumable[ChildReport]):
             "is_stopped": self._is_stopped,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the training that gave `state` stopped.
-
-        Raises:
-            StateError: if the state comes from another child, recipe or search.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
         self._training.load_state_dict(state["training"])
         self._accuracies, self._is_stopped = list(state["accuracies"]), state["is_stopped"]
 

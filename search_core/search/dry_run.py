@@ -57,7 +57,7 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
 
     Raises:
         DataError: if the data set cannot be read or has less than one batch.
-        torch.OutOfMemoryError: if the search does not fit on the GPU.
+        RuntimeError: `is_out_of_gpu_memory`, if the search does not fit on the GPU.
     """
     data = load_data(options.dataset, device)
     steps = _STEPS_OF_GRAPH if options.cuda_graph else _STEPS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from search_core.cost.penalty_options import penalty_strength_at
 from search_core.data.datasets import ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, OptionsError, StateError, require
 from search_core.network.supernet import Supernet
-from search_core.randomness import generator_states, make_generators, restore_generators
+from search_core.randomness import check_states, generator_states, make_generators, restore_generators
 from search_core.resumable import Resumable
 from search_core.search.options import FORK_SECTIONS, SearchOptions, defining
 from search_core.search.reports import CellReport, EpochReport, epoch_report
@@ -119,14 +118,6 @@ class Search(Resumable[EpochReport]):
             "generators": generator_states(self._generators),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the search that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from a search with other options.
-        """
-        self._load(state, may_differ=())
-
     def fork_from(self, state: dict[str, Any]) -> None:
         """Resume from the state of a search that had another penalty or temperature, or other limits, until then.
 
@@ -134,12 +125,12 @@ class Search(Resumable[EpochReport]):
         and a strategy that chooses after training can choose under several limits from one supernet (SPOS section 3.3).
 
         Raises:
-            StateError: if the state has another format or comes from a search that differs in more than that.
+            StateError: as `load_state_dict`, if the search differs in more than that.
         """
-        self._load(state, may_differ=FORK_SECTIONS)
+        self._resume(state, FORK_SECTIONS)
 
-    def _load(self, state: dict[str, Any], may_differ: Collection[str]) -> None:
-        self.check_stamp(state, but=may_differ)
+    def _take(self, state: dict[str, Any]) -> None:
+        check_states(self._generators, state["generators"])
         self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
         restore_generators(self._generators, state["generators"])
         self.epoch = state["epoch"]

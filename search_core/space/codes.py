@@ -88,7 +88,11 @@ class GenotypeSpace(ABC):
 
     def sample(self, generator: torch.Generator) -> Code:
         """A code drawn uniformly: every option of every choice is as likely."""
-        return tuple(_integers(self.options, generator))
+        return tuple(self.draw(generator).tolist())
+
+    def draw(self, generator: torch.Generator) -> torch.Tensor:
+        """As `sample`, on the generator's device, so that the host need not wait for it."""
+        return _integers(self.options, generator)
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
         """Each choice is drawn again with a probability (SPOS algorithm 1); it may come out the same.
@@ -104,9 +108,9 @@ class GenotypeSpace(ABC):
 
     def mutate_one(self, code: Code, generator: torch.Generator) -> Code:
         """One choice becomes another one (Real et al., AAAI 2019: of an input or of an operation)."""
-        (position,) = _integers((len(code),), generator)
+        position = int(_integers((len(code),), generator))
         num_options = self.options[position]
-        (step,) = _integers((num_options - 1,), generator)
+        step = int(_integers((num_options - 1,), generator))
         return (*code[:position], (code[position] + 1 + step) % num_options, *code[position + 1 :])
 
     def cross(self, first: Code, second: Code, generator: torch.Generator) -> Code:
@@ -227,13 +231,15 @@ def _loose_ends(edges: Sequence[Edge], nodes: Sequence[int]) -> tuple[int, ...]:
     return tuple(node for node in nodes if node not in read)
 
 
-def _integers(below: Sequence[int], generator: torch.Generator) -> list[int]:
+def _integers(below: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     """Whole numbers, each drawn uniformly from [0, its bound)."""
     import torch  # not above: a study file is checked without it
 
+    from search_core.transfer import uploaded
+
     # A draw below a common multiple leaves every remainder as often as any other.
     drawn = torch.randint(math.lcm(*below), (len(below),), generator=generator, device=generator.device)
-    return [number % bound for number, bound in zip(drawn.tolist(), below, strict=True)]
+    return drawn if len(set(below)) == 1 else drawn % uploaded(torch.tensor(below), generator.device)
 
 
 def _fractions(count: int, generator: torch.Generator) -> torch.Tensor:

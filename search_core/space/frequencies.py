@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from search_core.space.codes import Code, EdgeSpace, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
+from search_core.transfer import uploaded
 
 
 def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
@@ -44,7 +45,7 @@ def _counts(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -
     """The same of several codes, cell types first: (2, N, E, O)."""
     num_edges, num_operations = len(space.edges), len(space.primitives)
     if isinstance(space, EdgeSpace):
-        chosen = functional.one_hot(torch.tensor(codes, device=device), num_operations)
+        chosen = functional.one_hot(uploaded(torch.tensor(codes), device), num_operations)
         one_hot: Tensor = chosen.to(torch.get_default_dtype()).unflatten(1, (len(CELL_TYPES), num_edges))
         return one_hot.transpose(0, 1)
     rows = {edge: row for row, edge in enumerate(space.edges)}
@@ -54,7 +55,7 @@ def _counts(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -
             for primitive, source, target in genotype.edges(cell_type):
                 counts[place, number, rows[source, target], space.primitives.index(primitive)] += 1
     counts[..., space.primitives.index("none")] = (counts.sum(-1) == 0).to(counts)
-    return counts.to(device)
+    return uploaded(counts, device)
 
 
 def uniform_frequencies(space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:

@@ -72,12 +72,17 @@ def recalibrate(
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | SearchCell)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
     network.train()
     drop_last = len(split) >= batch_size  # a single image has no batch statistics
     with torch.no_grad():
-        for images, _ in islice(split.batches(batch_size, generator=generator, drop_last=drop_last), num_batches):
+        batches = islice(split.batches(batch_size, generator=generator, drop_last=drop_last), num_batches)
+        for number, (images, _) in enumerate(batches, start=1):
+            for norm in norms:
+                norm.momentum = (
+                    1 / number
+                )  # None does the same, but reads a counter on the GPU, which the host waits for
             forward(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

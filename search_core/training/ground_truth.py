@@ -121,13 +121,7 @@ class GroundTruth(Resumable[TruthReport]):
         """How far the part is; trainings are whole between reports."""
         return {**self.stamp(), "epoch": self.epoch}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the part that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from other genotypes, options or images.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
 
     def definition(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from search_core.cost.counts import NetworkCost, bit_operations, child_cost
 from search_core.data.datasets import ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, require
 from search_core.network.child import Child
-from search_core.randomness import generator_states, make_generators, restore_generators
+from search_core.randomness import check_states, generator_states, make_generators, restore_generators
 from search_core.ranks import ALONE, Ranks
 from search_core.resumable import Resumable
 from search_core.space.choices import CellChoices
@@ -193,13 +193,8 @@ class Retrain(Resumable[RetrainReport]):
             "generators": generator_states(self._generators),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the retraining that gave `state` stopped.
-
-        Raises:
-            StateError: if the state has another format or comes from another genotype, recipe or seed.
-        """
-        self.check_stamp(state)
+    def _take(self, state: dict[str, Any]) -> None:
+        check_states(self._generators, state["generators"])
         self.child.load_state_dict(state["child"])
         self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         restore_generators(self._generators, state["generators"])

@@ -15,7 +15,8 @@ class GraphedStep:
 
     The first calls run as they are, on a stream of their own; the next one records the graph. From then on calls copy
     their inputs to where the graph reads them, and replay it. All else that the function reads or writes must stay in
-    its place in memory; Python numbers in it are frozen until `forget`. Not yet run on a GPU: docs/benchmarks.md.
+    its place in memory; Python numbers in it are frozen until `forget`. Run on a pretended GPU only, so far: see
+    docs/benchmarks.md.
 
     Args:
         function: maps tensors to a tuple of tensors, all on one CUDA device and of the same shapes in every call,
@@ -38,7 +39,8 @@ class GraphedStep:
         if self._graph is None:
             self._inputs = tuple(tensor.clone() for tensor in inputs)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads may allocate meanwhile, such as the one in which a loader pins its batches.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._outputs = self._function(*self._inputs)
             self._graph = graph
         else:

@@ -94,6 +94,7 @@ class Dsnas(DifferentiableStrategy):
         """Take over what `state_dict` gave for equal options."""
         super().load_state_dict(state)
         for own, name in ((self._baselines, "baselines"), (self._decided, "decided")):
+            own.clear()
             own.update({key: value.to(self._alpha[key].device, copy=True) for key, value in state[name].items()})
 
     def _sample(self, generator: torch.Generator) -> dict[CellType, Tensor]:
@@ -115,12 +116,14 @@ class Dsnas(DifferentiableStrategy):
         self, images: Tensor, choices: Mapping[CellType, Tensor], scales: Mapping[CellType, Tensor] | None = None
     ) -> Tensor:
         """Logits of the child; `scales` (E,) multiply what its edges compute."""
-        genotype = self._space.decode([choice for name in CELL_TYPES for choice in choices[name].tolist()])
+        code = torch.cat([choices[name] for name in CELL_TYPES]).tolist()  # the one wait of a step
+        genotype = self._space.decode(code)
         if scales is None:
             return discretised_forward(self.supernet, genotype, images)
-        names = self._space.primitives
-        none = names.index("none") if "none" in names else -1
-        kept = {name: scale_E[choices[name] != none] for name, scale_E in scales.items()}
+        kept: dict[CellType, list[Tensor]] = {}
+        for name, scale_E in scales.items():
+            of_edges = dict(zip(self._space.edges, scale_E.unbind(), strict=True))
+            kept[name] = [of_edges[edge.source, edge.target] for edge in genotype.edges(name)]
         return discretised_forward(self.supernet, genotype, images, scales=kept)
 
     def _penalise(self, choices: Mapping[CellType, Tensor], log_p: Mapping[CellType, Tensor]) -> tuple[Tensor, Tensor]:

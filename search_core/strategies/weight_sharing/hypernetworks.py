@@ -23,6 +23,7 @@ from search_core.space.codes import Code, genotype_space
 from search_core.space.genotype import Edge
 from search_core.space.plan import edges_by_source
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
+from search_core.transfer import uploaded
 
 #: Slope of the hypernetwork's LeakyReLU below 0, as in the authors' code.
 _SLOPE = 0.02
@@ -124,15 +125,15 @@ class Mixture(HyperNetwork):
     def matrices_of(self, code: Code) -> dict[str, Tensor]:
         """As in `HyperNetwork`."""
         slots, device = self.slots_of(code), self.slots.device
-        of_code_F = self.choices[torch.arange(len(code), device=device), torch.tensor(code, device=device)].sum(0)
-        rows = torch.tensor([self._rows[slot] for slot in slots.values()], dtype=torch.long, device=device)
+        of_code_F = self.choices[torch.arange(len(code), device=device), uploaded(torch.tensor(code), device)].sum(0)
+        rows = uploaded(torch.tensor([self._rows[slot] for slot in slots.values()], dtype=torch.long), device)
         features_SF = functional.relu(functional.relu(of_code_F + self.slots[rows]) @ self.mixing)
         by_width: dict[int, list[tuple[int, str]]] = defaultdict(list)
         for position, (name, slot) in enumerate(slots.items()):
             by_width[self._plans[slot.cell].channels].append((position, name))
         matrices: dict[str, Tensor] = {}
         for width, members in by_width.items():
-            own_SF = features_SF[[position for position, _ in members]]
+            own_SF = features_SF[uploaded(torch.tensor([position for position, _ in members]), device)]
             made_SCC = torch.einsum("sf,foi->soi", own_SF, self.matrices[str(width)])
             matrices |= {name: matrix for (_, name), matrix in zip(members, made_SCC, strict=True)}
         return matrices
@@ -205,7 +206,7 @@ class MemoryBanks(HyperNetwork):
             for second in range(max(len(names), 1)):
                 parts.append(self._encode_one(index, edge, banks, second))
                 height += banks
-        return torch.cat(parts, dim=1).unsqueeze(0).to(self.blocks), rows
+        return uploaded(torch.cat(parts, dim=1).unsqueeze(0).to(self.blocks.dtype), self.blocks.device), rows
 
     def _encode_one(self, index: int, edge: Edge, banks: int, second: int) -> Tensor:
         """Rows of one convolution, (K, banks, M)."""

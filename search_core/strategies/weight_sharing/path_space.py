@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 
@@ -72,7 +71,8 @@ class PathSpace:
 
     def sample(self, generator: torch.Generator) -> Code:
         """A path drawn uniformly: every option of every choice is as likely."""
-        return (*self.genotypes.sample(generator), *self._sample_cells(generator))
+        drawn = [self.genotypes.draw(generator), *self._draw_cells(generator)]
+        return tuple(torch.cat(drawn).tolist())  # the host waits once
 
     def mutate(self, code: Code, probability: float, generator: torch.Generator) -> Code:
         """Each choice is drawn again with a probability (SPOS algorithm 1); it may come out the same."""
@@ -81,18 +81,17 @@ class PathSpace:
         if not self._num_options:
             return head
         changed = torch.rand(len(code) - split, generator=generator, device=generator.device) < probability
-        fresh = self._sample_cells(generator)
-        triples = zip(code[split:], fresh, changed.tolist(), strict=True)
+        fresh = torch.cat(self._draw_cells(generator))
+        triples = zip(code[split:], fresh.tolist(), changed.tolist(), strict=True)
         return (*head, *(new if change else old for old, new, change in triples))
 
     def cross(self, first: Code, second: Code, generator: torch.Generator) -> Code:
         """Each choice comes from either parent, as likely from one as from the other (SPOS algorithm 1)."""
         return self.genotypes.cross(first, second, generator)  # it asks nothing of a code but its length
 
-    def _sample_cells(self, generator: torch.Generator) -> Sequence[int]:
+    def _draw_cells(self, generator: torch.Generator) -> list[torch.Tensor]:
         shape = (len(self._plan.cells),)
-        drawn = [torch.randint(n, shape, generator=generator, device=generator.device) for n in self._num_options]
-        return [choice for choices in drawn for choice in choices.tolist()]
+        return [torch.randint(n, shape, generator=generator, device=generator.device) for n in self._num_options]
 
 
 class PathLimits:

@@ -28,6 +28,7 @@ from search_core.errors import LatencyError
 from tests.orchestrator.cli.test_cli import refused, written
 from tests.orchestrator.tiny import SEARCH, Outcome, search_job, snas, study_data, tiny_spec
 from tests.search_core.cost.test_latency_table import made_up_table
+from tests.search_core.test_errors import OUT_OF_GPU_MEMORY
 from tests.search_core.tiny import TINY_SIZE
 
 WITH_LATENCY = [{"metric": "child_val_error", "mode": "min"}, {"metric": "child_latency_ms", "mode": "min"}]
@@ -131,6 +132,17 @@ def test_nothing_half_written_is_left(
 )
 def test_bad_input_is_refused(measured: Callable[..., Outcome], words: list[object], said: str) -> None:
     refused(measured(*words), said.split(" (")[0])
+
+
+@pytest.mark.parametrize("error", OUT_OF_GPU_MEMORY[:3], ids=str)
+def test_space_that_a_gpu_cannot_hold_is_refused(
+    error: Exception, measured: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("orchestrator.cluster.latency.measure_on_device", full)
+    refused(measured("--device", "cpu"), "the search space must run on the device in float32, got: CUDA")
 
 
 def test_help_has_an_example() -> None:

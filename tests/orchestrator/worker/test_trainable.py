@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from search_core.strategies.multi_trial.options import RandomSearchOptions
 from search_core.strategies.optimiser_options import ThetaOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import RandomSamplingOptions
 from tests.orchestrator.tiny import retrain_job, search_job
+from tests.search_core.test_errors import OUT_OF_GPU_MEMORY
 from tests.search_core.tiny import TINY_DATASET, differences
 
 #: Times differ from run to run.
@@ -339,6 +341,32 @@ def test_gpu_that_is_too_small_ends_the_launch_with_the_reason(place: str, monke
     assert report.reason.startswith("CUDA out of memory")
     assert trainable.reset_config(search_job("0001", epochs=2).to_config()), "the process serves the next trial"
     assert len(records(trainable)) == 2
+
+
+@pytest.mark.parametrize("error", OUT_OF_GPU_MEMORY, ids=str)
+@pytest.mark.parametrize("place", ["run_epoch", "state_dict"])
+def test_every_face_of_a_full_gpu_is_reported(place: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a state is copied for its checkpoint."""
+
+    def full(*_: object) -> None:
+        raise error
+
+    trainable = search(epochs=1)
+    trainable.begin()
+    monkeypatch.setattr(trainable.work, "run_epoch", lambda: SimpleNamespace(to_dict=dict))
+    monkeypatch.setattr(trainable.work, place, full)
+    assert trainable.report() == JobReport(fault="out_of_memory", reason=str(error), kind="gpu")
+
+
+def test_other_runtime_errors_are_not_taken_for_a_full_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    trainable = search(epochs=1)
+    trainable.begin()
+    monkeypatch.setattr(trainable.work, "run_epoch", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        trainable.report()
 
 
 def test_collection_before_the_next_trial_is_quick() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
+from weakref import ref
 
 import pytest
 import torch
@@ -107,6 +109,23 @@ def test_the_peak_holds_all_that_is_saved_and_the_weights(recompute: bool) -> No
     assert step.peak_bytes >= step.saved_bytes + step.weight_bytes
     assert step.device == "cpu"
     assert step.process_bytes is None
+
+
+def test_nothing_that_was_saved_outlives_its_count() -> None:
+    """Without a collection: on a GPU the next step's peak would hold it, too."""
+    weight, outputs = torch.ones(4, requires_grad=True), []
+
+    def loss() -> Tensor:
+        saved_by_its_own_node = weight.exp()
+        outputs.append(ref(saved_by_its_own_node))
+        return saved_by_its_own_node.sum()
+
+    gc.disable()
+    try:
+        assert memory._saved_bytes(loss, set()) == weight.nbytes
+        assert outputs[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
