@@ -146,10 +146,11 @@ class _Calls(TorchFunctionMode):
         if func in (Tensor.to, Tensor.cpu, Tensor.cuda) and isinstance(args[0], Tensor):
             wanted = {Tensor.cpu: ("cpu",), Tensor.cuda: ("cuda",)}.get(func, args[1:])
             return self._moved(args[0], wanted, kwargs)
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, PretendedGenerator)]
-        gpu = self._gpu
+        gpu, generator = self._gpu, kwargs.get("generator")
+        if generator is None and not gpu.is_host_free:
+            return func(*args, **kwargs)
         before = gpu.generator, gpu.is_host_free
-        gpu.generator, gpu.is_host_free = (given[0] if given else None), False
+        gpu.generator, gpu.is_host_free = generator, False
         try:
             return func(*args, **kwargs)
         finally:

@@ -67,7 +67,7 @@ def waits_of_steps(search: Search, gpu: Gpu) -> list[Counter[str]]:
     return waits
 
 
-def stepped(options: SearchOptions, epochs: Sequence[int] = (5, 2)) -> list[dict[str, Any]]:
+def stepped(options: SearchOptions, epochs: Sequence[int] = (5, 1)) -> list[dict[str, Any]]:
     """Results of steps of SNAS on the GPU, and the weights behind the last: so many in epochs of other settings each.
 
     A CUDA graph is recorded in the fourth step, and in the first of every epoch after it.

@@ -40,7 +40,13 @@ def one_by_one() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", list(_VARIANTS))
+#: The first tier has what differs most.
+_SLOW = ("expected cost", "recompute")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in _VARIANTS]
+)
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
 def test_replayed_steps_equal_steps_run_one_by_one(name: str) -> None:
     options = options_of("snas", **_VARIANTS[name])
@@ -48,7 +54,7 @@ def test_replayed_steps_equal_steps_run_one_by_one(name: str) -> None:
         expected = stepped(options)
     with pretended_gpu() as gpu:
         assert differences(stepped(replace(options, cuda_graph=True)), expected) == []
-    assert gpu.launches["cudaGraphLaunch"] == 4
+    assert gpu.launches["cudaGraphLaunch"] == 3
 
 
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")

@@ -34,7 +34,7 @@ def test_memory_of_a_step_is_counted_as_on_the_cpu() -> None:
     assert (on_gpu.weight_bytes, on_gpu.saved_bytes) == (on_cpu.weight_bytes, on_cpu.saved_bytes)
 
 
-@pytest.mark.parametrize("name", ["snas", "random_sampling"])
+@pytest.mark.parametrize("name", [pytest.param("snas", marks=pytest.mark.slow), "random_sampling"])
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
 def test_a_search_is_packed_by_a_short_run_of_it(name: str) -> None:
     """With a graph where there is one: it is recorded and replayed in the short run, too."""

@@ -52,7 +52,10 @@ def test_image_files_go_up_through_pinned_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"nodes": 2, "primitives": tuple(KNOWN_PRIMITIVES)}, {"recompute": True}],
+    [
+        {"nodes": 2, "primitives": tuple(KNOWN_PRIMITIVES)},
+        pytest.param({"recompute": True}, marks=pytest.mark.slow),
+    ],
     ids=["all primitives", "recompute"],
 )
 def test_snas_computes_on_a_gpu_as_on_the_cpu(changes: dict[str, Any]) -> None:
