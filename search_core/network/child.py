@@ -317,9 +317,10 @@ def _columns(weights: dict[str, Tensor], read: CellPlan, genotype: Genotype, num
     concat = genotype.concat(read.cell_type)
     if concat == tuple(range(2, num_nodes + 2)):
         return weights
-    nodes = [node - 2 for node in concat]
     return {
-        name: weight.unflatten(1, (num_nodes, -1))[:, nodes].flatten(1, 2) if weight.dim() > 1 else weight
+        name: torch.cat([weight.tensor_split(num_nodes, 1)[node - 2] for node in concat], 1)
+        if weight.dim() > 1
+        else weight
         for name, weight in weights.items()
     }
 

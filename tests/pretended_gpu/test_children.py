@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from search_core.network.child import inherit_child
-from search_core.network.choice_blocks import CellChoices
 from search_core.network.supernet import Supernet
-from search_core.space.codes import GenotypeSpace
+from search_core.space.choices import Bits, CellChoices
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkSize
 from search_core.training.evaluation import recalibrate
 from tests.pretended_gpu.cuda import pretended_gpu
@@ -19,7 +19,7 @@ from tests.pretended_gpu.gpu import Gpu
 from tests.pretended_gpu.runs import NETWORK, data_on, options_of
 from tests.search_core.tiny import seeded
 
-_GENOTYPE = GenotypeSpace(NETWORK).decode(GenotypeSpace(NETWORK).sample(seeded(1)))
+_GENOTYPE = genotype_space(NETWORK).decode(genotype_space(NETWORK).sample(seeded(1)))
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def gpu() -> Iterator[Gpu]:
         yield pretended
 
 
-@pytest.mark.parametrize("choices", [None, CellChoices((4, 4, 8), (32, 4, 32))], ids=["whole", "narrow, few bits"])
+@pytest.mark.parametrize(
+    "choices", [None, CellChoices((1.0, 0.5, 0.5), (Bits(), Bits(4, 4), Bits()))], ids=["whole", "narrow, few bits"]
+)
 def test_a_child_inherits_without_a_copy_through_the_host(choices: CellChoices | None, gpu: Gpu) -> None:
     supernet = Supernet(NetworkSize(NETWORK, (1, 8, 8), 10), seed=0).to("cuda")
     gpu.syncs.clear()
