@@ -13,7 +13,7 @@ from dashboards.pictures.cell_layout import cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES, contrast_ratio, readable_colour
 from dashboards.player.page import render_player
 from dashboards.player.payload import BACKGROUNDS, PROBABILITY_UNKNOWN, thousandths
-from search_core.space.genotype import CELL_TYPES, PRIMITIVES
+from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES
 from tests.dashboards.searches import made_up_search
 
 HOSTILE = "</script><script>window.hacked=1</script><!--\u2028&amp;/*STYLE*//*DATA*/"
@@ -226,7 +226,7 @@ def test_player_data_operation_without_style_is_neutral_under_its_own_name():
 # Colours
 
 
-@pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("name", sorted(STYLES.keys() & set(KNOWN_PRIMITIVES)))
 def test_player_data_names_can_be_read_in_light_and_dark(name):
     search = made_up_search(1, 1, primitives=("none", name))
     operation = data_of(render_player(search, title="t"))["operations"][1]

@@ -61,6 +61,16 @@ def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str, strat
             {"latency": {"table": "some.json"}},
             "search.latency.table: must be left out with `network.space` nasnet",
         ),
+        (
+            {"kind": "regularised_evolution", "estimate": {"inherit": True, "morphism": True}},
+            {},
+            "search.strategy.estimate.morphism: must be false with `network.space` nasnet, got True",
+        ),
+        (
+            {"kind": "regularised_evolution", "mutation": "morphism"},
+            {},
+            "search.strategy.mutation: must be any with `network.space` nasnet, got morphism",
+        ),
     ],
 )
 def test_study_file_that_the_space_does_not_fit_has_one_message(
