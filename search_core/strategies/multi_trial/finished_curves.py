@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from search_core.cost.counts import NetworkCost
 from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.multi_trial.curve_regression import CurveLaw, fit_law
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
 
@@ -30,9 +32,11 @@ def known_beforehand(
         init_channels: with which it is trained.
         parent_score: of the parent whose weights it begins with; None for fresh ones.
     """
-    num_edges, choices = len(space.edges), range(len(space.primitives))
-    cells = code[:num_edges], code[num_edges:]
-    counts = [float(cell.count(choice)) for cell in cells for choice in choices]
+    counts, genotype = [], space.decode(code)
+    for cell_type in CELL_TYPES:
+        kept = Counter(edge.primitive for edge in genotype.edges(cell_type))
+        kept["none"] = len(space.edges) - kept.total()
+        counts += [float(kept[primitive]) for primitive in space.primitives]
     parent = [0.0, 0.0] if parent_score is None else [1.0, parent_score]
     return [math.log1p(cost.params), math.log1p(cost.madds), *counts, math.log(init_channels), *parent]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,8 @@ def test_known_beforehand_are_architecture_and_settings() -> None:
     sizes = [math.log1p(cost.params), math.log1p(cost.madds)]
     assert known == [*sizes, 0, 1, 1, 3, 0, 1, 2, 2, math.log(8), 0, 0]
     assert known_beforehand(code, space, cost, 8, 0.75)[-2:] == [1, 0.75]
+    enas = genotype_space(replace(TINY_NETWORK, space="enas"))  # four choices a node: two inputs, two operations
+    assert known_beforehand((0, 0, 1, 1, 1, 2, 0, 2) * 2, enas, cost, 8, None)[2:10] == [1, 1, 2, 1] * 2
 
 
 @pytest.mark.parametrize(
