@@ -15,7 +15,8 @@ from search_core.search.options import SearchOptions
 from search_core.search.reports import EpochReport
 from search_core.search.search import Search
 from search_core.search.temperature import TemperatureOptions, temperature_at
-from search_core.space.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype, load_genotype
+from search_core.space.cell_files import load_genotype
+from search_core.space.genotype import PRIMITIVES, PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.space.recurrent import PUBLISHED_RECURRENT, RecurrentGenotype, load_recurrent_genotype
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions

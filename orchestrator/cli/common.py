@@ -36,6 +36,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 stdout = Console(width=None if sys.stdout.isatty() else 120)
 
 
+def note(message: str) -> None:
+    """Print to stderr what the user may like to know."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def warn(message: str) -> None:
     """Print to stderr what the user should know."""
     Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)

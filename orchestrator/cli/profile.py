@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
+from orchestrator.cli.common import JsonOption, RunsOption, make_table, note, stdout
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
-from search_core.space.genotype import PUBLISHED, load_genotype
+from search_core.space.cell_files import load_genotype
+from search_core.space.genotype import PUBLISHED
 from search_core.space.plan import NetworkOptions, NetworkSize
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _title(genotype: str | None, run: str | None, supernet: bool) -> str:
 
 def _cell(genotype: str | None, run: str | None, runs: Path) -> Genotype:
     if genotype is not None:
-        return load_genotype(genotype)
+        return load_genotype(genotype, note)
     from orchestrator.driver.single import found_cell
 
     return found_cell(Runs(runs), str(run))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dashboards.formatting import percent_with_spread, shown_metric
-from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
+from orchestrator.cli.common import RunsOption, SetOption, note, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
@@ -46,15 +46,15 @@ def retrain(
     """
     from orchestrator.driver.single import found_cell, found_choices, run_retrain, study_recipe
     from orchestrator.study_file.loading import load_retrain
+    from search_core.space.cell_files import load_genotype
     from search_core.space.choices import load_choices
-    from search_core.space.genotype import load_genotype
 
     if (genotype is None) == (run is None):
         raise typer.BadParameter("give either --genotype or --run", param_hint="--genotype / --run")
     if settings and config is None:
         raise typer.BadParameter("needs --config, whose settings it replaces", param_hint="--set")
     folder = Runs(runs)
-    cell = load_genotype(genotype) if genotype is not None else found_cell(folder, str(run))
+    cell = load_genotype(genotype, note) if genotype is not None else found_cell(folder, str(run))
     chosen = None if run is None else found_choices(folder, run)
     if choices is not None:
         chosen = load_choices(choices)

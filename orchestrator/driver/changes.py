@@ -25,7 +25,7 @@ from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.yaml_file import DOTTED_SECTION, Place, place_text, read_yaml, split_key
 from orchestrator.tracking.run_spec import flatten
-from search_core.space.genotype import load_genotype
+from search_core.space.cell_files import load_genotype
 
 #: User attribute of the Optuna study: the resolved study file, the digests of files that it names, its folder of runs.
 ATTRIBUTE = "settings"

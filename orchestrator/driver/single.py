@@ -37,8 +37,9 @@ from search_core.errors import ConstraintsError, DataError, NonFiniteLossError
 from search_core.search.child_search import make_search
 from search_core.search.options import SearchOptions
 from search_core.search.reports import EpochReport
+from search_core.space.cell_files import load_genotype
 from search_core.space.choices import CellChoices, load_choices
-from search_core.space.genotype import Genotype, load_genotype
+from search_core.space.genotype import Genotype
 from search_core.training.retrain import Retrain, RetrainReport
 
 SEARCHES = "searches"

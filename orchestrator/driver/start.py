@@ -38,8 +38,8 @@ from search_core.cost.latency_table import table_for
 from search_core.data.datasets import ImageData, check_batch_size, load_data
 from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
+from search_core.space.cell_files import load_genotype
 from search_core.space.codes import genotype_space
-from search_core.space.genotype import load_genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
 from search_core.strategies.weight_sharing.options import SposOptions

@@ -23,8 +23,8 @@ from orchestrator.study.study import Study
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.network.child import Child
+from search_core.space.cell_files import load_genotype
 from search_core.space.choices import CellChoices
-from search_core.space.genotype import load_genotype
 from search_core.training.retrain import build_child
 from search_core.training.retrain_options import RetrainOptions
 

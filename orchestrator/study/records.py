@@ -21,8 +21,9 @@ from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.search.temperature import TemperatureOptions
+from search_core.space.cell_files import load_genotype
 from search_core.space.choices import CellChoices
-from search_core.space.genotype import Genotype, load_genotype
+from search_core.space.genotype import Genotype
 
 #: Numbers of the front that come from the search itself.
 FRONT_METRICS = (

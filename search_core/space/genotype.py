@@ -8,13 +8,12 @@ lists every kept edge; an edge whose choice is `none` is left out. Two edges bet
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from search_core.errors import GenotypeError
-from search_core.json_text import TextError, load_json, parse_json
+from search_core.json_text import TextError, parse_json
 
 Cell = TypeVar("Cell")
 CellType = Literal["normal", "reduce"]
@@ -155,45 +154,6 @@ class Genotype:
         except TextError as error:
             raise GenotypeError(f"a genotype must be a JSON document: {error}") from error
         return cls.from_dict(document.value)
-
-
-def load_genotype(name_or_path: str | Path) -> Genotype:
-    """Find a genotype by the name of a published cell or by file.
-
-    Raises:
-        GenotypeError: if it is neither, or if the file is malformed; the message names the file.
-    """
-    return find_cell(name_or_path, PUBLISHED, Genotype.from_dict)
-
-
-def find_cell(
-    name_or_path: str | Path, published: Mapping[str, Cell], read: Callable[[Mapping[str, Any]], Cell]
-) -> Cell:
-    """Find a cell of some kind by name or by file.
-
-    Args:
-        name_or_path: as the user gave it.
-        published: cells by name.
-        read: makes a cell of a document.
-
-    Raises:
-        GenotypeError: as `load_genotype`.
-    """
-    if str(name_or_path) in published:
-        return published[str(name_or_path)]
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise GenotypeError(
-            f"{str(name_or_path)!r} is neither a file nor a published cell; published: {', '.join(published)}"
-        )
-    try:
-        document = load_json(path)
-    except TextError as error:
-        raise GenotypeError(error.of(path)) from error
-    try:
-        return read(document.value)
-    except GenotypeError as error:
-        raise GenotypeError(document.located(path, str(error))) from error
 
 
 def check_keys(document: Mapping[str, Any], keys: set[str], optional: Collection[str] = ()) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_core.errors import GenotypeError
-from search_core.space.genotype import FORMAT_VERSION, check_keys, find_cell, parse_nodes
+from search_core.space.cell_files import find_cell
+from search_core.space.genotype import FORMAT_VERSION, check_keys, parse_nodes
 
 #: What a node may do, in DARTS' order. DARTS' search has `none` before them, which no derived cell has.
 ACTIVATIONS: tuple[str, ...] = ("tanh", "relu", "sigmoid", "identity")

@@ -23,8 +23,9 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.files.journal import Journal
 from search_core.cost.memory import StepMemory
+from search_core.space.cell_files import load_genotype
 from search_core.space.choices import load_choices
-from search_core.space.genotype import PUBLISHED, Genotype, load_genotype
+from search_core.space.genotype import PUBLISHED, Genotype
 from search_core.space.plan import NetworkSize
 from tests.orchestrator.tiny import (
     RETRAIN,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from search_core.space.cell_files import load_genotype
 from search_core.space.codes import genotype_space
-from search_core.space.genotype import load_genotype
 from search_core.space.plan import NetworkOptions
 from tests.orchestrator.tiny import snas, with_empty_store
 

@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from search_core.errors import GenotypeError
-from search_core.space.genotype import (
-    KNOWN_PRIMITIVES,
-    PRIMITIVES,
-    PUBLISHED,
-    Edge,
-    Genotype,
-    has_pool_norm,
-    load_genotype,
-)
+from search_core.space.cell_files import load_genotype
+from search_core.space.genotype import KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype, has_pool_norm
 from tests.search_core.tiny import published_cells
 
 CHAIN = Genotype(
