@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
@@ -47,7 +46,7 @@ class Resumable(ABC, Generic[Report]):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume after this epoch, `stamp` included; loads with `weights_only=True`."""
+        """Copies of all that is needed to resume after this epoch, with `stamp`; loads with `weights_only=True`."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where the object that gave `state` stopped.
@@ -61,7 +60,7 @@ class Resumable(ABC, Generic[Report]):
     def _resume(self, state: dict[str, Any], but: Collection[str] = ()) -> None:
         """As `load_state_dict`, where keys of the definition may differ."""
         self.check_stamp(state, but)
-        before = copy.deepcopy(self.state_dict())
+        before = self.state_dict()
         try:
             self._take(state)
         except Exception as error:
