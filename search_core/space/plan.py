@@ -52,6 +52,12 @@ class NetworkOptions:
         require(
             *literal_rules(self),
             ("nodes", self.nodes >= 1, f"must be at least 1, got {self.nodes}"),
+            (  # a draw below the least common multiple of 2, 3, ..., 41 fits into 64 bits
+                "nodes",
+                self.space == "darts" or self.nodes <= 40,
+                f"must be at most 40 in the space {self.space}, got {self.nodes}",
+                "space",
+            ),
             ("cells", self.cells >= 1, f"must be at least 1, got {self.cells}"),
             (
                 "init_channels",

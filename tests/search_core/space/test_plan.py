@@ -92,6 +92,7 @@ def test_network_options_default_to_the_papers() -> None:
     ("options", "message"),
     [
         ({"nodes": 0}, "`nodes` must be at least 1, got 0"),
+        ({"nodes": 41, "space": "enas"}, "`nodes` must be at most 40 in the space enas, got 41"),
         ({"cells": 0}, "`cells` must be at least 1, got 0"),
         ({"init_channels": 3}, "`init_channels` must be an even number of at least 2, got 3"),
         ({"init_channels": 0}, "`init_channels` must be an even number of at least 2, got 0"),
