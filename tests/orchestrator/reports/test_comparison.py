@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -191,8 +191,9 @@ def test_report_has_the_divergence_of_pruned_networks_over_the_epochs(tmp_path: 
     study.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
     stored, courses = opened_study(spec, study.runs.optuna_url()), list[list[float]]()
     assert pruned_text(compare(study)) == ""
-    for number in range(4):
-        kind = suggest(stored.ask(), spec.sweep)["strategy.kind"]
+    for number, (kind, seed) in enumerate(product(("snas", "one_shot"), (0, 1))):
+        stored.enqueue_trial({"strategy.kind": kind, "seed": seed})
+        assert suggest(stored.ask(), spec.sweep) == {"strategy.kind": kind, "seed": seed}
         figures = {**dict.fromkeys(FRONT_METRICS, 0.5), "discretization_gap": 0.0, "entropy_total": 0.0}
         figures |= {"supernet_val_accuracy": 0.5, "child_val_error": 0.5}
         records = [made_up_record(epoch, **figures) for epoch in range(8)]
