@@ -7,6 +7,8 @@ import pytest
 
 from tests.tools import chromium_path
 
+_PATIENCE_MS = 90_000  # other tests may have the cores
+
 
 @contextmanager
 def headless_chromium():
@@ -23,6 +25,9 @@ def headless_chromium():
 
 @pytest.fixture(scope="module")  # not the session: its event loop would be in the way of tests that start their own
 def browser(chromium):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=_PATIENCE_MS)
     with headless_chromium() as launched:
         yield launched
 
@@ -42,6 +47,7 @@ def open_page(browser):
 
     def opened(width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(_PATIENCE_MS)
         contexts.append(context)
         page, watched = context.new_page(), Watched()
         page.on("console", lambda m: watched.complaints.append(m.text) if m.type in ("error", "warning") else None)

@@ -349,11 +349,13 @@ def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked
     visit.tab_to(page.locator("#compare-picker"))
     keys.press("Enter")
     expect(page.get_by_placeholder("Search")).to_be_focused()
-    page.wait_for_timeout(500)  # the list opens before it takes keys
+    focused = page.locator("input.dash-options-list-option-checkbox:focus")
     for number in (1, 2):
         keys.press("ArrowDown")
-        expect(page.locator("input.dash-options-list-option-checkbox:focus")).to_have_count(1)
-        keys.press("Space")
+        expect(focused).to_have_count(1)
+        while not focused.is_checked():  # the list opens before it takes keys
+            keys.press("Space")
+            page.wait_for_timeout(1000)
         page.wait_for_url(lambda url, number=number: url.count("trial=") == number)
     keys.press("Escape")
     expect(page.locator("iframe.player")).to_have_count(2, timeout=30_000)
