@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY := digits-quickstart-$(shell date +%Y%m%d-%H%M%S)
+# Tests side by side: PYTEST_WORKERS=0 has one process, for a debugger.
+PYTEST_WORKERS ?= logical
 PYTEST_ARGS ?=
 # PIP_ARGS="-c constraints.txt" installs the versions that CI ran with.
 PIP_ARGS ?=
-PYTEST = $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 # Hundreds of processes import this code: that it is compiled is kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -15,11 +17,6 @@ unexport PYTHONDONTWRITEBYTECODE
 
 quickstart: $(VENV)/.installed
 	$(BIN)/snas study run studies/quickstart.yaml --name $(STUDY)
-
-# Tests side by side: PYTEST_WORKERS=0 has one process, for a debugger.
-test test-all: PYTEST_WORKERS ?= logical
-# One more than cores: these wait for servers, pages and clusters half of their time.
-test-rest: PYTEST_WORKERS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 # Before a commit: minutes, on a machine with nothing but Python.
 test: $(VENV)/.installed-dev
