@@ -99,7 +99,7 @@ def _print(facts: dict[str, Any]) -> None:
         drawn = drawn_cells(facts["genotype"], facts["probabilities"], facts["primitives"])
         stdout.print(drawn, soft_wrap=True)
         _line("")
-        _line("the cell as a file, its costs, its training from scratch:")
+        _line("the cell as a file, its costs, its training from scratch, the trained child:")
         for command in facts["commands"].values():
             _line(f"  {command}")
 
