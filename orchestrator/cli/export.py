@@ -16,9 +16,6 @@ from orchestrator.files.layout import DEFAULT_RUNS, Runs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
-
-    from orchestrator.driver.trained import TrainedChild
     from search_core.export import ExportedFile
 
 _COMPARED = 256  # images
@@ -46,7 +43,7 @@ def export(
 ) -> None:
     """Write a trained child as ONNX, PyTorch program, weights and readable Python, and compare each with the child.
 
-    Example: `snas export --study digits-quickstart --trial 1 --to child`
+    Example: `snas export --study digits-quickstart --trial 2 --to child`
     """
     if [run is not None, study is not None, model is not None].count(True) != 1:
         raise typer.BadParameter("give one of them", param_hint="--run / --study / --model")
@@ -74,8 +71,6 @@ def export(
     child = load_trained(*found)
     images, _ = next(iter(child.data.validation.batches(_COMPARED)))
     statistics = {} if without_normalisation else {"mean": child.data.mean, "std": child.data.std}
-    if statistics:
-        images = _pixels(images, child)
     files = export_child(
         child.network, to, images, title=f"{child.name}, run {child.run_id}", formats=wanted, **statistics
     )
@@ -84,14 +79,6 @@ def export(
         print(json.dumps([{**asdict(file), "file": str(file.file)} for file in files]))
     else:
         _print(files, len(images), card)
-
-
-def _pixels(images: Tensor, child: TrainedChild) -> Tensor:
-    """Normalised images (N, C, H, W) as the pixels in [0, 1] that they were."""
-    import torch
-
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (child.data.mean, child.data.std))
-    return images * std + mean
 
 
 def _print(files: Sequence[ExportedFile], count: int, card: Path) -> None:

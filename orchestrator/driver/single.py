@@ -9,11 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import mlflow
 import torch
 from mlflow.exceptions import MlflowException
 
-from dashboards.mlflow_store.databases import current_address, sqlite_file
 from dashboards.mlflow_store.store_lock import opened_client
 from dashboards.pictures.cells import render_cells_svg
 from orchestrator.errors import OrchestratorError, RunInterrupted
@@ -30,6 +28,7 @@ from orchestrator.tracking.artifacts import CHOICES
 from orchestrator.tracking.delivery import STORE_ERRORS, sync_now
 from orchestrator.tracking.models import log_child
 from orchestrator.tracking.run_spec import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
+from orchestrator.tracking.stored import existing_store, stored_file
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
@@ -214,10 +213,7 @@ def found_choices(runs: Runs, run_id: str) -> CellChoices | None:
 def _artifact(runs: Runs, run_id: str, name: str) -> Path:
     """A file of a run, from where it is now."""
     uri = runs.tracking_uri()
-    if (file := sqlite_file(uri)) is not None and not file.is_file():
-        raise FileNotFoundError("there is no such store")  # asking would make an empty one
-    address = current_address(opened_client(uri).get_run(run_id).info.artifact_uri, uri)
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{address}/{name}", tracking_uri=uri))
+    return stored_file(uri, existing_store(uri).get_run(run_id).info.artifact_uri, name)
 
 
 def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:

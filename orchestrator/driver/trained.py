@@ -6,20 +6,18 @@ import ast
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
-from dashboards.mlflow_store.databases import current_address, sqlite_file
 from dashboards.mlflow_store.mlflow_access import unit_run
-from dashboards.mlflow_store.store_lock import opened_client
 from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.layout import Runs, unit_label
 from orchestrator.study.study import Study
+from orchestrator.tracking.artifacts import GENOTYPE
+from orchestrator.tracking.stored import existing_store, stored_file
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.network.child import Child
@@ -112,16 +110,15 @@ def load_trained(uri: str, run_id: str) -> TrainedChild:
         models = run.outputs.model_outputs if run.outputs is not None else []
         if not models:
             raise OrchestratorError(f"run {run_id} must have trained a child to its end: {run.info.run_name} did not")
-        files = current_address(client.get_logged_model(models[-1].model_id).artifact_location, uri)
-        cell = current_address(run.info.artifact_uri, uri)
-        genotype = load_genotype(download_artifacts(artifact_uri=f"{cell}/genotype.json", tracking_uri=uri))
-        weights = download_artifacts(artifact_uri=f"{files}/data/model.pt2", tracking_uri=uri)
+        genotype = load_genotype(stored_file(uri, run.info.artifact_uri, GENOTYPE))
+        model = client.get_logged_model(models[-1].model_id)
+        weights = stored_file(uri, model.artifact_location, "data/model.pt2")
     data = load_data(DatasetOptions(**_options(DatasetOptions, run.data.params, "dataset.")), torch.device("cpu"))
     recipe = RetrainOptions(**_options(RetrainOptions, run.data.params))
     chosen = {name: _value(run.data.params.get(f"choices.{name}", "()")) for name in ("shares", "bits")}
     choices = CellChoices.from_dict(chosen) if chosen["shares"] else None
     network = build_child(genotype, recipe, data, seed=0, choices=choices)
-    network.load_state_dict(torch.export.load(Path(weights)).state_dict)
+    network.load_state_dict(torch.export.load(weights).state_dict)
     return TrainedChild(run_id, run.info.run_name, network.eval(), data, run.data.metrics, run.data.params)
 
 
@@ -145,8 +142,6 @@ def _value(text: str) -> object:
 def _asked(uri: str, wanted: str) -> Iterator[MlflowClient]:
     """A client of a store that exists; what it cannot answer is a user's error."""
     try:
-        if (file := sqlite_file(uri)) is not None and not file.is_file():
-            raise FileNotFoundError("there is no such store")  # asking would make an empty one
-        yield opened_client(uri)
+        yield existing_store(uri)
     except (MlflowException, OSError) as error:
         raise OrchestratorError(f"{wanted} must be whole in {uri}, got: {first_line(error)}") from error

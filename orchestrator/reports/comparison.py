@@ -149,7 +149,7 @@ def _row(
 ) -> StrategyRow:
     results = [trial for trial in trials if trial.is_result]
     hours = [found for trial in results if (found := hours_of(trial.metrics)) is not None]
-    trained = [tests.get(trial.cell, ()) for trial in results if trial.cell is not None]
+    trained = [tests.get(cell, ()) for trial in results if (cell := trial.cell) is not None]
     judged = [judge(trial) for trial in results] if judge is not None else []
 
     def values(name: str) -> Values:
@@ -180,9 +180,10 @@ def _row(
 
 def _course(study: Study, trials: Sequence[TrialRecord], metric: str) -> Values:
     """Mean of a metric over some searches after each epoch; empty if they do not report it."""
+    reporting = [trial for trial in trials if metric in trial.metrics]  # of the others no journal is read
     courses = [
         [record["metrics"][metric] for record in _journal(study, trial).epochs if metric in record["metrics"]]
-        for trial in trials
+        for trial in reporting
     ]
     return tuple(map(mean, zip(*courses, strict=False)))
 

@@ -85,12 +85,10 @@ def control_text(comparison: Comparison) -> str:
 def pruned_text(comparison: Comparison) -> str:
     """How far pruned networks were from the whole one over the epochs, for strategies that report it; else empty."""
     parts = []
-    for row in comparison.rows:
+    for row in (row for row in comparison.rows if row.pruned_kl):
         last = len(row.pruned_kl) - 1
-        epochs = sorted({round(last * part / 5) for part in range(6)}) if row.pruned_kl else []
-        parts += [f"{row.name} " + ", ".join(f"{row.pruned_kl[epoch]:.3g} ({epoch})" for epoch in epochs)] * bool(
-            epochs
-        )
+        epochs = sorted({round(last * part / 5) for part in range(6)})
+        parts.append(f"{row.name} " + ", ".join(f"{row.pruned_kl[epoch]:.3g} ({epoch})" for epoch in epochs))
     told = "Divergence of children drawn at random from the whole network, symmetrised KL in nats (epoch): "
     return told + "; ".join(parts) + "." if parts else ""
 

@@ -236,7 +236,7 @@ def front_rows(
             record.metrics["test_accuracy"]
             for record in retrains
             if record.trial is not None
-            and cells[record.trial] == trial.cell  # a cell that several trials found is trained once
+            and cells[record.trial] == cells[trial.number]  # a cell that several trials found is trained once
             and "test_accuracy" in record.metrics
         ]
         rows.append(

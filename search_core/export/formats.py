@@ -61,10 +61,10 @@ def export_child(
         network: the child, on the CPU; left in evaluation mode. An auxiliary head is left out.
         folder: of the files; made if it is missing. `child.py` and `state_dict.pt` are always written: the others
             are made of them.
-        images: (N, C, H, W), N at least 2, as the exported network takes them: with `mean` and `std` in [0, 1], else
-            normalised.
+        images: (N, C, H, W), N at least 2, normalised, as the child takes them.
         title: what it is, one line without quotes.
-        mean: of each channel of pixels in [0, 1]; the exported network then normalises. Empty: it does not.
+        mean: of each channel of pixels in [0, 1], which the exported network then takes. Empty: it takes what the child
+            does.
         std: standard deviation, likewise.
         formats: keys of `FORMATS`.
 
@@ -84,26 +84,26 @@ def export_child(
     files["python"].write_text(child_source(network, title, mean, std), encoding="utf-8")
     weights = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
     torch.save(weights, files["state-dict"])
+    mean_C, std_C = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
+    taken = images * std_C + mean_C if mean else images
     module, batch = _from_source(files), {"images": {0: torch.export.Dim("batch")}}
     if "pt2" in formats:
-        torch.export.save(torch.export.export(module, (images[:2],), dynamic_shapes=batch), files["pt2"])
+        torch.export.save(torch.export.export(module, (taken[:2],), dynamic_shapes=batch), files["pt2"])
     if "onnx" in formats:
-        _write_onnx(module, images[:2], batch, files["onnx"])
+        _write_onnx(module, taken[:2], batch, files["onnx"])
 
-    mean_C, std_C = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
-    inputs = (images - mean_C) / std_C if mean else images
     network.eval()
     with torch.no_grad():
-        expected = network(inputs)
-    child_ms, found = _latency_ms(network, inputs[:1]), []
+        expected = network(images)
+    child_ms, found = _latency_ms(network, images[:1]), []
     for name in (name for name in FORMATS if name in formats):
         forward = _READERS[name](files)
         with torch.no_grad():
-            difference = ((forward(images) - expected).abs().max() / expected.abs().max()).item()
+            difference = ((forward(taken) - expected).abs().max() / expected.abs().max()).item()
         if not difference <= _CLOSE:
             message = f"must give the child's logits to {_CLOSE:g} of the largest, got {difference:.3g}"
             raise ExportError(f"{files[name]} {message}")
-        found.append(ExportedFile(name, files[name], difference, _latency_ms(forward, images[:1]), child_ms))
+        found.append(ExportedFile(name, files[name], difference, _latency_ms(forward, taken[:1]), child_ms))
     return found
 
 

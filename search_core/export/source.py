@@ -18,7 +18,7 @@ from search_core.space.genotype import CellType
 
 _HEAD = '''"""{title}
 
-`model = child()`, then `model.load_state_dict(torch.load("state_dict.pt"))`.
+`model = child()`, then `model.load_state_dict(torch.load("state_dict.pt", weights_only=True))`.
 It maps {takes} to logits (N, {classes}).
 Written by SNAS Orchestrator, Apache License 2.0.
 """

@@ -65,10 +65,11 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
 def _retrainings(study: Study, trials: list[TrialRecord], trial: TrialRecord) -> list[dict[str, Any]]:
     """Trainings of the trial's cell, which may have been found by another trial first."""
     cells = {other.number: other.cell for other in trials}
+    cell = cells[trial.number]
     return [
         asdict(record)
         for record in study.retrains()
-        if record.trial is not None and trial.cell is not None and cells[record.trial] == trial.cell
+        if record.trial is not None and cell is not None and cells[record.trial] == cell
     ]
 
 
