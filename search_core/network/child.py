@@ -194,7 +194,7 @@ def inherit_child(supernet: Supernet, genotype: Genotype, choices: CellChoices |
             nodes.
     """
     child = _frame_of(supernet, genotype, choices)
-    state = _state_of(supernet, child, choices)
+    state = _state_of(child, _slices(supernet, child), choices)
     copies = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in state.items()}
     child.load_state_dict(copies, assign=True)
     return child.train(supernet.training)
@@ -227,7 +227,7 @@ def discretised_forward(
     """
     child = _frame_of(supernet, genotype, choices)
     slices = _slices(supernet, child)
-    state = {**_state_of(supernet, child, choices, slices), **(replaced or {})}
+    state = {**_state_of(child, slices, choices), **(replaced or {})}
     child.train(supernet.training)
     logits: Tensor = torch.func.functional_call(child, state, (images, scales))
     if choices is not None and supernet.training:
@@ -235,13 +235,16 @@ def discretised_forward(
     return logits
 
 
-def _state_of(
-    supernet: Supernet, child: Child, choices: CellChoices | None, slices: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The supernet's weights and statistics as a child has them: with choices cut to its channels."""
-    slices = _slices(supernet, child) if slices is None else slices
-    chosen = slices if choices is None else narrowed(slices, child, child.genotype.num_nodes("normal"))
-    return {**_fresh_counts(supernet, child), **chosen}
+def _state_of(child: Child, slices: dict[str, Tensor], choices: CellChoices | None) -> dict[str, Tensor]:
+    """The state of a child from the supernet's slices: with choices cut to its channels.
+
+    How many batches its norms have followed begins at 0: the supernet's stacked ones do not count.
+    """
+    device = slices["classifier.linear.bias"].device
+    names = [name for name in child.state_dict() if name.endswith("num_batches_tracked")]
+    counts = {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
+    cut = slices if choices is None else narrowed(slices, child, child.genotype.num_nodes("normal"))
+    return {**counts, **cut}
 
 
 def _frame_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | None) -> Child:
@@ -256,13 +259,6 @@ def _frame_of(supernet: Supernet, genotype: Genotype, choices: CellChoices | Non
             cell_channels=None if choices is None else choices.channels(supernet.plan.cells),
             bits=None if choices is None else choices.bits,
         )
-
-
-def _fresh_counts(supernet: Supernet, child: Child) -> dict[str, Tensor]:
-    """How many batches the norms of a child have followed: the supernet's stacked ones do not count."""
-    device = next(supernet.parameters()).device
-    names = [name for name in child.state_dict() if name.endswith("num_batches_tracked")]
-    return {name: torch.zeros((), dtype=torch.long, device=device) for name in names}
 
 
 def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:

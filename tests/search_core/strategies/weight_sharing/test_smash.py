@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from search_core.space.codes import Code
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings
-from search_core.strategies.weight_sharing.hypernetworks import MemoryBanks, Mixture, Slot, normalised
+from search_core.strategies.weight_sharing.hypernetworks import HyperNetwork, MemoryBanks, Mixture, Slot, normalised
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions
 from search_core.strategies.weight_sharing.smash import Smash
 from search_core.training.evaluation import evaluate
@@ -107,9 +108,9 @@ def test_initial_weights_are_of_the_scale_of_a_fresh_convolution() -> None:
         assert 0.25 < weight.var().item() * len(weight) < 4
 
 
-def test_hypernetwork_is_small_and_follows_the_seed() -> None:
-    supernet = Supernet(NetworkSize(NetworkOptions(), (3, 32, 32), 10), seed=0)
-    first, again, other = (Mixture(supernet, 32, seed=seed) for seed in (0, 0, 1))
+def assert_small_and_seeded(supernet: Supernet, networks: Sequence[HyperNetwork]) -> None:
+    """Networks of the same seed twice and of another have a quarter of what they make, and their seed's weights."""
+    first, again, other = networks
     generated = sum(
         weight.numel() for name, weight in supernet.named_parameters() if ".operations." in name and "pointwise" in name
     )
@@ -118,6 +119,11 @@ def test_hypernetwork_is_small_and_follows_the_seed() -> None:
     for name, weight in first(code).items():
         assert torch.equal(weight, again(code)[name])
         assert not torch.equal(weight, other(code)[name])
+
+
+def test_hypernetwork_is_small_and_follows_the_seed() -> None:
+    supernet = Supernet(NetworkSize(NetworkOptions(), (3, 32, 32), 10), seed=0)
+    assert_small_and_seeded(supernet, [Mixture(supernet, 32, seed=seed) for seed in (0, 0, 1)])
 
 
 # Memory banks
@@ -205,15 +211,9 @@ def test_same_operations_of_several_cells_and_banks_get_different_weights() -> N
 
 def test_hypernetwork_over_memory_banks_is_small_follows_the_seed_and_begins_at_the_scale_of_a_convolution() -> None:
     supernet = Supernet(NetworkSize(NetworkOptions(nodes=3, cells=6), (3, 32, 32), 10), seed=0)
-    first, again, other = (MemoryBanks(supernet, 10, 8, seed=seed) for seed in (0, 0, 1))
-    generated = sum(
-        weight.numel() for name, weight in supernet.named_parameters() if ".operations." in name and "pointwise" in name
-    )
-    assert sum(weight.numel() for weight in first.parameters()) < 0.25 * generated
-    code = first.space.sample(seeded(2))
-    for name, weight in first(code).items():
-        assert torch.equal(weight, again(code)[name])
-        assert not torch.equal(weight, other(code)[name])
+    networks = [MemoryBanks(supernet, 10, 8, seed=seed) for seed in (0, 0, 1)]
+    assert_small_and_seeded(supernet, networks)
+    for weight in networks[0](networks[0].space.sample(seeded(2))).values():
         assert 0.1 < weight.square().mean().item() * len(weight) < 4
 
 
