@@ -1,10 +1,11 @@
 """How fast the dashboard draws a store of a thousand trials, beside MLflow's own pages, in one run.
 
-Run: `python -m tests.benchmarks.dashboard [--trials 1000 --epochs 150] [--repeats 3] [--store FOLDER] [--json]`. The
-server, the dashboard and the browser are real. The store is filled past MLflow's client (`filled_store`), with 12
-metrics a trial; `--store` keeps it, so that a second run need not fill it again. Figures are medians over the repeats,
-in seconds; each repeat starts the dashboard again. All is on this machine, the browser too. A view is drawn when all is
-there but graphs more than 300 px outside of the window of 1400 x 900, which are drawn when they come near.
+Run: `python -m tests.benchmarks.dashboard [--trials 1000 --epochs 150] [--repeats 3 --visits 3] [--servers 4]
+[--store FOLDER] [--json]`. The server, the dashboard and the browser are real. The store is filled past MLflow's client
+(`filled_store`), with 12 metrics a trial; `--store` keeps it, so that a second run need not fill it again. Figures are
+medians over the repeats, in seconds; each repeat starts the dashboard again. All is on this machine, the browser too. A
+view is drawn when all is there but graphs more than 300 px outside of the window of 1400 x 900, which are drawn when
+they come near.
 
 - start: from the command to the first answer.
 - cold_first_view: the page of all studies in a browser with an empty cache, right after the start; `cold_study` is the
@@ -79,7 +80,9 @@ def _answers(address: str) -> bool:
         return False
 
 
-def measure_dashboard(browser: Browser, uri: str, filled: FilledStore, log: Path, times: Times) -> dict[str, float]:
+def measure_dashboard(
+    browser: Browser, uri: str, filled: FilledStore, log: Path, visits: int, times: Times
+) -> dict[str, float]:
     """One repeat; gives the memory at its end, in MB."""
     study, (first, second, *others) = f"/study/{filled.study}", filled.trials
     curves = f"{study}/curves?trials=0-99"
@@ -92,7 +95,7 @@ def measure_dashboard(browser: Browser, uri: str, filled: FilledStore, log: Path
         note("cold_first_view", page.drawn(address + "/"))
         note("cold_study", page.followed(study))
         note("first_trial", page.drawn(f"{address}{study}/trial/{first}"))
-        for _ in range(3):
+        for _ in range(visits):
             page.followed(study)  # the page was loaded again: this brings the code of the table
             note("warm_studies", page.followed("/"))
             note("warm_study", page.followed(study))
@@ -105,7 +108,7 @@ def measure_dashboard(browser: Browser, uri: str, filled: FilledStore, log: Path
             note("reloaded_trial", page.drawn(f"{address}{study}/trial/{first}"))
         note("first_curves", page.drawn(address + curves))
         note("warm_curves", page.drawn(address + curves))
-        for _ in range(3):
+        for _ in range(visits):
             page.page.evaluate(_GO, study)
             note("linked_curves", page.page.evaluate(_GO, curves) / 1000)
         compare = f"{address}/compare?trial={filled.study}:{first}&trial={filled.study}:{second}"
@@ -169,9 +172,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     filled = fill_store(folder, trials=given.trials, epochs=given.epochs, files=min(_FILES, given.trials // 2))
     times: Times = {}
     load = machine()
-    with MlflowServer(folder, workers=4) as server, headless_chromium() as browser:
+    with MlflowServer(folder, workers=given.servers) as server, headless_chromium() as browser:
         memory = [
-            measure_dashboard(browser, server.uri, filled, folder / "dashboard.log", times)
+            measure_dashboard(browser, server.uri, filled, folder / "dashboard.log", given.visits, times)
             for _ in range(given.repeats)
         ]
         lines = measure_mlflow(browser, server.uri, filled, given.repeats, times)
@@ -204,6 +207,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000, help="of the study, at least 20")
     parser.add_argument("--epochs", type=int, default=150, help="of a trial")
     parser.add_argument("--repeats", type=int, default=3, help="starts of the dashboard")
+    parser.add_argument("--visits", type=int, default=3, help="of a warm view after a start")
+    parser.add_argument("--servers", type=int, default=4, help="processes of MLflow's server")
     parser.add_argument("--store", type=Path, help="folder that keeps the store, so that it is filled once")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args()

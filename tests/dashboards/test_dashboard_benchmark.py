@@ -27,7 +27,7 @@ TIMES = (
 
 
 def test_benchmark_draws_every_view_and_prints_its_figures() -> None:
-    small = ["--trials", "20", "--epochs", "4", "--repeats", "1", "--json"]
+    small = ["--trials", "20", "--epochs", "4", "--repeats", "1", "--visits", "1", "--servers", "1", "--json"]
     command = [sys.executable, "-m", "tests.benchmarks.dashboard", *small]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr
