@@ -56,9 +56,13 @@ def beside(data: Any, folder: Path) -> Any:
     return f"{(folder.absolute() / Path(found['source']).expanduser()).resolve()}:{found['attribute']}"
 
 
-def named_sources(data: Any) -> list[str]:
-    """Files and modules of all references in plain data, each once, in order."""
-    return list(dict.fromkeys(found[0] for text in _texts(data) if (found := split_reference(text)) is not None))
+def named_sources(data: Any) -> dict[str, tuple[str | int, ...]]:
+    """Files and modules of all references in plain data -> where each stands first, as keys and indices."""
+    sources: dict[str, tuple[str | int, ...]] = {}
+    for place, text in _texts(data, ()):
+        if (found := split_reference(text)) is not None:
+            sources.setdefault(found[0], place)
+    return sources
 
 
 def trust(source: str, content: str | None = None) -> None:
@@ -90,6 +94,16 @@ def trusted() -> dict[str, str | None]:
     return dict(_TRUSTED)
 
 
+def content_of(file: str) -> str:
+    """Trusted content of a file.
+
+    Raises:
+        PluginError: if it is not trusted.
+    """
+    _require_trusted(file, file)
+    return _TRUSTED[file] or ""
+
+
 def load_plugin(reference: str, group: str) -> Any:
     """The object that a reference names.
 
@@ -104,10 +118,7 @@ def load_plugin(reference: str, group: str) -> Any:
     if found is None:
         return _load_installed(reference, group)
     source, attribute = found
-    if source not in _TRUSTED:
-        raise PluginError(
-            f"{source} must be named by the study file or by --plugin before its code runs, got only `{reference}`"
-        )
+    _require_trusted(source, reference)
     module = _import(source)
     if not hasattr(module, attribute):
         public = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
@@ -138,6 +149,13 @@ def module_name(source: str) -> str:
     stem = re.sub(r"\W", "_", Path(source).stem)
     digest = sha256(f"{source}\n{_TRUSTED.get(source)}".encode()).hexdigest()
     return f"snas_plugin_{stem}_{digest[:12]}"
+
+
+def _require_trusted(source: str, reference: str) -> None:
+    if source not in _TRUSTED:
+        raise PluginError(
+            f"{source} must be named by the study file or by --plugin before its code runs, got only `{reference}`"
+        )
 
 
 def _load_installed(name: str, group: str) -> Any:
@@ -175,12 +193,12 @@ def _read(file: str) -> str:
         raise PluginError(f"{file} must be a readable file of Python, got: {reason}") from error
 
 
-def _texts(data: Any) -> Iterator[str]:
+def _texts(data: Any, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(data, str):
-        yield data
+        yield place, data
     elif isinstance(data, Mapping | list | tuple):
-        for value in data.values() if isinstance(data, Mapping) else data:
-            yield from _texts(value)
+        for key, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from _texts(value, (*place, key))
 
 
 class _Loader(ExecutionLoader):

@@ -48,7 +48,8 @@ def test_files_are_found_beside_the_study_file_at_any_depth(tmp_path: Path) -> N
     found = beside(data, tmp_path)
     assert found["search"] == {"dataset": {"name": f"{tmp_path}/a.py:load"}, "epochs": 3}
     assert found["ops"] == [f"{tmp_path}/b.py:Op", "max_pool", "m.n:f"]
-    assert named_sources(found) == [f"{tmp_path}/a.py", f"{tmp_path}/b.py", "m.n"]
+    places = {f"{tmp_path}/a.py": ("search", "dataset", "name"), f"{tmp_path}/b.py": ("ops", 0), "m.n": ("ops", 2)}
+    assert named_sources(found) == places
 
 
 def test_only_what_is_trusted_runs(file: str) -> None:
