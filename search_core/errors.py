@@ -52,6 +52,10 @@ class LatencyError(ValueError):
     """A latency table cannot be read, lacks a part of the search space, or belongs to another device."""
 
 
+class PluginError(ValueError):
+    """Code that a study file or `--plugin` names is not there, may not be run, or fails."""
+
+
 class ExportError(ValueError):
     """A format that cannot be written here, or a file that does not compute what its child does."""
 

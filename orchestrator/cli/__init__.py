@@ -23,6 +23,7 @@ from search_core.errors import (
     LatencyError,
     NonFiniteLossError,
     OptionsError,
+    PluginError,
 )
 
 _HELP = "Stochastic neural architecture search: searches, studies on a Ray cluster, retraining, costs, pages."
@@ -110,6 +111,7 @@ def _run() -> None:
         GenotypeError,
         LatencyError,
         OptionsError,
+        PluginError,
     ) as error:
         _end(f"error: {error}", BAD_INPUT)
     except OSError as error:

@@ -25,6 +25,7 @@ from orchestrator.adapters.ray_internals import (
 )
 from orchestrator.errors import OrchestratorError
 from orchestrator.stop_signals import kept_while_ray_starts
+from search_core.plugins import trust_all, trusted
 
 #: What a driver takes to the nodes of a cluster.
 PACKAGES = ("search_core", "orchestrator", "dashboards")
@@ -106,6 +107,8 @@ class Node:
 def cluster(address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster, or start one on this machine; Ray's own output is kept off the terminal.
 
+    Workers trust what this process does, with the same contents of files, before they read any job.
+
     Args:
         address: `auto` or `HOST:PORT` of a running cluster; None starts one on this machine.
 
@@ -122,6 +125,12 @@ def cluster(address: str | None) -> Iterator[None]:
     else:
         root = Path(__file__).parents[2]
         settings["runtime_env"] = {"py_modules": [str(root / package) for package in PACKAGES]}
+    if sources := trusted():
+
+        def trust_sources() -> None:
+            trust_all(sources)
+
+        settings.setdefault("runtime_env", {})["worker_process_setup_hook"] = trust_sources
     before = os.environ.get(_MODE)
     try:
         if address is not None:

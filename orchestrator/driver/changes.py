@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from dashboards.mlflow_store.mlflow_access import unit_run
 from orchestrator.errors import ConfigError
 from orchestrator.files.layout import StudyFolder
+from orchestrator.files.plugin_copies import copy_digests, with_digests
 from orchestrator.files.relocation import moved
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study_file.loading import parse_study
@@ -99,6 +100,7 @@ def require_unchanged(study: optuna.Study, spec: StudySpec, folder: StudyFolder,
 def keep_settings(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> None:
     """Keep what the study runs with from now on; for the one driver of the study only."""
     current = {"file": spec.resolved(), "digests": _digests(spec), "runs": str(folder.path.parent)}
+    current["plugins"] = copy_digests(current["file"])
     if study.user_attrs.get(ATTRIBUTE) != current:
         patiently(lambda: study.set_user_attr(ATTRIBUTE, current))
 
@@ -134,6 +136,8 @@ def forbidden_changes(study: optuna.Study, spec: StudySpec, folder: StudyFolder,
         *sections, name = key.split(".")
         for data, contents in ((before, kept["digests"][key]), (now, digests[key])):
             _inside(data, sections)[name] = f"contents {contents[:12]}"
+    before = with_digests(before, kept.get("plugins", {}))
+    now = with_digests(now, copy_digests(now))
     return [found for found in _differences(before, now) if not _may_change(found, study, folder)]
 
 

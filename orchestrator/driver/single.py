@@ -17,6 +17,7 @@ from dashboards.pictures.cells import render_cells_svg
 from orchestrator.errors import OrchestratorError, RunInterrupted
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
+from orchestrator.files.plugin_copies import with_copies, write_copies
 from orchestrator.files.relocation import relocate
 from orchestrator.sampling.bayesian import build_proposer
 from orchestrator.stores import store_error
@@ -83,7 +84,9 @@ def run_search(
     search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
-    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
+    kept = with_copies(asdict(options), folder)
+    write_copies(kept)
+    (folder / "search.yaml").write_text(dump_yaml(kept), encoding="utf-8")
     primitives = options.network.primitives
     unit = Unit(
         label=name,
@@ -226,7 +229,7 @@ def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
     client = opened_client(runs.tracking_uri())
     try:
         parent = client.get_run(run_id).data.tags["mlflow.parentRunId"]
-        return load_retrain(_artifact(runs, parent, "study.yaml"))
+        return load_retrain(_artifact(runs, parent, "study.yaml"), is_own=False)
     except (KeyError, MlflowException, OSError) as error:
         raise OrchestratorError(f"run {run_id} belongs to no study: name a recipe with --config") from error
 

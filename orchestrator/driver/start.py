@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,11 +24,13 @@ from orchestrator.driver.driver import Driver
 from orchestrator.driver.progress import StudyView
 from orchestrator.errors import OrchestratorError, StudyInterrupted
 from orchestrator.files.lock import driver_lock
+from orchestrator.files.plugin_copies import COPIES, with_copies, write_copies
 from orchestrator.files.relocation import relocate
 from orchestrator.sampling.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
 from orchestrator.sampling.warm_start import check_warm_start
 from orchestrator.stores import store_error
 from orchestrator.study.study import Study
+from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sweep_check import strategy_corners
 from orchestrator.study_file.yaml_file import dump_yaml
 from orchestrator.tracking.run_spec import run_tags
@@ -75,7 +78,9 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
     view = view or StudyView()
     if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
         study = type(study).load(study.spec.name, study.runs)  # its file may have changed
-    if study.exists:
+    if not study.exists:
+        study = _with_copies(study)
+    else:
         require_unchanged(study.optuna_study, study.spec, study.folder, study.tracking_uri)
     view.step(f"loading the images of {study.spec.search.dataset.name}")
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
@@ -104,6 +109,13 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
             if isinstance(error, KeyboardInterrupt):
                 raise StudyInterrupted(study.resume_hint) from error
             raise
+
+
+def _with_copies(study: Study) -> Study:
+    """A new study that names the copies which its folder will have of files of Python."""
+    settings = study.spec.resolved()
+    copied = with_copies(settings, study.folder.path)
+    return study if copied == settings else dataclasses.replace(study, spec=parse_study(copied))
 
 
 def _check_work(study: Study, data: ImageData) -> None:
@@ -211,11 +223,14 @@ def _draft(study: Study) -> Iterator[Path]:
     draft = study.folder.path / f"study-{os.getpid()}.tmp"  # another driver may begin a study of this name
     study.folder.path.mkdir(parents=True, exist_ok=True)
     try:
-        draft.write_text(dump_yaml(study.spec.resolved()), encoding="utf-8")
+        settings = study.spec.resolved()
+        write_copies(settings)
+        draft.write_text(dump_yaml(settings), encoding="utf-8")
         yield draft
     except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+            shutil.rmtree(study.folder.path / COPIES, ignore_errors=True)
             study.folder.path.rmdir()  # unless it holds anything
         raise
 

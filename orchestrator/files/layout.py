@@ -5,6 +5,7 @@ runs/optuna.db                        Optuna's storage
 runs/.stores.lock                     held by the one process that opens or makes these two
 runs/recurrent/<name>/                a study of `snas recurrent`, with journals and checkpoints of its own
 runs/<study>/study.yaml               the resolved study file
+runs/<study>/plugins/my_data.py       files of Python that it names, as they were when the study began
 runs/<study>/trials/0003.jsonl        journal of a trial
 runs/<study>/trials/0004/0012.jsonl   journal of a child of trial 4, whose strategy trains each independently
 runs/<study>/trials/0004/order.jsonl  in which order its children were proposed and scored

@@ -17,6 +17,8 @@ from orchestrator.study_file.sweep_check import SearchFile
 from orchestrator.study_file.validation import check, fields_of
 from orchestrator.study_file.yaml_file import YamlFile, read_yaml
 from search_core.data.dataset_options import DatasetOptions
+from search_core.errors import PluginError
+from search_core.plugins import beside, named_sources, trust
 from search_core.recurrent.options import RecurrentRetrainOptions, RecurrentSearchOptions, TextOptions
 from search_core.search.options import SearchOptions
 
@@ -78,6 +80,7 @@ def load_study(path: Path | str, overrides: Sequence[str] = ()) -> StudySpec:
     """
     file = read_yaml(path)
     file.override(overrides)
+    _trust_named(file)
     return _study(file)
 
 
@@ -103,17 +106,20 @@ def load_search(path: Path | str, overrides: Sequence[str] = ()) -> SearchOption
     file = read_yaml(path)
     if not _is_study(file):
         file.override(overrides)
+        _trust_named(file)
         return check(file, SearchFile, root="search").search
     file.override(overrides, lambda key: _from_root(key, {"search": SearchOptions}))
+    _trust_named(file)
     return _study(file).search
 
 
-def load_retrain(path: Path | str, overrides: Sequence[str] = ()) -> RetrainConfig:
+def load_retrain(path: Path | str, overrides: Sequence[str] = (), *, is_own: bool = True) -> RetrainConfig:
     """Load a recipe for retraining: a study file, or one with the keys `dataset`, `retrain` and perhaps `seed`.
 
     Args:
         path: the YAML file.
         overrides: `key=value` settings; keys of `retrain`, and for a study file `search`, may leave out the section.
+        is_own: whether the user names the file, so that code which it names may run; false for one from a store.
 
     Raises:
         ConfigError: with all faults of the file; also if a study has no `retrain`.
@@ -121,9 +127,13 @@ def load_retrain(path: Path | str, overrides: Sequence[str] = ()) -> RetrainConf
     file = read_yaml(path)
     if not _is_study(file):
         file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection}, _RetrainFile))
+        if is_own:
+            _trust_named(file)
         recipe = check(file, _RetrainFile, stand_ins={"dataset": {}, "retrain": {}})
         return RetrainConfig(dataset=recipe.dataset, retrain=recipe.retrain, seed=recipe.seed)
     file.override(overrides, lambda key: _from_root(key, {"retrain": RetrainSection, "search": SearchOptions}))
+    if is_own:
+        _trust_named(file)
     study = _study(file)
     if study.retrain is None:
         fault = file.fault(("retrain",), "must be given to retrain a cell; `retrain: {}` takes the defaults")
@@ -155,6 +165,16 @@ def _study(file: YamlFile) -> StudySpec:
         file.faults.append(file.fault(("search", "seed"), message))
         del search["seed"]
     return check(file, StudySpec, stand_ins=_STUDY_STAND_INS)
+
+
+def _trust_named(file: YamlFile) -> None:
+    """Let the code run that a file names; its files of Python lie beside it."""
+    file.data = beside(file.data, Path(file.source).parent)
+    for source, place in named_sources(file.data).items():
+        try:
+            trust(source)
+        except PluginError as error:
+            file.faults.append(file.fault(place, str(error)))
 
 
 def _is_study(file: YamlFile) -> bool:

@@ -97,5 +97,6 @@ def test_dashboards_never_import_the_orchestrator() -> None:
 
 
 @pytest.mark.parametrize("package", ["search_core", "dashboards"])
-def test_nothing_is_imported_by_name_at_run_time(package: str) -> None:
-    assert [path for path in sources(package) if dynamic_imports(ast.parse(path.read_text(encoding="utf-8")))] == []
+def test_nothing_but_plugins_is_imported_by_name_at_run_time(package: str) -> None:
+    found = [path for path in sources(package) if dynamic_imports(ast.parse(path.read_text(encoding="utf-8")))]
+    assert found == ([ROOT / "search_core/plugins.py"] if package == "search_core" else [])
