@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,10 @@ import typer
 from orchestrator.cli import completion
 from orchestrator.cli.common import make_table, stdout
 from orchestrator.errors import OrchestratorError, did_you_mean
-from orchestrator.study_file.templates import purpose, templates
+from orchestrator.study_file.templates import SCHEMA_LINE, purpose, templates
+
+#: The schema of study files, beside those that are written here.
+_SCHEMA = "study.schema.json"
 
 
 def init(
@@ -31,7 +35,8 @@ def init(
 ) -> None:
     """Write a commented study file to begin with; without arguments, list the templates.
 
-    A file that is there already is never overwritten.
+    A file that is there already is never overwritten. Editors with yaml-language-server check the file as it is typed
+    against `study.schema.json`, which is written beside it unless it is there.
 
     Example: `snas init quickstart mine.yaml`
     """
@@ -45,11 +50,16 @@ def init(
     file = file or Path(f"{template}.yaml")
     try:
         with file.open("x", encoding="utf-8") as new:
-            new.write(known[template])
+            new.write(re.sub(f"(?m)^{re.escape(SCHEMA_LINE)}.*$", f"{SCHEMA_LINE}{_SCHEMA}", known[template], count=1))
     except FileExistsError as error:
         raise OrchestratorError(
             f"FILE must not exist yet, got {file}: nothing was written; give another, as in `snas init {template} FILE`"
         ) from error
+    schema = file.with_name(_SCHEMA)
+    if not schema.exists():
+        from orchestrator.study_file.json_schema import schema_text  # pydantic takes a second
+
+        schema.write_text(schema_text(), encoding="utf-8")
     name = shlex.quote(str(file))
     stdout.print(
         f"wrote {file}; next:\n  snas study validate {name}\n  snas study run {name}",

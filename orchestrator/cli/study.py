@@ -172,6 +172,19 @@ def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DE
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON schema of study files, for editors: keys, what they mean, defaults and ranges.
+
+    The templates of `snas init` name it in their first line, for yaml-language-server.
+
+    Example: `snas study schema > study.schema.json`
+    """
+    from orchestrator.study_file.json_schema import schema_text
+
+    print(schema_text(), end="")
+
+
+@app.command()
 def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -> None:
     """Check that a study is whole: every trial once in Optuna, journal and MLflow, nothing damaged or left behind.
 

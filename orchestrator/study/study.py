@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import optuna
 
@@ -28,6 +29,9 @@ from orchestrator.study.records import (
 )
 from orchestrator.study_file.loading import load_study
 from orchestrator.study_file.spec import StudySpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,24 @@ class Study:
     def retrains(self) -> list[RetrainRecord]:
         """State of the retrainings."""
         return read_retrains(self.retrain_jobs(), self.folder) if self.num_open_trials() == 0 else []
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """A row a trial (`frames.trials_frame`)."""
+        from orchestrator.study import frames  # few need pandas, which takes a second
+
+        return frames.trials_frame(self.trials())
+
+    def epochs_dataframe(self) -> pd.DataFrame:
+        """A row an epoch of a trial (`frames.epochs_frame`)."""
+        from orchestrator.study import frames
+
+        return frames.epochs_frame(self.trials(), self.folder)
+
+    def retrains_dataframe(self) -> pd.DataFrame:
+        """A row a retraining (`frames.retrains_frame`)."""
+        from orchestrator.study import frames
+
+        return frames.retrains_frame(self.retrains())
 
     def fork_savings(self) -> ForkSavings | None:
         """What running the shared epochs once saved; None without `fork`, or before they are over."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from importlib import resources
-from itertools import takewhile
+from itertools import dropwhile, takewhile
+
+#: How a study file names its schema (`snas study schema`) to editors; the rest of the line is where it lies.
+SCHEMA_LINE = "# yaml-language-server: $schema="
 
 
 def templates() -> dict[str, str]:
@@ -17,5 +20,6 @@ def templates() -> dict[str, str]:
 
 def purpose(text: str) -> str:
     """What a study file is for: the first paragraph of the comment at its head."""
-    head = takewhile(lambda line: line.startswith("# "), text.splitlines())
+    lines = dropwhile(lambda line: line.startswith(SCHEMA_LINE), text.splitlines())
+    head = takewhile(lambda line: line.startswith("# "), lines)
     return " ".join(line.removeprefix("# ") for line in head)
