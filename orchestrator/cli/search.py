@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dashboards.formatting import metric_name, shown_metric
-from orchestrator.cli.common import RunsOption, SetOption, stamped, stdout, warn
+from orchestrator.cli.common import RunsOption, SetOption, note, stamped, stdout, warn
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from search_core.search.reports import FINAL_METRICS
 
@@ -35,7 +35,7 @@ def search(
 
     options = load_search(config, settings)
     place, label = Runs(runs), stamped(config.stem) if name is None else name
-    genotype, folder = run_search(options, place, label, _print_epoch, warn=warn)
+    genotype, folder = run_search(options, place, label, _print_epoch, warn=warn, note=note)
     stdout.print(f"\nfound {len(genotype.normal)} normal and {len(genotype.reduce)} reduction edges", highlight=False)
     stdout.print(
         f"genotype: {folder / 'genotype.json'}\npicture:  {folder / 'cells.svg'}", highlight=False, soft_wrap=True

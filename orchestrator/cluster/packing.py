@@ -170,7 +170,7 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
             options = apply_values(search, values)
         except OptionsError:  # ends of ranges that do not go together; such a trial fails before it takes memory
             continue
-        kind = (options.network.recompute, options.precision, options.cuda_graph, options.dataset, *_family(options))
+        kind = (options.network.recompute, options.precision, options.has_graph, options.dataset, *_family(options))
         demand = _demand(options)
         if kind not in largest or demand > largest[kind][0]:
             largest[kind] = (demand, options)

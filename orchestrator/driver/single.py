@@ -58,6 +58,7 @@ def run_search(
     on_epoch: Callable[[EpochReport], None],
     *,
     warn: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Genotype, Path]:
     """Run one search and keep what it found.
 
@@ -67,6 +68,7 @@ def run_search(
         name: of the folder and of the MLflow run.
         on_epoch: is called with every report.
         warn: called with what the user should know of the images.
+        note: called with what was decided for the user.
 
     Returns:
         The genotype and the folder with `genotype.json`, `cells.svg`, `search.yaml`, `history.jsonl`, and
@@ -81,6 +83,8 @@ def run_search(
     check_name(name)
     device = default_device()
     data = _load(options.dataset, device, warn)
+    if note is not None and device.type == "cuda" and options.graph_note is not None:
+        note(options.graph_note)
     search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)

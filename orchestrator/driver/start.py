@@ -87,6 +87,8 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
     _check_work(study, data)
     for warning in data.warnings():
         view.warn(warning)
+    for note in _graph_notes(study):
+        view.note(note)
     if address is not None:  # before anything begins: a study that is refused leaves nothing behind
         view.step("checking the nodes of the Ray cluster")
         preflight(address, Needs.of(study.spec, study.runs, data.digest))
@@ -141,6 +143,14 @@ def _check_work(study: Study, data: ImageData) -> None:
         check_recipe(study.spec.retrain, data, study.spec.retrain.workers)
         if study.spec.retrain.genotype is not None:
             load_genotype(study.spec.retrain.genotype)
+
+
+def _graph_notes(study: Study) -> set[str]:
+    """Why searches of a study on GPUs go without CUDA graphs, each reason once."""
+    if not (study.spec.num_trials and study.spec.resources.uses_gpu):
+        return set()
+    corners = strategy_corners(study.spec.search, study.spec.sweep)
+    return {options.graph_note for options in corners if options.graph_note is not None}
 
 
 def _sweeps_limits(study: Study) -> bool:

@@ -154,7 +154,7 @@ class StudySpec(pydantic.BaseModel):
         yield "max_concurrent", concurrent is None or concurrent >= 1, f"must be at least 1, got {concurrent}"
         yield (
             "search.cuda_graph",
-            not self.search.cuda_graph or self.resources.uses_gpu,
+            self.search.cuda_graph is not True or self.resources.uses_gpu,
             f"needs a GPU, got true with `resources.gpu` {self.resources.gpu}",
             "resources.gpu",
         )

@@ -60,7 +60,7 @@ def measure_search(options: SearchOptions, device: torch.device, free_bytes: int
         RuntimeError: `is_out_of_gpu_memory`, if the search does not fit on the GPU.
     """
     data = load_data(options.dataset, device)
-    steps = _STEPS_OF_GRAPH if options.cuda_graph else _STEPS
+    steps = _STEPS_OF_GRAPH if options.has_graph and device.type == "cuda" else _STEPS
     short = replace(data, train=_Beginning(data.train, steps), validation=_Beginning(data.validation, steps))
     work: Search | ChildTraining
     if isinstance(options.strategy, MultiTrialOptions):  # a trial trains one child

@@ -57,7 +57,8 @@ class SearchOptions:
         epochs: passes over the training images, at least 1.
         batch_size: images a step, at least 2.
         recalibration_batches: training batches from which the child's BN statistics are recomputed, at least 1.
-        cuda_graph: replay training steps from a CUDA graph: on a GPU, where small kernels wait for their launches.
+        cuda_graph: replay training steps from a CUDA graph on a GPU, where small kernels wait for their launches:
+            `auto` where it is possible; `true` refuses a search in which it is not.
         precision: type of the searchable network's convolutions and products on a GPU; statistics, nodes and weights
             stay float32. Child networks are evaluated in float32.
         seed: seed of initial weights, data order, augmentation and architecture samples; a study sets its own.
@@ -79,7 +80,7 @@ class SearchOptions:
     epochs: int = 150
     batch_size: int = 64
     recalibration_batches: int = 16
-    cuda_graph: bool = False
+    cuda_graph: Literal[True, False, "auto"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
@@ -87,17 +88,9 @@ class SearchOptions:
         kind, on_gpu = self.strategy.kind, self.strategy.on_gpu
         require(
             *literal_rules(self),
-            (
-                "cuda_graph",
-                not self.cuda_graph or "cuda_graph" in on_gpu,
-                f"must be false with strategy {kind}",
-                "strategy.kind",
-            ),
-            (
-                "cuda_graph",
-                not (self.cuda_graph and isinstance(self.strategy, SnasOptions) and self.strategy.drop_path > 0),
-                "must be false with `strategy.drop_path`, whose draws a graph would repeat",
-                "strategy.drop_path",
+            *(
+                ("cuda_graph", self.cuda_graph is not True, f"must be auto or false, got true: {obstacle}", cause)
+                for obstacle, cause in self._obstacles_to_graph()
             ),
             (
                 "precision",
@@ -143,8 +136,26 @@ class SearchOptions:
         rule = "must be snas with `sample_per` batch for `penalty.cost` child_latency, which looks at the sampled child"
         rule += f", got {self.strategy.kind}"
         yield "strategy.kind", not is_whole or one_sample, rule, "penalty.cost", "strategy"
-        rule = "must be false with `penalty.cost` child_latency, which asks for the child between kernels"
-        yield "cuda_graph", not (is_whole and self.cuda_graph), rule, "penalty.cost"
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a search on a GPU is to replay its training steps from a CUDA graph."""
+        return self.cuda_graph is not False and not any(self._obstacles_to_graph())
+
+    @property
+    def graph_note(self) -> str | None:
+        """Why a search on a GPU goes without a graph though `auto` would have one; None if it does not."""
+        obstacle = next(self._obstacles_to_graph(), None)
+        return None if obstacle is None or self.cuda_graph is False else f"no CUDA graph of a step: {obstacle[0]}"
+
+    def _obstacles_to_graph(self) -> Iterator[tuple[str, str]]:
+        """Each with the option that it comes from."""
+        if self.strategy.no_graph:
+            yield f"strategy {self.strategy.kind} {self.strategy.no_graph}", "strategy.kind"
+        if isinstance(self.strategy, SnasOptions) and self.strategy.drop_path > 0:
+            yield "`strategy.drop_path` draws between kernels", "strategy.drop_path"
+        if self.penalty.cost == "child_latency":
+            yield "`penalty.cost` child_latency asks for the child between kernels", "penalty.cost"
 
 
 def defining(options: SearchOptions) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Search(Resumable[EpochReport]):
         self._device = torch.device(device)
         on_gpu = self._device.type == "cuda"
         require(
-            ("cuda_graph", on_gpu or not options.cuda_graph, f"needs a CUDA device, got true on {self._device}"),
+            ("cuda_graph", on_gpu or options.cuda_graph is not True, f"needs a CUDA device, got true on {device}"),
             ("precision", on_gpu or options.precision == "float32", f"must be float32 on {self._device}"),
         )
         self._context = build_context(options, data, self._device)
@@ -259,7 +259,7 @@ def build_context(options: SearchOptions, data: ImageData, device: torch.device)
         theta=options.theta,
         alpha=options.alpha,
         seed=options.seed,
-        cuda_graph=options.cuda_graph,
+        cuda_graph=options.cuda_graph if options.has_graph and device.type == "cuda" else False,
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
         child_latency=child_latency,
     )

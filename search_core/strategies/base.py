@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class SearchContext:
         theta: optimiser of the operation weights.
         alpha: optimiser of the architecture parameters.
         seed: seed of the initial architecture parameters.
-        cuda_graph: whether to replay steps from a CUDA graph.
+        cuda_graph: whether to replay steps from a CUDA graph; `auto`: unless it turns out that none can be recorded.
         autocast: type in which convolutions and products run, None for that of the weights.
         child_latency: milliseconds of a whole child; None without a table, unless the penalty is of that kind.
     """
@@ -86,7 +86,7 @@ class SearchContext:
     theta: ThetaOptions
     alpha: AlphaOptions
     seed: int
-    cuda_graph: bool = False
+    cuda_graph: bool | Literal["auto"] = False
     autocast: torch.dtype | None = None
     child_latency: Callable[[Genotype], float] | None = None
 

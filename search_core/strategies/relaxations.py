@@ -21,20 +21,20 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator, *, like: Tensor)
     return -exponential.log()
 
 
-def concrete_log_sample(log_probabilities_EO: Tensor, temperature: float, noise_EO: Tensor) -> Tensor:
+def concrete_log_sample(log_probabilities_EO: Tensor, temperature: float | Tensor, noise_EO: Tensor) -> Tensor:
     """Logarithm of a concrete sample: log Z = log_softmax((log p + G) / lambda) (SNAS equation 6).
 
     Differentiable in the probabilities; `exp` of it is the sample Z, whose entries sum to 1 over operations.
 
     Args:
         log_probabilities_EO: log p, shape (..., O).
-        temperature: lambda, above 0.
+        temperature: lambda, above 0; a scalar if a tensor.
         noise_EO: Gumbel noise G of the same shape.
     """
     return functional.log_softmax((log_probabilities_EO + noise_EO) / temperature, dim=-1)
 
 
-def concrete_log_density(log_z_EO: Tensor, log_probabilities_EO: Tensor, temperature: float) -> Tensor:
+def concrete_log_density(log_z_EO: Tensor, log_probabilities_EO: Tensor, temperature: float | Tensor) -> Tensor:
     """Log density of the concrete distribution at z (Maddison et al., equation 10), K operations:
 
     `log (K-1)! + (K-1) log lambda + sum_k (log p_k - (lambda+1) log z_k) - K log sum_k p_k z_k^(-lambda)`.
@@ -42,13 +42,14 @@ def concrete_log_density(log_z_EO: Tensor, log_probabilities_EO: Tensor, tempera
     Args:
         log_z_EO: log z, shape (..., O).
         log_probabilities_EO: log p, shape (..., O).
-        temperature: lambda, above 0.
+        temperature: lambda, above 0; a scalar if a tensor.
 
     Returns:
         Log densities of shape (...).
     """
     num_operations = log_z_EO.shape[-1]
-    constant = math.lgamma(num_operations) + (num_operations - 1) * math.log(temperature)
+    log_temperature = temperature.log() if isinstance(temperature, Tensor) else math.log(temperature)
+    constant = math.lgamma(num_operations) + (num_operations - 1) * log_temperature
     sums_E = (log_probabilities_EO - (temperature + 1) * log_z_EO).sum(-1)
     return constant + sums_E - num_operations * torch.logsumexp(log_probabilities_EO - temperature * log_z_EO, dim=-1)
 

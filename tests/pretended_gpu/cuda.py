@@ -111,6 +111,7 @@ class Cuda:
         """Stands for `torch.cuda.graph`; what other threads did is found out at the end, as there."""
         gpu = self._gpu
         gpu.recording, self._capture_error_mode = Recording(), capture_error_mode
+        gpu.recordings += 1
         try:
             yield
         finally:

@@ -44,6 +44,7 @@ class Gpu(TorchDispatchMode):
             waits, as PyTorch has it, until all that was launched before is done.
         launches: operations that launch at least one kernel, by name; a replayed graph is one of `cudaGraphLaunch`.
         recording: of the CUDA graph that is being captured; None outside.
+        recordings: how many were begun.
         generator: the one that the present call was given: C++ hands on another object of the same state.
         is_host_free: whether a backward pass runs outside any other call: autograd's engine then makes tensors on the
             device that C++ knows, which are meant for the GPU.
@@ -54,6 +55,7 @@ class Gpu(TorchDispatchMode):
         self.syncs: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.recording: Recording | None = None
+        self.recordings = 0
         self.generator: PretendedGenerator | None = None
         self.is_host_free = False
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from threading import Thread
 from typing import Any
@@ -13,35 +12,35 @@ import pytest
 import torch
 
 from search_core.cost.penalty_options import PenaltyOptions
+from search_core.search.options import SearchOptions
 from search_core.strategies.weight_sharing.cuda_graph import GraphedStep
+from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy
 from search_core.strategies.weight_sharing.options import SnasOptions
-from search_core.training.optimisers import Adam
+from search_core.strategies.weight_sharing.snas import Snas
 from tests.pretended_gpu.cuda import pretended_gpu
 from tests.pretended_gpu.runs import IMAGES, NETWORK, from_file, options_of, record, search_on, stepped
 from tests.search_core.tiny import differences
 
-_VARIANTS: dict[str, dict[str, Any]] = {
-    "one sample a batch": {},
-    "one a cell, score function": {
-        "strategy": SnasOptions(sample_per="cell"),
-        "penalty": PenaltyOptions(estimator="score_function"),
-    },
-    "expected cost": {"penalty": PenaltyOptions(estimator="expected")},
-    "bfloat16": {"precision": "bfloat16"},
-    "recompute": {"network": replace(NETWORK, recompute=True)},
+_VARIANTS: dict[str, SearchOptions] = {
+    "one sample a batch": options_of("snas"),
+    "one a cell, score function": options_of(
+        "snas", strategy=SnasOptions(sample_per="cell"), penalty=PenaltyOptions(estimator="score_function")
+    ),
+    "expected cost": options_of("snas-expected"),
+    "bfloat16": options_of("snas", precision="bfloat16"),
+    "recompute": options_of("snas", network=replace(NETWORK, recompute=True)),
+    "DARTS, first order": options_of("darts-first"),
+    "DARTS, second order": options_of("darts"),
 }
 
 
-@contextmanager
-def one_by_one() -> Iterator[None]:
-    """Adam as a graph needs it, which rounds otherwise, for steps without a graph."""
-    module = "search_core.strategies.weight_sharing.differentiable.Adam"
-    with mock.patch(module, lambda *args, **options: Adam(*args, **{**options, "capturable": True})):
-        yield
+def one_by_one() -> AbstractContextManager[Any]:
+    """Steps that compute as for a graph, which is never recorded."""
+    return mock.patch("search_core.strategies.weight_sharing.cuda_graph._EAGER_STEPS", 1000)
 
 
 #: The first tier has what differs most.
-_SLOW = ("expected cost", "recompute")
+_SLOW = ("one sample a batch", "expected cost", "recompute", "DARTS, first order")
 
 
 @pytest.mark.parametrize(
@@ -49,12 +48,34 @@ _SLOW = ("expected cost", "recompute")
 )
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
 def test_replayed_steps_equal_steps_run_one_by_one(name: str) -> None:
-    options = options_of("snas", **_VARIANTS[name])
+    """Also in the second epoch, with another temperature, eta and learning rate."""
+    options = replace(_VARIANTS[name], cuda_graph="auto")
     with pretended_gpu(), one_by_one():
         expected = stepped(options)
     with pretended_gpu() as gpu:
-        assert differences(stepped(replace(options, cuda_graph=True)), expected) == []
-    assert gpu.launches["cudaGraphLaunch"] == 3
+        assert differences(stepped(options), expected) == []
+    assert (gpu.recordings, gpu.launches["cudaGraphLaunch"]) == (1, 3)
+
+
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
+def test_steps_run_on_without_a_graph_that_cannot_be_recorded() -> None:
+    """On `auto`; a study that asks for one is told (`test_faults`)."""
+    options = options_of("snas", cuda_graph="auto")
+    with pretended_gpu(), one_by_one():
+        expected = stepped(options)
+    reads = mock.patch.object(Snas, "_clip_theta", reads_a_number)
+    with pretended_gpu() as gpu, reads, pytest.warns(UserWarning, match="no CUDA graph of a step.*host cannot wait"):
+        assert differences(stepped(options), expected) == []
+    assert (gpu.recordings, gpu.launches["cudaGraphLaunch"]) == (1, 0)
+
+
+_clip = DifferentiableStrategy._clip_theta
+
+
+def reads_a_number(self: Snas) -> None:
+    """Stands for `_clip_theta`, after which the host waits."""
+    _clip(self)
+    f"{next(self.supernet.parameters()).sum().item()}"
 
 
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable")
@@ -82,7 +103,7 @@ def test_another_thread_may_pin_memory_while_a_step_is_recorded() -> None:
         return (images * 2,)
 
     with pretended_gpu() as gpu:
-        graphed_step = GraphedStep(step)
+        graphed_step = GraphedStep(step, is_required=True)
         for value in range(5):
             (doubled,) = graphed_step(torch.full((2,), float(value), device="cuda"))
             assert doubled.tolist() == [2 * value] * 2

@@ -24,7 +24,7 @@ class MultiTrialOptions:
         summary: what the strategy does, in a line.
         paper: where it was published.
         uses: sections of the search that the strategy uses; the others have no effect on it.
-        on_gpu: what of `cuda_graph` and `precision` it supports.
+        on_gpu, no_graph: as those of `WeightSharingOptions`.
         spaces: which of `network.space` it can search.
         children: how many are trained in each epoch of the search, at least 1; after that many it reports.
         at_once: how many are open at most, at least 1. Child n is proposed when those up to n - at_once were scored, in
@@ -41,6 +41,7 @@ class MultiTrialOptions:
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]] = ("constraints",)
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    no_graph: ClassVar[str] = "trains each child by itself"
     spaces: ClassVar[tuple[Space, ...]] = get_args(Space)
 
     children: int = 10

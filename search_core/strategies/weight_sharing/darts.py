@@ -16,6 +16,7 @@ from search_core.cost.penalty import total
 from search_core.space.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult
+from search_core.strategies.weight_sharing.cuda_graph import graphed
 from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy
 from search_core.strategies.weight_sharing.options import DartsOptions
 from search_core.training.held_out import Batch
@@ -33,6 +34,7 @@ class Darts(DifferentiableStrategy):
         super().__init__(context)
         self._options = options
         self._held_out: Iterator[Batch] | None = None
+        self._graph = graphed(self._update, context)
 
     def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
         """Take over this epoch's settings; held-out images are shuffled again."""
@@ -47,16 +49,22 @@ class Darts(DifferentiableStrategy):
         if self._held_out is None:
             self._held_out = self._context.images.held_out_batches(generator)
         self.supernet.train()
-        penalty = self._update_alpha((images, labels), next(self._held_out))
+        update = self._update if self._graph is None else self._graph
+        loss, penalty, correct = update(images, labels, *next(self._held_out))
+        self._num_steps += 1
+        return StepResult(loss=loss, penalty=penalty, correct=correct)
+
+    def _update(
+        self, images: Tensor, labels: Tensor, held_out_images: Tensor, held_out_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step, on the device from end to end: loss, penalty, correct images."""
+        penalty = self._update_alpha((images, labels), (held_out_images, held_out_labels))
         logits = self._logits(images, self.probabilities())
         loss = functional.cross_entropy(logits, labels)
         self._theta_optimiser.zero_grad()
         loss.backward()
-        self._clip_theta()
-        self._theta_optimiser.step()
-        self._num_steps += 1
-        correct = (logits.detach().argmax(1) == labels).sum()
-        return StepResult(loss=loss.detach(), penalty=penalty, correct=correct)
+        self._step_theta()
+        return loss.detach(), penalty, (logits.detach().argmax(1) == labels).sum()
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) of the mixture; nothing is sampled."""
@@ -78,7 +86,7 @@ class Darts(DifferentiableStrategy):
             gradients = self._hypergradient(training, held_out)
         edge_costs = self._context.costs.expected_edge_costs(self._context.penalty, self._mixture())
         self._charge(edge_costs)
-        penalty = self._settings.eta * total(edge_costs)
+        penalty = self._eta * total(edge_costs)
         of_penalty = torch.autograd.grad(penalty, alpha)
         for parameter, task, cost in zip(alpha, gradients, of_penalty, strict=True):
             parameter.grad = task + cost
@@ -98,7 +106,7 @@ class Darts(DifferentiableStrategy):
         if self._options.order == "first":
             return _gradients(held_out_loss(), alpha)
         return unrolled_gradient(
-            theta, alpha, lambda: self._loss(training, self._mixture()), held_out_loss, self._settings.theta_lr
+            theta, alpha, lambda: self._loss(training, self._mixture()), held_out_loss, self._theta_lr
         )
 
     def _add_credit(self, cell_type: CellType, gradient_EO: Tensor) -> None:
@@ -119,7 +127,7 @@ def unrolled_gradient(
     alpha: Sequence[Tensor],
     training_loss: Callable[[], Tensor],
     held_out_loss: Callable[[], Tensor],
-    step_size: float,
+    step_size: float | Tensor,
     max_norm: float | None = None,
 ) -> list[Tensor]:
     """Gradient of `L_val(w - xi grad_w L_train(w, alpha), alpha)` for alpha (DARTS equations 7 and 8):

@@ -15,6 +15,7 @@ from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import EpochSettings, SearchContext, Strategy
+from search_core.strategies.weight_sharing.cuda_graph import GraphedStep
 from search_core.training.optimisers import SGD, Adam
 
 
@@ -26,8 +27,10 @@ class DifferentiableStrategy(Strategy):
     """
 
     def __init__(self, context: SearchContext) -> None:
-        self.supernet, self._context = context.supernet, context
+        self.supernet, self._context, self._has_graph = context.supernet, context, context.cuda_graph is not False
         device = next(self.supernet.parameters()).device
+        self._graph: GraphedStep | None = None  # of a subclass whose step can be one
+        self._places: dict[str, Tensor] = {}  # of `_number`
         self._alpha = initial_alpha(self.supernet.options, context.seed, device)
         theta, alpha = context.theta, context.alpha
         self._theta_optimiser = SGD(
@@ -39,9 +42,9 @@ class DifferentiableStrategy(Strategy):
             betas=alpha.betas,
             weight_decay=alpha.weight_decay,
             foreach=True,
-            capturable=context.cuda_graph,
+            capturable=self._has_graph,
         )
-        self._settings = EpochSettings(temperature=1.0, eta=context.penalty.eta, theta_lr=theta.lr)
+        self._take(EpochSettings(temperature=1.0, eta=context.penalty.eta, theta_lr=theta.lr))
         self._credit_sums, self._resource_sums = (
             {cell_type: torch.zeros(len(a), device=device) for cell_type, a in self._alpha.items()} for _ in range(2)
         )
@@ -49,9 +52,7 @@ class DifferentiableStrategy(Strategy):
 
     def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
         """Take over this epoch's settings and forget the credits of the last one."""
-        self._settings = settings
-        for group in self._theta_optimiser.param_groups:
-            group["lr"] = settings.theta_lr
+        self._take(settings)
         for credit_E in (*self._credit_sums.values(), *self._resource_sums.values()):
             credit_E.zero_()
         self._num_steps = 0
@@ -102,10 +103,36 @@ class DifferentiableStrategy(Strategy):
                 alpha.copy_(state["alpha"][cell_type])
         self._theta_optimiser.load_state_dict(state["theta_optimiser"])
         self._load_alpha_optimiser(state["alpha_optimiser"])
+        if self._graph is not None:
+            self._graph.start_over()
+
+    def _take(self, settings: EpochSettings) -> None:
+        self._settings = settings
+        for group in self._theta_optimiser.param_groups:
+            group["lr"] = settings.theta_lr
+        self._temperature = self._number("temperature", settings.temperature)
+        self._eta = self._number("eta", settings.eta)
+        self._theta_lr = self._number("theta_lr", settings.theta_lr)
+
+    def _number(self, name: str, value: float) -> float | Tensor:
+        """What a step computes with: for a CUDA graph, recorded once, a tensor whose place stays and is filled here."""
+        if not self._has_graph:
+            return value
+        alpha = self._alpha["normal"]
+        place = self._places.setdefault(name, torch.zeros((), dtype=alpha.dtype, device=alpha.device))
+        return place.fill_(value)
+
+    def _step_theta(self) -> None:
+        """One step of SGD on clipped gradients."""
+        self._clip_theta()
+        if isinstance(self._theta_lr, Tensor):
+            self._theta_optimiser.step_by(self._theta_lr)
+        else:
+            self._theta_optimiser.step()
 
     def _load_alpha_optimiser(self, state: dict[str, Any]) -> None:
         """The state may come from a search with another `cuda_graph`, which decides where Adam counts its steps."""
-        capturable = self._context.cuda_graph
+        capturable = self._has_graph
         groups = [{**group, "capturable": capturable} for group in state["param_groups"]]
         self._alpha_optimiser.load_state_dict({**state, "param_groups": groups})
         for alpha, moments in self._alpha_optimiser.state.items():
@@ -124,7 +151,7 @@ class DifferentiableStrategy(Strategy):
         """As `Supernet.forward_with_auxiliary`, in the type that the context asks for."""
         autocast = self._context.autocast
         with torch.autocast(
-            images.device.type, autocast, enabled=autocast is not None, cache_enabled=not self._context.cuda_graph
+            images.device.type, autocast, enabled=autocast is not None, cache_enabled=not self._has_graph
         ):
             logits, auxiliary = self.supernet.forward_with_auxiliary(images, z, drop_path, generator)
         return logits.to(images.dtype), None if auxiliary is None else auxiliary.to(images.dtype)
@@ -143,7 +170,7 @@ class DifferentiableStrategy(Strategy):
     def _charge(self, edge_costs: Mapping[CellType, Tensor]) -> None:
         """Add a step's resource credits: what edges (L, E) per cell type have of C(Z)."""
         for cell_type, cost_LE in edge_costs.items():
-            self._resource_sums[cell_type] -= self._settings.eta * cost_LE.detach().sum(0)
+            self._resource_sums[cell_type] -= self._eta * cost_LE.detach().sum(0)
 
     def _add_credits(self, z_network: Mapping[CellType, Tensor]) -> None:
         """Add those of one backward pass; the network's Z must keep its gradient."""

@@ -25,7 +25,8 @@ class WeightSharingOptions:
         summary: what the strategy does, in a line.
         paper: where it was published.
         uses: sections of the search that the strategy uses; the others have no effect on it.
-        on_gpu: what of `cuda_graph` and `precision` it supports.
+        on_gpu: what of `precision` it supports beside float32.
+        no_graph: what it does that a CUDA graph of its training step cannot; empty if nothing.
         spaces: which of `network.space` it can search; a relaxed choice is one of operations on an edge.
         recalibrates: whether its paper judges children with recomputed batch norm statistics, not the inherited ones.
 
@@ -37,6 +38,7 @@ class WeightSharingOptions:
     paper: ClassVar[str]
     uses: ClassVar[tuple[str, ...]]
     on_gpu: ClassVar[tuple[str, ...]] = ()
+    no_graph: ClassVar[str] = "launches another child in every step"
     spaces: ClassVar[tuple[Space, ...]] = ("darts",)
     recalibrates: ClassVar[bool] = False
 
@@ -70,7 +72,8 @@ class SnasOptions(WeightSharingOptions):
     summary: ClassVar = "operation weights and a concrete distribution over cells in one back-propagation"
     paper: ClassVar = "Xie et al., ICLR 2019"
     uses: ClassVar = ("temperature", "penalty", "alpha")
-    on_gpu: ClassVar = ("cuda_graph", "bfloat16")
+    on_gpu: ClassVar = ("bfloat16",)
+    no_graph: ClassVar = ""
 
     kind: Literal["snas"] = "snas"
     sample_per: Literal["batch", "cell"] = "batch"
@@ -137,6 +140,7 @@ class DartsOptions(WeightSharingOptions):
     summary: ClassVar = "mixture of all operations, alpha trained on held-out images by a gradient of either order"
     paper: ClassVar = "Liu et al., ICLR 2019"
     uses: ClassVar = ("penalty", "alpha")
+    no_graph: ClassVar = ""
 
     kind: Literal["darts"] = "darts"
     order: Literal["first", "second"] = "second"

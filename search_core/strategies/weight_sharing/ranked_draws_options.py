@@ -58,6 +58,7 @@ class OneShotOptions(RankedDrawsOptions):
     summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
     paper: ClassVar = "Bender et al., ICML 2018"
     recalibrates: ClassVar = True  # section 3.4: batch statistics at evaluation
+    no_graph: ClassVar = "draws what it leaves out between kernels"
 
     kind: Literal["one_shot"] = "one_shot"
     rate: float = 0.05

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from search_core.cost.penalty import total
 from search_core.space.genotype import CELL_TYPES, CellType
-from search_core.strategies.base import EpochSettings, SearchContext, StepResult
+from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.relaxations import concrete_log_density, concrete_log_sample, gumbel_noise
-from search_core.strategies.weight_sharing.cuda_graph import GraphedStep
+from search_core.strategies.weight_sharing.cuda_graph import graphed
 from search_core.strategies.weight_sharing.differentiable import DifferentiableStrategy, derive_genotype
 from search_core.strategies.weight_sharing.options import SnasOptions
 
@@ -30,15 +30,7 @@ class Snas(DifferentiableStrategy):
         super().__init__(context)
         self._options, self._penalty, self._costs = options, context.penalty, context.costs
         self._baselines: dict[CellType, Tensor] = {}
-        self._graph = GraphedStep(self._update) if context.cuda_graph else None
-
-    def begin_epoch(self, settings: EpochSettings, generator: torch.Generator) -> None:
-        """Take over this epoch's settings and forget the credits of the last one."""
-        super().begin_epoch(settings, generator)
-        if self._graph is not None:
-            self._graph.forget()  # learning rate, temperature and eta are part of it
-            self._theta_optimiser.zero_grad()  # gradients lie in the memory of the graph
-            self._alpha_optimiser.zero_grad()
+        self._graph = graphed(self._update, context)
 
     def step(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> StepResult:
         """Update theta and alpha jointly on one batch (SNAS algorithm 1); arguments as in `Strategy.step`."""
@@ -66,7 +58,7 @@ class Snas(DifferentiableStrategy):
         logits, auxiliary_logits = self._both_logits(images, z_network, drop_path, generator)
         task_loss = functional.cross_entropy(logits, labels)
         penalty, surrogate = self._penalise(z, log_z)
-        loss = task_loss + self._settings.eta * surrogate
+        loss = task_loss + self._eta * surrogate
         if auxiliary_logits is not None:
             loss = loss + self._options.auxiliary_weight * functional.cross_entropy(auxiliary_logits, labels)
 
@@ -74,11 +66,10 @@ class Snas(DifferentiableStrategy):
         self._alpha_optimiser.zero_grad()
         loss.backward()
         self._add_credits(z_network)
-        self._clip_theta()
-        self._theta_optimiser.step()
+        self._step_theta()
         self._step_alpha()
         correct = (logits.detach().argmax(1) == labels).sum()
-        return task_loss.detach(), self._settings.eta * penalty.detach(), correct
+        return task_loss.detach(), self._eta * penalty.detach(), correct
 
     def predict(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Logits (N, classes) under one architecture sample at the current temperature, as in training."""
@@ -96,8 +87,6 @@ class Snas(DifferentiableStrategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave for equal options."""
         super().load_state_dict(state)
-        if self._graph is not None:
-            self._graph.start_over()
         self._baselines = {
             cell_type: baseline.to(self._alpha[cell_type].device) for cell_type, baseline in state["baselines"].items()
         }
@@ -116,9 +105,7 @@ class Snas(DifferentiableStrategy):
 
     def _relax(self, noise: dict[CellType, Tensor]) -> dict[CellType, Tensor]:
         return {
-            cell_type: concrete_log_sample(
-                functional.log_softmax(alpha, dim=-1), self._settings.temperature, noise[cell_type]
-            )
+            cell_type: concrete_log_sample(functional.log_softmax(alpha, dim=-1), self._temperature, noise[cell_type])
             for cell_type, alpha in self._alpha.items()
         }
 
@@ -156,7 +143,7 @@ class Snas(DifferentiableStrategy):
         cost = edge_costs[cell_type].detach()
         cost = cost.sum(0) if sample.dim() == 2 else cost
         log_p = functional.log_softmax(self._alpha[cell_type], dim=-1)
-        log_q = concrete_log_density(sample, log_p, self._settings.temperature)
+        log_q = concrete_log_density(sample, log_p, self._temperature)
         baseline = self._baselines.setdefault(cell_type, cost.clone())
         score = (log_q * (cost - baseline)).sum()
         baseline.lerp_(cost, 1 - _BASELINE_MOMENTUM)  # in place, so that a CUDA graph finds it again
