@@ -24,6 +24,7 @@ from dashboards.pages.studies import studies_view
 from dashboards.pages.study import study_view
 from dashboards.pages.trial import trial_view
 from dashboards.pages.view import Request, View, parse_query
+from dashboards.pictures.cell_svg import small_cells_svg
 from dashboards.player.page import render_player
 from dashboards.ports import port_error
 from dashboards.records import RunRecord
@@ -267,6 +268,18 @@ def _add_files(app: Dash, store: Store) -> None:
         if cell is None:
             return _text("this run has no genotype yet", 404)
         return Response(cell.to_json(), mimetype="application/json")
+
+    @server.get("/cells/<path:_>")  # type: ignore[untyped-decorator]
+    def cells(_: str) -> Response:
+        try:
+            cell = store.genotype(_run(store, _asked_path()))
+        except DashboardError as error:
+            return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
+        if cell is None:
+            return _text("this run has no genotype yet", 404)
+        theme = THEMES["dark" if request.args.get("theme") == "dark" else "light"]
+        picture = small_cells_svg(cell, ink=theme.ink, muted=theme.muted, ground=theme.surface)
+        return Response(picture, mimetype="image/svg+xml", headers={"Cache-Control": "max-age=3600"})
 
     @server.get("/csv/<path:_>")  # type: ignore[untyped-decorator]
     def csv(_: str) -> Response:

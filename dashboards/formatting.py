@@ -102,6 +102,16 @@ def percent_with_spread(mean: float | None, spread: float | None) -> str:
     return with_spread(None if mean is None else 100 * mean, None if spread is None else 100 * spread, unit="%")
 
 
+def percent_with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """A fraction in percent, with its 95 % interval where that is known."""
+    return f"{value:.2%}" + ("" if interval is None else f" (95%: {100 * interval[0]:.2f} to {interval[1]:.2%})")
+
+
+def schedule_text(kind: str, start: float, end: float) -> str:
+    """A temperature schedule in a few words."""
+    return f"constant {start:.2f}" if kind == "constant" else f"{kind} to {end:.2f}"
+
+
 def shown_number(value: object) -> str:
     """A swept value: three figures if it is a fraction."""
     if value is None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dashboards.formatting import schedule_text
+
 RunKind = Literal["study", "search", "retrain"]
 #: `interrupted`: its driver was stopped, and a resumed study continues it. Else as in the journals.
 State = Literal["running", "interrupted", "complete", "stopped", "collapsed", "failed"]
@@ -130,6 +132,12 @@ class Trial:
         return eta if eta is not None and 0 <= eta < math.inf else None
 
     @property
+    def schedule_text(self) -> str:
+        """Temperature schedule with its end, such as `linear to 0.03`."""
+        start, end = (_number(self.run.params.get(f"temperature.{name}")) for name in ("start", "end"))
+        return self.schedule if start is None or end is None else schedule_text(self.schedule, start, end)
+
+    @property
     def schedule(self) -> str:
         """Kind of temperature schedule, such as `linear`."""
         return self.run.params.get("temperature.kind", "unknown")
@@ -216,6 +224,13 @@ class StudyRecord:
     version: str
     as_of_s: float
     notice: str = ""
+
+    @property
+    def images(self) -> Mapping[str, int]:
+        """Number of images by split, `train`, `validation` and `test`; empty of studies that did not log it."""
+        params = {} if self.overview.run is None else self.overview.run.params
+        sizes = {split: _number(params.get(f"images.{split}")) for split in ("train", "validation", "test")}
+        return {split: int(size) for split, size in sizes.items() if size}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ ARROWS = {
         "store": "history",
         "charts": "analysis history pictures",
         "pages": "analysis charts history mlflow_store store",
-        "app": "charts pages player store",
+        "app": "charts pages pictures player store",
     },
 }
 #: Package -> the packages and rooms of other packages that it may import.

@@ -48,6 +48,17 @@
     deferredGraphs((graph) => graph.closest("#" + CSS.escape(id))).forEach(drawNow);
   }
 
+  /* Once a view is there, what lies out of sight is drawn too, one graph whenever the browser has nothing else to do. */
+  function drawRest(turn) {
+    const soon = window.requestIdleCallback || ((draw) => window.setTimeout(draw, 100));
+    soon(() => {
+      const [next] = deferredGraphs((graph) => graph.isConnected);
+      if (turn !== waiting || !next) return;
+      drawNow(next);
+      drawRest(turn);
+    });
+  }
+
   function deferring(plotly) {
     const react = (graph, ...figure) => {
       if (graph.querySelector(".main-svg") || isNear(graph)) return plotly.react(graph, ...figure);
@@ -103,6 +114,7 @@
         main.dataset.drawnAt = lastChange.toFixed(1);
         main.dataset.address = said.address;
         main.dataset.drawn = "true";
+        drawRest(turn);
       } else {
         window.setTimeout(look, 20);
       }

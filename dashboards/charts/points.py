@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from dashboards.analysis.answer import COSTS
 from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
 from dashboards.formatting import metric_name, shown_metric, shown_number
 from dashboards.records import Trial
 
 ColourBy = Literal["eta", "schedule", "strategy"]
-
-#: Costs of the child that the front can be drawn over, those first that every search reports.
-COSTS = ("child_madds", "child_params", "child_memory_access", "child_latency_ms")
 
 _UNPENALISED = "η = 0"
 

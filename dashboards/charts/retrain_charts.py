@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean, stdev
 
+from dashboards.analysis.retrained import RetrainedCell, said_error
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import SYMBOLS, Theme, layout
-from dashboards.formatting import counted, metric_factor, metric_title, percent_with_spread, shown_metric
-from dashboards.records import Retraining
+from dashboards.formatting import counted, metric_factor, metric_title, shown_metric
 
 #: Published results on CIFAR-10: test error in % and parameters (SNAS, table 1; with cutout, 20 cells).
 PUBLISHED_CIFAR10: dict[str, tuple[float, float]] = {
@@ -23,63 +19,6 @@ PUBLISHED_CIFAR10: dict[str, tuple[float, float]] = {
     "DARTS second order": (2.76, 3.3e6),
     "ENAS": (2.89, 4.6e6),
 }
-
-_SEED = re.compile(r"-seed\d+$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrainedCell:
-    """All retrainings of one cell.
-
-    Attributes:
-        name: whose cell it is.
-        trial: number of the trial; None for a cell that was named.
-        retrainings: by seed.
-    """
-
-    name: str
-    trial: int | None
-    retrainings: Sequence[Retraining]
-
-    @property
-    def test_errors(self) -> list[float]:
-        """Of the seeds that are complete, fractions."""
-        metrics = [retraining.run.metrics for retraining in self.retrainings]
-        return [1 - value for values in metrics if math.isfinite(value := values.get("test_accuracy", math.nan))]
-
-    @property
-    def mean_error(self) -> float | None:
-        """Mean test error over seeds, a fraction."""
-        return mean(self.test_errors) if self.test_errors else None
-
-    @property
-    def spread(self) -> float | None:
-        """Sample standard deviation over seeds, a fraction; None with fewer than two."""
-        return stdev(self.test_errors) if len(self.test_errors) > 1 else None
-
-    def metric(self, name: str) -> float | None:
-        """A metric of the first retraining that has it, for what all seeds share, such as parameters."""
-        return next((r.run.metrics[name] for r in self.retrainings if name in r.run.metrics), None)
-
-
-def retrained_cells(retrainings: Sequence[Retraining]) -> list[RetrainedCell]:
-    """Retrainings grouped by cell and recipe, in their order: only seeds of one recipe make a spread.
-
-    A cell without a trial goes by the label without its seed, and so does any further recipe of a trial's cell.
-    """
-    groups: dict[tuple[object, ...], list[Retraining]] = {}
-    for retraining in retrainings:
-        recipe = frozenset((key, value) for key, value in retraining.run.params.items() if key != "seed")
-        cell = _SEED.sub("", retraining.run.label) if retraining.trial is None else retraining.trial
-        groups.setdefault((cell, recipe), []).append(retraining)
-    cells: list[RetrainedCell] = []
-    for members in groups.values():
-        stem, trial = _SEED.sub("", members[0].run.label.removeprefix("retrain-")), members[0].trial
-        name = stem if trial is None else f"trial {trial}"
-        if any(known.name == name for known in cells):
-            name = f"{name}, {stem}"
-        cells.append(RetrainedCell(name=name, trial=trial, retrainings=members))
-    return cells
 
 
 def test_error_chart(cells: Sequence[RetrainedCell], theme: Theme, *, is_cifar10: bool) -> Chart:
@@ -126,8 +65,3 @@ def test_error_chart(cells: Sequence[RetrainedCell], theme: Theme, *, is_cifar10
         ],
         note="Bars: one standard deviation over seeds, where there is more than one.",
     )  # fmt: skip
-
-
-def said_error(cell: RetrainedCell) -> str:
-    """Test error with its spread in words."""
-    return "not known yet" if cell.mean_error is None else percent_with_spread(cell.mean_error, cell.spread)

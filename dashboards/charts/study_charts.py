@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from dashboards.analysis.answer import COSTS
 from dashboards.analysis.front import front_mask
 from dashboards.analysis.importance import MIN_RATED, importances
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import COSTS, ColourBy, escaped, points
+from dashboards.charts.points import ColourBy, escaped, points
 from dashboards.charts.theme import Theme, layout
 from dashboards.formatting import counted, metric_factor, metric_name, metric_title, metric_unit
 from dashboards.records import Objective, StudyRecord, Trial

@@ -109,29 +109,34 @@ def copied_command(label: str, command: str) -> Component:
     )
 
 
-def keep_commands(run: RunRecord, request: Request, *, in_study: bool) -> Component:
+def keep_commands(run: RunRecord, request: Request, *, in_study: bool, retrained: RunRecord | None = None) -> Component:
+    """The commands that take a found cell further, as a section; arguments as of `keep_lines`."""
+    lines = keep_lines(run, request, in_study=in_study, retrained=retrained)
+    return html.Section([html.H2("Keep this cell"), *lines], className="card wide keep")
+
+
+def keep_lines(run: RunRecord, request: Request, *, in_study: bool, retrained: RunRecord | None) -> list[Component]:
     """The commands that take a found cell further; each is one line for a shell.
 
     Args:
         run: a search, or a retraining of a cell that no search found.
         request: says where the store is.
         in_study: whether it is a trial of a study, whose recipe retraining takes; else the user names one.
+        retrained: a complete retraining of the cell, which can be exported; None if there is none.
     """
     recipe = "" if in_study else " --config RECIPE.yaml"
     sizes = {"--init-channels": "network.init_channels", "--cells": "network.cells"}
     size = "".join(f" {option} {shlex.quote(run.params[key])}" for option, key in sizes.items() if key in run.params)
     store, run_id = f"MLFLOW_TRACKING_URI={shlex.quote(request.location)} ", shlex.quote(run.run_id)
-    return html.Section(
-        [
-            html.H2("Keep this cell"),
-            copied_command("retrain", f"{store}snas retrain --run {run_id}{recipe}"),
-            copied_command("profile", f"{store}snas profile --run {run_id}{size}"),
-            copied_command(
-                "export", f"{store}mlflow artifacts download --run-id {run_id} --artifact-path genotype.json -d ."
-            ),
-        ],
-        className="card wide keep",
-    )
+    commands = {
+        "retrain": f"snas retrain --run {run_id}{recipe}",
+        "profile": f"snas profile --run {run_id}{size}",
+        "genotype": f"mlflow artifacts download --run-id {run_id} --artifact-path genotype.json -d .",
+    }
+    if retrained is not None:
+        folder = shlex.quote(retrained.label)
+        commands = {"export": f"snas export --run {shlex.quote(retrained.run_id)} --to {folder}", **commands}
+    return [copied_command(name, store + command) for name, command in commands.items()]
 
 
 def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Component]]) -> Component:

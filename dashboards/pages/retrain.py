@@ -8,8 +8,9 @@ from functools import partial
 
 from dash import html
 
+from dashboards.analysis.retrained import RetrainedCell, retrained_cells, said_error
 from dashboards.charts.curve_charts import retrain_curves
-from dashboards.charts.retrain_charts import RetrainedCell, retrained_cells, said_error, test_error_chart
+from dashboards.charts.retrain_charts import test_error_chart
 from dashboards.formatting import MISSING, shown_metric
 from dashboards.history import History
 from dashboards.pages.asked import asked
@@ -70,7 +71,8 @@ def retrain_view(store: Store, request: Request) -> View:
     best = min(cells, key=_place)
     trial = _found_by(study, best)
     run = trial.run if trial else best.retrainings[0].run
-    body.append(keep_commands(run, request, in_study=trial is not None))
+    tested = best.best.run if best.test_errors else None
+    body.append(keep_commands(run, request, in_study=trial is not None, retrained=tested))
     return _view(study, body, charts)
 
 

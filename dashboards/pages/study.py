@@ -9,6 +9,7 @@ from typing import Any
 import dash_ag_grid
 from dash import html
 
+from dashboards.analysis.study_answer import answer_of
 from dashboards.charts.chart import Chart
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
@@ -27,6 +28,7 @@ from dashboards.formatting import (
     shown_metric,
 )
 from dashboards.mlflow_store.databases import snas_command
+from dashboards.pages.answer import answer_card
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
     badge,
@@ -70,8 +72,12 @@ def study_view(store: Store, request: Request) -> View:
         choices("cost", "Cost", {name: metric_name(name) for name in costs}, cost, request),
         choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),
     ]
+    answer = answer_of(study)
+    *above, numbers = head(study, "Study", store.location)
     body = [
-        *head(study, "Study", store.location),
+        *above,
+        slot([] if answer is None else [answer_card(study, answer, request)]),
+        numbers,
         slot(said),
         html.Div(
             [

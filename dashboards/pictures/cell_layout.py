@@ -25,10 +25,7 @@ _FIRST_COLUMN, _LAST_COLUMN = 146.0, 70.0  # between the box edges and the outer
 _FIRST_LANE, _LANE_STEP = 40.0, 24.0
 _CONCAT_LANE = 33.0
 _HEADING_ROOM, _BOTTOM_ROOM = 32.0, 20.0
-_COPY_STEP, _COPY_SHIFT = (
-    13.0,
-    7.0,
-)  # about a label's height: the labels of two edges between the same nodes must not overlap
+_COPY_STEP, _COPY_SHIFT = 13.0, 7.0  # between two edges between the same nodes: about a label's height
 _PORT_SPREAD = 10.5  # outermost edges leave an input this far from its middle
 _MAX_BEND = 46.0  # horizontal room of the bend between a lane and a node
 _LABEL_ROOM = 27.0  # half the room of an operation's name
@@ -101,7 +98,10 @@ class CellLayout:
         level_part = (departure[2], (leave, lane), (leave, lane))
         # Between neighbours that stand close, the name is over the line.
         over = NODE_RADIUS + 8 if self._column() < 2 * (NODE_RADIUS + _LABEL_ROOM) else 0.0
-        label = (x_target - bend - _LABEL_ROOM, lane) if level else (x_target - self._column() / 2, lane + over)
+        label = (x_target - self._column() / 2, lane + over)
+        if level:  # the name of a further edge stands beside that of the first, where its lane is long enough
+            beside = min(copy * 2.4 * _LABEL_ROOM, max(0.0, leave - departure[2][0] - 2 * _LABEL_ROOM))
+            label = (x_target - bend - _LABEL_ROOM - beside, lane)
         return Route(start, (departure, level_part, arrival), label, tip, (-outward[0], -outward[1]))
 
     def concat_route(self, node: int) -> Route:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import duration, hours_text, metric_name, shown_metric
 from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
-from orchestrator.cli.views.study_tables import print_facts, print_front, print_retrains, print_trials
+from orchestrator.cli.views.study_tables import print_answer, print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
@@ -114,7 +115,9 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     trials, retrains = study.trials(), study.retrains()
     front, savings = front_rows(trials, retrains, study.spec), study.fork_savings()
     facts = study_facts(study, trials, retrains)
+    answer = facts["answer"]
     if as_json:
+        facts["answer"] = None if answer is None else {**answer.to_dict(), "words": answer_words(answer)}
         document = {
             **_overview(study),
             **facts,
@@ -134,11 +137,12 @@ def show(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = DEF
     print_front(front)
     print_retrains(retrains)
     print_facts(facts)
-    best = next((trial for trial in trials if trial.number == facts["best_trial"]), None)
-    if best is not None and best.genotype is not None:
-        metric = study.spec.objectives[0].metric
-        stdout.print(f"\nthe cell of trial {best.number}, the best by {metric}:", highlight=False, soft_wrap=True)
-        stdout.print(drawn_cells(best.genotype), soft_wrap=True)
+    if answer is not None:
+        print_answer(answer)
+        kept = next(trial for trial in trials if trial.number == answer.keep.trial)
+        assert kept.genotype is not None, "it has an error"
+        stdout.print(f"\nthe cell of trial {kept.number}:", highlight=False)
+        stdout.print(drawn_cells(kept.genotype), soft_wrap=True)
 
 
 @app.command()
@@ -207,6 +211,7 @@ def _run(study: Study, address: str | None) -> None:
     from rich.console import Console
 
     from orchestrator.driver.progress import ConsoleView
+    from orchestrator.reports.relations import study_answer
     from orchestrator.study.records import front_rows
 
     with ConsoleView(Console()) as view:
@@ -214,9 +219,12 @@ def _run(study: Study, address: str | None) -> None:
         from orchestrator.driver.start import run_study  # readers need none of them, and they take seconds
 
         run_study(study, view, address=address)
+    trials, retrains = study.trials(), study.retrains()
     if study.spec.num_trials:
-        print_front(front_rows(study.trials(), study.retrains(), study.spec))
-    print_retrains(study.retrains())
+        print_front(front_rows(trials, retrains, study.spec))
+    print_retrains(retrains)
+    if (answer := study_answer(study, trials, retrains)) is not None:
+        print_answer(answer)
     show, pages = study.runs.command("study", "show", study.spec.name), study.runs.command("dashboard")
     stdout.print(
         f"\nlook further:\n  {show}\n  {pages}",

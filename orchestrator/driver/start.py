@@ -29,6 +29,7 @@ from orchestrator.files.relocation import relocate
 from orchestrator.sampling.samplers import STORAGE_ERRORS, create_optuna_study, open_storage
 from orchestrator.sampling.warm_start import check_warm_start
 from orchestrator.stores import store_error
+from orchestrator.study.records import IMAGES
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sweep_check import strategy_corners
@@ -102,6 +103,8 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
         _begin(study, tracker)
     with driver_lock(study.folder.lock_file, study.spec.name):
         keep_settings(study.optuna_study, study.spec, study.folder)
+        if study.images != data.sizes:
+            study.optuna_study.set_user_attr(IMAGES, data.sizes)
         try:
             parent = tracker.open_study(study.spec.name, _study_params(study, data), study.folder.spec_file)
             Driver(study, tracker, view, parent, data).run(address)

@@ -9,13 +9,14 @@ from typing import Any
 
 import optuna
 
+from dashboards.analysis.answer import Answer, Candidate, find_answer, measured
 from dashboards.analysis.importance import MIN_RATED, MIN_RELATED, rank_correlation, rated_params
 from orchestrator.absent import absent
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK
 from orchestrator.files.lock import lock_holder
 from orchestrator.study.hours import hours_of, shared_of
-from orchestrator.study.records import RetrainRecord, TrialRecord
+from orchestrator.study.records import RetrainRecord, TrialRecord, described
 from orchestrator.study.standing import reserved_hours, time_left_s
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import StudySpec, search_options
@@ -26,8 +27,9 @@ _CLEAR = 0.3
 def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> dict[str, Any]:
     """Facts about a study as plain data.
 
-    Keys: `running` (whether a driver is at work), `best` (per objective), `hours`, `time_left_s` (while it runs),
-    `importance` (per objective: parameter -> share, or why there is none), `relations`, `failures`, `best_trial`.
+    Keys: `answer` (which cell to keep, an `Answer` or None), `running` (whether a driver is at work), `best` (per
+    objective), `hours`, `time_left_s` (while it runs), `importance` (per objective: parameter -> share, or why there is
+    none), `relations`, `failures`.
     """
     spec = study.spec
     is_running = lock_holder(study.folder.lock_file) is not None
@@ -37,6 +39,7 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
     if spec.fork is not None:
         trunk_s, trunk_hours = shared_of(Journal(study.folder.journal("trunk", TRUNK)))
     return {
+        "answer": study_answer(study, trials, retrains),
         "running": is_running,
         "best": {
             goal.metric: (min if goal.mode == "min" else max)(trial.metrics[goal.metric] for trial in front)
@@ -51,8 +54,32 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
             *({"trial": trial.number, "reason": trial.reason} for trial in trials if trial.state == "failed"),
             *({"retraining": record.label, "reason": record.reason} for record in retrains if record.state == "failed"),
         ],
-        "best_trial": _best_trial(spec, front),
     }
+
+
+def study_answer(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[RetrainRecord]) -> Answer | None:
+    """Which cell to keep; None before a search has found a usable one."""
+    spec = study.spec
+    candidates = []
+    for trial in trials:
+        if not (trial.is_result or trial.state == "collapsed"):
+            continue
+        options = search_options(spec, trial.values)
+        error, cost = measured(trial.metrics, spec.objectives)
+        tests = [record.metrics.get("test_accuracy") for record in retrains if record.trial == trial.number]
+        candidates.append(
+            Candidate(
+                trial=trial.number,
+                eta=options.penalty.eta,
+                schedule=described(options.temperature),
+                strategy=options.strategy.kind,
+                error=error if trial.is_result else math.nan,
+                cost=cost,
+                tests=tuple(1 - accuracy for accuracy in tests if accuracy is not None),
+            )
+        )
+    is_over = study.num_open_trials() == 0 and all(record.state != "running" for record in retrains)
+    return find_answer(candidates, spec.objectives, study.images, is_over=is_over)
 
 
 def relation(first: str, second: str, x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
@@ -121,10 +148,3 @@ def _importance(study: Study, objective: int) -> dict[str, float] | str:
     with absent("sklearn"):  # for another evaluator than that of `rated_params`
         import_module("optuna.importance")
     return rated_params(study.optuna_study, objective)
-
-
-def _best_trial(spec: StudySpec, front: Sequence[TrialRecord]) -> int | None:
-    """The best by the first objective."""
-    goal = spec.objectives[0]
-    sign = 1 if goal.mode == "min" else -1
-    return min(front, key=lambda trial: (sign * trial.metrics[goal.metric], trial.number)).number if front else None

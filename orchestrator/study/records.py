@@ -11,6 +11,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from dashboards.formatting import schedule_text
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, StudyFolder, trial_label
 from orchestrator.jobs import RetrainJob
@@ -36,6 +37,9 @@ FRONT_METRICS = (
 
 #: User attribute of the Optuna study: what the shared epochs of forked trials reserved, as `jobs.Reservation`.
 FORK_SHARE = "fork_share"
+
+#: User attribute of the Optuna study: number of images by split, by which readers say how sure an error is.
+IMAGES = "images"
 
 #: What a retraining trains: a genotype, with channels and bits of its cells if its search chose them.
 Cell = tuple[Genotype, CellChoices | None]
@@ -256,9 +260,7 @@ def front_rows(
 
 def described(schedule: TemperatureOptions) -> str:
     """A temperature schedule in a few words."""
-    if schedule.kind == "constant":
-        return f"constant {schedule.start:.2f}"
-    return f"{schedule.kind} to {schedule.end:.2f}"
+    return schedule_text(schedule.kind, schedule.start, schedule.end)
 
 
 def _first_objective(trial: TrialRecord, spec: StudySpec) -> float:

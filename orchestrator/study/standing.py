@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dashboards.analysis.answer import READ_METRICS, Answer, Candidate, find_answer, measured
 from orchestrator.files.journal import End, Journal
 from orchestrator.sampling.constraints import broken_limits, excesses, plain_limits
 from orchestrator.sampling.ranking import is_result
@@ -21,7 +22,6 @@ from orchestrator.study_file.spec import StudySpec
 from search_core.search.temperature import TemperatureOptions
 
 ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "failed")
-_SHOWN = ("child_val_error", "child_madds", "child_params")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ class EndedTrial:
         seconds: of its epochs.
         eta: penalty strength, None if its values did not fit together.
         temperature: its schedule in words, likewise.
+        strategy: kind, likewise; empty then.
         cell: stands for its cell: equal for equal cells.
     """
 
@@ -50,6 +51,7 @@ class EndedTrial:
     seconds: float
     eta: float | None
     temperature: str
+    strategy: str
     cell: int | None
 
 
@@ -77,6 +79,7 @@ class Tally:
         shared_hours: hours of the epochs that forked trials share, which each of them counts.
         shared_seconds: seconds of these epochs, likewise.
         at_once: most searches that ran at a time.
+        images: number of images by split, by which the answer says how sure an error is; empty: not known.
     """
 
     def __init__(self, spec: StudySpec) -> None:
@@ -89,6 +92,7 @@ class Tally:
         self.num_retrainings: int | None = None
         self.shared_hours = self.shared_seconds = 0.0
         self.at_once = 1
+        self.images: Mapping[str, int] = {}
 
     def add_trial(self, number: int, options: Mapping[str, Any], journal: Journal) -> None:
         """Count a search that is over, unless it is.
@@ -106,17 +110,18 @@ class Tally:
         counts = is_result(journal.end, len(values))
         found = excesses(plain_limits(options), last["metrics"]) if counts else {}
         broken = {name: amount for name, amount in found.items() if amount > 0}
-        temperature, penalty = options.get("temperature"), options.get("penalty")
+        temperature, penalty, strategy = (options.get(key) for key in ("temperature", "penalty", "strategy"))
         trial = EndedTrial(
             number=number,
             end=journal.end,
             reason=journal.reason or broken_limits(broken),
             values=values if counts and not broken and all(map(math.isfinite, values)) else (),
-            metrics={name: last["metrics"][name] for name in _SHOWN if name in last["metrics"]},
+            metrics={name: last["metrics"][name] for name in READ_METRICS if name in last["metrics"]},
             hours=hours_of(last["metrics"]),
             seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
             eta=penalty["strength"] if isinstance(penalty, Mapping) else None,
             temperature=described(TemperatureOptions(**temperature)) if isinstance(temperature, Mapping) else "",
+            strategy=strategy["kind"] if isinstance(strategy, Mapping) else "",
             cell=hash(reported_cell(last)) if "genotype" in last else None,
         )
         with self._lock:
@@ -140,7 +145,7 @@ class Tally:
         with self._lock:
             other._front, other.trials, other.retrainings = self._front, dict(self.trials), dict(self.retrainings)
         other.shared_hours, other.shared_seconds = self.shared_hours, self.shared_seconds
-        other.num_retrainings, other.at_once = self.num_retrainings, self.at_once
+        other.num_retrainings, other.at_once, other.images = self.num_retrainings, self.at_once, self.images
         return other
 
     @property
@@ -165,6 +170,31 @@ class Tally:
         """As `time_left_s` of this module."""
         seconds = (trial.seconds for trial in self.trials.values())
         return time_left_s(self._spec.num_trials - len(self.trials), seconds, self.shared_seconds, self.at_once)
+
+    def answer(self) -> Answer | None:
+        """Which cell to keep so far; None before a search has found a usable one."""
+        tests: dict[int | None, list[float]] = {}
+        for record in self.retrainings.values():
+            if record.test_accuracy is not None:
+                tests.setdefault(record.trial, []).append(1 - record.test_accuracy)
+        candidates = []
+        for trial in self.trials.values():
+            error, cost = measured(trial.metrics, self._spec.objectives)
+            if trial.values or trial.end == "collapsed":
+                candidates.append(
+                    Candidate(
+                        trial=trial.number,
+                        eta=trial.eta,
+                        schedule=trial.temperature,
+                        strategy=trial.strategy,
+                        error=error if trial.values else math.nan,
+                        cost=cost,
+                        tests=tuple(tests.get(trial.number, ())),
+                    )
+                )
+        wanted = 0 if self._spec.retrain is None else self.num_retrainings
+        is_over = len(self.trials) == self._spec.num_trials and len(self.retrainings) == wanted
+        return find_answer(candidates, self._spec.objectives, self.images, is_over=is_over)
 
     def trial_metrics(self) -> dict[str, float]:
         """Metrics of the study when a search is over."""

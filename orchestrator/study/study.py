@@ -5,6 +5,7 @@ What is done is read from Optuna's storage and the journals; there is no other s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from orchestrator.files.layout import TRUNK, Runs, StudyFolder
 from orchestrator.jobs import RetrainJob
 from orchestrator.sampling.samplers import STORAGE_ERRORS, load_optuna_study
 from orchestrator.study.records import (
+    IMAGES,
     ForkSavings,
     RetrainRecord,
     TrialRecord,
@@ -139,6 +141,12 @@ class Study:
     def resume_hint(self) -> str:
         """The command that resumes the study, and that it does."""
         return f"`{self.runs.command('study', 'resume', self.spec.name)}` resumes where it stopped"
+
+    @property
+    def images(self) -> Mapping[str, int]:
+        """Number of images by split; empty of a study that no driver has run since they are noted."""
+        sizes: dict[str, int] = self.optuna_study.user_attrs.get(IMAGES, {})
+        return sizes
 
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import MISSING, hours_text, shown_metric, shown_number
 from orchestrator.files.layout import trial_label, unit_label
 from orchestrator.study.standing import EndedRetraining, EndedTrial, Tally
@@ -64,8 +65,12 @@ class StudyProgress:
         goals = " and ".join(f"{objective.mode} {code(objective.metric)}" for objective in self._spec.objectives)
         sweep = "".join(f"\n- {code(f'{key}: {entry.to_data()}')}" for key, entry in self._spec.sweep.items())
         parent = RunAddress(self._tracker.experiment_id, self._parent)
+        answer = tally.answer()
+        said = "" if answer is None else f"**{plain(answer_words(answer))}**"
+        # MLflow shows the first line of an experiment's description, the rest on demand.
+        head = (said, self._numbers(tally)) if answer is not None and answer.is_over else (self._numbers(tally), said)
         return joined(
-            self._numbers(tally),  # MLflow shows the first line of an experiment's description, the rest on demand
+            *head,
             f"SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. "
             f"{link('Parent run', parent.page)}, {link('study file', parent.artifact('study.yaml'))}.",
             self._front(tally),

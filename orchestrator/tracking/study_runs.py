@@ -68,6 +68,7 @@ class StudyLog:
         self._curves = CurveFiles(tracker.client, parent, self._folder, partial(open_journal, "search"))
         self._rows: dict[str, int] = {}  # of the files of curves that were written from here
         self.tally = Tally(self._spec)
+        self.tally.images = data.sizes
         self._progress = StudyProgress(self._spec, self.tally, tracker, parent)
 
     def begin(self) -> None:

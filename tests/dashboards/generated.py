@@ -37,6 +37,8 @@ RUN_METRICS: tuple[str, ...] = (
 )
 OBJECTIVES = (Objective(metric="child_val_error", mode="min"), Objective(metric="child_madds", mode="min"))
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+#: Number of images by split, as CIFAR-10 is split in half.
+IMAGES = {"images.train": "25000", "images.validation": "25000", "images.test": "10000"}
 NOW_S = 1_790_100_000.0
 
 
@@ -181,7 +183,7 @@ def _parent(name: str, searches: Sequence[GeneratedSearch], trials: int, running
     if running:
         metrics["time_left_s"] = 4200.0 * running
     note = HOSTILE if hostile else "SNAS searches on cifar10: min `child_val_error` and min `child_madds`."
-    params = {"name": name, "seed": "0", "sampler": "tpe", "trials": str(trials)}
+    params = {"name": name, "seed": "0", "sampler": "tpe", "trials": str(trials), **IMAGES}
     params["objectives"] = json.dumps([vars(objective) for objective in OBJECTIVES])
     params |= {f"sweep.{key}": text for key, text in SWEPT.items()}
     params |= {f"search.{key}": text for key, text in SEARCH_PARAMS.items()}

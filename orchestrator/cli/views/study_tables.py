@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import MISSING, counted, percent_with_spread, shown_metric, shown_number
 from orchestrator.cli.common import filled_table, make_table, stdout
 
 if TYPE_CHECKING:
+    from dashboards.analysis.answer import Answer
     from orchestrator.reports.comparison import Comparison
     from orchestrator.reports.comparison_text import Columns
     from orchestrator.study.records import RetrainRecord, TrialRecord
@@ -97,6 +99,11 @@ def print_retrains(retrains: Sequence[RetrainRecord]) -> None:
     stdout.print(table)
     for record in retrains:
         _print_events(f"retraining {record.label}", record)
+
+
+def print_answer(answer: Answer) -> None:
+    """Which cell to keep, and how sure that is."""
+    stdout.print(f"\n{answer_words(answer)}", style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from dashboards.analysis.retrained import retrained_cells
 from dashboards.charts import retrain_charts
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves, many_curves, retrain_curves, search_curves
@@ -55,7 +56,7 @@ CHARTS = {
     "probability": lambda of, curves, history, theme: alpha_chart(history, "reduce", "probability", theme),
     "credit": lambda of, curves, history, theme: credit_chart(history, "normal", theme),
     "test error": lambda of, curves, history, theme: retrain_charts.test_error_chart(
-        retrain_charts.retrained_cells(of.retrainings), theme, is_cifar10=True
+        retrained_cells(of.retrainings), theme, is_cifar10=True
     ),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dashboards.analysis.retrained import retrained_cells, said_error
 from dashboards.charts import retrain_charts
 from dashboards.charts.curve_charts import compared_curves, many_curves, retrain_curves, search_curves
 from dashboards.charts.heat_charts import alpha_chart, credit_chart, edge_names
@@ -180,16 +181,16 @@ _CELLS = [
 
 
 def test_retrained_cells_have_mean_and_spread_over_seeds():
-    cells = retrain_charts.retrained_cells(_CELLS)
+    cells = retrained_cells(_CELLS)
     assert [cell.name for cell in cells] == ["trial 3", "trial 5", "trial 8"]
     assert cells[0].mean_error == pytest.approx(0.09)
     assert cells[0].spread == pytest.approx(0.02 / math.sqrt(2))
-    assert [retrain_charts.said_error(cell) for cell in cells] == ["9.00 ± 1.41%", "0.00%", "not known yet"]
+    assert [said_error(cell) for cell in cells] == ["9.00 ± 1.41%", "0.00%", "not known yet"]
 
 
 @pytest.mark.parametrize("is_cifar10", [True, False])
 def test_test_error_states_the_best_and_stands_beside_published_ones(is_cifar10):
-    chart = retrain_charts.test_error_chart(retrain_charts.retrained_cells(_CELLS), LIGHT, is_cifar10=is_cifar10)
+    chart = retrain_charts.test_error_chart(retrained_cells(_CELLS), LIGHT, is_cifar10=is_cifar10)
     assert chart.title == "Test error of 2 retrained cells: best 0.00% (trial 5)"
     assert chart.rows[0] == ("trial 3", pytest.approx(0.09), pytest.approx(0.02 / math.sqrt(2)), 2, 1e6, 5e6)
     here, *published = chart.figure["data"]

@@ -21,6 +21,7 @@ from PIL import Image
 from dashboards import pictures
 from dashboards.pictures.cell_layout import HEAD_LENGTH, NODE_RADIUS, WIDTH, cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES
+from dashboards.pictures.cell_svg import cells_text, small_cells_svg
 from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg, render_recurrent_svg
 from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
@@ -580,3 +581,33 @@ def test_figure_bytes_are_deterministic():
 def test_figure_png_rejects_dpi():
     with pytest.raises(ValueError, match=r"`dpi` must be above 0, got 0"):
         figure_png(render_study([trial(0)], title="t"), dpi=0)
+
+
+@pytest.mark.parametrize("name", ["NASNet", "AmoebaNet"])
+def test_names_of_two_operations_on_one_edge_do_not_touch(name):
+    genotype = PUBLISHED[name]
+    num_nodes = max(genotype.num_nodes(cell_type) for cell_type in CELL_TYPES)
+    labels = {}
+    for cell_type in CELL_TYPES:
+        for edge in drawable_edges(genotype, cell_type, num_nodes):
+            at = cell_layout(num_nodes).route(edge.source, edge.target, edge.copy).label
+            labels.setdefault((cell_type, edge.source, edge.target), []).append((at, STYLES[edge.primitive].label))
+    doubled = [places for places in labels.values() if len(places) > 1]
+    assert doubled
+    for (first, text), (second, other) in doubled:
+        widths = text_width(text, 8.0) + text_width(other, 8.0)
+        assert abs(first[0] - second[0]) > widths / 2
+
+
+def test_small_cells_show_every_kept_edge_and_both_inputs_in_any_colours():
+    empty = Genotype((), (2, 3), (Edge("sep_conv_3x3", 2, 3),), (2, 3))
+    for genotype in (*PUBLISHED.values(), empty):
+        root = ElementTree.fromstring(small_cells_svg(genotype, ink="#1F2A33", muted="#56636E", ground="#FFFFFF"))
+        texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        wanted = [STYLES[edge.primitive].label for kind in CELL_TYPES for edge in genotype.edges(kind)]
+        assert sorted(text for text in texts if text in {s.label for s in STYLES.values()}) == sorted(wanted)
+        assert texts.count("c(k\N{MINUS SIGN}2)") == texts.count("c(k\N{MINUS SIGN}1)") == 2
+        box = [float(number) for number in root.get("viewBox").split()]
+        places = [float(node.get("y")) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert all(0 < place < box[3] for place in places)
+    assert cells_text(empty) == "Normal cell: no edge. Reduction cell: sep 3x3 from 0 to 1."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,10 @@ def test_show_shows_what_mattered_and_draws_the_best_cell(front: Done) -> None:
     assert "CPU core hours in searches" in said
     assert "importance for child_val_error: 3 complete trials are too few to rate parameters" in said
     assert "eta and multiply-adds: 3 complete trials are too few to relate them" in said
-    assert f"the cell of trial {document['best_trial']}, the best by child_val_error: Normal cell:" in said
+    words, kept = document["answer"]["words"], document["answer"]["picks"][0]["trial"]
+    assert f"{words} the cell of trial {kept}: Normal cell:" in said
+    assert words in html.unescape(front.mlflow_runs["front"].data.tags["mlflow.note.content"])
+    assert document["answer"]["picks"][0]["error"]["interval"] is not None
 
 
 def front_of(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from dashboards.analysis.answer_text import answer_words
 from dashboards.analysis.importance import MIN_RATED
 from orchestrator.cli.views.cells import sparkline
+from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Runs
 from orchestrator.files.lock import driver_lock
 from orchestrator.reports.relations import relation, study_facts
+from orchestrator.study.records import IMAGES
+from orchestrator.study.standing import Tally
 from orchestrator.study.study import Study
-from orchestrator.study_file.spec import StudySpec
+from orchestrator.study_file.spec import StudySpec, search_options
 from tests.orchestrator.tiny import TWO_OBJECTIVES, cell_of, made_up_record, opened_study, tiny_spec, written_journal
 
 METRICS = ("child_val_error", "child_madds", "discretization_gap", "seconds", "cpu_core_hours")
@@ -59,7 +64,24 @@ def test_facts_of_a_study(tmp_path: Path) -> None:
     cost, gap = facts["relations"]
     assert cost["words"] == f"more eta goes with less multiply-adds (rank correlation -1.00, n = {MIN_RATED})"
     assert gap["words"].endswith(f"discretization gap is the same in all {MIN_RATED} complete trials")
-    assert facts["best_trial"] == 10, "of equal error, the cheaper one is on the front"
+
+
+def test_answer_is_the_same_from_the_store_and_from_what_a_driver_counted(tmp_path: Path) -> None:
+    study = made_up_study(tmp_path, MIN_RATED)
+    tally = Tally(study.spec)
+    for trial in study.trials():
+        options = asdict(search_options(study.spec, trial.values))
+        tally.add_trial(trial.number, options, Journal(study.folder.journal("search", f"{trial.number:04d}")))
+    found = study_facts(study, study.trials(), [])["answer"]
+    assert found == tally.answer()
+    assert [(pick.trial, pick.roles) for pick in found.picks] == [(10, ("most accurate",)), (11, ("cheapest",))]
+    assert (found.keep.eta, found.keep.error.interval) == (pytest.approx(1e-4 * 1.2**10), None)
+    study.optuna_study.set_user_attr(IMAGES, {"validation": 64})
+    tally.images = {"validation": 64}
+    again = study_facts(study, study.trials(), [])["answer"]
+    assert again == tally.answer()
+    assert again.keep.roles == ("cheapest",), "of 64 images, 0.32 and 0.30 are the same"
+    assert "19 against 20 wrong of 64" in answer_words(again)
 
 
 def test_eta_is_related_within_the_strategies_that_were_swept_over_it(tmp_path: Path) -> None:
