@@ -91,7 +91,7 @@ def run_search(
     kept = with_copies(asdict(options), folder)
     write_copies(kept)
     (folder / "search.yaml").write_text(dump_yaml(kept), encoding="utf-8")
-    primitives = options.network.primitives
+    primitives = options.network.operations
     unit = Unit(
         label=name,
         kind="search",
@@ -109,7 +109,8 @@ def run_search(
             sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.genotype()
-    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.probabilities().items()}
+    rows = search.probabilities()
+    probabilities = {cell_type: rows[cell_type].tolist() for cell_type in genotype.cell_types}
     picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
     (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
     if choices := journal.epochs[-1].get("choices"):
