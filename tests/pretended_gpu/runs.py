@@ -22,6 +22,8 @@ from tests.search_core.tiny import FEW_PRIMITIVES, TINY_DATASET, through_file, t
 
 #: Both types of cells.
 NETWORK = NetworkOptions(nodes=1, cells=3, init_channels=4, primitives=FEW_PRIMITIVES)
+#: The fewest launches.
+ONE_CELL = replace(NETWORK, cells=1)
 #: With all that is drawn on the device; 16 images to train on and 4 to validate.
 IMAGES = replace(TINY_DATASET, images=25, crop_padding=1, flip=True, cutout=2)
 _CLOCK = ("seconds", "images_per_s")
@@ -68,7 +70,7 @@ def waits_of_steps(search: Search, gpu: Gpu) -> list[Counter[str]]:
     return waits
 
 
-def stepped(options: SearchOptions, epochs: Sequence[int] = (5, 1)) -> list[dict[str, Any]]:
+def stepped(options: SearchOptions, epochs: Sequence[int] = (4, 1)) -> list[dict[str, Any]]:
     """Results of steps on the GPU, and the weights behind the last: so many in epochs of other settings each.
 
     A CUDA graph is recorded in the fourth step and replayed from then on.

@@ -14,14 +14,17 @@ from search_core.space.genotype import KNOWN_PRIMITIVES
 from tests.pretended_gpu.cuda import pretended_gpu
 from tests.pretended_gpu.runs import NETWORK, from_file, options_of, record, records, search_on, waits_of_steps
 from tests.search_core.image_folders import write_folder
-from tests.search_core.strategies.test_strategies import CASES, every_strategy
+from tests.search_core.strategies.test_strategies import CASES
 
 #: How often the host may wait in a step. A child that is drawn must be known there, once, to launch its operations:
 #: DSNAS draws it from what the step before has computed.
 _WAITS = {name: 0 if name.startswith(("snas", "darts", "one_shot")) else 1 for name in CASES}
 
+#: The first tier has each strategy once.
+_STRATEGIES = [pytest.param(name, marks=[pytest.mark.slow] if "-" in name else []) for name in CASES]
 
-@every_strategy
+
+@pytest.mark.parametrize("name", _STRATEGIES)
 def test_strategy_computes_and_resumes_on_a_gpu_as_on_the_cpu_and_does_not_wait(name: str) -> None:
     """The second epoch is run by another search, from the state of the first one."""
     options = options_of(name)
