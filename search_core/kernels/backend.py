@@ -1,11 +1,11 @@
-"""Which code runs the kernels: Numba's on CPUs, torch's own elsewhere; and how images are shared among threads."""
+"""Which code runs the kernels: Numba's, Triton's or torch's own; and how images are shared among threads."""
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -17,8 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from search_core.kernels.gpu import launch
+
 _LANES = {torch.float32: (16, 8, 4), torch.float64: (8, 4)}
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_PARTS = 8
 _NUMBERS_OF_A_PART = 1 << 17  # fewer are not worth a thread
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -36,6 +39,11 @@ def _has_numba() -> bool:
 def use_native(x: Tensor) -> bool:
     """Whether the Numba kernels can work on a tensor (..., C): on a CPU, C a multiple of 4, Numba installed."""
     return _native_allowed and x.device.type == "cpu" and x.dtype in _LANES and x.shape[-1] % 4 == 0 and _has_numba()
+
+
+def use_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels can work on a tensor: on a GPU, of at most 32 bits, with Triton and a C compiler."""
+    return _native_allowed and x.device.type == "cuda" and x.dtype in _GPU_DTYPES and launch.has_triton()
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -57,9 +65,15 @@ def check_layout(like: Tensor, *tensors: Tensor | None) -> None:
         assert tensor.is_contiguous()
 
 
+def defined(gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """Gradients of equal outputs, with zeros for those of outputs that nobody used; at least one was used."""
+    like = next(gradient for gradient in gradients if gradient is not None)
+    return [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
+
+
 @contextmanager
 def torch_only() -> Iterator[None]:
-    """Compute everything inside with torch's own operations, as on machines without Numba."""
+    """Compute everything inside with torch's own operations, as on machines without Numba and Triton."""
     global _native_allowed
     before, _native_allowed = _native_allowed, False
     try:

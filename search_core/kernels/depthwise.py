@@ -5,7 +5,7 @@ Shape suffixes: B edges, N images, H rows, W columns, C channels; G is 1 where a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import autocast_dtype, check_layout, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import (
+    autocast_dtype,
+    check_layout,
+    kind_of,
+    num_parts,
+    over_images,
+    use_native,
+    use_triton,
+)
 
 
 def relu_depthwise(
@@ -50,17 +58,26 @@ class _ReluDepthwise(Function):
     def forward(ctx: Any, x: Tensor, dilations: tuple[int, ...], stride: int, *weights: Tensor) -> tuple[Tensor, ...]:
         weights = tuple(weight.contiguous() for weight in weights)
         ctx.save_for_backward(x, *weights)
-        ctx.dilations, ctx.stride, ctx.native = dilations, stride, use_native(x)
-        forward = _native_forward if ctx.native else _torch_forward
+        ctx.dilations, ctx.stride, (forward, ctx.backward_of) = dilations, stride, _passes(x)
         return forward(x, dilations, stride, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        backward = _native_backward if ctx.native else _torch_backward
-        x_gradient, weight_gradients = backward(x, ctx.dilations, ctx.stride, weights, gradients)
+        x_gradient, weight_gradients = ctx.backward_of(x, ctx.dilations, ctx.stride, weights, gradients)
         return x_gradient, None, None, *weight_gradients
+
+
+def _passes(x: Tensor) -> tuple[Callable[..., tuple[Tensor, ...]], Callable[..., tuple[Tensor, list[Tensor]]]]:
+    """Forward and backward pass in the code that runs on x."""
+    if use_native(x):
+        return _native_forward, _native_backward
+    if use_triton(x):
+        from search_core.kernels.gpu import depthwise
+
+        return depthwise.forward, depthwise.backward
+    return _torch_forward, _torch_backward
 
 
 def _native_forward(x: Tensor, dilations: Sequence[int], stride: int, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -168,14 +185,19 @@ def _torch_backward(
 ) -> tuple[Tensor, list[Tensor]]:
     num_edges = len(weights[0])
     rectified = _side_by_side(x.relu(), num_edges)
-    x_gradient, weight_gradients = torch.zeros_like(rectified), []
+    of_inputs, weight_gradients = [], []
     for weight, dilation, gradient in zip(weights, dilations, gradients, strict=True):
         padding = weight.shape[-1] // 2 * dilation
         of_input, of_weight, _ = torch.ops.aten.convolution_backward(
             _side_by_side(gradient, num_edges), rectified, weight.flatten(0, 1).unsqueeze(1), None, [stride] * 2,
             [padding] * 2, [dilation] * 2, False, [0, 0], rectified.shape[1], [True, True, False],
         )  # fmt: skip
-        x_gradient += of_input
+        of_inputs.append(of_input)
         weight_gradients.append(of_weight.view_as(weight))
-    per_edge = _apart(x_gradient * (rectified > 0), num_edges)
-    return (per_edge.sum(0, keepdim=True) if len(x) == 1 else per_edge).contiguous(), weight_gradients
+    total = of_inputs[0]
+    for of_input in of_inputs[1:]:
+        total += of_input
+    per_edge = _apart(total, num_edges)
+    if len(x) < num_edges:
+        per_edge = per_edge.sum(0, keepdim=True)
+    return torch.ops.aten.threshold_backward(per_edge, x, 0), weight_gradients

@@ -15,14 +15,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import check_layout, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import check_layout, defined, kind_of, num_parts, over_images, use_native
 
 EPSILON = 1e-5  # of every batch norm, as in `torch.nn.BatchNorm2d`
 
 
 def normalised_pools(
-    x_NHWC: Tensor, names: Sequence[str], stride: int, statistics: tuple[Sequence[Tensor], Sequence[Tensor]] | None
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    x_NHWC: Tensor, names: Sequence[str], stride: int, statistics: tuple[Tensor, Tensor] | None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
     """Pools of x, each channel brought to mean 0 and variance 1.
 
     All edges that leave a source pool the same pixels, so this is done once a source. For the backward pass only the
@@ -33,16 +33,15 @@ def normalised_pools(
         x_NHWC: the source, contiguous.
         names: `max_pool_3x3`, `avg_pool_3x3`, or both.
         stride: 1 or 2; odd sizes round up.
-        statistics: means and variances (C) of each pool to normalise with (evaluation); None for those of the batch.
+        statistics: means and variances (Q, C) to normalise with (evaluation); None for those of the batch.
 
     Returns:
-        Pools, each (N, ceil(H / stride), ceil(W / stride), C), then their batch means (C) and biased variances (C),
+        Pools, each (N, ceil(H / stride), ceil(W / stride), C), and their batch means and biased variances, each (Q, C),
         none in evaluation. Gradients flow through the pools only.
     """
-    given = [] if statistics is None else [*statistics[0], *statistics[1]]
-    results = _NormalisedPools.apply(x_NHWC, tuple(names), stride, *given)
+    results = _NormalisedPools.apply(x_NHWC, tuple(names), stride, *(statistics or ()))
     num = len(names)
-    return results[:num], results[num : 2 * num], results[2 * num :]
+    return results[:num], None if statistics else results[num:]
 
 
 class _NormalisedPools(Function):
@@ -50,34 +49,33 @@ class _NormalisedPools(Function):
     def forward(ctx: Any, x: Tensor, names: tuple[str, ...], stride: int, *given: Tensor) -> tuple[Tensor, ...]:
         ctx.native = use_native(x)
         pools = (_native_pools if ctx.native else _torch_pools)(x, names, stride)
-        if given:
-            means, variances = given[: len(names)], given[len(names) :]
-        else:
-            means, variances = (_native_moments if ctx.native else _torch_moments)(pools)
-        scales = [(variance + EPSILON).rsqrt() for variance in variances]
-        normalised = tuple(
-            torch.addcmul(-mean * scale, pool, scale, out=pool)
-            for pool, mean, scale in zip(pools, means, scales, strict=True)
-        )
-        ctx.save_for_backward(x, *normalised, *scales)
+        means, variances = given or (_native_moments if ctx.native else _torch_moments)(pools)
+        scales = (variances + EPSILON).rsqrt_()
+        offsets_QC, scales_QC = (values[:, None, None, None] for values in (-means * scales, scales))
+        torch.addcmul(offsets_QC, pools, scales_QC, out=pools)
+        ctx.save_for_backward(x, pools, scales)
         ctx.names, ctx.stride, ctx.training = names, stride, not given
         if given:
-            return normalised
-        ctx.mark_non_differentiable(*means, *variances)
-        return *normalised, *means, *variances
+            return pools.unbind()
+        ctx.mark_non_differentiable(means, variances)
+        ctx.set_materialize_grads(False)  # else zeros are made for these, too
+        return *pools.unbind(), means, variances
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        num = len(ctx.names)
-        x, *saved = ctx.saved_tensors
-        normalised, scales = saved[:num], saved[num:]
-        of_pools = [
-            _norm_backward(gradient, output, scale) if ctx.training else gradient * scale
-            for gradient, output, scale in zip(gradients[:num], normalised, scales, strict=True)
-        ]
-        backward = _native_pools_backward if ctx.native else _torch_pools_backward
-        return backward(x, ctx.names, ctx.stride, of_pools), None, None, *([None] * (0 if ctx.training else 2 * num))
+        x, normalised, scales = ctx.saved_tensors
+        of_norms = defined(gradients[: len(ctx.names)])
+        if ctx.native:
+            of_pools: Sequence[Tensor] = [
+                _norm_backward(gradient, output, scale) if ctx.training else gradient * scale
+                for gradient, output, scale in zip(of_norms, normalised, scales, strict=True)
+            ]
+            x_gradient = _native_pools_backward(x, ctx.names, ctx.stride, of_pools)
+        else:
+            of_pools = _torch_norms_backward(of_norms, normalised, scales, ctx.training)
+            x_gradient = _torch_pools_backward(x, ctx.names, ctx.stride, of_pools)
+        return x_gradient, None, None, *([None] * (0 if ctx.training else 2))
 
 
 def _norm_backward(gradient: Tensor, output: Tensor, scale: Tensor) -> Tensor:
@@ -90,27 +88,28 @@ def _norm_backward(gradient: Tensor, output: Tensor, scale: Tensor) -> Tensor:
     return result.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
 
 
-def _native_pools(x: Tensor, names: Sequence[str], stride: int) -> list[Tensor]:
+def _native_pools(x: Tensor, names: Sequence[str], stride: int) -> Tensor:
+    """(Q, N, H, W, C)."""
     from search_core.kernels import native_pools
 
     check_layout(x, x)
     num_images, height, width, channels = x.shape
     size = (num_images, -(-height // stride), -(-width // stride), channels)
-    pools = {name: x.new_empty(size) for name in names}
+    pools = x.new_empty((len(names), *size))
     over_images(
-        native_pools.forward, num_images, num_parts(num_images, x.numel()), x.data_ptr(), *_addresses(pools), height,
-        width, channels, stride, *kind_of(x),
+        native_pools.forward, num_images, num_parts(num_images, x.numel()), x.data_ptr(),
+        *_addresses(dict(zip(names, pools, strict=True))), height, width, channels, stride, *kind_of(x),
     )  # fmt: skip
-    return list(pools.values())
+    return pools
 
 
-def _native_moments(pools: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def _native_moments(pools: Tensor) -> tuple[Tensor, Tensor]:
     """Means and biased variances, from values shifted by the first image's mean: squares of those do not cancel."""
     from search_core.kernels import native_pools
 
     num_images, height, width, channels = pools[0].shape
     parts = num_parts(num_images, pools[0].numel())
-    shifts = torch.stack([pool[0].mean((0, 1)) for pool in pools])
+    shifts = pools[:, 0].mean((1, 2))
     sums, squares = shifts.new_empty((2, parts, len(pools), channels))
     over_images(
         native_pools.moments, num_images, parts, np.array([pool.data_ptr() for pool in pools]), shifts.numpy(),
@@ -118,12 +117,12 @@ def _native_moments(pools: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[
     )  # fmt: skip
     count = num_images * height * width
     offsets = sums.sum(0) / count
-    return (offsets + shifts).unbind(), (squares.sum(0) / count - offsets.square()).unbind()
+    return offsets + shifts, squares.sum(0) / count - offsets.square()
 
 
-def _torch_moments(pools: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    moments = [torch.var_mean(pool.flatten(0, 2), dim=0, correction=0) for pool in pools]
-    return tuple(mean for _, mean in moments), tuple(variance for variance, _ in moments)
+def _torch_moments(pools: Tensor) -> tuple[Tensor, Tensor]:
+    variances, means = torch.var_mean(pools, dim=(1, 2, 3), correction=0)
+    return means, variances
 
 
 def _native_pools_backward(x: Tensor, names: Sequence[str], stride: int, gradients: Sequence[Tensor]) -> Tensor:
@@ -145,20 +144,43 @@ def _addresses(pools: dict[str, Tensor]) -> list[int]:
     return [pools[name].data_ptr() if name in pools else 0 for name in ("max_pool_3x3", "avg_pool_3x3")]
 
 
-def _torch_pool(x_NCHW: Tensor, name: str, stride: int) -> Tensor:
-    if name == "max_pool_3x3":
-        return functional.max_pool2d(x_NCHW, 3, stride, 1)
-    return functional.avg_pool2d(x_NCHW, 3, stride, 1, count_include_pad=False)
+# With torch: the pools side by side, pixel by pixel
 
 
-def _torch_pools(x: Tensor, names: Sequence[str], stride: int) -> list[Tensor]:
-    return [_torch_pool(x.permute(0, 3, 1, 2), name, stride).permute(0, 2, 3, 1) for name in names]
+def _torch_pools(x: Tensor, names: Sequence[str], stride: int) -> Tensor:
+    """(Q, N, H, W, C)."""
+    x_NCHW = x.permute(0, 3, 1, 2)
+    pools = [
+        functional.max_pool2d(x_NCHW, 3, stride, 1)
+        if name == "max_pool_3x3"
+        else functional.avg_pool2d(x_NCHW, 3, stride, 1, count_include_pad=False)
+        for name in names
+    ]
+    return torch.stack([pool.permute(0, 2, 3, 1) for pool in pools], dim=3).permute(3, 0, 1, 2, 4)
+
+
+def _torch_norms_backward(
+    gradients: Sequence[Tensor], outputs_QNHWC: Tensor, scales_QC: Tensor, training: bool
+) -> Sequence[Tensor]:
+    stacked = torch.stack(list(gradients), dim=3)
+    if training:
+        outputs = outputs_QNHWC.permute(1, 2, 3, 0, 4)
+        stacked = _norm_backward(stacked.flatten(3), outputs.flatten(3), scales_QC.flatten()).view_as(stacked)
+    else:
+        stacked *= scales_QC
+    return stacked.unbind(3)
 
 
 def _torch_pools_backward(x: Tensor, names: Sequence[str], stride: int, gradients: Sequence[Tensor]) -> Tensor:
-    with torch.enable_grad():
-        source = x.detach().permute(0, 3, 1, 2).requires_grad_()
-        pools = [_torch_pool(source, name, stride) for name in names]
-    outputs = [gradient.permute(0, 3, 1, 2) for gradient in gradients]
-    (result,) = torch.autograd.grad(pools, source, outputs)
-    return result.permute(0, 2, 3, 1).contiguous()
+    x_NCHW, window = x.permute(0, 3, 1, 2), ([3, 3], [stride] * 2, [1, 1])
+    total: Tensor | None = None
+    for name, gradient in zip(names, gradients, strict=True):
+        gradient = gradient.contiguous().permute(0, 3, 1, 2)
+        if name == "max_pool_3x3":
+            _, indices = torch.ops.aten.max_pool2d_with_indices(x_NCHW, *window)
+            of_x = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x_NCHW, *window, [1, 1], False, indices)
+        else:
+            of_x = torch.ops.aten.avg_pool2d_backward(gradient, x_NCHW, *window, False, False, None)
+        total = of_x if total is None else total.add_(of_x)
+    assert total is not None, "there must be a pool"
+    return total.permute(0, 2, 3, 1).contiguous()

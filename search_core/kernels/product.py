@@ -34,7 +34,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from search_core.kernels.backend import FLAGS, check_layout, kind_of, num_parts, over_images, use_native
-from search_core.kernels.pools import EPSILON
+from search_core.kernels.fold import Folded, Moments, fold, unfold
+from search_core.kernels.packed_product import PackedSum
 
 
 class Statistics(NamedTuple):
@@ -76,7 +77,8 @@ def normalised_sum(
     bases = tuple(bases_NHWC) if bases_NHWC is not None else (None,) * len(weights_BK)
     like = maps_GNHWC[0][0] if maps_GNHWC else features_NHWC[0]
     with torch.autocast(like.device.type, enabled=False):  # what is cheap in half precision, and right, is cast below
-        results = _NormalisedSum.apply(
+        function = _NativeSum if use_native(features_NHWC[0] if features_NHWC else like) else PackedSum
+        results = function.apply(
             like.shape, keep_BON, statistics, stacked, len(maps_GNHWC), matrices_KBCC, weights_BK, factors_BQ,
             *maps_GNHWC, *features_NHWC, *bases,
         )  # fmt: skip
@@ -93,7 +95,9 @@ class _Terms(NamedTuple):
     keep: Tensor | None
 
 
-class _NormalisedSum(Function):
+class _NativeSum(Function):
+    """With Numba."""
+
     @staticmethod
     def forward(
         ctx: Any, size: torch.Size, keep: Tensor | None, given: Statistics | None, stacked: bool, num_maps: int,
@@ -103,84 +107,55 @@ class _NormalisedSum(Function):
         maps, features = tensors[:num_maps], tensors[num_maps : len(tensors) - num_edges]
         bases = tensors[len(tensors) - num_edges :]
         terms = _Terms(maps, features, factors.contiguous(), keep)  # type: ignore[arg-type]
-        weights_KB1 = weights.t().unsqueeze(2)
-        ctx.native = use_native(terms.features[0] if features else terms.maps[0])
-        if given is None:
-            means_in, covariances = _moments(terms.maps, matrices, ctx.native)
-            means = (matrices @ means_in.unsqueeze(3)).squeeze(3)
-            products = matrices @ covariances
-            variances = (products * matrices).sum(3).clamp_min(0)  # rounding may leave less
-        else:
-            means_in = covariances = products = matrices.new_empty(0)
-            means, variances = given
-        scales = (variances + EPSILON).rsqrt()
-        folded = (weights_KB1 * scales).unsqueeze(3) * matrices
-        biases = -weights_KB1 * scales * means
+        moments = _moments(terms.maps, matrices) if given is None else None
+        folded = fold(matrices, weights.t(), moments, given)
         shapes = [torch.Size((num_edges, *size))] if stacked else [size] * num_edges
         results = tuple(matrices.new_empty(shape) for shape in shapes)
         outputs: Sequence[Tensor] = results[0].unbind() if stacked else results
-        (_native_sum if ctx.native else _torch_sum)(terms, folded, biases, bases, outputs)
-        ctx.save_for_backward(matrices, weights, factors, means_in, means, products, scales, *maps, *features)
+        _native_sum(terms, folded.gains.unsqueeze(3) * matrices, -folded.biases, bases, outputs)
+        means_in = matrices.new_empty(0) if moments is None else moments.means
+        ctx.save_for_backward(matrices, factors, means_in, *folded, *maps, *features)
         ctx.keep, ctx.training, ctx.stacked, ctx.num_maps = keep, given is None, stacked, num_maps
         ctx.has_base = [base is not None for base in bases]
         if given is not None:
             return results
-        ctx.mark_non_differentiable(means, variances)
-        return *results, means, variances
+        ctx.mark_non_differentiable(folded.means, folded.variances)
+        return *results, folded.means, folded.variances
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        matrices, weights, factors, means_in, means, products, scales, *tensors = ctx.saved_tensors
+        matrices, factors, means_in, *saved = ctx.saved_tensors
+        num = len(Folded._fields)
+        folded, tensors = Folded(*saved[:num]), saved[num:]
         terms = _Terms(tensors[: ctx.num_maps], tensors[ctx.num_maps :], factors.contiguous(), ctx.keep)
-        of_outputs = gradients[0].unbind() if ctx.stacked else gradients[: len(weights)]
+        of_outputs = gradients[0].unbind() if ctx.stacked else gradients[: len(factors)]
         outputs = [gradient.contiguous() for gradient in of_outputs]
-        outer, sums, factor_gradients = (_native_reduce if ctx.native else _torch_reduce)(terms, outputs)
-
-        weights_KB1 = weights.t().unsqueeze(2)
-        folded = (weights_KB1 * scales).unsqueeze(3) * matrices
-        if ctx.training:
-            outer = outer - sums.unsqueeze(3) * means_in.unsqueeze(2)
-            of_rows = (outer * matrices).sum(3)
-        else:
-            of_rows = (outer * matrices).sum(3) - sums * means
-        weight_gradients = (of_rows * scales).sum(2).t()
-        matrix_gradients = (weights_KB1 * scales).unsqueeze(3) * outer
-        own = constants = None
-        if ctx.training:
-            of_variances = -0.5 * scales**3 * weights_KB1 * of_rows
-            matrix_gradients = matrix_gradients + 2 * of_variances.unsqueeze(3) * products
-            pixels = outputs[0][..., 0].numel()
-            own = matrices.transpose(2, 3) @ (of_variances.unsqueeze(3) * matrices) * (2 / pixels)
-            of_means = -(sums.unsqueeze(2) @ folded).squeeze(2)
-            constants = of_means / pixels - (means_in.unsqueeze(2) @ own).squeeze(2)
-        backward = _native_backward if ctx.native else _torch_backward
-        map_gradients, feature_gradients = backward(terms, outputs, folded, own, constants)
+        outer, sums, factor_gradients = _native_reduce(terms, outputs)
+        pixels = outputs[0][..., 0].numel()
+        unfolded = unfold(outer, sums, matrices, folded, means_in if ctx.training else None, pixels)
+        map_gradients, feature_gradients = _native_backward(
+            terms, outputs, folded.gains.unsqueeze(3) * matrices, unfolded.own, unfolded.constants
+        )
         base_gradients = (gradient if has else None for gradient, has in zip(outputs, ctx.has_base, strict=True))
         return (
-            None, None, None, None, None, matrix_gradients, weight_gradients, factor_gradients, *map_gradients,
+            None, None, None, None, None, unfolded.matrices, unfolded.weights.t(), factor_gradients, *map_gradients,
             *feature_gradients, *base_gradients,
         )  # fmt: skip
 
 
-def _moments(maps: Sequence[Tensor], matrices: Tensor, native: bool) -> tuple[Tensor, Tensor]:
-    """Means (K, B, C) and biased covariances (K, B, C, C) of all maps."""
+def _moments(maps: Sequence[Tensor], matrices: Tensor) -> Moments:
+    """Of all maps, (K, B, C) and (K, B, C, C)."""
     if not maps:
-        return matrices.new_zeros(matrices.shape[:3]), matrices.new_zeros(matrices.shape)
-    shifts = torch.cat([z[:, 0].to(matrices.dtype).mean((1, 2)) for z in maps])
-    sums, grams = (_native_moments if native else _torch_moments)(maps, shifts)
-    pixels = maps[0][0, ..., 0].numel()
-    offsets = sums / pixels
-    covariances = grams / pixels - offsets.unsqueeze(2) * offsets.unsqueeze(1)
-    num_edges = matrices.shape[1]
-    if len(offsets) == len(maps) * num_edges:
-        return (offsets + shifts).view(matrices.shape[:3]), covariances.view(matrices.shape)
-    lengths = [len(z) for z in maps]
-    means = [mean.expand(num_edges, -1) for mean in (offsets + shifts).split(lengths)]
-    return torch.stack(means), torch.stack([c.expand(num_edges, -1, -1) for c in covariances.split(lengths)])
-
-
-# With Numba
+        return Moments(matrices.new_zeros(matrices.shape[:3]), matrices.new_zeros(matrices.shape))
+    shifts = torch.cat([z[:, 0].mean((1, 2)) for z in maps])
+    moments = Moments.of_sums(*_native_moments(maps, shifts), shifts, maps[0][0, ..., 0].numel())
+    num_edges, lengths = matrices.shape[1], [len(z) for z in maps]
+    if sum(lengths) == len(maps) * num_edges:
+        return Moments(moments.means.view(matrices.shape[:3]), moments.covariances.view(matrices.shape))
+    means = [mean.expand(num_edges, -1) for mean in moments.means.split(lengths)]
+    covariances = [covariance.expand(num_edges, -1, -1) for covariance in moments.covariances.split(lengths)]
+    return Moments(torch.stack(means), torch.stack(covariances))
 
 
 Table = npt.NDArray[np.int64]
@@ -301,71 +276,4 @@ def _native_backward(
         np.concatenate(uses), _starts(gradients), _starts(feature_gradients), np.ascontiguousarray(keeps[:, num_maps:]),
         terms.factors.numpy(), height * width, channels, FLAGS, *kind_of(gradients[0]),
     )  # fmt: skip
-    return map_gradients, feature_gradients
-
-
-# With torch
-
-
-def _rows(z: Tensor, num_edges: int) -> Tensor:
-    """(G, N, H, W, C) as (B, N H W, C), without a copy where the layout allows it."""
-    return z.flatten(1, 3).expand(num_edges, -1, -1)
-
-
-def _masked(x_BNHWC: Tensor, terms: _Terms, term: int) -> Tensor:
-    return x_BNHWC if terms.keep is None else x_BNHWC * terms.keep[:, term, :, None, None, None]
-
-
-def _torch_moments(maps: Sequence[Tensor], shifts: Tensor) -> tuple[Tensor, Tensor]:
-    sums, grams = [], []
-    for z, shift in zip(maps, shifts.split([len(z) for z in maps]), strict=True):
-        shifted = z.flatten(1, 3) - shift.unsqueeze(1)  # in the type of the weights, whatever that of the maps
-        sums.append(shifted.sum(1))
-        grams.append(shifted.transpose(1, 2) @ shifted)
-    return torch.cat(sums), torch.cat(grams)
-
-
-def _torch_sum(
-    terms: _Terms, folded: Tensor, biases: Tensor, bases: Sequence[Tensor | None], outputs: Sequence[Tensor]
-) -> None:
-    num_edges, zeros = len(bases), outputs[0].new_zeros(outputs[0].shape)
-    total = torch.stack([zeros if base is None else base for base in bases])
-    for k, z in enumerate(terms.maps):
-        product = torch.bmm(_rows(z, num_edges), folded[k].transpose(1, 2).to(z.dtype)) + biases[k].unsqueeze(1)
-        total += _masked(product.view(total.shape), terms, k)
-    for q, feature in enumerate(terms.features):
-        scaled = terms.factors[:, q, None, None, None, None] * feature
-        total += _masked(scaled, terms, len(terms.maps) + q)
-    torch._foreach_copy_(list(outputs), list(total))
-
-
-def _torch_reduce(terms: _Terms, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    stacked, num_edges, num_maps = torch.stack(list(gradients)), len(gradients), len(terms.maps)
-    channels = stacked.shape[-1]
-    outer = stacked.new_zeros((num_maps, num_edges, channels, channels))
-    sums = stacked.new_zeros((num_maps, num_edges, channels))
-    for k, z in enumerate(terms.maps):
-        rows = _masked(stacked, terms, k).flatten(1, 3)
-        outer[k] = rows.transpose(1, 2) @ _rows(z, num_edges).to(rows.dtype)
-        sums[k] = rows.sum(1)
-    factors = stacked.new_zeros((num_edges, len(terms.features)))
-    for q, feature in enumerate(terms.features):
-        factors[:, q] = _masked(stacked, terms, num_maps + q).flatten(1) @ feature.flatten()
-    return outer, sums, factors
-
-
-def _torch_backward(
-    terms: _Terms, gradients: Sequence[Tensor], folded: Tensor, own: Tensor | None, constants: Tensor | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    stacked, num_edges = torch.stack(list(gradients)), len(gradients)
-    map_gradients, feature_gradients = [], []
-    for k, z in enumerate(terms.maps):
-        result = _masked(stacked, terms, k).flatten(1, 3).to(z.dtype) @ folded[k].to(z.dtype)
-        if own is not None and constants is not None:
-            result = result + _rows(z, num_edges) @ own[k].to(z.dtype) + constants[k].unsqueeze(1).to(z.dtype)
-        result = result.sum(0, keepdim=True) if len(z) == 1 else result
-        map_gradients.append(result.view(z.shape))
-    for q, feature in enumerate(terms.features):
-        masked = _masked(stacked, terms, len(terms.maps) + q)
-        feature_gradients.append((terms.factors[:, q] @ masked.flatten(1)).view(feature.shape))
     return map_gradients, feature_gradients

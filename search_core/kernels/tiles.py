@@ -21,7 +21,7 @@ from numba.extending import intrinsic, models, register_model
 
 #: Changes with every kernel's code: Numba notices changes in the file of a cached function only, not in those it calls.
 _SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    b"".join(path.read_bytes() for path in [Path(__file__), *sorted(Path(__file__).parent.glob("native_*.py"))])
 ).hexdigest()[:12]
 
 

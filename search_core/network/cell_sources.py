@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -64,27 +63,27 @@ class Source:
 
     Attributes:
         kernels: of the first depthwise convolutions, (B, C, K, K), in the order of `Layout.twice` and `once`.
-        matrices: first pointwise weights (1, B, C, C) of `twice`.
+        matrices: first pointwise weights (B, K, C, C) of `twice`.
         second_kernels: of the second depthwise convolutions of `twice`.
         last_matrices: pointwise weights (K, B, C, C) of `Layout.maps`.
         factorized: weights of `conv_7x1_1x7`, if there.
         weights: architecture weights (B, K) of the maps.
         factors: architecture weights (B, Q) of the features.
         keep: flags of drop path (B, K + Q, N).
-        statistics: of each first batch norm of `twice`.
+        statistics: of the first batch norms of `twice`.
         last_statistics: of `Layout.maps`.
         pool_statistics: of the pools, B = 1.
     """
 
     kernels: list[Tensor]
-    matrices: list[Tensor]
+    matrices: Tensor
     second_kernels: list[Tensor]
     last_matrices: Tensor
     factorized: list[Tensor]
     weights: Tensor
     factors: Tensor
     keep: Tensor | None
-    statistics: list[Statistics | None]
+    statistics: Statistics | None
     last_statistics: Statistics | None
     pool_statistics: Statistics | None
 
@@ -93,7 +92,7 @@ class Source:
 class Sent:
     """Statistics of one source's batch, as in `Source`."""
 
-    statistics: list[Statistics]
+    statistics: Statistics | None
     last_statistics: Statistics
     pool_statistics: Statistics | None
 
@@ -104,10 +103,9 @@ def pools(
     """Normalised pools of one source, each (N, H, W, C), and its batch's statistics if there are no running ones."""
     if not names:
         return [], None
-    given = None if running is None else (running.mean[:, 0].unbind(), running.variance[:, 0].unbind())
-    pools, means, variances = normalised_pools(x_NHWC, names, stride, given)
-    batch = None if given else Statistics(torch.stack(means).unsqueeze(1), torch.stack(variances).unsqueeze(1))
-    return list(pools), batch
+    given = None if running is None else (running.mean[:, 0], running.variance[:, 0])
+    pools, moments = normalised_pools(x_NHWC, names, stride, given)
+    return list(pools), None if moments is None else Statistics(*(values.unsqueeze(1) for values in moments))
 
 
 def factorized_conv(x_NHWC: Tensor, stride: int, rows_BCCK: Tensor, columns_BCCK: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_core.kernels.backend import use_native
 from search_core.kernels.depthwise import relu_depthwise
 from search_core.kernels.product import Statistics, normalised_sum
 from search_core.network.blocks import CellInputs, FrozenNorms
@@ -39,6 +40,7 @@ class SearchCell(nn.Module):
         options: nodes and primitives.
     """
 
+    one: Tensor
     order_E: Tensor
     droppable_EO: Tensor
 
@@ -58,6 +60,7 @@ class SearchCell(nn.Module):
         ]
         self.register_buffer("order_E", torch.tensor([positions[edge] for edge in edges]), persistent=False)
         self.register_buffer("droppable_EO", torch.tensor(droppable), persistent=False)
+        self.register_buffer("one", torch.ones(1, 1), persistent=False)
         for stride, layout in self.layouts.items():
             self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns), persistent=False)
         self.follows_statistics = True
@@ -127,60 +130,63 @@ class SearchCell(nn.Module):
 
     def _sources(self, z_EO: Tensor, drop_path: DropPath | None) -> list[Source]:
         layout = self.layouts[self.strides[-1]]  # for what does not depend on the stride
-        kernels = [self._split(name, "depthwise1.weight", 2) for name in layout.twice]
-        kernels += [self._split(name, "depthwise.weight", 2) for name in layout.once]
-        matrices = [self._split(name, "pointwise1.weight") for name in layout.twice]
-        second_kernels = [self._split(name, "depthwise2.weight", 2) for name in layout.twice]
+        kernels = [self._split(name, "depthwise1.weight") for name in layout.twice]
+        kernels += [self._split(name, "depthwise.weight") for name in layout.once]
+        matrices = self._matrices([(name, "pointwise1.weight") for name in layout.twice])
+        second_kernels = [self._split(name, "depthwise2.weight") for name in layout.twice]
         factorized = [
             self._split("conv_7x1_1x7", f"{name}.weight", None)
             for name in ("conv_1x7", "conv_7x1")
             if layout.has_factorized_conv
         ]
-        statistics = [self._running([(name, "norm1")]) for name in layout.twice]
+        statistics = self._running([(name, "norm1") for name in layout.twice])
         last_matrices, last_statistics = self._last_matrices(), self._last_statistics()
         pool_statistics = self._running([(name, "norm") for name in layout.pools], [1] * len(self.lengths))
         weights, factors, keep = self._architecture(z_EO, drop_path)
         return [
             Source(
                 kernels=[split[number] for split in kernels],
-                matrices=[split[number].unsqueeze(0) for split in matrices],
+                matrices=matrices[number],
                 second_kernels=[split[number] for split in second_kernels],
                 last_matrices=last_matrices[number],
                 factorized=[split[number] for split in factorized],
                 weights=weights[number],
                 factors=factors[number],
                 keep=keep[number],
-                statistics=[running[number] for running in statistics],
+                statistics=statistics[number],
                 last_statistics=last_statistics[number],
                 pool_statistics=pool_statistics[number],
             )
             for number in range(len(self.lengths))
         ]
 
-    def _split(self, primitive: str, name: str, squeezed: int | None = 3) -> tuple[Tensor, ...]:
-        """A stacked convolution weight by source, without its dimension(s) of size 1 from `squeezed` on."""
+    def _split(self, primitive: str, name: str, squeezed: int | None = 2) -> tuple[Tensor, ...]:
+        """A stacked convolution weight by source, without its dimension of size 1 if told which."""
         weight: Tensor = self.operations[primitive].get_parameter(name)
-        if squeezed == 2:
-            weight = weight.squeeze(2)
-        elif squeezed == 3:
-            weight = weight.flatten(2)
+        if squeezed is not None:
+            weight = weight.squeeze(squeezed)
         by_source: tuple[Tensor, ...] = weight.split(self.lengths)
         return by_source
+
+    def _matrices(self, names: Sequence[tuple[str, str]], more: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """(B, K, C, C) of every source: pointwise weights, then `more` (E, C, C)."""
+        weights = [self.operations[primitive].get_parameter(name).flatten(2) for primitive, name in names]
+        if not weights and not more:
+            channels = self.plan.channels
+            none = next(self.inputs.parameters()).new_empty((sum(self.lengths), 0, channels, channels))
+            return none.split(self.lengths)
+        return torch.stack([*weights, *more], 1).split(self.lengths)
 
     def _last_matrices(self) -> list[Tensor]:
         """(K, B, C, C) of every source."""
         layout, channels = self.layouts[self.strides[-1]], self.plan.channels
-        own = [
-            self.operations[name].get_parameter("pointwise2.weight" if name in layout.twice else "pointwise.weight")
-            for name in layout.twice + layout.once
-        ]
-        matrices = [weight.flatten(2) for weight in own]
-        like = next(self.inputs.parameters())
+        names = [(name, "pointwise2.weight") for name in layout.twice]
+        names += [(name, "pointwise.weight") for name in layout.once]
+        like, more = next(self.inputs.parameters()), []
         if layout.has_factorized_conv:  # a batch norm without a matrix is one of the unit matrix
             unit = torch.eye(channels, dtype=like.dtype, device=like.device)
-            matrices.append(unit.expand(sum(self.lengths), -1, -1))
-        stacked = torch.stack(matrices) if matrices else like.new_empty((0, sum(self.lengths), channels, channels))
-        by_source = list(stacked.split(self.lengths, dim=1))
+            more.append(unit.expand(sum(self.lengths), -1, -1))
+        by_source = [of_source.transpose(0, 1) for of_source in self._matrices(names, more)]
         if 2 in self.layouts and self.layouts[2].is_halved:
             halves = self._halves().split(self.lengths[:2], dim=1)
             by_source[:2] = [torch.cat(pair) for pair in zip(by_source[:2], halves, strict=True)]
@@ -208,8 +214,9 @@ class SearchCell(nn.Module):
         for number, (stride, length) in enumerate(zip(self.strides, self.lengths, strict=True)):
             num_maps = len(self.layouts[stride].maps)
             z_BT = z_by_stride[stride][number]
-            weights.append(z_BT[:, :num_maps])
-            factors.append(z_BT[:, num_maps:])
+            of_maps, of_features = z_BT.split([num_maps, z_BT.shape[1] - num_maps], dim=1)
+            weights.append(of_maps)
+            factors.append(of_features)
             first = sum(self.lengths[:number])
             kept = None if keep_EON is None else keep_EON[first : first + length].index_select(1, columns[stride])
             keep.append(None if kept is None else kept.to(torch.uint8).contiguous())
@@ -242,22 +249,41 @@ class SearchCell(nn.Module):
         )
         return outputs, Sent(statistics, last_statistics, pool_statistics)
 
-    def _separable(self, x_NHWC: Tensor, stride: int, source: Source) -> tuple[list[Tensor], list[Statistics]]:
+    def _separable(self, x_NHWC: Tensor, stride: int, source: Source) -> tuple[list[Tensor], Statistics | None]:
         """Separable and dilated convolutions up to their last pointwise product: depthwise for all at once."""
         layout = self.layouts[stride]
         if not source.kernels:
-            return [], []
+            return [], None
         dilations = [1] * len(layout.twice) + [2] * len(layout.once)
         maps = list(relu_depthwise(x_NHWC.unsqueeze(0), source.kernels, dilations, stride))
-        seen = []
-        for position, (matrix, kernel, running) in enumerate(
-            zip(source.matrices, source.second_kernels, source.statistics, strict=True)
-        ):
-            ones = matrix.new_ones(matrix.shape[1], 1)
-            (between,), batch = normalised_sum([maps[position]], matrix, ones, statistics=running, stacked=True)
-            (maps[position],) = relu_depthwise(between, [kernel], [1], 1)
-            seen.append(batch)
-        return maps, seen
+        if not layout.twice:
+            return maps, None
+        num = len(layout.twice)
+        between, batch = self._pointwise(maps[:num], source)
+        for position, kernel in enumerate(source.second_kernels):
+            (maps[position],) = relu_depthwise(between[position], [kernel], [1], 1)
+        return maps, batch
+
+    def _pointwise(self, maps: Sequence[Tensor], source: Source) -> tuple[Sequence[Tensor], Statistics]:
+        """First pointwise products of separable convolutions with their norms, and the batch's statistics (K, B, C)."""
+        matrices_BKCC, num_maps = source.matrices, len(maps)
+        if use_native(maps[0]):
+            results = []
+            for position, z in enumerate(maps):
+                running = source.statistics and Statistics(
+                    *(values[position : position + 1] for values in source.statistics)
+                )
+                matrices, ones = matrices_BKCC[:, position].unsqueeze(0), self.one.expand(len(matrices_BKCC), 1)
+                results.append(normalised_sum([z], matrices, ones, statistics=running, stacked=True))
+            batch = Statistics(*(torch.cat(values) for values in zip(*(own for _, own in results), strict=True)))
+            return [between for (between,), _ in results], batch
+        # All at once, as if on edges of their own.
+        matrices = matrices_BKCC.flatten(0, 1).unsqueeze(0)
+        running = source.statistics and Statistics(*(v.transpose(0, 1).flatten(0, 1)[None] for v in source.statistics))
+        joined, ones = torch.stack(list(maps), 1).flatten(0, 1), self.one.expand(matrices.shape[1], 1)
+        (between,), batch = normalised_sum([joined], matrices, ones, statistics=running, stacked=True)
+        apart = (values[0].unflatten(0, (-1, num_maps)).transpose(0, 1) for values in batch)
+        return between.unflatten(0, (-1, num_maps)).unbind(1), Statistics(*apart)
 
     # Running statistics. The two maps of a factorized reduction are halves of one norm: each is zero where the other
     # has channels, so mean and variance of the whole are their sums.
@@ -299,9 +325,10 @@ class SearchCell(nn.Module):
             running, batch = [], []
             layout = self.layouts[self.strides[-1]]
             own = [norm for norm in layout.norms if norm[0] != "skip_connect"]
-            for number, name in enumerate(layout.twice):
-                running += self._statistics([(name, "norm1")], kind)
-                batch.append(torch.cat([source.statistics[number][position] for source in sent], dim=1).squeeze(0))
+            first = [source.statistics[position] for source in sent if source.statistics is not None]
+            if first:
+                running += self._statistics([(name, "norm1") for name in layout.twice], kind)
+                batch += torch.cat(first, dim=1).unbind()
             if own:
                 running += self._statistics(own, kind)
                 batch += torch.cat([source.last_statistics[position][: len(own)] for source in sent], dim=1).unbind()

@@ -126,9 +126,12 @@ def plain_step(setting: Setting, supernet: nn.Module, images: Tensor, labels: Te
     alpha = {name: weights.requires_grad_() for name, weights in uniform(setting).items()}
     costs = CostTable(NetworkSize(setting.network, setting.image, NUM_CLASSES), setting.device)
     tables = {name: costs.table(PENALTY.cost, name) * 1e-6 for name in CELL_TYPES}  # in millions, as `Snas` counts
-    theta_optimiser = torch.optim.SGD(parameters, THETA.lr, momentum=THETA.momentum, weight_decay=THETA.weight_decay)
+    foreach = True if setting.device.type == "cuda" else None  # PyTorch's choice there, which asks for its own tensors
+    theta_optimiser = torch.optim.SGD(
+        parameters, THETA.lr, momentum=THETA.momentum, weight_decay=THETA.weight_decay, foreach=foreach
+    )
     alpha_optimiser = torch.optim.Adam(
-        list(alpha.values()), ALPHA.lr, betas=ALPHA.betas, weight_decay=ALPHA.weight_decay
+        list(alpha.values()), ALPHA.lr, betas=ALPHA.betas, weight_decay=ALPHA.weight_decay, foreach=foreach
     )
 
     def step() -> None:
@@ -139,7 +142,7 @@ def plain_step(setting: Setting, supernet: nn.Module, images: Tensor, labels: Te
         theta_optimiser.zero_grad()
         alpha_optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, THETA.grad_clip)
+        nn.utils.clip_grad_norm_(parameters, THETA.grad_clip, foreach=foreach)
         theta_optimiser.step()
         alpha_optimiser.step()
 

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad
 from torch.optim import optimizer
 from torch.overrides import TorchFunctionMode
 
+from search_core.kernels.gpu import launch
 from tests.pretended_gpu.device import CUDA, MACHINES, CaptureError, PretendedGenerator, PretendedTensor
 from tests.pretended_gpu.gpu import Gpu
 from tests.pretended_gpu.recording import Recording
@@ -169,6 +170,8 @@ class _Calls(TorchFunctionMode):
             wanted = (wanted[0].device, wanted[0].dtype, *wanted[1:])
         options = {name: value for name, value in kwargs.items() if name != "copy"}
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*wanted, **options)
+        if device is None and isinstance(tensor, PretendedTensor) and kwargs.get("memory_format") is not None:
+            return tensor.contiguous(memory_format=kwargs["memory_format"])
         if device is not None and device.type != tensor.device.type:
             return self._copied(tensor, device, dtype, non_blocking)
         if device is None or device.type != "cuda":
@@ -247,6 +250,7 @@ def pretended_gpu() -> Iterator[Gpu]:
             (Tensor, {"pin_memory": lambda tensor, *_: cuda.pin_memory(tensor)}),
             (clip_grad, {"_group_tensors_by_device_and_dtype": _grouped}),
             (optimizer, {"_group_tensors_by_device_and_dtype": _grouped}),
+            (launch, {"has_triton": lambda: False}),
         )
         for owner, names in substitutes:
             for name, substitute in names.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +46,7 @@ class Gpu(TorchDispatchMode):
         recording: of the CUDA graph that is being captured; None outside.
         recordings: how many were begun.
         generator: the one that the present call was given: C++ hands on another object of the same state.
+        observe: called with every operation that launches, its plain arguments and its result; None outside of counts.
         is_host_free: whether a backward pass runs outside any other call: autograd's engine then makes tensors on the
             device that C++ knows, which are meant for the GPU.
     """
@@ -57,6 +58,7 @@ class Gpu(TorchDispatchMode):
         self.recording: Recording | None = None
         self.recordings = 0
         self.generator: PretendedGenerator | None = None
+        self.observe: Callable[[Any, Any, Any, Any], None] | None = None
         self.is_host_free = False
 
     @classmethod
@@ -83,7 +85,8 @@ class Gpu(TorchDispatchMode):
             self.note_sync(name)
         if name in _RANDOM:
             self._check_randomness(func, kwargs.get("generator"), on_gpu)
-        if on_gpu and not func.is_view and name not in _NO_KERNEL:
+        launches = on_gpu and not func.is_view and name not in _NO_KERNEL
+        if launches:
             self.launches[name] += 1
         if is_cuda(kwargs.get("device")):
             kwargs["device"] = torch.device("cpu")
@@ -91,6 +94,8 @@ class Gpu(TorchDispatchMode):
         with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
             run = self.recording.run if self.recording is not None and on_gpu else _run
             result = run(func, *plain)
+            if launches and self.observe is not None:
+                self.observe(func, *plain, result)
         if not on_gpu:
             return result
         written = {id(tensor.memory): tensor for tensor in tensors if isinstance(tensor, PretendedTensor)}

@@ -1,4 +1,4 @@
-"""Operations that launch kernels, counted on the pretended GPU at the size of the benchmark."""
+"""The budget of a training step in kernels, counted on the pretended GPU at the size of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,41 +6,38 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
-from search_core.network.supernet import Supernet
-from search_core.space.genotype import CELL_TYPES
-from search_core.space.plan import NetworkOptions, NetworkSize
+from search_core.space.plan import NetworkOptions
+from tests.benchmarks.launches import launches_of
+from tests.benchmarks.supernet import Setting
 from tests.pretended_gpu.cuda import pretended_gpu
-from tests.search_core.plain_supernet import PlainSupernet
+from tests.pretended_gpu.launches import Launches, counted
 
-_NETWORK = NetworkOptions(nodes=4, cells=8, init_channels=4)  # the count does not depend on channels and images
 _DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
-def _build(form: str) -> nn.Module:
-    if form == "fast":
-        return Supernet(NetworkSize(_NETWORK, (3, 16, 16), 10), seed=0)
-    return PlainSupernet(
-        nodes=_NETWORK.nodes,
-        cells=_NETWORK.cells,
-        init_channels=_NETWORK.init_channels,
-        primitives=_NETWORK.primitives,
-        stem="cifar",
-        input_channels=3,
-        num_classes=10,
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "most"), [("fast", 15_140), ("plain", 13_630)])
-def test_launches_of_forward_and_backward_pass_are_those_of_the_docs(form: str, most: int) -> None:
+@pytest.mark.parametrize(("form", "most"), [("plain", 7_500)])
+def test_launches_of_a_step_keep_to_the_budget_and_are_those_of_the_docs(form: str, most: int) -> None:
+    network = NetworkOptions(nodes=4, cells=8, init_channels=4)  # the count does not depend on channels and images
+    setting = Setting(network=network, image=(3, 16, 16), batch=2, repeats=1, device=torch.device("cuda"))
+    launches, syncs = launches_of(setting, form)
+    assert launches.kernels.total() <= most
+    assert f"{launches.kernels.total():,}" in _DOCS.read_text(encoding="utf-8")
+    assert syncs == 0
+    assert {phase for phase, _ in launches.kernels} == {"forward", "backward", "clip", "theta", "alpha"}
+
+
+def test_kernels_and_bytes_of_operations_are_counted_by_phase_and_file() -> None:
+    launches, backward = Launches(), Launches()
     with pretended_gpu() as gpu:
-        network = _build(form).to("cuda")
-        z = {name: torch.full((14, 8), 1 / 8, device="cuda", requires_grad=True) for name in CELL_TYPES}
-        images, labels = torch.ones(4, 3, 16, 16, device="cuda"), torch.zeros(4, dtype=torch.long, device="cuda")
-        gpu.launches.clear()
-        functional.cross_entropy(network(images, z), labels).backward()
-    assert gpu.launches.total() <= most
-    assert f"{most:,}" in _DOCS.read_text(encoding="utf-8")
+        x = torch.ones(3, 4, device="cuda", requires_grad=True)
+        row = torch.ones(4, device="cuda")
+        with counted(gpu, launches):
+            total = x * row.expand(3, 4)  # a row is read once: 12 + 4 + 12 numbers
+            torch._foreach_mul([x.detach() for _ in range(65)], 2.0)  # two launches of at most 64
+        with counted(gpu, backward):
+            total.sum().backward()
+    assert launches.operations == {"mul": 1, "_foreach_mul": 2}
+    assert launches.num_bytes == 4 * (12 + 4 + 12) + 4 * (12 + 65 * 12)
+    assert {phase for phase, _ in backward.kernels} == {"other", "backward"}

@@ -103,8 +103,9 @@ def test_normalised_pools_equal_pool_and_batch_norm(
 ) -> None:
     (x,) = leaves(normal(6, *size, channels).round(decimals=1))  # ties, in windows and with the border
     running = [(normal(channels, seed=i), normal(channels, seed=i).square() + 0.1) for i in range(len(names))]
-    given = None if training else ([mean for mean, _ in running], [variance for _, variance in running])
-    pools, means, variances = normalised_pools(x, names, stride, given)
+    given = None if training else (torch.stack([mean for mean, _ in running]), torch.stack([v for _, v in running]))
+    pools, moments = normalised_pools(x, names, stride, given)
+    assert (moments is None) == (not training)
     expected = []
     for name, (mean, variance) in zip(names, running, strict=True):
         pool = (
@@ -113,10 +114,10 @@ def test_normalised_pools_equal_pool_and_batch_norm(
             else functional.avg_pool2d(nchw(x), 3, stride, 1, count_include_pad=False)
         )
         expected.append(nhwc(functional.batch_norm(pool, mean.clone(), variance.clone(), training=training)))
-        if training:
-            flat = pool.transpose(0, 1).flatten(1)
-            torch.testing.assert_close(means[names.index(name)], flat.mean(1))
-            torch.testing.assert_close(variances[names.index(name)], flat.var(1, correction=0))
+        if moments is not None:
+            flat, position = pool.transpose(0, 1).flatten(1), names.index(name)
+            torch.testing.assert_close(moments[0][position], flat.mean(1))
+            torch.testing.assert_close(moments[1][position], flat.var(1, correction=0))
     torch.testing.assert_close(pools, tuple(expected), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(gradients(list(pools), [x]), gradients(expected, [x]), rtol=1e-10, atol=1e-10)
 
