@@ -126,7 +126,8 @@ class SearchOptions:
             yield "strategy.estimate.morphism", space == "darts" or not is_morph, rule, "network.space"
             rule = f"must be any with `network.space` {space}, got {mutation}"
             yield "strategy.mutation", space == "darts" or mutation == "any", rule, "network.space"
-            yield from self._chain_rules(self.strategy)
+            if space in spaces:
+                yield from self._chain_rules(self.strategy)
 
     def _chain_rules(self, strategy: MultiTrialOptions) -> Iterator[Rule]:
         """What goes with chains of layers, and what with cells alone."""

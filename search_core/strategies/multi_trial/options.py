@@ -135,6 +135,7 @@ class RlNasController(ControllerOptions):
     """The controller of Zoph and Le (section 4.1): in the space `nas_chain` with two layers of units, elsewhere one.
 
     Attributes:
+        hidden: units of each layer.
         lr: learning rate of Adam; the paper's 0.0006 is for its 12,800 children, the default for hundreds.
     """
 

@@ -9,6 +9,7 @@ import pytest
 
 from dashboards.pictures.cell_layout import cell_edges
 from dashboards.pictures.cell_text import MAX_WIDTH, Probabilities, cell_lines
+from search_core.space.chain import Layer
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, PUBLISHED, Edge, Genotype
 
 SNAS_MILD = """\
@@ -115,3 +116,28 @@ def test_probabilities_that_do_not_fit_are_refused() -> None:
         cell_text(PUBLISHED["SNAS_mild"], probabilities=rows)
     with pytest.raises(ValueError, match="got none named sep_conv_3x3"):
         cell_text(PUBLISHED["SNAS_mild"], probabilities=uniform(4), primitives=("none", "skip_connect"))
+
+
+def test_chain_has_a_row_a_layer() -> None:
+    chain = Genotype(
+        normal=(Edge("conv_3x1", 0, 2), Edge("conv_5x5", 0, 3), Edge("conv_5x5", 2, 3)),
+        normal_concat=(3,),
+        reduce=(),
+        reduce_concat=(),
+        layers=(Layer(24, 2, 3), Layer(36)),
+    )
+    assert (
+        cell_text(chain)
+        == """\
+Chain of 2 layers
+       │ filters           strides  reads
+     0 │ 3x1 x 24          2x3      image
+     1 │ 5x5 x 36          1x1      image, 0
+logits ◄ concatenation of 1"""
+    )
+    rows = [[0.25, 0.5, 0.25], [1, 0, 0], [0.5, 0, 0.5], [1, 0, 0], [0.1, 0.5, 0.4]]
+    drawn = cell_text(chain, probabilities={"normal": rows}, primitives=("none", "conv_3x1", "conv_5x5"))
+    assert "image 0.50, 0 0.40" in drawn
+    deep = tuple(Edge("conv_7x7", source, target) for target in range(3, 41) for source in range(2, target))
+    long = Genotype((Edge("conv_1x1", 0, 2), *deep), (40,), (), (), layers=(Layer(24),) * 39)
+    assert max(map(len, cell_text(long).splitlines())) <= MAX_WIDTH

@@ -27,6 +27,7 @@ from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
 from dashboards.pictures.study_summary import TrialPoint, _spread, render_study
 from search_core.space import plan as cell
+from search_core.space.chain import Layer
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype
 from search_core.space.recurrent import ACTIVATIONS, PUBLISHED_RECURRENT, RecurrentGenotype, RecurrentNode
 
@@ -204,6 +205,28 @@ def test_render_cells_strength_grows_with_probability():
         for sharpness in (0.3, 0.6, 1)
     ]
     assert ink[0] < ink[1] < ink[2]
+
+
+def test_render_cells_svg_of_a_chain_has_one_panel_with_filters_and_strides():
+    chain = Genotype(
+        normal=(Edge("conv_3x1", 0, 2), Edge("conv_5x5", 2, 3), Edge("conv_1x11", 0, 4), Edge("conv_1x11", 3, 4)),
+        normal_concat=(4,),
+        reduce=(),
+        reduce_concat=(),
+        layers=(Layer(24, 2, 3), Layer(36), Layer(48)),
+    )
+    svg = render_cells_svg(chain)
+    for edge in chain.normal:
+        assert f'id="normal-{edge.source}-{edge.target}-0-{edge.primitive}"' in svg
+    for text in ("Chain of layers", "24", "/2x3", "36", "48", "1x11", "4 edges, 3 of 3 nodes fed"):
+        assert text in svg
+    assert "Reduction cell" not in svg
+    names = ("none", "conv_3x1", "conv_5x5", "conv_1x11")
+    certain = [[0.0, 0.5, 0.5, 0.0] if nodes == (0, 2) else [1.0, 0.0, 0.0, 0.0] for nodes in cell_edges(3)]
+    drawn = render_cells_svg(chain, probabilities={"normal": certain}, primitives=names)
+    assert "vanished" not in drawn
+    with pytest.raises(ValueError, match=r"must have the cell types \['normal'\], got \['normal', 'reduce'\]"):
+        render_cells_svg(chain, probabilities={"normal": certain, "reduce": certain}, primitives=names)
 
 
 def test_render_cells_svg_stacked_nodes_have_a_second_ring():
@@ -426,7 +449,7 @@ def test_pictures_import_only_the_genotypes_of_search_core():
         tree = ast.parse(file.read_text(encoding="utf-8"))
         modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        allowed = {"search_core.space.genotype", "search_core.space.recurrent"}
+        allowed = {f"search_core.space.{name}" for name in ("chain", "genotype", "recurrent")}
         assert {module for module in modules if module.startswith("search_core")} <= allowed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,70 @@ def test_study_file_that_the_space_does_not_fit_has_one_message(
     assert outcome.code == 2
     assert "1 fault " in outcome.said
     assert message in outcome.said
+
+
+RL_NAS: dict[str, Any] = {"kind": "rl_nas", "children": 2, "batch": 2, "estimate": {"epochs": 1}}
+
+
+@pytest.mark.parametrize(
+    ("network", "strategy", "root", "message"),
+    [
+        ({}, {"kind": "snas"}, {}, "search.network.space: must be darts with strategy snas, got nas_chain"),
+        ({}, {"kind": "enas"}, {}, "search.network.space: must be darts or enas with strategy enas, got nas_chain"),
+        ({}, {"kind": "nasnet"}, {}, "must be darts or nasnet or enas with strategy nasnet, got nas_chain"),
+        ({"primitives": PRIMITIVES}, RL_NAS, {}, "primitives: must be left out with `space` nas_chain"),
+        ({"chain": {"heights": [2, 3]}}, RL_NAS, {}, "chain.heights: must be distinct odd numbers, got [2, 3]"),
+        (
+            {},
+            {"kind": "regularised_evolution", "estimate": {"inherit": True}},
+            {},
+            "search.strategy.estimate.inherit: must be left out with `network.space` nas_chain",
+        ),
+        (
+            {},
+            {**RL_NAS, "growth": {"every": 8}},
+            {},
+            "search.strategy.growth.start: must be at most `network.nodes` 4, got 6",
+        ),
+        (
+            {"space": "darts"},
+            {**RL_NAS, "growth": {"every": 8, "start": 2}},
+            {},
+            "search.strategy.growth.every: must be left out with `network.space` darts: only chains grow",
+        ),
+        (
+            {},
+            RL_NAS,
+            {"retrain": {"drop_path": 0.0}},
+            "retrain.auxiliary_weight: must be 0 for a chain of layers, got 0.4, as `network.space` nas_chain gives",
+        ),
+    ],
+)
+def test_study_of_chains_is_refused_what_only_cells_have(
+    tmp_path: Path, network: dict[str, Any], strategy: dict[str, Any], root: dict[str, Any], message: str
+) -> None:
+    search = {"dataset": {"name": "digits"}, "network": {"space": "nas_chain", **network}, "strategy": strategy}
+    file = tmp_path / "chain.yaml"
+    file.write_text(yaml.safe_dump({"name": "chain", "search": search, "trials": 1, **root}))
+    outcome = snas("study", "validate", file)
+    assert outcome.code == 2
+    assert "1 fault " in outcome.said
+    assert message in outcome.said
+
+
+def test_chain_from_a_file_is_counted(tmp_path: Path) -> None:
+    chain = {
+        "normal": [["conv_3x1", 0, 2], ["conv_5x5", 2, 3]],
+        "normal_concat": [3],
+        "reduce": [],
+        "reduce_concat": [],
+    }
+    file = tmp_path / "chain.json"
+    file.write_text(json.dumps({**chain, "layers": [[4, 1, 1], [8, 2, 1]]}))
+    counted = snas("profile", file, "--json")
+    assert counted.code == 0, counted.said
+    # Convolutions 3*4*3 and 4*8*25, two numbers for each of 12 filters, and 8*10 + 10 of the classifier.
+    assert json.loads(counted.out)["params"] == 36 + 800 + 24 + 90
 
 
 def test_latency_of_another_space_is_not_measured(tmp_path: Path) -> None:

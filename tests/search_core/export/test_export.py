@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from search_core.errors import ExportError
 from search_core.export import FORMATS, export_child, formats
+from search_core.network.chain import Chain, ChildNetwork
 from search_core.network.child import Child
+from search_core.space.chain import Layer
 from search_core.space.choices import Bits
 from search_core.space.genotype import PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
@@ -46,16 +48,28 @@ CHILDREN = {
         "cifar",
         8,
     ),
+    "chain": (
+        Genotype(
+            normal=(Edge("conv_3x1", 0, 2), Edge("conv_1x5", 0, 3), Edge("conv_1x5", 2, 3), Edge("conv_3x3", 0, 4)),
+            normal_concat=(3, 4),
+            reduce=(),
+            reduce_concat=(),
+            layers=(Layer(4, 2, 3), Layer(6), Layer(2, 1, 2)),
+        ),
+        "cifar",
+        7,
+    ),
     "no edge": (Genotype(normal=(), normal_concat=(2,), reduce=(), reduce_concat=(2,)), "cifar", 8),
     "ImageNet's stem": (PUBLISHED["DARTS_V2"], "imagenet", 33),
 }
 
 
-def trained(name: str) -> tuple[Child, torch.Tensor]:
+def trained(name: str) -> tuple[ChildNetwork, torch.Tensor]:
     """A child whose weights and statistics are not those that it began with, and images in [0, 1]."""
     genotype, stem, side = CHILDREN[name]
     size = NetworkSize(NetworkOptions(cells=4, init_channels=4, stem=stem), (3, side, side), 5)
-    child = Child(genotype, size, auxiliary=side > 8, seed=1)
+    is_chain, auxiliary = bool(genotype.layers), side > 8
+    child = Chain(genotype, size, seed=1) if is_chain else Child(genotype, size, auxiliary=auxiliary, seed=1)
     images = torch.rand(16, 3, side, side, generator=torch.Generator().manual_seed(2))
     optimiser = torch.optim.SGD(child.parameters(), lr=0.05)
     for _ in range(2):

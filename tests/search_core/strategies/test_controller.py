@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from search_core.errors import OptionsError
-from search_core.space.codes import GenotypeSpace, genotype_space
+from search_core.space.chain import ChainOptions
+from search_core.space.codes import ChainSpace, GenotypeSpace, genotype_space
 from search_core.space.plan import NetworkOptions
-from search_core.strategies.controller import Controller, Rollout, SequenceController
+from search_core.strategies.controller import ABSENT, Controller, Rollout, SequenceController
 from search_core.strategies.controller_options import ControllerOptions
+from search_core.strategies.multi_trial.chain_controller import ChainController
 from search_core.strategies.multi_trial.rl_nas import AnchorController
 from tests.search_core.tiny import differences, seeded, through_file
 
 #: Large parameters, so that probabilities are far from uniform and decisions depend on those before.
 OPTIONS = ControllerOptions(hidden=6, init=1.5)
+
+
+def chains(layers: int) -> ChainSpace:
+    chain = ChainOptions(heights=(1, 3), widths=(1,), filters=(4,) if layers == 2 else (4, 8, 16))
+    return ChainSpace(NetworkOptions(space="nas_chain", nodes=layers, chain=chain))
 
 
 def space_of(*primitives: str, nodes: int = 1) -> GenotypeSpace:
@@ -35,6 +42,7 @@ CONTROLLERS: dict[str, Callable[[int], Controller]] = {
     "anchors-one-operation": lambda seed: AnchorController(OPTIONS, space_of("none", "skip_connect"), seed=seed),
     "anchors-without-none": lambda seed: AnchorController(OPTIONS, space_of("skip_connect", "sep_conv_3x3"), seed=seed),
     "anchors-two-nodes": lambda seed: AnchorController(OPTIONS, space_of("none", "skip_connect", nodes=2), seed=seed),
+    "chain": lambda seed: ChainController(OPTIONS, chains(2), seed=seed),
 }
 #: Parameters of anchors where all edges exist, and of operations where there is only one.
 IDLE = {
@@ -198,6 +206,54 @@ def test_anchor_controller_equals_plain_loop(code: tuple[int, ...]) -> None:
     # In a batch with another sequence, whose steps differ.
     other = tuple(2 - choice for choice in code)
     torch.testing.assert_close(controller.evaluate(torch.tensor([other, code])).log_probs[1], torch.stack(expected))
+
+
+@pytest.mark.parametrize("code", [(1, 2, 0, 0, 1, 1, 0, 1, 2), (0, 0, 1, 1, 0, 1, 1, 0, 1)])
+def test_chain_controller_equals_plain_loop(code: tuple[int, ...]) -> None:
+    """Layers of 2 heights and 3 numbers of filters; in a batch with a sequence of two layers only."""
+    controller = ChainController(OPTIONS, chains(3), seed=0).double()
+    states = [(torch.zeros(6).double(), torch.zeros(6).double())] * 2
+    read, anchors, expected, choices = controller.start, [], [], iter(code)
+
+    def step() -> Tensor:
+        states[0] = plain_lstm(controller.lstm[0], read, states[0])
+        states[1] = plain_lstm(controller.lstm[1], states[0][0], states[1])
+        return states[1][0]
+
+    for _ in range(3):
+        anchor, chosen = step(), []
+        for earlier in anchors:
+            mixed = torch.tanh(controller.previous.weight @ earlier + controller.current.weight @ anchor)
+            probability = torch.sigmoid(controller.attention.weight[0] @ mixed)
+            is_read = next(choices)
+            expected.append(torch.log(probability if is_read else 1 - probability))
+            chosen += [earlier] * is_read
+        read = sum(chosen, torch.zeros(6).double()) / (1 + len(chosen))
+        anchors.append(anchor)
+        for softmax, embedding in zip(controller.softmaxes, controller.embeddings, strict=True):
+            logits, choice = softmax.weight @ step() + softmax.bias, next(choices)
+            expected.append(logits[choice] - logits.logsumexp(0))
+            read = embedding.weight[choice]
+    short = (1, 1, 0, 1, 1)
+    padded = torch.tensor([(*short, *[ABSENT] * 4), code])
+    both, alone = controller.evaluate(padded), controller.evaluate(torch.tensor([short]))
+    torch.testing.assert_close(both.log_probs[1], torch.stack(expected))
+    assert both.as_codes() == [short, code]
+    for name in ("log_probs", "entropies"):
+        torch.testing.assert_close(
+            getattr(both, name)[0], torch.cat([getattr(alone, name)[0], torch.zeros(4)]).double()
+        )
+
+
+def test_chain_controller_emits_as_many_layers_as_its_depth() -> None:
+    controller = ChainController(OPTIONS, chains(3), seed=0)
+    shallow = []
+    for depth, length in ((1, 2), (2, 5), (3, 9)):
+        controller.depth = depth
+        assert controller.sample(4, seeded()).codes.shape == (4, length)
+        shallow.append(controller.shares(chains(3))["normal"])
+    assert shallow[0][2:, 0].min() == 1, "nothing is read by layers that are not there"
+    assert shallow[2][2:, 0].min() < 1
 
 
 def plain_lstm(lstm: nn.LSTMCell, read: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,13 @@ import torch
 from orchestrator.sampling.bayesian import build_proposer
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code, genotype_space
+from search_core.space.chain import ChainOptions
+from search_core.space.codes import ChainSpace, Code, genotype_space
 from search_core.space.genotype import CELL_TYPES
-from search_core.space.plan import Space
+from search_core.space.plan import NetworkOptions, Space
 from search_core.strategies.multi_trial.options import (
     BayesianOptions,
+    DepthGrowth,
     MultiTrialOptions,
     NasnetOptions,
     RegularisedEvolutionOptions,
@@ -25,7 +27,7 @@ from search_core.strategies.multi_trial.options import (
 )
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer
 from search_core.strategies.registry import MULTI_TRIAL
-from tests.search_core.tiny import FEW_PRIMITIVES, TINY_NETWORK, TINY_SIZE, differences, seeded, through_file
+from tests.search_core.tiny import TINY_NETWORK, TINY_SIZE, differences, seeded, through_file
 
 #: Options of each strategy: small ones, so that a few children bring it past its first updates.
 CASES: dict[str, MultiTrialOptions] = {
@@ -150,11 +152,19 @@ def test_failed_child_is_never_the_best_and_the_search_continues(name: str) -> N
         assert probabilities_EO.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"morphism"}))  # refused in these spaces
-@pytest.mark.parametrize("space", ["nasnet", "enas"])
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        (space, name)
+        for space in ("nasnet", "enas", "nas_chain")
+        for name in sorted(CASES.keys() - {"morphism"})  # refused in these spaces
+        if space in CASES[name].spaces
+    ],
+)
 def test_proposals_of_the_spaces_of_papers(name: str, space: Space) -> None:
     """Codes of the space, of which the search learns: their first choice is best at 1. It resumes exactly."""
-    network = replace(TINY_NETWORK, space=space)
+    chain = NetworkOptions(space="nas_chain", nodes=2, chain=ChainOptions(heights=(1, 3), widths=(1,)))
+    network = chain if space == "nas_chain" else replace(TINY_NETWORK, space=space)
     codes = genotype_space(network)
 
     def of(seed: int) -> Proposer:
@@ -166,10 +176,25 @@ def test_proposals_of_the_spaces_of_papers(name: str, space: Space) -> None:
     assert all(codes.encode(codes.decode(proposal.code)) == proposal.code for proposal in proposals)
     assert codes.encode(proposer.best())[0] == 1
     for share_EO in proposer.probabilities().values():
-        assert share_EO.shape == (5, len(FEW_PRIMITIVES))
+        assert share_EO.shape == (5, len(network.operations))
         torch.testing.assert_close(share_EO.sum(1), torch.ones(5))
     other.load_state_dict(through_file(proposer.state_dict()))
     assert run(proposer, 6, lambda _: 0.5) == run(other, 6, lambda _: 0.5)
+
+
+def test_chains_grow_by_the_number_of_the_child_and_are_learnt_from_together() -> None:
+    """From 2 to 4 layers, one more every 4 children; a search that resumes between two depths proposes the same."""
+    network = NetworkOptions(space="nas_chain", nodes=4, chain=ChainOptions(heights=(1, 3), widths=(1,)))
+    codes = ChainSpace(network)
+    limits = ChildLimits(Constraints(), replace(TINY_SIZE, network=network))
+    options = RlNasOptions(batch=3, growth=DepthGrowth(every=4, start=2, by=1))
+    proposer, other = (build_proposer(options, codes, limits, seed) for seed in (0, 1))
+    proposals = run(proposer, 7, lambda code: float(code[0]))
+    other.load_state_dict(through_file(proposer.state_dict()))
+    assert differences(proposer.probabilities(), other.probabilities()) == []
+    more = run(proposer, 5, lambda code: float(code[0]))
+    assert more == run(other, 5, lambda code: float(code[0]))
+    assert [codes.depth_of(len(each.code)) for each in proposals + more] == [2] * 4 + [3] * 4 + [4] * 4
 
 
 @every_proposer

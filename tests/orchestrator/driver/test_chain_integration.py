@@ -1,0 +1,92 @@
+"""A study of chains of layers, as a user runs it: a process, real Ray, real stores, every page and command after it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from dashboards.app import render
+from dashboards.mlflow_store.mlflow_store import MlflowStore
+from orchestrator.doctor import examine
+from orchestrator.files.layout import Runs
+from orchestrator.study_file.loading import parse_study
+from search_core.data.datasets import load_data
+from search_core.search.child_search import make_search
+from search_core.space.codes import genotype_space
+from search_core.space.genotype import Genotype
+from tests.orchestrator.studies import Done, run_to_its_end
+from tests.orchestrator.tiny import snas
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+#: The first two children have one layer, the next two have two, and the last two three.
+CHAINS: dict[str, Any] = {
+    "name": "chains",
+    "search": {
+        "dataset": {"name": "digits", "train_images": 120, "validation_images": 50},
+        "network": {
+            "space": "nas_chain",
+            "nodes": 3,
+            "chain": {"heights": [1, 3], "widths": [1, 3], "strides": [1, 2], "filters": [4, 8]},
+        },
+        "strategy": {
+            "kind": "rl_nas",
+            "children": 3,
+            "batch": 2,
+            "growth": {"every": 2, "start": 1, "by": 1},
+            "estimate": {"epochs": 1, "batch_size": 32},
+        },
+        "epochs": 2,
+    },
+    "trials": 1,
+    "retrain": {"epochs": 1, "batch_size": 32, "auxiliary_weight": 0.0, "drop_path": 0.0},
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run_to_its_end(tmp_path_factory.mktemp("chains"), CHAINS)
+
+
+def test_chains_grow_and_the_best_is_retrained_drawn_and_whole(done: Done) -> None:
+    assert done.outcome.code == 0, done.outcome.said
+    epochs = done.journal(0).epochs
+    space = genotype_space(parse_study(CHAINS).search.network)
+    codes = [tuple(child["code"]) for record in epochs for child in record["children"]]
+    assert [len(space.decode(code).layers) for code in codes] == [1, 1, 2, 2, 3, 3]
+    found = Genotype.from_dict(epochs[-1]["genotype"])
+    assert space.encode(found) in codes
+    assert list(epochs[-1]["cells"]) == ["normal"]
+    (retrained,) = (run for name, run in done.mlflow_runs.items() if name.startswith("retrain"))
+    assert retrained.data.metrics["params"] == epochs[-1]["metrics"]["child_params"]
+    report = examine("chains", Runs(done.runs))
+    assert report.is_whole, report.findings
+    shown = snas("trial", "show", "chains", 0, "--runs", done.runs)
+    assert (shown.code, "Chain of" in shown.said) == (0, True)
+
+
+def test_search_in_one_process_finds_the_same(done: Done) -> None:
+    """It stops between two depths and resumes there."""
+    options = parse_study(CHAINS).search
+    data = load_data(options.dataset, torch.device("cpu"))
+    first, second = make_search(options, data), make_search(options, data)
+    reports = [first.run_epoch()]
+    second.load_state_dict(first.state_dict())
+    reports.append(second.run_epoch())
+    for report, record in zip(reports, done.journal(0).epochs, strict=True):
+        found = json.loads(json.dumps(report.to_dict()))
+        assert [found[key] for key in ("children", "genotype")] == [record[key] for key in ("children", "genotype")]
+
+
+def test_page_of_the_search_shows_one_cell(done: Done) -> None:
+    store = MlflowStore(Runs(done.runs).tracking_uri())
+    trial = store.study("chains").trials[0]
+    history = store.history(trial.run)
+    assert history is not None
+    assert list(history.cells) == ["normal"]
+    view = render(store, "/study/chains/trial/0", "", "light")
+    assert [chart.key for chart in view.charts if chart.key.startswith("alpha")] == ["alpha-normal"]
+    assert "image" in str(view.body)
