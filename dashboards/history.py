@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from dashboards.errors import BrokenArtifactError
 from dashboards.pictures.cell_layout import cell_edges
+from search_core.space.chain import kernel_size
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 
 _PRIMITIVES = b"snas.primitives"  # in the metadata of the file: names of the columns of alpha
@@ -90,7 +91,7 @@ def history_table(records: Sequence[Mapping[str, Any]], primitives: Sequence[str
         metadata[_PRIMITIVES] = json.dumps(list(primitives))
         columns["genotype"] = [Genotype.from_dict(record["genotype"]).to_json() for record in records]
         rows, tables = pa.list_(pa.float32()), pa.list_(pa.list_(pa.float32()))
-        for cell_type in CELL_TYPES:
+        for cell_type in _cell_types(primitives):
             cells = [record["cells"][cell_type] for record in records]
             columns[f"alpha_{cell_type}"] = pa.array([cell["alpha"] for cell in cells], tables)
             columns[f"probabilities_{cell_type}"] = pa.array([cell["probabilities"] for cell in cells], tables)
@@ -145,7 +146,7 @@ def read_history(content: bytes, place: str) -> History:
             epochs=_whole(table["epoch"], "epoch"),
             metrics=metrics,
             genotypes=_genotypes(table) if primitives else (),
-            cells={cell_type: _cell(table, cell_type, len(primitives)) for cell_type in CELL_TYPES}
+            cells={cell_type: _cell(table, cell_type, len(primitives)) for cell_type in _cell_types(primitives)}
             if primitives
             else {},
             primitives=primitives,
@@ -185,6 +186,11 @@ def _primitives(table: pa.Table) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{_PRIMITIVES.decode()} must be a list of names, got {str(names)[:60]}")
     return tuple(names)
+
+
+def _cell_types(primitives: Sequence[str]) -> tuple[CellType, ...]:
+    """Cells whose distribution is reported: a chain of layers is a single one."""
+    return CELL_TYPES[:1] if any(map(kernel_size, primitives)) else CELL_TYPES
 
 
 def _genotypes(table: pa.Table) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ from dashboards.charts.points import escaped, finite
 from dashboards.charts.theme import Theme, layout
 from dashboards.history import CellHistory, History
 from dashboards.pictures.cell_layout import cell_edges
+from search_core.space.chain import kernel_size
 from search_core.space.genotype import CellType
 
 Quantity = Literal["probability", "alpha"]
@@ -28,7 +30,7 @@ def alpha_chart(history: History, cell_type: CellType, quantity: Quantity, theme
     cell = history.cells[cell_type]
     values = cell.probabilities if quantity == "probability" else cell.alpha
     num_edges, num_ops = values.shape[1:]
-    edges = edge_names(num_edges)
+    edges = edge_names(num_edges, history.primitives)
     labels = [f"{edge} · {operation}" for edge in edges for operation in history.primitives]
     z = _rounded(values.reshape(len(values), -1).T)
     bound = _largest(z)
@@ -72,7 +74,7 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
     credit = cell.full_credit
     is_known = np.isfinite(cell.resource_credit).any()
     more = " by more than its share of the penalty adds" if is_known else "; the penalty's share was not recorded"
-    edges = edge_names(credit.shape[1])
+    edges = edge_names(credit.shape[1], history.primitives)
     z = credit.T.astype(np.float64)
     # The strongest hundredth would leave all others pale.
     known = np.abs(z[np.isfinite(z)])
@@ -96,12 +98,17 @@ def credit_chart(history: History, cell_type: CellType, theme: Theme) -> Chart:
     )
 
 
-def edge_names(num_edges: int) -> list[str]:
-    """Names of a cell's edges in the order of the reports; inputs are k-2 and k-1, intermediate nodes count from 0."""
+def edge_names(num_edges: int, primitives: Sequence[str] = ()) -> list[str]:
+    """Names of a cell's edges in the order of the reports; inputs are k-2 and k-1, intermediate nodes count from 0.
+
+    Of a chain of layers, which its operations tell, the first input is the image; the second is nobody's.
+    """
     num_nodes = 1
     while len(cell_edges(num_nodes)) < num_edges:
         num_nodes += 1
     inputs = {0: "k\N{MINUS SIGN}2", 1: "k\N{MINUS SIGN}1"}
+    if any(map(kernel_size, primitives)):
+        inputs = {0: "image", 1: "\N{EN DASH}"}
     return [f"{inputs.get(source, str(source - 2))} → {target - 2}" for source, target in cell_edges(num_nodes)]
 
 

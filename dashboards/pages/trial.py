@@ -102,10 +102,11 @@ def _charts(history: History | None, request: Request) -> tuple[Chart, ...]:
     quantity = request.option("show", get_args(Quantity))
     if history is None:
         return ()
+    cell_types = tuple(history.cells) or CELL_TYPES
     return (
         search_curves(history, request.theme),
-        *(alpha_chart(history, cell_type, quantity, request.theme) for cell_type in CELL_TYPES),  # type: ignore[arg-type]
-        *(credit_chart(history, cell_type, request.theme) for cell_type in CELL_TYPES),
+        *(alpha_chart(history, cell_type, quantity, request.theme) for cell_type in cell_types),  # type: ignore[arg-type]
+        *(credit_chart(history, cell_type, request.theme) for cell_type in cell_types),
     )
 
 

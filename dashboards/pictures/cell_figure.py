@@ -21,7 +21,7 @@ from dashboards.pictures.cell_layout import (
     Point,
     Route,
 )
-from dashboards.pictures.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour
+from dashboards.pictures.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour, look
 from dashboards.pictures.figure_text import UNITS_PER_INCH, font, text_width
 from dashboards.pictures.figures import FAINT, INK, MUTED
 
@@ -61,8 +61,9 @@ class CellPicture:
         heading: over it.
         edges: from the bottom to the top.
         concat: nodes that run to the output.
-        boxes: letter and index of both inputs and the output.
+        boxes: letter and index of both inputs and the output; without a letter there is none.
         stacked: nodes that concatenate their edges.
+        notes: two lines below each layer of a chain, of which nothing vanishes; empty for cells.
     """
 
     cell_type: str
@@ -71,6 +72,7 @@ class CellPicture:
     concat: tuple[int, ...]
     boxes: tuple[tuple[str, str], ...] = (("c", "k\N{MINUS SIGN}2"), ("c", "k\N{MINUS SIGN}1"), ("c", "k"))
     stacked: tuple[int, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
     def reached(self) -> frozenset[int]:
         """Nodes that a cell input reaches along kept edges, the inputs included."""
@@ -95,7 +97,7 @@ def cells_figure(
         width_px: width in pixels at which the figure is meant to be drawn.
     """
     sheet = _Sheet(_HEADER + len(cells) * layout.height + _FOOTER, width_px)
-    _draw_legend(sheet, legend, soft)
+    _draw_legend(sheet, legend, soft and not any(cell.notes for cell in cells))
     for position, cell in enumerate(reversed(cells)):
         sheet.move_to(_FOOTER + position * layout.height)
         _draw_cell(sheet, layout, cell)
@@ -166,9 +168,14 @@ def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
     _draw_labels(sheet, layout, kept)
     for node in range(2, layout.num_nodes + 2):
         _draw_node(sheet, layout.places[node], str(node - 2), node in reached, node in cell.stacked)
+    for node, lines in enumerate(cell.notes, start=2):
+        x, y = layout.places[node]
+        for number, line in enumerate(lines):
+            sheet.text((x, y - NODE_RADIUS - 7 - 10 * number), line, size=_LABEL_SIZE, colour=MUTED)
     read = {edge.source for edge in kept}
     for node, (letter, index) in zip((0, 1, layout.output), cell.boxes, strict=True):
-        _draw_box(sheet, layout.places[node], letter, index, node in read or node == layout.output)
+        if letter:
+            _draw_box(sheet, layout.places[node], letter, index, node in read or node == layout.output)
     vertical = layout.height - 14
     sheet.text((22.0, vertical), cell.heading, size=_HEADING_SIZE, colour=INK, align="left")
     nodes = len(reached) - 2
@@ -188,7 +195,7 @@ def _draw_edge(sheet: _Sheet, layout: CellLayout, cell_type: str, edge: DrawnEdg
     # Where edges part from an input they run side by side and cross nothing: a rim would only cut into neighbours.
     rim = _path(replace(route, start=route.curves[0][2], curves=route.curves[1:])) if edge.source < 2 else path
     sheet.stroke(rim, "white", width + _CASING, zorder)
-    dashes = STYLES[edge.primitive].dashes
+    dashes = look(edge.primitive).dashes
     sheet.stroke(
         path, edge_colour(edge.primitive, edge.probability), width, zorder, dashes, gid=f"{place}-{edge.primitive}"
     )
@@ -223,7 +230,7 @@ def _draw_labels(sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge]) 
     for edge in edges:
         assert edge.primitive is not None
         x, y = layout.route(edge.source, edge.target, edge.copy).label
-        label = STYLES[edge.primitive].label
+        label = look(edge.primitive).label
         half = text_width(label, _LABEL_SIZE) / 2 + 2.5
         gaps.append([(x - half, y - 6), (x + half, y - 6), (x + half, y + 6), (x - half, y + 6)])
         sheet.text((x, y), label, size=_LABEL_SIZE, colour=label_colour(edge.primitive, edge.probability))

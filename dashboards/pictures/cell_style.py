@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_core.space.chain import kernel_size
+
 Colour = tuple[float, float, float]
 
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
@@ -35,6 +37,27 @@ STYLES: dict[str, OperationStyle] = {
     "identity": OperationStyle("identity", "#AA3377"),
 }
 
+#: Of convolutions in chains of layers: colours by the height of the kernel, dashes by its width.
+_HEIGHTS = ("#545E68", "#0072B2", "#56B4E9", "#332288", "#009E73", "#882255")
+_WIDTHS: tuple[tuple[float, ...], ...] = ((3, 1.6), (), (12, 2), (9, 2, 2, 2))
+
+
+def style_of(primitive: str) -> OperationStyle | None:
+    """Look of an operation, those of chains of layers included; None if it has none."""
+    size = kernel_size(primitive)
+    if size is None:
+        return STYLES.get(primitive)
+    height, width = size
+    colour, dashes = _HEIGHTS[height // 2 % len(_HEIGHTS)], _WIDTHS[width // 2 % len(_WIDTHS)]
+    return OperationStyle(f"{height}x{width}", colour, dashes)
+
+
+def look(primitive: str) -> OperationStyle:
+    """Look of an operation that has one."""
+    style = style_of(primitive)
+    assert style is not None, primitive
+    return style
+
 
 def edge_width(probability: float) -> float:
     """Line width in points of an edge whose operation has this probability."""
@@ -43,12 +66,12 @@ def edge_width(probability: float) -> float:
 
 def edge_colour(primitive: str, probability: float) -> Colour:
     """Colour of an edge, paler when less probable; a tint, because transparent dashes would show what lies below."""
-    return _mixed(rgb(STYLES[primitive].colour), _WHITE, 0.62 * (1 - probability))
+    return _mixed(rgb(look(primitive).colour), _WHITE, 0.62 * (1 - probability))
 
 
 def label_colour(primitive: str, probability: float) -> Colour:
     """Colour of an edge's name; darker than the edge, because small letters need more contrast than lines."""
-    return _mixed(_mixed(rgb(STYLES[primitive].colour), _BLACK, 0.4), _WHITE, 0.3 * (1 - probability))
+    return _mixed(_mixed(rgb(look(primitive).colour), _BLACK, 0.4), _WHITE, 0.3 * (1 - probability))
 
 
 def readable_colour(colour: str, background: str, contrast: float) -> str:

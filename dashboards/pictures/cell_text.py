@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.pictures.cell_layout import cell_edges
-from dashboards.pictures.cell_style import STYLES
+from dashboards.pictures.cell_style import look
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Genotype
 
 Probabilities = Mapping[CellType, Sequence[Sequence[float]]]
@@ -32,7 +33,7 @@ def cell_lines(
     probabilities: Probabilities | None = None,
     primitives: Sequence[str] = PRIMITIVES,
 ) -> list[tuple[Span, ...]]:
-    """Draw both cells, the normal cell above the reduction cell.
+    """Draw both cells, the normal cell above the reduction cell, or the one chain of layers that a genotype is.
 
     Args:
         genotype: the cells.
@@ -46,6 +47,8 @@ def cell_lines(
     Raises:
         ValueError: if the probabilities have too few edges or no column for an operation of the genotype.
     """
+    if genotype.layers:
+        return _chain_lines(genotype, probabilities, primitives)
     lines: list[tuple[Span, ...]] = []
     for cell_type in CELL_TYPES:
         rows = None if probabilities is None else probabilities[cell_type]
@@ -75,6 +78,38 @@ def _one_cell(
     return lines if len(fed) == num_nodes else [*lines, (Span(f"{'✗':>{_HEAD + 2}} no input reaches this node"),)]
 
 
+def _chain_lines(
+    genotype: Genotype, probabilities: Probabilities | None, primitives: Sequence[str]
+) -> list[tuple[Span, ...]]:
+    """A row per layer: its filters, its strides, and what it reads."""
+    chances = {}
+    if probabilities is not None:
+        rows = probabilities["normal"]
+        num_nodes = next(number for number in range(len(rows) + 1) if len(cell_edges(number)) >= len(rows))
+        chances = dict(zip(cell_edges(num_nodes), rows, strict=True))
+    lines: list[tuple[Span, ...]] = [(Span(f"Chain of {len(genotype.layers)} layers"),)]
+    lines.append((Span(f"{'':>{_HEAD}} │ filters           strides  reads"),))
+    for number, (filters, height, width) in enumerate(genotype.layers):
+        own = [edge for edge in genotype.normal if edge.target == number + 2]
+        kernel = own[0].primitive
+        head = f"{number:>{_HEAD}} │ "
+        about = f"{look(kernel).label} x {filters}"
+        reads = []
+        for _, source, target in own:
+            chance = f" {chances[source, target][primitives.index(kernel)]:.2f}" if chances else ""
+            reads.append(("image" if source == 0 else str(source - 2)) + chance)
+        margin = len(head) + 18 + 9
+        wrapped = textwrap.wrap(", ".join(reads), MAX_WIDTH - margin)
+        lines.append((Span(head), Span(f"{about:<18}", kernel), Span(f"{f'{height}x{width}':<9}{wrapped[0]}")))
+        lines += [(Span(" " * margin + line),) for line in wrapped[1:]]
+    concat = ", ".join(str(node - 2) for node in genotype.normal_concat)
+    ends = textwrap.wrap(f"concatenation of {concat}", MAX_WIDTH - _HEAD - 3)
+    return [
+        *lines,
+        *((Span(f"{'' if at else 'logits':>{_HEAD}} {' ' if at else '◄'} {end}"),) for at, end in enumerate(ends)),
+    ]
+
+
 def _operations(
     genotype: Genotype,
     cell_type: CellType,
@@ -96,7 +131,7 @@ def _operations(
         chance = f" {by_edge[source, target][primitives.index(primitive)]:.2f}" if rows is not None else ""
         before = cells.get((target, source), ())
         joint = (Span(" + "),) if before else ()
-        cells[target, source] = (*before, *joint, Span(STYLES[primitive].label + chance, primitive))
+        cells[target, source] = (*before, *joint, Span(look(primitive).label + chance, primitive))
     for source, target in cell_edges(num_nodes):
         cells.setdefault((target, source), (Span("·"),))
     return cells

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,8 +12,9 @@ from matplotlib.figure import Figure
 
 from dashboards.pictures.cell_figure import CellPicture, DrawnEdge, cells_figure
 from dashboards.pictures.cell_layout import cell_edges, cell_layout
-from dashboards.pictures.cell_style import STYLES
+from dashboards.pictures.cell_style import STYLES, style_of
 from dashboards.pictures.figures import figure_svg
+from search_core.space.chain import Layer
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Genotype
 from search_core.space.recurrent import ACTIVATIONS, RecurrentGenotype
 
@@ -20,6 +22,8 @@ Probabilities = Mapping[CellType, Sequence[Sequence[float]]]
 
 _MIN_WIDTH_PX = 200
 _HEADINGS: dict[CellType, str] = {"normal": "Normal cell", "reduce": "Reduction cell"}
+_CHAIN = "Chain of layers, with the number of filters below each"
+_CHAIN_BOXES = (("x", ""), ("", ""), ("y", ""))  # the image, no second input, what the classifier reads
 
 
 def render_cells(
@@ -31,7 +35,10 @@ def render_cells(
     title: str = "",
     width_px: int = 800,
 ) -> np.ndarray:
-    """Draw both cells, the normal cell above the reduction cell.
+    """Draw both cells, the normal cell above the reduction cell, or the one chain of layers that a genotype is.
+
+    Below each layer of a chain stands its number of filters, above it its strides other than 1. Its picture has places
+    for the edges that it keeps alone.
 
     Every node and edge has a fixed place that depends on the number of nodes alone, so that pictures of different
     epochs can be compared. Edges are as wide and as strong as their operation is probable; a faint dotted arc is an
@@ -135,7 +142,7 @@ def drawable_edges(
     vanished = [
         DrawnEdge(None, source, target)
         for (source, target), row in rows.items()
-        if (source, target) not in copies and primitives[int(np.argmax(row))] == "none"
+        if not genotype.layers and (source, target) not in copies and primitives[int(np.argmax(row))] == "none"
     ]
     # Short edges lie on top: where lines cross, the one that ends nearby keeps its arrow.
     return (*vanished, *sorted(kept, key=lambda edge: edge.source - edge.target))
@@ -151,12 +158,18 @@ def _figure(
 ) -> Figure:
     if width_px < _MIN_WIDTH_PX:
         raise ValueError(f"`width_px` must be at least {_MIN_WIDTH_PX}, got {width_px}")
-    rows = None if probabilities is None else _checked(probabilities, primitives)
+    rows = None if probabilities is None else _checked(probabilities, primitives, genotype.cell_types)
     num_nodes = _shown_nodes(genotype, rows, num_nodes)
+    of_chain: dict[str, Any] = {}
+    layout = cell_layout(num_nodes)
+    if genotype.layers:
+        # Most of what a long chain could read has no room.
+        layout = cell_layout(num_nodes, tuple((edge.source, edge.target) for edge in genotype.normal))
+        of_chain = {"heading": _CHAIN, "boxes": _CHAIN_BOXES, "notes": tuple(map(_layer_notes, genotype.layers))}
     cells = tuple(
         CellPicture(
+            **{"heading": _HEADINGS[cell_type], **of_chain},
             cell_type=cell_type,
-            heading=_HEADINGS[cell_type],
             edges=drawable_edges(
                 genotype,
                 cell_type,
@@ -167,25 +180,30 @@ def _figure(
             concat=genotype.concat(cell_type),
             stacked=genotype.stacked(cell_type),
         )
-        for cell_type in CELL_TYPES
+        for cell_type in genotype.cell_types
     )
     # A search lists all its candidates, in every frame at the same place; a plain cell only what it uses.
     candidates = [] if rows is None else [name for name in primitives if name != "none"]
     used = {edge.primitive for cell in cells for edge in cell.edges}
     legend = tuple(name for name in STYLES if name in used or name in candidates)
-    return cells_figure(
-        cells, cell_layout(num_nodes), legend=legend, soft=rows is not None, title=title, width_px=width_px
-    )
+    return cells_figure(cells, layout, legend=legend, soft=rows is not None, title=title, width_px=width_px)
 
 
-def _checked(probabilities: Probabilities, primitives: Sequence[str]) -> dict[CellType, np.ndarray]:
+def _layer_notes(layer: Layer) -> tuple[str, str]:
+    strides = "" if layer[1:] == (1, 1) else f"/{layer.stride_height}x{layer.stride_width}"
+    return str(layer.filters), strides
+
+
+def _checked(
+    probabilities: Probabilities, primitives: Sequence[str], cell_types: Sequence[CellType]
+) -> dict[CellType, np.ndarray]:
     """Probabilities per cell type as float arrays (edges, primitives)."""
-    unknown = [name for name in primitives if name != "none" and name not in STYLES]
+    unknown = [name for name in primitives if name != "none" and style_of(name) is None]
     if unknown or len(set(primitives)) != len(primitives):
         raise ValueError(f"`primitives` must be different known operations, got {list(primitives)}")
-    if set(probabilities) != set(CELL_TYPES):
-        raise ValueError(f"`probabilities` must have the cell types {list(CELL_TYPES)}, got {sorted(probabilities)}")
-    arrays = {cell_type: np.asarray(probabilities[cell_type], dtype=np.float64) for cell_type in CELL_TYPES}
+    if set(probabilities) != set(cell_types):
+        raise ValueError(f"`probabilities` must have the cell types {list(cell_types)}, got {sorted(probabilities)}")
+    arrays = {cell_type: np.asarray(probabilities[cell_type], dtype=np.float64) for cell_type in cell_types}
     for cell_type, array in arrays.items():
         if array.ndim != 2 or array.shape[1] != len(primitives):
             raise ValueError(

@@ -63,7 +63,9 @@ class CellGraph {
       : svgElement("circle", { cx: x, cy: y, r: 15 }, parent);
     const name = svgElement("text", { x, y, dy: "0.35em" }, parent);
     name.textContent = isBox ? "c" : String(place - 2);
-    if (isBox) {
+    const end = this.cell.ends[Math.min(place, 2)];
+    if (isBox && end) name.textContent = end;
+    else if (isBox) {
       const index = svgElement("tspan", { class: "index", dy: "0.3em" }, name);
       index.textContent = place === 0 ? "k−2" : place === 1 ? "k−1" : "k";
     }

@@ -33,6 +33,7 @@ function overEpochs(values, cell, edge) {
 }
 
 function nodeName(cell, node) {
+  if (node < 2 && cell.ends.length) return cell.ends[node];
   if (node < 2) return node === 0 ? "c(k−2)" : "c(k−1)";
   return `node ${node - 2}`;
 }

@@ -15,7 +15,8 @@ import numpy as np
 
 from dashboards.history import CellHistory, History
 from dashboards.pictures.cell_layout import HEAD_LENGTH, WIDTH, CellLayout, Point, Route, cell_edges, cell_layout
-from dashboards.pictures.cell_style import STYLES, readable_colour
+from dashboards.pictures.cell_style import readable_colour, style_of
+from search_core.space.chain import kernel_size
 from search_core.space.genotype import CELL_TYPES, CellType
 
 #: Probabilities are whole thousandths; this one stands for "not a number".
@@ -127,10 +128,12 @@ def _cell(
     known = np.isfinite(cell.probabilities).all(axis=2)
     likeliest = np.argmax(np.where(known[..., None], cell.probabilities, 0.0), axis=2)
     kept, concat = _derived(genotypes, cell_type, layout.num_nodes, primitives)
+    is_chain = any(map(kernel_size, primitives))
     shown = np.where(kept >= 0, kept, np.where(known, likeliest, OPERATION_UNKNOWN))
     return {
         "type": cell_type,
-        "name": _CELL_NAMES[cell_type],
+        "name": "Chain of layers" if is_chain else _CELL_NAMES[cell_type],
+        "ends": ["image", "\N{EN DASH}", "output"] if is_chain else [],
         **_places(layout),
         "probabilities": packed(thousandths(cell.probabilities), "<u2"),
         "entropy": packed(cell.entropy, "<f4"),
@@ -198,7 +201,7 @@ def _derived(
 
 def _operation(name: str) -> dict[str, Any]:
     """How an operation looks, its colours for light and dark."""
-    style = STYLES.get(name)
+    style = style_of(name)
     colour = style.colour if style else _NEUTRAL
     dashes = style.dashes if style else _NEUTRAL_DASHES
     return {

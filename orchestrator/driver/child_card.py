@@ -12,7 +12,7 @@ from dashboards.formatting import shown_metric
 from dashboards.pictures.cells import render_cells_svg
 from orchestrator.driver.trained import TrainedChild
 from search_core.export import ExportedFile
-from search_core.space.genotype import Edge
+from search_core.space.genotype import Edge, Genotype
 
 _USE = {
     "python": "from child import child; model = child()",
@@ -63,7 +63,7 @@ def write_card(child: TrainedChild, files: Sequence[ExportedFile], folder: Path,
     statistics = f"mean {json.dumps(data.mean)}, standard deviation {json.dumps(data.std)} of pixels in [0, 1]"
     text = _TEXT.format(
         name=child.name,
-        cell=f"Normal cell: {_edges(genotype.normal)}. Reduction cell: {_edges(genotype.reduce)}.",
+        cell=_cell(genotype),
         run=child.run_id,
         seed=child.params.get("seed", "unknown"),
         epochs=child.params.get("epochs", "unknown"),
@@ -85,6 +85,13 @@ def write_card(child: TrainedChild, files: Sequence[ExportedFile], folder: Path,
     )
     (card := folder / "card.md").write_text(text, encoding="utf-8")
     return card
+
+
+def _cell(genotype: Genotype) -> str:
+    if genotype.layers:
+        layers = "; ".join(f"{n} x {h}x{w}" for n, h, w in genotype.layers)
+        return f"Chain of layers: {_edges(genotype.normal)}; filters and strides of nodes 2 and on: {layers}."
+    return f"Normal cell: {_edges(genotype.normal)}. Reduction cell: {_edges(genotype.reduce)}."
 
 
 def _edges(edges: Sequence[Edge]) -> str:

@@ -88,10 +88,15 @@ def run_search(
     search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
+<<<<<<< HEAD
     kept = with_copies(asdict(options), folder)
     write_copies(kept)
     (folder / "search.yaml").write_text(dump_yaml(kept), encoding="utf-8")
     primitives = options.network.primitives
+=======
+    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
+    primitives = options.network.operations
+>>>>>>> f680d41
     unit = Unit(
         label=name,
         kind="search",
@@ -109,7 +114,8 @@ def run_search(
             sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.genotype()
-    probabilities = {cell_type: rows.tolist() for cell_type, rows in search.probabilities().items()}
+    rows = search.probabilities()
+    probabilities = {cell_type: rows[cell_type].tolist() for cell_type in genotype.cell_types}
     picture = render_cells_svg(genotype, probabilities=probabilities, primitives=primitives, title=name)
     (folder / "genotype.json").write_text(genotype.to_json(), encoding="utf-8")
     if choices := journal.epochs[-1].get("choices"):

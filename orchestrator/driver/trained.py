@@ -20,7 +20,7 @@ from orchestrator.tracking.artifacts import GENOTYPE
 from orchestrator.tracking.stored import existing_store, stored_file
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
-from search_core.network.child import Child
+from search_core.network.chain import ChildNetwork
 from search_core.space.cell_files import load_genotype
 from search_core.space.choices import CellChoices
 from search_core.training.retrain import build_child
@@ -42,7 +42,7 @@ class TrainedChild:
 
     run_id: str
     name: str
-    network: Child
+    network: ChildNetwork
     data: ImageData
     metrics: Mapping[str, float]
     params: Mapping[str, str]

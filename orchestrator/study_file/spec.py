@@ -38,6 +38,7 @@ from search_core.search.reports import OPTIONAL_METRICS
 from search_core.space.codes import genotype_space
 from search_core.strategies.registry import MULTI_TRIAL
 from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
+from search_core.training.retrain_options import chain_rules
 
 #: Names of studies and runs: they become folders and MLflow tags.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -170,6 +171,7 @@ class StudySpec(pydantic.BaseModel):
             rule = f"must not follow {name} without `search.latency.table`, which predicts it"
             yield place, is_reported, rule, "search.latency.table"
         yield from self._trial_rules()
+        yield from self._chain_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
         yield from self._ground_truth_rules()
@@ -199,6 +201,16 @@ class StudySpec(pydantic.BaseModel):
             "or sweep `seed`: {int: [0, 9]}",
             "sweep",
         )
+
+    def _chain_rules(self) -> Iterator[Rule]:
+        """A chain of layers is retrained without what only cells have."""
+        swept = self.sweep.get("network.space")
+        spaces = (self.search.network.space,) if swept is None else swept.values
+        if self.retrain is None or "nas_chain" not in spaces or self.num_trials == 0:
+            return
+        place = "search.network.space" if swept is None else "sweep.network.space"
+        for name, holds, message in chain_rules(self.retrain):
+            yield f"retrain.{name}", holds, f"{message}, as `network.space` nas_chain gives", place
 
     def _warm_start_rules(self) -> Iterator[Rule]:
         if self.warm_start is None:

@@ -16,7 +16,7 @@ from mlflow.models import infer_signature
 from orchestrator.tracking.descriptions import describe_model, describe_version
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.datasets import ImageData
-from search_core.network.child import Child
+from search_core.network.chain import ChildNetwork
 from search_core.space.choices import CellChoices
 from search_core.space.genotype import Genotype
 from search_core.training.retrain import build_child
@@ -65,7 +65,7 @@ def log_child(
     tracker.client.set_tag(run_id, _LOGGED, registered_name)
 
 
-def _register(tracker: Tracker, run_id: str, child: Child, data: ImageData, registered_name: str) -> None:
+def _register(tracker: Tracker, run_id: str, child: ChildNetwork, data: ImageData, registered_name: str) -> None:
     images, _ = next(iter(data.validation.batches(2)))
     example = images.cpu()
     with torch.no_grad():

@@ -31,6 +31,7 @@ from orchestrator.tracking.study_note import StudyProgress
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.datasets import ImageData
 from search_core.errors import OptionsError, StateError
+from search_core.space.plan import NetworkOptions
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -265,7 +266,7 @@ class StudyLog:
             params=flatten(options),
             tags={"snas.checkpoints": str(self._folder.checkpoints(self._spec, "search", label))},
             metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
-            primitives=options["network"]["primitives"] if "network" in options else (),
+            primitives=NetworkOptions.from_dict(options["network"]).operations if "network" in options else (),
             pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
             histories=picture_epochs(None, epochs),
             about=about_search(options),

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from search_core.space.chain_plan import plan_chain
 from search_core.space.genotype import POOLS, Edge, Genotype, has_pool_norm
 from search_core.space.plan import (
     CellPlan,
@@ -209,14 +210,28 @@ def child_cost(
     """Exact counts of the child network of a genotype as it is trained from scratch (affine batch norms).
 
     Args:
-        genotype: the architecture.
+        genotype: the architecture; of a chain only images and classes of `size` matter.
         size: cells, channels, stem, images and classes.
         pool_norm: whether batch norm follows pools; default as the genotype was published, see `has_pool_norm`.
         cell_channels: channels of every cell's nodes; default: doubled by reduction cells.
     """
+    if genotype.layers:
+        return _chain_cost(genotype, size)
     plan = plan_child(genotype, size, cell_channels)
     pool_norm = has_pool_norm(genotype) if pool_norm is None else pool_norm
     return _stack_cost(plan, _child_cells(genotype, plan, pool_norm))
+
+
+def _chain_cost(genotype: Genotype, size: NetworkSize) -> NetworkCost:
+    """Counts of a chain; what is concatenated is read by the next convolution, zeros around it included."""
+    plan = plan_chain(genotype, size)
+    parts = [_linear(plan.out_channels, size.num_classes)]
+    for layer in plan.layers:
+        parts += [
+            _conv(layer.channels_in, layer.filters, layer.kernel, layer.size_in, layer.size_out),
+            _norm(layer.filters, True),
+        ]
+    return NetworkCost(*total(parts), auxiliary_params=0)
 
 
 def bit_operations(genotype: Genotype, plan: StackPlan, bits: Sequence[tuple[int, int]]) -> int:

@@ -168,8 +168,9 @@ def main(text: str) -> None:
     """
     request: dict[str, Any] = json.loads(text)
     device = torch.device(request["device"])
-    network = NetworkOptions(**{**request["network"], "primitives": tuple(request["network"]["primitives"])})
-    size = NetworkSize(network, tuple(request["input_shape"]), request["num_classes"])
+    size = NetworkSize(
+        NetworkOptions.from_dict(request["network"]), tuple(request["input_shape"]), request["num_classes"]
+    )
     memory = measure_step(size, request["batch_size"], device)
     if (free_bytes := request.get("free_bytes")) is not None:
         taken = free_bytes - torch.cuda.mem_get_info(device)[0]

@@ -67,6 +67,10 @@ class CostTable:
             [(self._table[kind, cell_type] * probabilities[cell_type]).sum() for cell_type in CELL_TYPES]
         ).sum()
 
+    def expected_of_kinds(self, probabilities: Mapping[CellType, Tensor]) -> dict[str, float]:
+        """The same for each of `COST_KINDS`."""
+        return {kind: self.expected(kind, probabilities).item() for kind in COST_KINDS}
+
     def edge_costs(self, options: PenaltyOptions, z: Mapping[CellType, Tensor]) -> dict[CellType, Tensor]:
         """Each edge's own part of C(Z), in the unit of the penalty.
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from search_core.errors import ExportError
 from search_core.export.source import child_source
+from search_core.network.chain import ChildNetwork
 from search_core.network.child import Child
 from search_core.space.choices import Bits
 
@@ -46,7 +47,7 @@ class ExportedFile:
 
 
 def export_child(
-    network: Child,
+    network: ChildNetwork,
     folder: Path,
     images: Tensor,
     *,
@@ -77,7 +78,7 @@ def export_child(
     """
     if "onnx" in formats and (missing := missing_for_onnx()):
         raise ExportError(f"ONNX cannot be written: {missing}")
-    if any(bits != Bits() for bits in network.bits):
+    if isinstance(network, Child) and any(bits != Bits() for bits in network.bits):
         raise ExportError("a child that leaves must have full precision, got few bits: their rounding is simulated")
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / file for name, file in FORMATS.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import indent
 from types import ModuleType
@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from search_core.network import blocks, primitives
+from search_core.network import blocks, chain, primitives
+from search_core.network.chain import Chain, ChildNetwork
 from search_core.network.child import Child, ChildCell
 from search_core.space.genotype import CellType
 
@@ -26,7 +27,7 @@ Written by SNAS Orchestrator, Apache License 2.0.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,16 +71,30 @@ _NETWORK = '''class Network(nn.Module):
         for cell in self.cells:
             before_previous, previous = previous, cell(before_previous, previous)
         return self.classifier(previous)
+'''
+_CHAIN = '''class Network(nn.Module):
+    """{takes} to logits (N, {classes}); node s0 is the image, the others are layers."""
 
+    def __init__(self) -> None:
+        super().__init__()
+{normalisation}        self.layers = nn.ModuleList([
+{layers}
+        ])
+        self.classifier = Classifier({channels}, {classes})
 
-def child() -> Network:
+    def forward(self, images: Tensor) -> Tensor:
+        s0 = {images}
+{nodes}
+        return self.classifier(joined([{concat}]))
+'''
+_BUILDER = '''def child() -> Network:
     """The network with fresh weights."""
     return Network()
 '''
 _STATISTIC = '        self.register_buffer("{name}", torch.tensor({values}).reshape(1, -1, 1, 1), persistent=False)\n'
 
 
-def child_source(network: Child, title: str, mean: Sequence[float], std: Sequence[float]) -> str:
+def child_source(network: ChildNetwork, title: str, mean: Sequence[float], std: Sequence[float]) -> str:
     """The text of a Python module with a function `child`, whose module has the weights' names of `network`.
 
     Args:
@@ -89,33 +104,56 @@ def child_source(network: Child, title: str, mean: Sequence[float], std: Sequenc
         std: standard deviation, likewise.
     """
     plan = network.plan
-    cells = [cell for cell in network.cells if isinstance(cell, ChildCell)]
-    names: dict[CellType, str] = {"normal": "NormalCell", "reduce": "ReductionCell"}
     takes = f"images ({', '.join(map(str, ('N', *plan.size.input_shape)))}), float32"
     takes += " in [0, 1]" if mean else ", normalised as in training"
+    statistics = (("mean", mean), ("std", std)) if mean else ()
+    ends = {
+        "takes": takes[0].upper() + takes[1:],
+        "classes": plan.size.num_classes,
+        "normalisation": "".join(_STATISTIC.format(name=name, values=list(values)) for name, values in statistics),
+        "images": "(images - self.mean) / self.std" if mean else "images",
+        "channels": plan.out_channels,
+    }
+    parts = _chain_parts(network, ends) if isinstance(network, Chain) else _cell_parts(network, ends)
+    head = _HEAD.format(title=title, takes=takes, classes=plan.size.num_classes)
+    needed = _needed((primitives, blocks, chain), "\n".join(parts))
+    text = "\n\n".join([head, *needed.values(), *parts, _BUILDER])
+    for name in needed:  # private in this project only
+        text = re.sub(rf"\b{name}\b", name.lstrip("_"), text)
+    return re.sub(r"  # type: ignore\[.*\]", "", text)
+
+
+def _chain_parts(network: Chain, ends: Mapping[str, Any]) -> list[str]:
+    """The network of a chain of layers."""
+    layers, nodes = [], []
+    for number, plan in enumerate(network.plan.layers):
+        call = f"ChainLayer({plan.channels_in}, {plan.filters}, {plan.kernel}, {plan.stride})"
+        layers.append(f"            {call},  # s{number + 2}")
+        nodes.append(f"        s{number + 2} = self.layers[{number}]([{_states(plan.sources)}])")
+    texts = {"layers": "\n".join(layers), "nodes": "\n".join(nodes), "concat": _states(network.plan.concat)}
+    return [_CHAIN.format(**ends, **texts)]
+
+
+def _states(nodes: Sequence[int]) -> str:
+    return ", ".join(f"s{node}" for node in nodes)
+
+
+def _cell_parts(network: Child, ends: Mapping[str, Any]) -> list[str]:
+    """The classes of the cells, and the network."""
+    plan = network.plan
+    cells = [cell for cell in network.cells if isinstance(cell, ChildCell)]
+    names: dict[CellType, str] = {"normal": "NormalCell", "reduce": "ReductionCell"}
     written = {cell.plan.cell_type: _cell_source(cell, names[cell.plan.cell_type]) for cell in cells}
     body = _NETWORK.format(
-        takes=takes[0].upper() + takes[1:],
-        classes=plan.size.num_classes,
-        normalisation="".join(
-            _STATISTIC.format(name=name, values=list(values)) for name, values in (("mean", mean), ("std", std)) if mean
-        ),
-        images="(images - self.mean) / self.std" if mean else "images",
+        **ends,
         stem=f"{type(network.stem).__name__}({plan.size.input_shape[0]}, {plan.stem_channels})",
         cells="\n".join(
             f"            {names[cell.cell_type]}({cell.channels_prev_prev}, {cell.channels_prev}, {cell.channels}, "
             f"is_after_reduction={cell.reduction_prev}),"
             for cell in plan.cells
         ),
-        channels=plan.out_channels,
     )
-    parts = [*written.values(), body]
-    head = _HEAD.format(title=title, takes=takes, classes=plan.size.num_classes)
-    needed = _needed((primitives, blocks), "\n".join(parts))
-    text = "\n\n".join([head, *needed.values(), *parts])
-    for name in needed:  # private in this project only
-        text = re.sub(rf"\b{name}\b", name.lstrip("_"), text)
-    return re.sub(r"  # type: ignore\[.*\]", "", text)
+    return [*written.values(), body]
 
 
 def _cell_source(cell: ChildCell, name: str) -> str:

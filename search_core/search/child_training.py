@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from search_core.data.datasets import ImageData
+from search_core.network.chain import ChildNetwork
 from search_core.network.child import Child
 from search_core.network.inheritance import inherit_weights, morph
 from search_core.resumable import Resumable
@@ -157,7 +158,7 @@ class ChildTraining(Resumable[ChildReport]):
         return self._is_stopped or self._is_last
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ChildNetwork:
         """The network."""
         return self._training.child
 
@@ -212,6 +213,7 @@ class ChildTraining(Resumable[ChildReport]):
         self._accuracies, self._is_stopped = list(state["accuracies"]), state["is_stopped"]
 
     def _begin_with(self, genotype: Genotype, parent: Mapping[str, Tensor]) -> None:
+        assert isinstance(self.child, Child), "a chain inherits no weights"
         if not self._estimate.morphism:
             inherit_weights(self.child, genotype, parent)
             return
@@ -225,7 +227,7 @@ class ChildTraining(Resumable[ChildReport]):
     def _is_last(self) -> bool:
         return self.epoch >= self._estimate.epochs
 
-    def _validate(self, recalibrated: Child) -> dict[str, float]:
+    def _validate(self, recalibrated: ChildNetwork) -> dict[str, float]:
         inherited = evaluate(self.child, self._validation)
         return {
             "val_loss": inherited.loss,
@@ -233,7 +235,7 @@ class ChildTraining(Resumable[ChildReport]):
             "val_accuracy_recalibrated": evaluate(recalibrated, self._validation).accuracy,
         }
 
-    def _recalibrated(self) -> Child:
+    def _recalibrated(self) -> ChildNetwork:
         """A copy with batch norm statistics of the images that it is trained on."""
         # Streams 0 and 1 are those of the training; one more for each epoch needs no state.
         seed = int(np.random.SeedSequence([self._seed, 2, self.epoch]).generate_state(1)[0])

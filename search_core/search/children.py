@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
+from search_core.cost.counts import COST_KINDS
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
@@ -24,8 +26,8 @@ from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
 from search_core.search.reports import CellReport, EpochReport, epoch_report
-from search_core.space.codes import Code, GenotypeSpace, genotype_space
-from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.codes import ChainSpace, Code, GenotypeSpace, genotype_space
+from search_core.space.genotype import CellType, Genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer
 from search_core.strategies.multi_trial.curve_regression import CurveLaw
@@ -103,7 +105,7 @@ class ProposedChildren:
         size = NetworkSize(options.network, data.input_shape, data.num_classes)
         self._latency = latency_of_children(anywhere, table_for(anywhere, size, cpu), size, cpu, is_measured=False)
         self._limits = ChildLimits(options.constraints, size, latency=self._latency)
-        self._costs = CostTable(size)
+        self._costs = None if isinstance(self.space, ChainSpace) else CostTable(size)
         self.proposer = build(self.strategy, self.space, self._limits, options.seed)
         self.codes: list[Code] = []
         self.open: dict[int, ChildOrder] = {}  # asked for and not scored, by number
@@ -251,9 +253,8 @@ class ProposedChildren:
             self.options,
             self.epoch,
             genotype,
-            {cell_type: _cell_report(probabilities[cell_type]) for cell_type in CELL_TYPES},
-            probabilities=probabilities,
-            costs=self._costs,
+            {cell_type: _cell_report(probabilities[cell_type]) for cell_type in genotype.cell_types},
+            expected_cost=self._expected_cost(probabilities),
             child_cost=self._limits.cost(genotype),
             supernet_val_accuracy=metrics["val_accuracy"],
             child_val_accuracy=metrics["val_accuracy"],
@@ -268,6 +269,13 @@ class ProposedChildren:
             child_latency_ms=None if self._latency is None else self._latency(genotype),
             children=tuple((self.codes[outcome.number], outcome.score) for outcome in self._epoch_outcomes),
         )
+
+    def _expected_cost(self, probabilities: Mapping[CellType, Tensor]) -> dict[str, float]:
+        """Of what is proposed: by operations where these add up, else the mean of the epoch's children."""
+        if self._costs is not None:
+            return self._costs.expected_of_kinds(probabilities)
+        costs = [self._limits.cost(self.space.decode(self.codes[outcome.number])) for outcome in self._epoch_outcomes]
+        return {kind: fmean(getattr(cost, kind) for cost in costs) for kind in COST_KINDS}
 
 
 def _cell_report(probabilities_EO: Tensor) -> CellReport:

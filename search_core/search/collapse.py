@@ -109,7 +109,7 @@ def _all_none(record: Record) -> bool:
     """Whether no edge is kept and each edge's choice, which then is `none`, has the majority of the probability."""
     if any(record["genotype"][cell_type] for cell_type in CELL_TYPES):
         return False
-    return all(max(row) > 0.5 for cell_type in CELL_TYPES for row in record["cells"][cell_type]["probabilities"])
+    return all(max(row) > 0.5 for cell in record["cells"].values() for row in cell["probabilities"])
 
 
 def _skip_share(record: Record) -> float:
@@ -120,6 +120,6 @@ def _skip_share(record: Record) -> float:
 
 def _entropy_share(record: Record) -> float:
     """Mean entropy of an edge as a share of its maximum, over both cells."""
-    entropies: list[float] = [nats for cell_type in CELL_TYPES for nats in record["cells"][cell_type]["entropy"]]
+    entropies: list[float] = [nats for cell in record["cells"].values() for nats in cell["entropy"]]
     num_primitives = len(record["cells"]["normal"]["probabilities"][0])
     return sum(entropies) / len(entropies) / math.log(num_primitives)

@@ -17,7 +17,7 @@ from search_core.errors import NonFiniteLossError
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
-from search_core.space.codes import genotype_space
+from search_core.space.codes import CellSpace, ChainSpace, Code, genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions
@@ -84,12 +84,21 @@ def _heaviest_child(options: SearchOptions, data: ImageData, device: torch.devic
     """A child of the operations which move most elements: about the largest that there is."""
     assert isinstance(options.strategy, MultiTrialOptions)
     estimate = replace(options.strategy.estimate, epochs=max(options.strategy.estimate.epochs, _EPOCHS))
-    costs = CostTable(NetworkSize(options.network, data.input_shape, data.num_classes))
-    moved_EO = {cell_type: costs.table("memory_access", cell_type).sum(0) for cell_type in CELL_TYPES}
     last = options.epochs * options.strategy.children - 1  # `widths` grow
-    order = ChildOrder(number=last, code=genotype_space(options.network).heaviest(moved_EO))
+    order = ChildOrder(
+        number=last, code=_heaviest_code(NetworkSize(options.network, data.input_shape, data.num_classes))
+    )
     strategy = replace(options.strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class
     return ChildTraining(replace(options, strategy=strategy), data, order, device)
+
+
+def _heaviest_code(size: NetworkSize) -> Code:
+    space = genotype_space(size.network)
+    if isinstance(space, ChainSpace):
+        return space.largest()
+    assert isinstance(space, CellSpace)
+    costs = CostTable(size)
+    return space.heaviest({name: costs.table("memory_access", name).sum(0) for name in CELL_TYPES})
 
 
 def peak_resident_bytes() -> int:

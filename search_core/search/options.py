@@ -12,8 +12,9 @@ from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import Rule, literal_rules, require
 from search_core.search.temperature import TemperatureOptions
+from search_core.space.chain import ChainOptions
 from search_core.space.plan import NetworkOptions
-from search_core.strategies.multi_trial.options import MultiTrialOptions
+from search_core.strategies.multi_trial.options import DepthGrowth, MultiTrialOptions, RlNasOptions
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
 from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.weight_sharing.options import SnasOptions
@@ -21,6 +22,7 @@ from search_core.strategies.weight_sharing.options import SnasOptions
 #: Settings that earlier versions did not have, and the value at which they change nothing.
 _LATER = (
     ("network.space", "darts"),
+    ("network.chain", asdict(ChainOptions())),
     ("dataset.colour_jitter", False),
     ("alpha.grad_clip", None),
     ("strategy.drop_path", 0.0),
@@ -31,6 +33,7 @@ _LATER = (
     ("strategy.layers", 8),
     ("strategy.weight_norm", False),
     ("strategy.mutation", "any"),
+    ("strategy.growth", asdict(DepthGrowth())),
     ("strategy.estimate.morphism", False),
     ("strategy.estimate.widths", ()),
     ("strategy.estimate.stop.startup", 10),
@@ -123,6 +126,22 @@ class SearchOptions:
             yield "strategy.estimate.morphism", space == "darts" or not is_morph, rule, "network.space"
             rule = f"must be any with `network.space` {space}, got {mutation}"
             yield "strategy.mutation", space == "darts" or mutation == "any", rule, "network.space"
+            yield from self._chain_rules(self.strategy)
+
+    def _chain_rules(self, strategy: MultiTrialOptions) -> Iterator[Rule]:
+        """What goes with chains of layers, and what with cells alone."""
+        is_chain, estimate = self.network.space == "nas_chain", strategy.estimate
+        of_cells = {"init_channels": None, "cells": None, "widths": (), "inherit": False, "drop_path": 0.0}
+        for name, unused in of_cells.items():
+            value = getattr(estimate, name)
+            rule = f"must be left out with `network.space` nas_chain, whose children have no cells, got {value}"
+            yield f"strategy.estimate.{name}", not is_chain or value == unused, rule, "network.space"
+        if isinstance(strategy, RlNasOptions):
+            growth, most = strategy.growth, self.network.nodes
+            rule = f"must be left out with `network.space` {self.network.space}: only chains grow, got {growth.every}"
+            yield "strategy.growth.every", is_chain or growth.every is None, rule, "network.space"
+            rule = f"must be at most `network.nodes` {most}, got {growth.start}"
+            yield "strategy.growth.start", growth.every is None or growth.start <= most, rule, "network.nodes"
 
     def _latency_rules(self) -> Iterator[Rule]:
         """Rules over several sections: what needs the table, and what a penalty on whole children excludes."""

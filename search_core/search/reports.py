@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from search_core.cost.counts import COST_KINDS, NetworkCost
+from search_core.cost.counts import NetworkCost
 from search_core.cost.penalty_options import penalty_strength_at
 from search_core.search.temperature import temperature_at
 from search_core.space.codes import Code
-from search_core.space.genotype import CELL_TYPES, CellType, Genotype
+from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.weight_sharing.options import WeightSharingOptions
 
 if TYPE_CHECKING:  # what computes needs PyTorch; names of metrics do not
-    from torch import Tensor
-
-    from search_core.cost.penalty import CostTable
     from search_core.search.options import SearchOptions
 
 
@@ -48,7 +45,8 @@ class EpochReport:
     In a multi-trial search there is no supernet: an epoch trains a number of children, each independently. The child is
     the best of all so far by its accuracy on held-out training images; it stands for the supernet too, so that the gap
     is 0; `train_*` are those of its last epoch; `seconds` is the sum over the epoch's children; and the distribution is
-    that of what is proposed now, with log probabilities as alpha.
+    that of what is proposed now, with log probabilities as alpha. Of chains (`nas_chain`), whose costs are no sums over
+    edges, `expected_cost_*` are means of the whole children of the epoch, and there is no reduction cell.
 
     Attributes:
         epoch: 0-based.
@@ -81,7 +79,7 @@ class EpochReport:
         seconds: wall time of the epoch, validation included.
         images_per_s: training images per second of training time.
         genotype: the derived architecture.
-        cells: the distribution over each cell type.
+        cells: the distribution over each cell type; a chain has no reduction cell.
         child_latency_ms: milliseconds of the derived child by `latency.table`; None without a table.
         pruned_kl: nats, on held-out images: `D(p || q) + D(q || p)` of the predictions p of the whole one-shot network
             and q of a child drawn at random, mean over the draws of the epoch (Bender et al., ICML 2018, section 4.2);
@@ -173,8 +171,7 @@ def epoch_report(
     genotype: Genotype,
     cells: dict[CellType, CellReport],
     *,
-    probabilities: Mapping[CellType, Tensor],
-    costs: CostTable,
+    expected_cost: Mapping[str, float],
     child_cost: NetworkCost,
     supernet_val_accuracy: float,
     child_val_accuracy: float,
@@ -188,9 +185,8 @@ def epoch_report(
         options: of the search.
         epoch: 0-based.
         genotype: the derived architecture.
-        cells: the distribution over each cell type.
-        probabilities: (E, O) per cell type, of which the expected costs are.
-        costs: of every operation.
+        cells: the distribution over each cell type; a chain has no reduction cell.
+        expected_cost: of each of `COST_KINDS`.
         child_cost: of the derived child.
         supernet_val_accuracy: as in `EpochReport`, like all others.
         child_val_accuracy: likewise.
@@ -200,8 +196,7 @@ def epoch_report(
     """
     strategy = options.strategy
     recalibrates = isinstance(strategy, WeightSharingOptions) and strategy.recalibrates
-    entropies = {cell_type: sum(cells[cell_type].entropy) for cell_type in CELL_TYPES}
-    expected: dict[str, Any] = {kind: costs.expected(kind, probabilities).item() for kind in COST_KINDS}
+    entropies = {cell_type: sum(cell.entropy) for cell_type, cell in cells.items()}
     return EpochReport(
         epoch=epoch,
         genotype=genotype,
@@ -218,7 +213,7 @@ def epoch_report(
             else supernet_val_accuracy_recalibrated - child_val_accuracy_recalibrated
         ),
         entropy_normal=entropies["normal"],
-        entropy_reduce=entropies["reduce"],
+        entropy_reduce=entropies.get("reduce", 0.0),
         entropy_total=sum(entropies.values()),
         temperature=temperature_at(options.temperature, epoch, options.epochs),
         eta=penalty_strength_at(options.penalty, epoch),
@@ -229,6 +224,6 @@ def epoch_report(
         edges_reduce=len(genotype.reduce),
         nodes_normal=genotype.num_active_nodes("normal"),
         nodes_reduce=genotype.num_active_nodes("reduce"),
-        **{f"expected_cost_{kind}": value for kind, value in expected.items()},
+        **{f"expected_cost_{kind}": value for kind, value in expected_cost.items()},  # type: ignore[arg-type]
         **measured,
     )

@@ -1,7 +1,8 @@
 """The genotypes of a search space as points: what is chosen, and among how many options.
 
 Strategies that choose among genotypes draw, change and list them here; a *code* is the tuple of all choices, each the
-index of an option. `EdgeSpace` is the common space of SNAS and DARTS, `BlockSpace` those of NASNet and ENAS.
+index of an option. `EdgeSpace` is the common space of SNAS and DARTS, `BlockSpace` those of NASNet and ENAS,
+`ChainSpace` that of NAS.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from search_core.errors import GenotypeError
+from search_core.space.chain import Layer, kernel_name, kernel_size
 from search_core.space.genotype import CELL_TYPES, CellType, Edge, Genotype
 from search_core.space.plan import NetworkOptions, cell_edges
 
 if TYPE_CHECKING:
     import torch
 
-#: Index of the chosen option of every choice: those of the normal cell, then the reduction cell's.
+#: Index of the chosen option of every choice: those of the normal cell, then the reduction cell's; or layer by layer.
 Code = tuple[int, ...]
 
 
@@ -29,7 +31,7 @@ class GenotypeSpace(ABC):
 
     Args:
         network: nodes and primitives.
-        options: number of options of each choice in one cell.
+        options: number of options of every choice.
 
     Attributes:
         edges: all that a cell may have, in the order of `cell_edges`; reports have a row for each.
@@ -38,8 +40,8 @@ class GenotypeSpace(ABC):
     """
 
     def __init__(self, network: NetworkOptions, options: Sequence[int]) -> None:
-        self.edges, self.primitives = cell_edges(network.nodes), network.primitives
-        self.options = len(CELL_TYPES) * tuple(options)
+        self.edges, self.primitives = cell_edges(network.nodes), network.operations
+        self.options = tuple(options)
 
     @property
     def num_choices(self) -> int:
@@ -51,39 +53,20 @@ class GenotypeSpace(ABC):
         """Number of codes."""
         return math.prod(self.options)
 
+    @abstractmethod
     def decode(self, code: Sequence[int]) -> Genotype:
         """The genotype of a code.
 
         Raises:
             GenotypeError: if the code has another length.
         """
-        if len(code) != self.num_choices:
-            raise GenotypeError(f"a code must have {self.num_choices} choices, got {len(code)}")
-        half = self.num_choices // len(CELL_TYPES)
-        return self._decode({"normal": code[:half], "reduce": code[half:]})
 
+    @abstractmethod
     def encode(self, genotype: Genotype) -> Code:
         """A code of a genotype of this space, which `decode` gives back.
 
         Raises:
             GenotypeError: if the genotype lies outside.
-        """
-        return tuple(itertools.chain.from_iterable(self._encode(genotype, cell_type) for cell_type in CELL_TYPES))
-
-    @abstractmethod
-    def _decode(self, choices: Mapping[CellType, Sequence[int]]) -> Genotype:
-        """The genotype of the choices in both cells."""
-
-    @abstractmethod
-    def _encode(self, genotype: Genotype, cell_type: CellType) -> Sequence[int]:
-        """The choices of one cell."""
-
-    @abstractmethod
-    def heaviest(self, weights_EO: Mapping[CellType, torch.Tensor]) -> Code:
-        """The code whose operations weigh most.
-
-        Args:
-            weights_EO: of every operation on every edge, per cell type.
         """
 
     def sample(self, generator: torch.Generator) -> Code:
@@ -123,7 +106,46 @@ class GenotypeSpace(ABC):
         return itertools.product(*map(range, self.options))
 
 
-class EdgeSpace(GenotypeSpace):
+class CellSpace(GenotypeSpace):
+    """A space of two cells, which have the same choices.
+
+    Args:
+        network: nodes and primitives.
+        options: number of options of each choice in one cell.
+    """
+
+    def __init__(self, network: NetworkOptions, options: Sequence[int]) -> None:
+        super().__init__(network, len(CELL_TYPES) * tuple(options))
+
+    def decode(self, code: Sequence[int]) -> Genotype:
+        """As `GenotypeSpace.decode`."""
+        if len(code) != self.num_choices:
+            raise GenotypeError(f"a code must have {self.num_choices} choices, got {len(code)}")
+        half = self.num_choices // len(CELL_TYPES)
+        return self._decode({"normal": code[:half], "reduce": code[half:]})
+
+    def encode(self, genotype: Genotype) -> Code:
+        """As `GenotypeSpace.encode`."""
+        return tuple(itertools.chain.from_iterable(self._encode(genotype, cell_type) for cell_type in CELL_TYPES))
+
+    @abstractmethod
+    def _decode(self, choices: Mapping[CellType, Sequence[int]]) -> Genotype:
+        """The genotype of the choices in both cells."""
+
+    @abstractmethod
+    def _encode(self, genotype: Genotype, cell_type: CellType) -> Sequence[int]:
+        """The choices of one cell."""
+
+    @abstractmethod
+    def heaviest(self, weights_EO: Mapping[CellType, torch.Tensor]) -> Code:
+        """The code whose operations weigh most.
+
+        Args:
+            weights_EO: of every operation on every edge, per cell type.
+        """
+
+
+class EdgeSpace(CellSpace):
     """The common space (SNAS, DARTS): one choice of primitive per edge, `none` included; all nodes are the output."""
 
     def __init__(self, network: NetworkOptions) -> None:
@@ -152,11 +174,11 @@ class EdgeSpace(GenotypeSpace):
         return [self.primitives.index(name) for name in names]
 
     def heaviest(self, weights_EO: Mapping[CellType, torch.Tensor]) -> Code:
-        """As `GenotypeSpace.heaviest`."""
+        """As `CellSpace.heaviest`."""
         return tuple(choice for cell_type in CELL_TYPES for choice in weights_EO[cell_type].argmax(-1).tolist())
 
 
-class BlockSpace(GenotypeSpace):
+class BlockSpace(CellSpace):
     """The spaces of NASNet (Zoph et al., CVPR 2018, section 3) and ENAS (Pham et al., ICML 2018, section 2.3).
 
     Five choices make a node of `nasnet`, in the order of NASNet's five steps: its first input, its second input, both
@@ -207,7 +229,7 @@ class BlockSpace(GenotypeSpace):
         return code
 
     def heaviest(self, weights_EO: Mapping[CellType, torch.Tensor]) -> Code:
-        """As `GenotypeSpace.heaviest`; both inputs of a node are the same, and stacked where that is possible."""
+        """As `CellSpace.heaviest`; both inputs of a node are the same, and stacked where that is possible."""
         code: list[int] = []
         columns = [self.primitives.index(name) for name in self._operations]
         for cell_type in CELL_TYPES:
@@ -220,8 +242,79 @@ class BlockSpace(GenotypeSpace):
         return tuple(code)
 
 
+class ChainSpace(GenotypeSpace):
+    """Chains of layers (Zoph and Le, ICLR 2017, sections 3.2 to 3.4), `network.nodes` of them or fewer.
+
+    Layer t has t choices of whether it reads each earlier layer (if none, it reads the image), then those of its
+    filters' height and width, of its strides over rows and columns and of how many filters it has, as far as there is
+    more than one option. So the beginning of a code is the code of a chain of fewer layers, and `decode` takes it; all
+    that is drawn here has all layers. Layers that no layer reads are the output.
+    """
+
+    def __init__(self, network: NetworkOptions) -> None:
+        self.depth, chain = network.nodes, network.chain
+        self._values = (chain.heights, chain.widths, chain.strides, chain.strides, chain.filters)
+        #: Number of options of those choices that every layer has.
+        self.layer_options = tuple(len(values) for values in self._values if len(values) > 1)
+        layers = ((*(2,) * layer, *self.layer_options) for layer in range(self.depth))
+        super().__init__(network, tuple(itertools.chain.from_iterable(layers)))
+
+    def num_choices_of(self, depth: int) -> int:
+        """Length of the code of so many layers."""
+        return depth * (depth - 1) // 2 + depth * len(self.layer_options)
+
+    def depth_of(self, num_choices: int) -> int:
+        """The inverse.
+
+        Raises:
+            GenotypeError: if no chain of this space has such a code.
+        """
+        lengths = [self.num_choices_of(depth) for depth in range(1, self.depth + 1)]
+        if num_choices not in lengths:
+            raise GenotypeError(f"a code must have {' or '.join(map(str, lengths))} choices, got {num_choices}")
+        return 1 + lengths.index(num_choices)
+
+    def decode(self, code: Sequence[int]) -> Genotype:
+        """As `GenotypeSpace.decode`, of the first layers too."""
+        edges, layers, rest = [], [], iter(code)
+        for node in range(2, 2 + self.depth_of(len(code))):
+            sources = [source for source in range(2, node) if next(rest)] or [0]
+            own = [values[next(rest) if len(values) > 1 else 0] for values in self._values]
+            height, width, *strides, filters = own
+            edges += [Edge(kernel_name(height, width), source, node) for source in sources]
+            layers.append(Layer(filters, *strides))
+        return Genotype(tuple(edges), _loose_ends(edges, range(2, node + 1)), (), (), layers=tuple(layers))
+
+    def encode(self, genotype: Genotype) -> Code:
+        """As `GenotypeSpace.encode`."""
+        code: list[int] = []
+        for node, layer in enumerate(genotype.layers, start=2):
+            own = [edge for edge in genotype.normal if edge.target == node]
+            code += [int(any(edge.source == source for edge in own)) for source in range(2, node)]
+            size = kernel_size(own[0].primitive)
+            assert size is not None, "a genotype checks its kernels"
+            chosen = (*size, layer.stride_height, layer.stride_width, layer.filters)
+            if any(value not in values for value, values in zip(chosen, self._values, strict=True)):
+                raise GenotypeError(f"node {node} must be a layer of the search space, got {own[0].primitive}, {layer}")
+            pairs = zip(chosen, self._values, strict=True)
+            code += [values.index(value) for value, values in pairs if len(values) > 1]
+        if not 1 <= len(genotype.layers) <= self.depth or self.decode(code) != genotype:
+            rule = "whose layers read the image if no other layer, and are the output if no layer reads them"
+            raise GenotypeError(f"must be a chain of 1 to {self.depth} layers {rule}, got {genotype.to_dict()}")
+        return tuple(code)
+
+    def largest(self) -> Code:
+        """The code of most parameters: all layers read all others, with the most and the largest filters."""
+        height, width, *strides, filters = self._values
+        most = [max(height), max(width), *map(min, strides), max(filters)]
+        own = [values.index(value) for value, values in zip(most, self._values, strict=True) if len(values) > 1]
+        return tuple(itertools.chain.from_iterable((*(1,) * layer, *own) for layer in range(self.depth)))
+
+
 def genotype_space(network: NetworkOptions) -> GenotypeSpace:
     """The space that a network names."""
+    if network.space == "nas_chain":
+        return ChainSpace(network)
     return EdgeSpace(network) if network.space == "darts" else BlockSpace(network)
 
 

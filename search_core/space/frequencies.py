@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.space.codes import Code, EdgeSpace, GenotypeSpace
+from search_core.space.codes import ChainSpace, Code, EdgeSpace, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.transfer import uploaded
 
@@ -19,7 +19,7 @@ from search_core.transfer import uploaded
 def frequencies(codes: Sequence[Code], space: GenotypeSpace, device: torch.device) -> dict[CellType, Tensor]:
     """How often each operation is chosen in some codes, (E, O) per cell type; rows sum to 1.
 
-    In a block space `none` stands for an edge that a cell does not have, and two operations on one edge are half each.
+    But in `EdgeSpace` `none` stands for an edge that there is not, and two operations on one edge are half each.
 
     Args:
         codes: at least one.
@@ -66,6 +66,8 @@ def uniform_frequencies(space: GenotypeSpace, device: torch.device) -> dict[Cell
         device: of the result.
     """
     num_operations = len(space.primitives)
+    if isinstance(space, ChainSpace):
+        return _uniform_chains(space, device)
     share_EO = torch.full((len(space.edges), num_operations), 1 / num_operations, device=device)
     if not isinstance(space, EdgeSpace):
         none = space.primitives.index("none")
@@ -74,3 +76,14 @@ def uniform_frequencies(space: GenotypeSpace, device: torch.device) -> dict[Cell
         share_EO = ((1 - absent_E) / (num_operations - 1)).unsqueeze(1).repeat(1, num_operations)
         share_EO[:, none] = absent_E
     return {cell_type: share_EO.clone() for cell_type in CELL_TYPES}
+
+
+def _uniform_chains(space: ChainSpace, device: torch.device) -> dict[CellType, Tensor]:
+    """Each layer reads each earlier one with 1/2, or else the image, by any kernel; there is no reduction cell."""
+    # Node 1 is nobody's, and layer t has t earlier ones.
+    chances = [0.5 if source >= 2 else 0.5 ** (target - 2) * (source == 0) for source, target in space.edges]
+    present_E1 = torch.tensor(chances, device=device).unsqueeze(1)
+    num_kernels = len(space.primitives) - 1
+    normal_EO = torch.cat([1 - present_E1, present_E1.expand(-1, num_kernels) / num_kernels], 1)
+    reduce_EO = functional.one_hot(torch.zeros(len(chances), dtype=torch.long, device=device), num_kernels + 1)
+    return {"normal": normal_EO, "reduce": reduce_EO.to(normal_EO)}

@@ -3,6 +3,9 @@
 Nodes 0 and 1 of a cell are its inputs (outputs of the two previous cells); intermediate nodes start at 2. A genotype
 lists every kept edge; an edge whose choice is `none` is left out. Two edges between the same two nodes are allowed
 (NASNet has such cells), and a node may have no edge at all (its channels are zeros).
+
+A genotype with layers is a chain (Zoph and Le, ICLR 2017) in place of cells: a single `normal` cell, whose node 0 is
+the image and whose other nodes are the layers.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from search_core.errors import GenotypeError
 from search_core.json_text import TextError, parse_json
+from search_core.space.chain import Layer, check_chain
 
 Cell = TypeVar("Cell")
 CellType = Literal["normal", "reduce"]
@@ -54,10 +58,13 @@ class Genotype:
     edges, and brings it back to the channels of a node by ReLU, 1x1 convolution and batch norm (NASNet section 3, step
     5, which leaves open how; so do cells with their inputs). Documents without stacked nodes do not mention them.
 
+    In a chain layer t is node t + 2. All edges into it have the same convolution, which reads what they bring
+    concatenated; `layers` has its filters and strides. Documents of cells do not mention layers.
+
     Raises:
         GenotypeError: if an edge names an unknown primitive, does not run forward (`source < target`, `target >= 2`),
-            if a concatenation is empty, repeats a node or names an input node, or if a stacked node has less than two
-            edges or is repeated.
+            if a concatenation is empty, repeats a node or names an input node, if a stacked node has less than two
+            edges or is repeated, or if a chain has a layer without inputs or with several kernels, or a second cell.
     """
 
     normal: tuple[Edge, ...]
@@ -66,13 +73,23 @@ class Genotype:
     reduce_concat: tuple[int, ...]
     normal_stacked: tuple[int, ...] = ()
     reduce_stacked: tuple[int, ...] = ()
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
-        for cell_type in CELL_TYPES:
+        if self.layers:
+            check_chain(self.layers, self.normal, self.normal_concat)
+            if self.reduce or self.reduce_concat or self.reduce_stacked or self.normal_stacked:
+                raise GenotypeError("layers: a chain must have no reduction cell and no stacked nodes")
+        for cell_type in self.cell_types:
             for position, edge in enumerate(self.edges(cell_type)):
-                _check_edge(edge, f"{cell_type}[{position}]")
+                _check_edge(edge, f"{cell_type}[{position}]", is_of_chain=bool(self.layers))
             _check_concat(self.concat(cell_type), f"{cell_type}_concat")
             _check_stacked(self.stacked(cell_type), self.edges(cell_type), f"{cell_type}_stacked")
+
+    @property
+    def cell_types(self) -> tuple[CellType, ...]:
+        """Cells that there are: a chain is a single one."""
+        return CELL_TYPES[:1] if self.layers else CELL_TYPES
 
     def edges(self, cell_type: CellType) -> tuple[Edge, ...]:
         """Kept edges of one cell type, in the order of the document."""
@@ -88,7 +105,7 @@ class Genotype:
 
     def num_nodes(self, cell_type: CellType) -> int:
         """Number of intermediate nodes that one cell type spans, those without any input included."""
-        return max(*(edge.target for edge in self.edges(cell_type)), *self.concat(cell_type), 1) - 1
+        return max((*(edge.target for edge in self.edges(cell_type)), *self.concat(cell_type), 1)) - 1
 
     def num_active_nodes(self, cell_type: CellType) -> int:
         """Number of intermediate nodes that a cell input still reaches along kept edges."""
@@ -99,13 +116,15 @@ class Genotype:
         return len(reached) - 2
 
     def to_dict(self) -> dict[str, Any]:
-        """The document as plain lists, with the keys of the published files, `version`, and stacked nodes if any."""
+        """The document as plain lists: keys of the published files, `version`, stacked nodes and layers if any."""
         document: dict[str, Any] = {"version": FORMAT_VERSION}
         for cell_type in CELL_TYPES:
             document[cell_type] = [list(edge) for edge in self.edges(cell_type)]
             document[f"{cell_type}_concat"] = list(self.concat(cell_type))
             if self.stacked(cell_type):
                 document[f"{cell_type}_stacked"] = list(self.stacked(cell_type))
+        if self.layers:
+            document["layers"] = [list(layer) for layer in self.layers]
         return document
 
     @classmethod
@@ -113,17 +132,18 @@ class Genotype:
         """Read the document form.
 
         Args:
-            document: keys `normal`, `normal_concat`, `reduce`, `reduce_concat`; `version`, `normal_stacked` and
-                `reduce_stacked` optional.
+            document: keys `normal`, `normal_concat`, `reduce`, `reduce_concat`; `version`, `normal_stacked`,
+                `reduce_stacked` and `layers` (each filters, stride over rows, stride over columns) optional.
 
         Raises:
             GenotypeError: on missing or unknown keys, a version that is not known, or a malformed entry.
         """
-        optional = {"normal_stacked", "reduce_stacked"}
+        optional = {"normal_stacked", "reduce_stacked", "layers"}
         check_keys(document, {"normal", "normal_concat", "reduce", "reduce_concat"}, optional)
         return cls(
             normal=_parse_edges(document["normal"], "normal"),
             reduce=_parse_edges(document["reduce"], "reduce"),
+            layers=_parse_layers(document.get("layers", [])),
             **{
                 key: parse_nodes(document.get(key, []), key)
                 for cell_type in CELL_TYPES
@@ -140,6 +160,9 @@ class Genotype:
             lines.append(f'  "{cell_type}_concat": {json.dumps(list(self.concat(cell_type)))}')
             if self.stacked(cell_type):
                 lines.append(f'  "{cell_type}_stacked": {json.dumps(list(self.stacked(cell_type)))}')
+        if self.layers:
+            layers = ",\n".join(f"    {json.dumps(list(layer))}" for layer in self.layers)
+            lines.append(f'  "layers": [\n{layers}\n  ]')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -171,8 +194,8 @@ def check_keys(document: Mapping[str, Any], keys: set[str], optional: Collection
         raise GenotypeError(f"`version` must be {FORMAT_VERSION}, got {document['version']!r}")
 
 
-def _check_edge(edge: Edge, place: str) -> None:
-    if edge.primitive not in KNOWN_PRIMITIVES or edge.primitive == "none":
+def _check_edge(edge: Edge, place: str, *, is_of_chain: bool) -> None:
+    if not is_of_chain and (edge.primitive not in KNOWN_PRIMITIVES or edge.primitive == "none"):
         raise GenotypeError(
             f"{place}: the primitive must be one of {', '.join(KNOWN_PRIMITIVES[1:])} "
             f"(leave out edges whose choice is none), got {edge.primitive!r}"
@@ -193,6 +216,13 @@ def _check_stacked(stacked: tuple[int, ...], edges: tuple[Edge, ...], place: str
     targets = [edge.target for edge in edges]
     if len(set(stacked)) != len(stacked) or any(targets.count(node) < 2 for node in stacked):
         raise GenotypeError(f"{place}: must name distinct nodes with two edges or more, got {list(stacked)}")
+
+
+def _parse_layers(value: Any) -> tuple[Layer, ...]:
+    rows = value if isinstance(value, list) else [None]
+    if not all(isinstance(row, list) and len(row) == 3 and _are_nodes(row) for row in rows):
+        raise GenotypeError(f"layers: must be a list of [filters, stride, stride], got {value!r}")
+    return tuple(Layer(*item) for item in value)
 
 
 def _parse_edges(value: Any, place: str) -> tuple[Edge, ...]:

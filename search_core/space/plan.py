@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from search_core.errors import literal_rules, require
+from search_core.space.chain import ChainOptions
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, CellType, Genotype
 
 Size = tuple[int, int]
 Stem = Literal["cifar", "imagenet"]
 #: Which cells there are to choose from, see `search_core.space.codes`.
-Space = Literal["darts", "nasnet", "enas"]
+Space = Literal["darts", "nasnet", "enas", "nas_chain"]
 
 #: Bit width that stands for values as they are.
 FULL_PRECISION = 32
@@ -24,13 +25,16 @@ class NetworkOptions:
 
     Attributes:
         space: `darts` has one operation on every edge; in `nasnet` and `enas` a node has two inputs, each with an
-            operation, and what no node reads is the output; in `nasnet` a node adds or stacks both.
-        nodes: intermediate nodes B of a cell (5 in NASNet and ENAS).
+            operation, and what no node reads is the output; in `nasnet` a node adds or stacks both. A child of
+            `nas_chain` is a single chain of layers; only `nodes` and `chain` say something of it.
+        nodes: intermediate nodes B of a cell (5 in NASNet and ENAS), or layers of a chain.
         cells: cells L in the stack; those at L // 3 and 2 L // 3 are reduction cells.
         init_channels: channels C of the first cells; reduction cells double them.
         primitives: candidate operations of every edge, at least two, without repetition. With `nasnet` and `enas` two
             and `none`, which is never chosen: reports have there how likely it is that a node does not read another.
+            Left out with `nas_chain`, where they follow from `chain`.
         stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
+        chain: what the layers of `nas_chain` choose from.
         recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a
             fraction of the memory, the same numbers.
 
@@ -44,6 +48,7 @@ class NetworkOptions:
     init_channels: int = 16
     primitives: tuple[str, ...] = field(default=PRIMITIVES)
     stem: Stem = "cifar"
+    chain: ChainOptions = field(default_factory=ChainOptions)
     recompute: bool = False
 
     def __post_init__(self) -> None:
@@ -72,11 +77,28 @@ class NetworkOptions:
             ),
             (
                 "primitives",
-                self.space == "darts" or ("none" in self.primitives and len(self.primitives) >= 3),
+                self.space in ("darts", "nas_chain") or ("none" in self.primitives and len(self.primitives) >= 3),
                 f"must be none and at least two others with `space` {self.space}, got {list(self.primitives)}",
                 "space",
             ),
+            (
+                "primitives",
+                self.space != "nas_chain" or self.primitives == PRIMITIVES,
+                f"must be left out with `space` nas_chain, whose layers choose from `chain`, got {[*self.primitives]}",
+                "space",
+            ),
         )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetworkOptions:
+        """Read what `dataclasses.asdict` gave, whose tuples may be lists since."""
+        chain = ChainOptions(**{name: tuple(values) for name, values in data.get("chain", {}).items()})
+        return cls(**{**data, "primitives": tuple(data["primitives"]), "chain": chain})
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """What may sit on an edge: the columns of a search's reports."""
+        return self.chain.operations if self.space == "nas_chain" else self.primitives
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.relaxations import gumbel_noise
 
+#: Choice of a decision that a shorter sequence does not have.
+ABSENT = -1
 #: Sequences over which `marginals` averages.
 _MARGINAL_SAMPLES = 256
 #: Logit of an option that is not there: finite, so that its probability of 0 has an entropy and a gradient of 0.
@@ -30,7 +32,7 @@ class Rollout:
     """Sequences and what the controller thinks of them, decision by decision.
 
     Attributes:
-        codes: choices (N, T), int64.
+        codes: choices (N, T), int64; those that shorter sequences do not have are `ABSENT`.
         log_probs: log probability (N, T) of each choice after those before it.
         entropies: nats (N, T) of each decision after those before it; the mean over sampled sequences of their sum is
             the entropy of the whole distribution.
@@ -50,7 +52,7 @@ class Rollout:
 
     def as_codes(self) -> list[Code]:
         """The sequences as codes."""
-        return [tuple(choices) for choices in self.codes.tolist()]
+        return [tuple(choice for choice in choices if choice != ABSENT) for choices in self.codes.tolist()]
 
 
 class Controller(nn.Module, ABC):

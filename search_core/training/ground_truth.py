@@ -129,7 +129,9 @@ class GroundTruth(Resumable[TruthReport]):
         return {
             "options": asdict(self._options),
             "network": {
-                name: value for name, value in asdict(self._network).items() if name != "space" or value != "darts"
+                name: value
+                for name, value in asdict(self._network).items()
+                if (name, value) != ("space", "darts") and (name != "chain" or self._network.space == "nas_chain")
             },
             "pairs": self._pairs,
             "data": [self._data.digest, self._data.split_digest],

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from search_core.cost.counts import NetworkCost, bit_operations, child_cost
 from search_core.data.datasets import ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, StateError, require
+from search_core.network.chain import Chain, ChildNetwork
 from search_core.network.child import Child
 from search_core.randomness import check_states, generator_states, make_generators, restore_generators
 from search_core.ranks import ALONE, Ranks
@@ -25,7 +26,7 @@ from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize, plan_child
 from search_core.training.evaluation import Evaluation, evaluate
 from search_core.training.optimisers import SGD
-from search_core.training.retrain_options import RetrainOptions, shares_rule
+from search_core.training.retrain_options import RetrainOptions, chain_rules, shares_rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ class Retrain(Resumable[RetrainReport]):
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images, or the ranks cannot share the batches.
+        OptionsError: if cutout would erase whole images, the ranks cannot share the batches, or the recipe has what a
+            chain has not.
     """
 
     state_format = 2
@@ -174,14 +176,14 @@ class Retrain(Resumable[RetrainReport]):
         """
         cost = self.cost()
         metrics = {"test_accuracy": self.test().accuracy, "params": float(cost.params), "madds": float(cost.madds)}
-        if self.choices is not None:
+        if isinstance(self.child, Child) and self.choices is not None:
             metrics["bit_operations"] = float(bit_operations(self.genotype, self.child.plan, self.child.bits))
         return metrics
 
     def cost(self) -> NetworkCost:
         """Exact counts of the child."""
-        plan = self.child.plan
-        return child_cost(self.genotype, plan.size, cell_channels=[cell.channels for cell in plan.cells])
+        channels = None if isinstance(self.child, Chain) else [cell.channels for cell in self.child.plan.cells]
+        return child_cost(self.genotype, self.child.plan.size, cell_channels=channels)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
@@ -246,7 +248,7 @@ class Retrain(Resumable[RetrainReport]):
 class _TrainingForward(nn.Module):
     """The child's training pass as a module: DistributedDataParallel hooks into `forward` only."""
 
-    def __init__(self, child: Child, ranks: Ranks) -> None:
+    def __init__(self, child: ChildNetwork, ranks: Ranks) -> None:
         super().__init__()
         self.child, self.ranks = child, ranks
 
@@ -257,7 +259,7 @@ class _TrainingForward(nn.Module):
         return self.child.forward_with_auxiliary(images, drop_path_prob, generator, self.ranks)
 
 
-def _training_network(child: Child, ranks: Ranks) -> nn.Module:
+def _training_network(child: ChildNetwork, ranks: Ranks) -> nn.Module:
     """The training pass, whose backward averages the gradients over the ranks."""
     network = _TrainingForward(child, ranks)
     if ranks.count == 1:
@@ -291,10 +293,19 @@ def learning_rate_at(options: RetrainOptions, epoch: int) -> float:
 
 def build_child(
     genotype: Genotype, options: RetrainOptions, data: ImageData, *, seed: int, choices: CellChoices | None = None
-) -> Child:
-    """The child network at the size of the retraining, with fresh seeded weights; `choices` as for `Retrain`."""
+) -> ChildNetwork:
+    """The child network at the size of the retraining, with fresh seeded weights; `choices` as for `Retrain`.
+
+    Of a chain of layers the genotype says all: `cells`, `init_channels` and `stem` are those of cells.
+
+    Raises:
+        OptionsError: if the recipe has what a chain has not.
+    """
     network = NetworkOptions(cells=options.cells, init_channels=options.init_channels, stem=options.stem)
     size = NetworkSize(network, data.input_shape, data.num_classes)
+    if genotype.layers:
+        require(*chain_rules(options))
+        return Chain(genotype, size, seed=seed)
     fitted = None if choices is None else choices.stretched(options.cells)
     return Child(
         genotype,

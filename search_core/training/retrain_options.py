@@ -89,3 +89,9 @@ def shares_rule(options: RetrainOptions, workers: int) -> Rule:
     size = options.batch_size
     holds = size % workers == 0 and (workers == 1 or size >= 2 * workers)
     return "batch_size", holds, f"must divide by {workers} workers, at least 2 images for each, got {size}", "workers"
+
+
+def chain_rules(options: RetrainOptions) -> tuple[tuple[str, bool, str], ...]:
+    """Rules for `require`: what the recipe of a chain of layers leaves out, which has no cells."""
+    parts = {"auxiliary_weight": options.auxiliary_weight, "drop_path": options.drop_path}
+    return tuple((name, value == 0, f"must be 0 for a chain of layers, got {value}") for name, value in parts.items())

@@ -50,7 +50,7 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
         "study": study.spec.name,
         **asdict(trial),
         "planned_epochs": planned,
-        "primitives": network.primitives,
+        "primitives": network.operations,
         "curves": {name: [record["metrics"][name] for record in epochs] for name in CURVES},
         "probabilities": {cell_type: cell["probabilities"] for cell_type, cell in cells.items()} or None,
         "retrainings": retrainings,

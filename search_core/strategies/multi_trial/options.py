@@ -132,7 +132,7 @@ class BayesianOptions(MultiTrialOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RlNasController(ControllerOptions):
-    """The controller of Zoph and Le (section 4.1), but with one layer of units in place of two.
+    """The controller of Zoph and Le (section 4.1): in the space `nas_chain` with two layers of units, elsewhere one.
 
     Attributes:
         lr: learning rate of Adam; the paper's 0.0006 is for its 12,800 children, the default for hundreds.
@@ -144,12 +144,45 @@ class RlNasController(ControllerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthGrowth:
+    """How chains grow while they are searched (Zoph and Le, section 4.1), in the space `nas_chain`.
+
+    Attributes:
+        every: children after which later ones have more layers, at least 1 (1,600 in the paper); default: all have
+            `network.nodes` layers.
+        start: layers of the first children, at least 1, as in the paper.
+        by: layers that are added each time, at least 1, as in the paper, up to `network.nodes`.
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    every: int | None = None
+    start: int = 6
+    by: int = 2
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        require(*((name, value >= 1, f"must be at least 1, got {value}") for name, value in given.items()))
+
+    def depth(self, number: int, most: int) -> int:
+        """Layers of a child.
+
+        Args:
+            number: of its proposal.
+            most: layers of the last children.
+        """
+        return most if self.every is None else min(most, self.start + self.by * (number // self.every))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlNasOptions(MultiTrialOptions):
     """Children emitted by an LSTM controller that learns by REINFORCE.
 
     Attributes:
         kind: names this strategy.
         controller: the LSTM and how it learns.
+        growth: depth of chains.
         batch: children an update, at least 1 (8 in the paper, section 4.1).
     """
 
@@ -158,6 +191,7 @@ class RlNasOptions(MultiTrialOptions):
 
     kind: Literal["rl_nas"] = "rl_nas"
     controller: RlNasController = field(default_factory=RlNasController)
+    growth: DepthGrowth = field(default_factory=DepthGrowth)
     batch: int = 8
 
     def __post_init__(self) -> None:
@@ -203,6 +237,7 @@ class NasnetOptions(MultiTrialOptions):
 
     summary: ClassVar = "an LSTM controller of cells, trained by PPO on trained children"
     paper: ClassVar = "Zoph et al., CVPR 2018"
+    spaces: ClassVar = ("darts", "nasnet", "enas")
 
     kind: Literal["nasnet"] = "nasnet"
     estimate: NasnetEstimate = field(default_factory=NasnetEstimate)

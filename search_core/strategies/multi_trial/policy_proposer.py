@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from search_core.cost.constraints import ChildLimits
 from search_core.space.codes import Code, GenotypeSpace
 from search_core.space.genotype import CellType
+from search_core.strategies.controller import ABSENT
 from search_core.strategies.multi_trial.scored import ScoredProposer
 from search_core.strategies.policy_gradient import Experience, Learner
 
@@ -76,10 +78,11 @@ class PolicyProposer(ScoredProposer):
         self._finished.append(replace(drawn, reward=score) if math.isfinite(score) else drawn)
         if len(self.scores) % self._batch == 0:
             learnt = [*self._beyond, *self._finished]
+            codes = [torch.tensor(each.code) for each in learnt]  # of unequal lengths where children grow
             self._learner.update(
                 Experience(
-                    codes=torch.tensor([each.code for each in learnt]),
-                    log_probs=torch.stack([each.log_probs for each in learnt]),
+                    codes=pad_sequence(codes, batch_first=True, padding_value=ABSENT),
+                    log_probs=pad_sequence([each.log_probs for each in learnt], batch_first=True),
                     rewards=torch.tensor([each.reward for each in learnt]),
                 )
             )

@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from search_core.cost.constraints import ChildLimits
 from search_core.randomness import seeded_weights
-from search_core.space.codes import EdgeSpace, GenotypeSpace
-from search_core.space.genotype import CELL_TYPES
+from search_core.space.codes import ChainSpace, Code, EdgeSpace, GenotypeSpace
+from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.controller import NEVER, Controller, Rollout, SequenceController, choose, initialise
 from search_core.strategies.controller_options import ControllerOptions
+from search_core.strategies.multi_trial.chain_controller import ChainController
 from search_core.strategies.multi_trial.options import RlNasOptions
 from search_core.strategies.multi_trial.policy_proposer import PolicyProposer
 from search_core.strategies.policy_gradient import Reinforce
@@ -150,14 +151,33 @@ class AnchorController(Controller):
 class RlNas(PolicyProposer):
     """Proposes children of a controller that learns by REINFORCE.
 
-    It is an `AnchorController` in the common space. In those of NASNet and ENAS a node has two inputs, each a choice
-    like that of an operation, which a `SequenceController` emits.
+    It is an `AnchorController` in the common space and a `ChainController` of chains, which may grow. In the spaces of
+    NASNet and ENAS a node has two inputs, each a choice like that of an operation, which a `SequenceController` emits.
     """
 
     def __init__(self, options: RlNasOptions, space: GenotypeSpace, limits: ChildLimits, seed: int) -> None:
-        controller: Controller = (
-            AnchorController(options.controller, space, seed=seed)
-            if isinstance(space, EdgeSpace)
-            else SequenceController(options.controller, space.options, seed=seed)
-        )
+        controller: Controller
+        if isinstance(space, ChainSpace):
+            controller = ChainController(options.controller, space, seed=seed)
+        elif isinstance(space, EdgeSpace):
+            controller = AnchorController(options.controller, space, seed=seed)
+        else:
+            controller = SequenceController(options.controller, space.options, seed=seed)
+        self._growth, self._controller = options.growth, controller
         super().__init__(space, limits, Reinforce(controller), batch=options.batch, seed=seed)
+
+    def propose(self) -> tuple[Code, None]:
+        """As `PolicyProposer.propose`."""
+        self._grow()
+        return super().propose()
+
+    def probabilities(self) -> dict[CellType, Tensor]:
+        """As `PolicyProposer.probabilities`."""
+        self._grow()
+        return super().probabilities()
+
+    def _grow(self) -> None:
+        """Give the next chain its depth."""
+        if isinstance(self._controller, ChainController):
+            assert isinstance(self.space, ChainSpace)
+            self._controller.depth = self._growth.depth(len(self.codes), self.space.depth)
