@@ -71,9 +71,8 @@ def export(
     child = load_trained(*found)
     images, _ = next(iter(child.data.validation.batches(_COMPARED)))
     statistics = {} if without_normalisation else {"mean": child.data.mean, "std": child.data.std}
-    files = export_child(
-        child.network, to, images, title=f"{child.name}, run {child.run_id}", formats=wanted, **statistics
-    )
+    title, classes = f"{child.name}, run {child.run_id}", child.data.classes
+    files = export_child(child.network, to, images, title=title, classes=classes, formats=wanted, **statistics)
     card = write_card(child, files, to, is_normalising=bool(statistics))
     if as_json:
         print(json.dumps([{**asdict(file), "file": str(file.file)} for file in files]))

@@ -253,7 +253,7 @@ def _overview(study: Study) -> dict[str, Any]:
     return {
         "name": study.spec.name,
         "state": "done" if is_done else "unfinished",
-        "dataset": study.spec.search.dataset.name,
+        "dataset": study.spec.search.dataset.title,
         "trials": study.spec.num_trials,
         **{end: sum(trial.state == end for trial in trials) for end in ("complete", *_EARLY_ENDS)},
         "retrainings": len(retrains),

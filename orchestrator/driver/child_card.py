@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from scipy.stats import binomtest
@@ -11,9 +12,12 @@ from scipy.stats import binomtest
 from dashboards.formatting import shown_metric
 from dashboards.pictures.cells import render_cells_svg
 from orchestrator.driver.trained import TrainedChild
+from orchestrator.tracking.markdown import plain
+from search_core.errors import first_few
 from search_core.export import ExportedFile
 from search_core.space.genotype import Edge, Genotype
 
+_MOST_NAMES = 20
 _USE = {
     "python": "from child import child; model = child()",
     "state-dict": 'model.load_state_dict(torch.load("state_dict.pt", weights_only=True))',
@@ -33,7 +37,8 @@ _TEXT = """# {name}
 | test accuracy | {accuracy} |
 | cost | {params}, {madds}, for one image |
 | takes | images ({shape}), float32, {range}; any number at once |
-| gives | {classes} logits |
+| gives | {classes} logits: {names} |
+| augmentation | {augmentation} |
 | normalisation | {normalisation} |
 | licence | of `child.py` Apache License 2.0, as this project; the weights are yours, within the terms of the data |
 
@@ -76,6 +81,8 @@ def write_card(child: TrainedChild, files: Sequence[ExportedFile], folder: Path,
         shape=", ".join(map(str, ("N", *data.input_shape))),
         range="pixels in [0, 1]" if is_normalising else "normalised",
         classes=data.num_classes,
+        names=plain(first_few(data.classes)) if data.num_classes > _MOST_NAMES else plain(", ".join(data.classes)),
+        augmentation=", ".join(f"{name} {value}" for name, value in asdict(data.augmentation).items() if value) or "none",
         normalisation=f"{'inside' if is_normalising else 'to be done before'}: {statistics}",
         child_ms=files[0].child_ms,
         files="\n".join(

@@ -83,7 +83,7 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
         study = _with_copies(study)
     else:
         require_unchanged(study.optuna_study, study.spec, study.folder, study.tracking_uri)
-    view.step(f"loading the images of {study.spec.search.dataset.name}")
+    view.step(f"loading the images of {study.spec.search.dataset.title}")
     data = load_data(study.spec.search.dataset, torch.device("cpu"))
     _check_work(study, data)
     for warning in data.warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from orchestrator.study.hours import HOURS
 from search_core.data.datasets import ImageData
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.space.genotype import PRIMITIVES, Genotype
+
+_MOST_CHARACTERS = 1000  # of a tag; a thousand classes have more
 
 UnitKind = Literal["search", "retrain"]
 
@@ -120,11 +123,14 @@ def swept_values(keys: Iterable[str], options: Mapping[str, Any]) -> str:
 
 
 def run_tags(data: ImageData) -> dict[str, str]:
-    """Data set, versions and git commit, as tags of every run."""
+    """Data set with its classes and normalisation, versions and git commit, as tags of every run."""
     return {
         "dataset": data.name,
         "dataset.digest": data.digest,
         "dataset.split_digest": data.split_digest,
+        "dataset.classes": ", ".join(data.classes)[:_MOST_CHARACTERS],
+        "dataset.mean": json.dumps(data.mean),
+        "dataset.std": json.dumps(data.std),
         **environment_tags(),
     }
 

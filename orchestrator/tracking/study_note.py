@@ -71,7 +71,7 @@ class StudyProgress:
         head = (said, self._numbers(tally)) if answer is not None and answer.is_over else (self._numbers(tally), said)
         return joined(
             *head,
-            f"SNAS searches on {plain(self._spec.search.dataset.name)}: {goals}. "
+            f"SNAS searches on {plain(self._spec.search.dataset.title)}: {goals}. "
             f"{link('Parent run', parent.page)}, {link('study file', parent.artifact('study.yaml'))}.",
             self._front(tally),
             parent.image(NARROW) if self.has_picture else "",

@@ -5,7 +5,9 @@ Shapes: N images of a batch, P images of all splits together, S images of one sp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,19 +141,22 @@ def _covered(length: int, side: int, centre_N: Tensor) -> Tensor:
 
 
 def channel_statistics(
-    images: npt.NDArray[np.uint8], indices: npt.NDArray[np.int64]
+    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32], indices: npt.NDArray[np.int64]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over the given images, for pixels in [0, 1].
 
-    They come from exact counts of the 256 grey levels, so that they do not depend on device or order of summation.
+    Those of bytes come from exact counts of the 256 grey levels, so that they do not depend on device or order of
+    summation.
 
     Args:
-        images: shape (P, C, H, W).
+        images: shape (P, C, H, W), grey levels in [0, 255].
         indices: shape (S,), the images to count.
 
     Returns:
         Means and standard deviations, C each; the latter at least one grey level, so that one can divide by them.
     """
+    if images.dtype != np.uint8:
+        return _statistics_of_floats(images, indices)
     channels = images.shape[1]
     counts = np.zeros((channels, 256), dtype=np.int64)
     for start in range(0, len(indices), 1024):  # in parts, because counting widens bytes to 64 bits
@@ -161,4 +166,18 @@ def channel_statistics(
     levels = np.arange(256) / 255
     mean = share @ levels
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1)).clip(min=1 / 255)
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _statistics_of_floats(
+    images: npt.NDArray[Any], indices: npt.NDArray[np.int64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def average(of: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+        """Of a function of the pixels over all images, by channel."""
+        means = [of(images[index].astype(np.float64) / 255).mean(axis=(1, 2)) for index in np.sort(indices)]
+        found: npt.NDArray[np.float64] = np.mean(means, axis=0)
+        return found
+
+    mean = average(lambda pixels: pixels)
+    std = np.sqrt(average(lambda pixels: (pixels - mean[:, None, None]) ** 2)).clip(min=1 / 255)
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from search_core.data.augment import Augmentation, channel_statistics
 from search_core.data.dataset_options import DatasetOptions, image_root
 from search_core.data.identical import identical_images
 from search_core.data.image_folder import read_image_folder
+from search_core.data.image_tables import read_table
+from search_core.data.own_data import read_function
 from search_core.data.readers import RawImages, make_fake, read_cifar, read_digits, read_fashion_mnist
 from search_core.data.splits import FolderSplit, Split, TensorSplit, stratified_order
 from search_core.errors import DataError, printable, require
@@ -28,8 +30,7 @@ _AUGMENTATION = {
     "cifar10": Augmentation(crop_padding=4, flip=True),
     "cifar100": Augmentation(crop_padding=4, flip=True),
     "image-folder": Augmentation(flip=True),  # its random crop is another one, see FolderSplit
-    "fake": Augmentation(),
-}
+}  # others have none: what may be changed without changing the class is for their owners to say
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -38,12 +39,12 @@ class ImageData:
     """A data set, split and ready to be trained on.
 
     Attributes:
-        name: `DatasetOptions.name`.
+        name: `DatasetOptions.title`.
         train: images that theta (and in single-level search alpha) is trained on.
         validation: images held out of the training set.
         test: official or seeded test images, for the final figure only.
         input_shape: channels, height, width of an image.
-        num_classes: number of classes.
+        classes: names of the classes.
         augmentation: augmentation of training images: that of the data set, overridden by the options.
         mean: mean of each channel of pixels in [0, 1], over the training split (ImageNet's for `image-folder`).
         std: standard deviation of each channel of pixels in [0, 1], likewise.
@@ -58,13 +59,18 @@ class ImageData:
     validation: Split
     test: Split
     input_shape: tuple[int, int, int]
-    num_classes: int
+    classes: tuple[str, ...]
     augmentation: Augmentation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
     split_digest: str
     warnings: Callable[[], list[str]] = list
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -108,12 +114,16 @@ def _read(options: DatasetOptions) -> RawImages:
         return make_fake(options.shape, options.classes, options.images)
     if options.name == "fashion-mnist":
         return read_fashion_mnist(None if options.root is None else image_root(options))
-    return read_cifar(image_root(options), 10 if options.name == "cifar10" else 100)
+    if options.name in ("cifar10", "cifar100"):
+        return read_cifar(image_root(options), 10 if options.name == "cifar10" else 100)
+    if options.is_function:
+        return read_function(options)
+    return read_table(options)
 
 
 def _load_in_memory(options: DatasetOptions, raw: RawImages, device: torch.device) -> ImageData:
     _, channels, height, width = raw.images.shape
-    indices = _split(options, raw.labels, raw.num_train, tuple(str(label) for label in range(raw.num_classes)))
+    indices = _split(options, raw.labels, raw.sizes, raw.classes)
     mean, std = channel_statistics(raw.images, indices["train"])
     images, labels = torch.from_numpy(raw.images).to(device), torch.from_numpy(raw.labels).to(device)
     return _assemble(
@@ -121,7 +131,7 @@ def _load_in_memory(options: DatasetOptions, raw: RawImages, device: torch.devic
         indices,
         lambda chosen: TensorSplit(images, labels, chosen, mean, std),
         input_shape=(channels, height, width),
-        num_classes=raw.num_classes,
+        classes=raw.classes,
         mean=mean,
         std=std,
         digest=raw.digest(),
@@ -131,7 +141,8 @@ def _load_in_memory(options: DatasetOptions, raw: RawImages, device: torch.devic
 def _load_image_folder(options: DatasetOptions, device: torch.device) -> ImageData:
     root = image_root(options).absolute()
     folder = read_image_folder(root)
-    indices = _split(options, folder.labels, folder.num_train, folder.classes)
+    sizes = {"train": folder.num_train, "test": len(folder.labels) - folder.num_train}
+    indices = _split(options, folder.labels, sizes, folder.classes)
 
     def make_split(chosen: npt.NDArray[np.int64]) -> Split:
         return FolderSplit(
@@ -150,7 +161,7 @@ def _load_image_folder(options: DatasetOptions, device: torch.device) -> ImageDa
         indices,
         make_split,
         input_shape=(3, options.image_size, options.image_size),
-        num_classes=len(folder.classes),
+        classes=folder.classes,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         digest=folder.digest,
@@ -164,7 +175,7 @@ def _assemble(
     make_split: Callable[[npt.NDArray[np.int64]], Split],
     *,
     input_shape: tuple[int, int, int],
-    num_classes: int,
+    classes: tuple[str, ...],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     digest: str,
@@ -174,12 +185,12 @@ def _assemble(
     for name, chosen in indices.items():
         sha.update(f"{name} {len(chosen)}\n".encode() + chosen.astype("<i8").tobytes())
     return ImageData(
-        name=options.name,
+        name=options.title,
         train=make_split(indices["train"]),
         validation=make_split(indices["validation"]),
         test=make_split(indices["test"]),
         input_shape=input_shape,
-        num_classes=num_classes,
+        classes=classes,
         augmentation=_augmentation(options, min(input_shape[1:])),
         mean=mean,
         std=std,
@@ -191,7 +202,7 @@ def _assemble(
 
 def _augmentation(options: DatasetOptions, side: int) -> Augmentation:
     """Return the data set's augmentation with what the options override; `side` is the shorter one, in pixels."""
-    default = _AUGMENTATION[options.name]
+    default = _AUGMENTATION.get(options.name, Augmentation())
     augmentation = Augmentation(
         crop_padding=default.crop_padding if options.crop_padding is None else options.crop_padding,
         flip=default.flip if options.flip is None else options.flip,
@@ -207,7 +218,7 @@ def _augmentation(options: DatasetOptions, side: int) -> Augmentation:
 
 
 def _split(
-    options: DatasetOptions, labels: npt.NDArray[np.int64], num_train: int | None, classes: tuple[str, ...]
+    options: DatasetOptions, labels: npt.NDArray[np.int64], sizes: Mapping[str, int], classes: tuple[str, ...]
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Split the pool into train, validation and test, disjoint and stratified.
 
@@ -216,7 +227,7 @@ def _split(
     Args:
         options: fraction, seed and limits.
         labels: shape (P,), classes of all images.
-        num_train: size of the official training set, which comes first; None if there is no official test set.
+        sizes: as `RawImages.sizes`; splits that it lacks are taken from `train`.
         classes: names of the classes, for messages.
 
     Returns:
@@ -227,17 +238,22 @@ def _split(
         generator = np.random.default_rng([stream, options.split_seed])
         return indices[stratified_order(labels[indices], generator)]
 
-    pool = np.arange(len(labels))
-    if num_train is None:
-        shuffled, num_test = ordered(pool, 0), round(TEST_FRACTION * len(pool))
-        test, rest = shuffled[:num_test], shuffled[num_test:]
+    ends = np.cumsum(list(sizes.values()))
+    given = {name: np.arange(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+    rest = given["train"]
+    if "test" in given:
+        test = ordered(given["test"], 0)
     else:
-        test, rest = ordered(pool[num_train:], 0), pool[:num_train]
-    num_validation = round(options.validation_fraction * len(rest))
-    shuffled = ordered(rest, 1)
+        shuffled, num_test = ordered(rest, 0), round(TEST_FRACTION * len(rest))
+        test, rest = shuffled[:num_test], shuffled[num_test:]
+    if "validation" in given:
+        validation = ordered(given["validation"], 1)
+    else:
+        shuffled, num_validation = ordered(rest, 1), round(options.validation_fraction * len(rest))
+        validation, rest = shuffled[:num_validation], shuffled[num_validation:]
     # Ordered once more, so that the classes also take turns in the first `train_images` of them.
-    train = ordered(shuffled[num_validation:], 2)
-    indices = {"train": train, "validation": shuffled[:num_validation], "test": test}
+    train = ordered(rest, 2)
+    indices = {"train": train, "validation": validation, "test": test}
     limited = {name: _limited(options, name, chosen) for name, chosen in indices.items()}
     _check_classes(options, labels[limited["train"]], classes)
     return limited
@@ -247,13 +263,13 @@ def _limited(options: DatasetOptions, split: str, indices: npt.NDArray[np.int64]
     """Return the first `<split>_images` of the indices."""
     if not len(indices):
         raise DataError(
-            f"the {split} split of `{options.name}` must hold at least one image, got none with "
+            f"the {split} split of `{options.title}` must hold at least one image, got none with "
             f"`validation_fraction` {options.validation_fraction}; change the fraction or use more images"
         )
     limit: int | None = getattr(options, f"{split}_images")
     if limit is not None and limit > len(indices):
         raise DataError(
-            f"`{split}_images` must be at most {len(indices)}, the size of the {split} split of `{options.name}`, "
+            f"`{split}_images` must be at most {len(indices)}, the size of the {split} split of `{options.title}`, "
             f"got {limit}"
         )
     return indices[:limit]
@@ -264,7 +280,7 @@ def _check_classes(options: DatasetOptions, labels: npt.NDArray[np.int64], class
     if len(missing):
         names = ", ".join(classes[label] for label in missing[:10])
         raise DataError(
-            f"every class of `{options.name}` must have at least one image in the train split, got none for "
+            f"every class of `{options.title}` must have at least one image in the train split, got none for "
             f"{len(missing)} of {len(classes)} ({names}) among {len(labels)} images; raise `train_images`, lower "
             "`validation_fraction` or add images"
         )

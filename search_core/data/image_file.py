@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ _FULL_RANGE = ("PNG", "PPM", "JPEG2000")
 _TRANSPARENT_FACTOR = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}
 
 
-def read_rgb(path: str) -> Image:
+def read_rgb(path: str, content: bytes | None = None) -> Image:
     """Decode an image file.
 
     16-bit values lose their lower byte, grey levels become three equal channels, and transparency is laid on white,
@@ -31,6 +32,7 @@ def read_rgb(path: str) -> Image:
 
     Args:
         path: of the file; its content says the format, not its name.
+        content: of the file, if it lies elsewhere; `path` is then what messages call it.
 
     Returns:
         A Pillow image of mode RGB.
@@ -44,7 +46,7 @@ def read_rgb(path: str) -> Image:
     from PIL import ImageOps, UnidentifiedImageError
 
     try:
-        with Pillow.open(path) as image:
+        with Pillow.open(path if content is None else io.BytesIO(content)) as image:
             _check(image, path)
             if "transparency" in image.info and image.format == "PNG":
                 _scale_transparent(image)

@@ -8,6 +8,7 @@ import math
 import pickle
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,17 +41,17 @@ class RawImages:
     """A data set as arrays.
 
     Attributes:
-        images: shape (N, C, H, W), uint8.
-        labels: shape (N,), in [0, `num_classes`).
-        num_train: the first this many images are the official training set, the others the official test set; None if
-            the data set has no official test set.
-        num_classes: number of classes.
+        images: shape (N, C, H, W), grey levels in [0, 255]: uint8, or float32 for those that no bytes can hold.
+        labels: shape (N,), in [0, number of classes).
+        sizes: number of images of each split that the data set has, `train` and perhaps `validation` and `test`; the
+            images are in this order.
+        classes: names of the classes.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8] | npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    num_train: int | None
-    num_classes: int
+    sizes: Mapping[str, int]
+    classes: tuple[str, ...]
 
     def digest(self) -> str:
         """SHA-256 (hex) of images and labels, with their shapes."""
@@ -59,6 +60,10 @@ class RawImages:
             sha.update(repr(array.shape).encode())
             sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
+
+
+def _numbered(num_classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(num_classes)))
 
 
 def read_digits() -> RawImages:
@@ -74,7 +79,7 @@ def read_digits() -> RawImages:
     rows = np.loadtxt(content.splitlines(), delimiter=",", dtype=np.int64)
     # Grey levels are 0..16; 255 / 16 = 15.9375 spreads them over a byte, so that all in-memory sets are alike.
     images = np.rint(rows[:, :64] * 15.9375).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return RawImages(images, rows[:, 64], None, 10)
+    return RawImages(images, rows[:, 64], {"train": len(rows)}, _numbered(10))
 
 
 def make_fake(shape: tuple[int, int, int], num_classes: int, num_images: int) -> RawImages:
@@ -86,7 +91,8 @@ def make_fake(shape: tuple[int, int, int], num_classes: int, num_images: int) ->
         num_images: number of images, all splits together.
     """
     images = np.random.default_rng(0).integers(0, 256, (num_images, *shape), dtype=np.uint8)
-    return RawImages(images, np.arange(num_images) % num_classes, None, num_classes)
+    labels = np.arange(num_images) % num_classes
+    return RawImages(images, labels, {"train": num_images}, _numbered(num_classes))
 
 
 def read_fashion_mnist(root: Path | None) -> RawImages:
@@ -108,7 +114,8 @@ def read_fashion_mnist(root: Path | None) -> RawImages:
         if images[-1].shape[1:] != (28, 28):
             raise DataError(f"{images_path} must hold images of 28 x 28 pixels, got {images[-1].shape[1:]}")
         _check_labels(labels_path, labels[-1], len(images[-1]), 10)
-    return RawImages(np.concatenate(images)[:, None], np.concatenate(labels), len(images[0]), 10)
+    sizes = {"train": len(images[0]), "test": len(images[1])}
+    return RawImages(np.concatenate(images)[:, None], np.concatenate(labels), sizes, _numbered(10))
 
 
 def _fashion_folder(root: Path | None) -> Path:
@@ -197,8 +204,8 @@ def read_cifar(root: Path, num_classes: Literal[10, 100]) -> RawImages:
         )
     batches = [_read_cifar_batch((folder / name).absolute(), label_key, num_classes) for name in names]
     images, labels = zip(*batches, strict=True)
-    num_train = sum(len(batch) for batch in labels[:-1])
-    return RawImages(np.concatenate(images), np.concatenate(labels), num_train, num_classes)
+    sizes = {"train": sum(map(len, labels[:-1])), "test": len(labels[-1])}
+    return RawImages(np.concatenate(images), np.concatenate(labels), sizes, _numbered(num_classes))
 
 
 def _read_cifar_batch(
@@ -216,9 +223,9 @@ def _read_cifar_batch(
         ) from error
     data, labels = (batch.get("data"), batch.get(label_key)) if isinstance(batch, dict) else (None, None)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        raise DataError(f"{path} must hold `data` as bytes of shape (n, 3072), got {_describe(data)}")
+        raise DataError(f"{path} must hold `data` as bytes of shape (n, 3072), got {describe(data)}")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise DataError(f"{path} must hold `{label_key}` as a list of whole numbers, got {_describe(labels)}")
+        raise DataError(f"{path} must hold `{label_key}` as a list of whole numbers, got {describe(labels)}")
     try:
         label_array = np.array(labels, dtype=np.int64)
     except OverflowError as error:
@@ -227,7 +234,8 @@ def _read_cifar_batch(
     return data.reshape(-1, 3, 32, 32), label_array
 
 
-def _describe(value: object) -> str:
+def describe(value: object) -> str:
+    """What a value is, for "..., got ..."."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} of shape {value.shape}"
     return "nothing" if value is None else f"a {type(value).__name__}"

@@ -54,6 +54,7 @@ def export_child(
     title: str,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    classes: Sequence[str] = (),
     formats: Collection[str] = tuple(FORMATS),
 ) -> list[ExportedFile]:
     """Write a trained child to a folder in several formats, read each again and compare its logits.
@@ -67,6 +68,7 @@ def export_child(
         mean: of each channel of pixels in [0, 1], which the exported network then takes. Empty: it takes what the child
             does.
         std: standard deviation, likewise.
+        classes: names of the logits, for `child.py`.
         formats: keys of `FORMATS`.
 
     Returns:
@@ -82,7 +84,7 @@ def export_child(
         raise ExportError("a child that leaves must have full precision, got few bits: their rounding is simulated")
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / file for name, file in FORMATS.items()}
-    files["python"].write_text(child_source(network, title, mean, std), encoding="utf-8")
+    files["python"].write_text(child_source(network, title, mean, std, classes), encoding="utf-8")
     weights = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
     torch.save(weights, files["state-dict"])
     mean_C, std_C = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))

@@ -94,7 +94,9 @@ _BUILDER = '''def child() -> Network:
 _STATISTIC = '        self.register_buffer("{name}", torch.tensor({values}).reshape(1, -1, 1, 1), persistent=False)\n'
 
 
-def child_source(network: ChildNetwork, title: str, mean: Sequence[float], std: Sequence[float]) -> str:
+def child_source(
+    network: ChildNetwork, title: str, mean: Sequence[float], std: Sequence[float], classes: Sequence[str] = ()
+) -> str:
     """The text of a Python module with a function `child`, whose module has the weights' names of `network`.
 
     Args:
@@ -102,6 +104,7 @@ def child_source(network: ChildNetwork, title: str, mean: Sequence[float], std: 
         title: first line of the module's docstring.
         mean: of each channel of pixels in [0, 1]; empty if images come normalised.
         std: standard deviation, likewise.
+        classes: names of the logits; none if they are not known.
     """
     plan = network.plan
     takes = f"images ({', '.join(map(str, ('N', *plan.size.input_shape)))}), float32"
@@ -114,7 +117,8 @@ def child_source(network: ChildNetwork, title: str, mean: Sequence[float], std: 
         "images": "(images - self.mean) / self.std" if mean else "images",
         "channels": plan.out_channels,
     }
-    parts = _chain_parts(network, ends) if isinstance(network, Chain) else _cell_parts(network, ends)
+    parts = [f"#: Names of the logits.\nCLASSES = {list(classes)!r}\n"] if classes else []
+    parts += _chain_parts(network, ends) if isinstance(network, Chain) else _cell_parts(network, ends)
     head = _HEAD.format(title=title, takes=takes, classes=plan.size.num_classes)
     needed = _needed((primitives, blocks, chain), "\n".join(parts))
     text = "\n\n".join([head, *needed.values(), *parts, _BUILDER])

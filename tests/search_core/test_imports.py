@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: Never, not even inside a function.
 NOT_IN_SEARCH_CORE = {"ray", "optuna", "mlflow", "pydantic", "yaml", "orchestrator", "dashboards", "typer", "pandas"}
 #: Inside functions only: they are needed by some data sets alone.
-ONLY_WHEN_NEEDED = {"torchvision", "sklearn"}
+ONLY_WHEN_NEEDED = {"torchvision", "sklearn", "pyarrow", "datasets"}
 
 
 def sources(package: str) -> list[Path]:
