@@ -121,6 +121,12 @@ class Trial:
         return self.run.state == "complete" or (self.counts_stopped and self.run.state == "stopped")
 
     @property
+    def has_lost_a_cell(self) -> bool:
+        """Whether it collapsed, or one of its cells has no edge left."""
+        edges = (self.run.metrics.get(name) for name in ("edges_normal", "edges_reduce"))
+        return self.run.state == "collapsed" or 0 in edges
+
+    @property
     def title(self) -> str:
         """How people call it."""
         return self.run.label if self.number is None else f"trial {self.number}"

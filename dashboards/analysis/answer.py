@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,7 +20,7 @@ _ERRORS = ("child_val_error", "child_val_accuracy", "child_val_accuracy_recalibr
 _CELLS = ("edges_normal", "edges_reduce")
 #: Metrics of a search's last epoch that the rule may read.
 READ_METRICS = (*_ERRORS, *COSTS, *_CELLS)
-_SMOOTHED = 8  # searches from which on one bad neighbour does not end the range of eta
+_WINDOWS = 32  # neighbours of a search, by eta, are a thirty-second of all on either side
 
 
 class _Goal(Protocol):
@@ -87,9 +86,10 @@ class Answer:
         picks: the cell to keep first, then what else the most accurate and the cheapest are.
         is_tested: whether errors are those of retrained cells on test images.
         cost_metric: which cost the front is over.
-        etas: least and largest penalty strength around that of the cell to keep in which no child is worse than its
-            child beyond the noise; None if eta was not swept or that cannot be said.
+        etas: least and largest penalty strength around that of the cell to keep at which most cells are not worse
+            beyond the noise; None if eta was not swept or that cannot be said.
         compared: cells among which was chosen.
+        close: trials of the others whose error does not differ from that of the cell to keep beyond the noise.
         strategies: number of strategies that have found them.
         is_over: whether nothing more is to come.
     """
@@ -99,6 +99,7 @@ class Answer:
     cost_metric: str
     etas: tuple[float, float] | None
     compared: int
+    close: tuple[int, ...]
     strategies: int
     is_over: bool
 
@@ -175,8 +176,13 @@ def find_answer(
         ),
         is_tested=is_tested,
         cost_metric=goals_of(objectives)[1],
-        etas=_good_etas(candidates, kept, images.get("validation")),
+        etas=_good_etas(candidates, kept, images, is_tested=is_tested),
         compared=len(compared),
+        close=tuple(
+            entry.trial
+            for entry in compared
+            if entry.trial not in roles and is_beyond_noise(errors[entry.trial], errors[kept.trial]) is False
+        ),
         strategies=len({entry.strategy for entry in compared}),
         is_over=is_over,
     )
@@ -225,29 +231,44 @@ def _knee(front: Sequence[Candidate], errors: Mapping[int, Estimate]) -> Candida
     return deepest if deepest is not None and depths[deepest.trial] > 0 else None
 
 
-def _good_etas(candidates: Sequence[Candidate], kept: Candidate, images: int | None) -> tuple[float, float] | None:
-    """Penalty strengths around that of the kept cell whose children are not worse beyond the noise, without a gap.
+def _good_etas(
+    candidates: Sequence[Candidate], kept: Candidate, images: Mapping[str, int], *, is_tested: bool
+) -> tuple[float, float] | None:
+    """Penalty strengths around that of the kept cell that are not worse beyond the noise.
 
-    From `_SMOOTHED` searches on each stands for the median of its neighbours: other settings are swept too.
+    A cell is held against the kept one by its test error where both have one, else by that of its child. The range goes
+    on while most of a cell and its neighbours are not worse, for other settings are swept too; it ends with a cell that
+    is not worse itself.
     """
     swept = [entry for entry in candidates if entry.eta is not None and entry.strategy == kept.strategy]
     swept.sort(key=lambda entry: (entry.eta, entry.trial))
     if not images or kept.eta is None or len({entry.eta for entry in swept}) < 2:
         return None
-    reach = 0 if len(swept) < _SMOOTHED else max(1, len(swept) // 32)
-    own = estimate([kept.error], images)
+    own = estimate([kept.error], images.get("validation"))
+    tested = estimate(kept.tests, images.get("test")) if is_tested else own
 
-    def is_good(place: int) -> bool:
-        around = swept[max(0, place - reach) : place + reach + 1]
-        middle = median(1.0 if math.isnan(entry.error) else entry.error for entry in around)
-        return middle <= kept.error or not is_beyond_noise(estimate([middle], images), own)
+    def is_good(entry: Candidate) -> bool:
+        if is_tested and entry.tests:
+            found, against = estimate(entry.tests, images.get("test")), tested
+        elif math.isnan(entry.error):
+            return False
+        else:
+            found, against = estimate([entry.error], images.get("validation")), own
+        return found.value <= against.value or is_beyond_noise(found, against) is False
+
+    good = [is_good(entry) for entry in swept]
+    reach = max(1, len(swept) // _WINDOWS)
+
+    def is_mostly_good(place: int) -> bool:
+        around = good[max(0, place - reach) : place + reach + 1]
+        return 2 * sum(around) > len(around)
 
     low = high = swept.index(kept)
-    while low > 0 and is_good(low - 1):
+    while low > 0 and is_mostly_good(low - 1):
         low -= 1
-    while high < len(swept) - 1 and is_good(high + 1):
+    while high < len(swept) - 1 and is_mostly_good(high + 1):
         high += 1
-    ends = swept[low].eta, swept[high].eta
+    ends = [entry.eta for entry, is_one in zip(swept[low : high + 1], good[low : high + 1], strict=True) if is_one]
     assert ends[0] is not None
-    assert ends[1] is not None
-    return ends[0], ends[1]
+    assert ends[-1] is not None
+    return ends[0], ends[-1]

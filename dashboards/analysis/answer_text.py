@@ -6,6 +6,8 @@ from dashboards.analysis.answer import Answer, Pick
 from dashboards.analysis.noise import Estimate
 from dashboards.formatting import counted, metric_name, percent_with_interval, shown_metric, shown_number
 
+_MOST_NAMED = 5
+
 
 def answer_words(answer: Answer) -> str:
     """Which cell to keep, what the most accurate and the cheapest are, and which eta to use: a few sentences."""
@@ -16,6 +18,11 @@ def answer_words(answer: Answer) -> str:
         f"{percent_with_interval(keep.error.value, keep.error.interval)}, {cost_words(answer, keep)}.",
         *(other_words(answer, pick) for pick in answer.picks[1:]),
     ]
+    if answer.close:
+        named = len(answer.close) <= _MOST_NAMED
+        these = ", ".join(map(str, answer.close)) if named else f"{len(answer.close):,} of {answer.compared:,} cells"
+        plural = "s" if len(answer.close) > 1 else ""
+        sentences.append(f"Inside the noise of its error, too: {f'trial{plural} ' if named else ''}{these}.")
     if answer.etas is not None:
         sentences.append(etas_words(answer.etas))
     if not answer.is_tested:
@@ -68,11 +75,11 @@ def noise_words(answer: Answer, pick: Pick, before: str = "") -> str:
 
 
 def etas_words(etas: tuple[float, float]) -> str:
-    """The range of penalty strengths whose children are not worse."""
+    """The range of penalty strengths whose cells are not worse."""
     low, high = map(shown_number, etas)
     if low == high:
-        return f"No other η that was tried found children as good as those of {low}."
-    return f"η from {low} to {high} finds children that are not worse beyond the noise."
+        return f"No other η that was tried found cells as good as {low} did."
+    return f"η from {low} to {high} mostly finds cells that are not worse beyond the noise."
 
 
 def sureness_words(answer: Answer, error: Estimate) -> str:

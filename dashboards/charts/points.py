@@ -154,6 +154,15 @@ def zero_tick(etas: Sequence[float], zero_at: float) -> dict[str, Any]:
     return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
 
 
+def spread_axis(values: Sequence[float], *, beyond: float = 10.0) -> dict[str, Any]:
+    """A logarithmic axis where values differ more than `beyond` fold; a 0, as of an empty child, keeps it linear."""
+    if values and min(values) > 0 and max(values) / min(values) > beyond:
+        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        ticks = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
+        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return {"rangemode": "normal"}
+
+
 def finite(value: float) -> float | None:
     """A number for JSON; None where there is none."""
     return value if math.isfinite(value) else None

@@ -12,7 +12,7 @@ from dashboards.analysis.answer import COSTS
 from dashboards.analysis.front import front_mask
 from dashboards.analysis.importance import MIN_RATED, importances
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import ColourBy, escaped, points
+from dashboards.charts.points import ColourBy, escaped, points, spread_axis
 from dashboards.charts.theme import Theme, layout
 from dashboards.formatting import counted, metric_factor, metric_name, metric_title, metric_unit
 from dashboards.records import Objective, StudyRecord, Trial
@@ -53,7 +53,7 @@ def front_chart(
             theme, x=metric_title(cost), y="child validation error (%)", height=430,
             showlegend=colour_by != "eta", hovermode="closest", shapes=references[0], annotations=references[1],
             margin={"l": 64, "r": 20, "t": 20 + max((a["yshift"] for a in references[1]), default=-4), "b": 52},
-            xaxis=_cost_axis(x), yaxis={"rangemode": "normal"},
+            xaxis=spread_axis(x), yaxis={"rangemode": "normal"},
         ),
     }  # fmt: skip
     numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
@@ -159,15 +159,6 @@ def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, A
             "showlegend": False}  # fmt: skip
 
 
-def _cost_axis(values: Sequence[float]) -> dict[str, Any]:
-    """Logarithmic where costs differ more than tenfold; an empty child (0) keeps it linear."""
-    if min(values) > 0 and max(values) / min(values) > 10:
-        first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-        ticks = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
-        return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-    return {"rangemode": "normal"}
-
-
 def _references(
     published: Mapping[str, Mapping[str, float]], cost: str, x: Sequence[float], theme: Theme
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -176,7 +167,7 @@ def _references(
     positive = [value for value in x if value > 0]
     if not positive:
         return [], []
-    is_log = _cost_axis(x).get("type") == "log"
+    is_log = spread_axis(x).get("type") == "log"
     low, high = min(positive) / 1.5, max(positive) * 1.5
     near = [(value, name) for value, name in costs if low < value < high]
     shapes, labels = [], []

@@ -126,5 +126,11 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return shown, [f"{10**value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in shown]
 
 
+def faint(colour: str, opacity: float) -> str:
+    """A colour `#RRGGBB` that lets through what lies below."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"
+
+
 def _scale(colours: Sequence[str]) -> list[list[Any]]:
     return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]

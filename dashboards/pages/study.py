@@ -65,14 +65,14 @@ def study_view(store: Store, request: Request) -> View:
     said: list[Component] = []
     published = asked(lambda: store.published(study), "The published cells cannot be shown", said) or {}
     front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=published)  # type: ignore[arg-type]  # one of ColourBy
-    penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by)  # type: ignore[arg-type]  # as above
+    answer = answer_of(study)
+    penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by, answer=answer)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
     trials = _trials_table(study)
     controls = [
         choices("cost", "Cost", {name: metric_name(name) for name in costs}, cost, request),
         choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),
     ]
-    answer = answer_of(study)
     *above, numbers = head(study, "Study", store.location)
     body = [
         *above,

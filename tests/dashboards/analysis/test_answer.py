@@ -90,7 +90,9 @@ def test_range_of_eta_ends_where_children_are_worse_beyond_the_noise():
     cells = [_cell(n, error, 1e6 / (n + 1), eta=eta) for n, (eta, error) in enumerate(errors.items())]
     found = find_answer(cells, GOALS, IMAGES, is_over=True)
     assert found.etas == (1e-3, 3e-2)
-    assert "η from 0.001 to 0.03 finds children that are not worse beyond the noise" in answer_words(found)
+    assert "η from 0.001 to 0.03 mostly finds cells that are not worse" in answer_words(found)
+    one_bad = [*cells, _cell(5, 0.30, 3e6, eta=2e-3), _cell(6, 0.055, 3e6, eta=5e-4)]
+    assert find_answer(one_bad, GOALS, IMAGES, is_over=True).etas == (5e-4, 3e-2), "another setting may be to blame"
     assert find_answer(cells, GOALS, {}, is_over=True).etas is None
     assert find_answer(cells[:1], GOALS, IMAGES, is_over=True).etas is None
 

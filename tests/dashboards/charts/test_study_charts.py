@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dashboards.analysis.front import front_mask
+from dashboards.analysis.study_answer import answer_of
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs
@@ -157,7 +158,7 @@ def _penalised(etas, madds):
 
 
 def _penalty(trials):
-    return penalty_chart(study(trials), LIGHT, cost="child_madds", colour_by="eta")
+    return penalty_chart(study(trials), LIGHT, cost="child_madds", colour_by="eta", answer=None)
 
 
 def test_penalty_states_the_rank_correlation():
@@ -165,11 +166,36 @@ def test_penalty_states_the_rank_correlation():
     assert five.title == "What the penalty strength η buys: rank correlation with multiply-adds -1.00"
     chart = _penalty(_penalised([1e-3, 1e-2, 1e-1], [30, 20, 10]))
     assert chart.title.endswith("too few results to say")
-    assert chart.columns == ("trial", "eta", "edges", "child_madds", "discretization_gap")
-    assert chart.rows[1] == (1, 0.01, 7.0, 20e6, 0.03)
+    row = dict(zip(chart.columns, chart.rows[1], strict=True))
+    assert {
+        "trial": 1,
+        "eta": 0.01,
+        "edges": 7.0,
+        "child_madds": 20e6,
+        "discretization_gap": 0.03,
+    }.items() <= row.items()
     panels = [trace["y"] for trace in chart.figure["data"]]
-    assert panels == [[7, 7, 7], [30, 20, 10], [3, 3, 3]]
+    assert panels == [[None] * 3, [None] * 3, [30, 20, 10], [7, 7, 7], [3, 3, 3]]
     assert _penalty(_penalised([1e-3, 1e-2], [3, 2])).title.endswith("too few results to say")
+
+
+def test_penalty_shows_retrained_errors_with_their_intervals_and_marks_good_and_lost_strengths():
+    of = generated_study(trials=24, epochs=12, seed=2).record()
+    answer = answer_of(of)
+    chart = penalty_chart(of, LIGHT, cost="child_madds", colour_by="eta", answer=answer)
+    (squares,) = [trace for trace in chart.figure["data"] if trace["marker"].get("symbol") == "square-dot"]
+    kept = squares["customdata"].index(answer.keep.trial)
+    low, high = answer.keep.error.interval
+    assert squares["y"][kept] == pytest.approx(100 * answer.keep.error.value)
+    assert squares["error_y"]["array"][kept] == pytest.approx(100 * (high - answer.keep.error.value))
+    assert squares["error_y"]["arrayminus"][kept] == pytest.approx(100 * (answer.keep.error.value - low))
+    rows = {row[0]: dict(zip(chart.columns, row, strict=True)) for row in chart.rows}
+    assert rows[answer.keep.trial]["test_error_low"] == low
+    (good, lost) = [shape for shape in chart.figure["layout"]["shapes"] if shape["xref"] == "x"]
+    assert (good["x0"], good["x1"]) == answer.etas
+    collapsed = min(trial.eta for trial in of.trials if trial.run.state == "collapsed")
+    assert good["x1"] < lost["x0"] < collapsed < lost["x1"]
+    assert "most cells are lost from 0.1" in chart.title
 
 
 def test_penalty_is_related_to_cost_within_each_strategy():
@@ -201,7 +227,7 @@ def test_penalty_of_zero_stands_left_on_the_logarithmic_axis(etas, places, ticks
     axis = figure["layout"]["xaxis2"]
     assert axis["type"] == "log"
     assert axis["ticktext"] == ticks
-    first = [trace for trace in figure["data"] if trace["xaxis"] == "x"]
+    first = [trace for trace in figure["data"] if trace["xaxis"] == "x" and "hovertext" in trace]
     assert sorted(x for trace in first for x in trace["x"]) == pytest.approx(places)
     hovers = [text for trace in first for text in trace["hovertext"]]
     assert sorted(hovers) == sorted(f"trial {n}, η {eta:.3g}" for n, eta in enumerate(etas))
@@ -210,7 +236,7 @@ def test_penalty_of_zero_stands_left_on_the_logarithmic_axis(etas, places, ticks
 def test_penalty_of_many_is_a_band_with_the_median():
     draw = np.random.default_rng(0)
     chart = _penalty(_penalised(10 ** draw.uniform(-4, -1, 400), draw.uniform(1, 9, 400)))
-    assert len(chart.figure["data"]) == 9
+    assert len(chart.figure["data"]) == 12
     low, high, middle = (np.array(trace["y"]) for trace in chart.figure["data"][3:6])
     assert (low <= middle).all()
     assert (middle <= high).all()
