@@ -82,7 +82,8 @@ def write_card(child: TrainedChild, files: Sequence[ExportedFile], folder: Path,
         range="pixels in [0, 1]" if is_normalising else "normalised",
         classes=data.num_classes,
         names=plain(first_few(data.classes)) if data.num_classes > _MOST_NAMES else plain(", ".join(data.classes)),
-        augmentation=", ".join(f"{name} {value}" for name, value in asdict(data.augmentation).items() if value) or "none",
+        augmentation=", ".join(f"{name} {value}" for name, value in asdict(data.augmentation).items() if value)
+        or "none",
         normalisation=f"{'inside' if is_normalising else 'to be done before'}: {statistics}",
         child_ms=files[0].child_ms,
         files="\n".join(
