@@ -88,15 +88,10 @@ def run_search(
     search = make_search(options, data, device, build_proposer)
     tracker = open_tracker(runs, SEARCHES, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
-<<<<<<< HEAD
     kept = with_copies(asdict(options), folder)
     write_copies(kept)
     (folder / "search.yaml").write_text(dump_yaml(kept), encoding="utf-8")
-    primitives = options.network.primitives
-=======
-    (folder / "search.yaml").write_text(dump_yaml(asdict(options)), encoding="utf-8")
     primitives = options.network.operations
->>>>>>> f680d41
     unit = Unit(
         label=name,
         kind="search",
