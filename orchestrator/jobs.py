@@ -14,7 +14,7 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.search.options import SearchOptions
 from search_core.search.reports import FINAL_METRICS, METRICS, OPTIONAL_METRICS
 from search_core.space.choices import CellChoices
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth_options import GroundTruthOptions

@@ -12,7 +12,8 @@ from orchestrator.files.layout import trial_label
 from orchestrator.study.ground_truth import TruthTable
 from orchestrator.study.records import TrialRecord
 from search_core.errors import GenotypeError
-from search_core.space.codes import Code, GenotypeSpace, genotype_space
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.multi_trial import build

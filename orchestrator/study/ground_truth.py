@@ -15,7 +15,8 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import StudyFolder
 from orchestrator.jobs import TruthJob
 from orchestrator.study_file.spec import StudySpec
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 
 #: Genotypes that one worker trains: few enough to share the work out evenly, many enough to start few workers.
 _GENOTYPES_A_PART = 8

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from search_core.cost.counts import NetworkCost, bit_operations, child_cost
 from search_core.errors import ConstraintsError, require
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkSize, plan_child
 

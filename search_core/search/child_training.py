@@ -20,7 +20,8 @@ from search_core.network.inheritance import inherit_weights, morph
 from search_core.resumable import Resumable
 from search_core.search.child_recipe import child_recipe
 from search_core.search.options import SearchOptions, defining
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 from search_core.strategies.multi_trial.curve_regression import CurveLaw
 from search_core.strategies.multi_trial.estimate import estimate_images, resized_images

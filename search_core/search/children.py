@@ -26,7 +26,9 @@ from search_core.search.child_recipe import child_recipe
 from search_core.search.child_training import ChildOrder
 from search_core.search.options import SearchOptions
 from search_core.search.reports import CellReport, EpochReport, epoch_report
-from search_core.space.codes import ChainSpace, Code, GenotypeSpace, genotype_space
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CellType, Genotype
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer

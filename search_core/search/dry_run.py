@@ -17,7 +17,9 @@ from search_core.errors import NonFiniteLossError
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
 from search_core.search.search import Search
-from search_core.space.codes import CellSpace, ChainSpace, Code, genotype_space
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import CellSpace, Code
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkSize
 from search_core.strategies.multi_trial.options import MultiTrialOptions

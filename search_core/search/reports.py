@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from search_core.cost.counts import NetworkCost
 from search_core.cost.penalty_options import penalty_strength_at
 from search_core.search.temperature import temperature_at
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.weight_sharing.options import WeightSharingOptions
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.space.codes import ChainSpace, Code, EdgeSpace, GenotypeSpace
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import EdgeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.transfer import uploaded
 

@@ -13,7 +13,7 @@ from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES,
 Size = tuple[int, int]
 Stem = Literal["cifar", "imagenet"]
 #: Which cells there are to choose from, see `search_core.space.codes`.
-Space = Literal["darts", "nasnet", "enas", "nas_chain"]
+Space = Literal["darts", "nasnet", "enas", "choice_blocks", "nas_chain"]
 
 #: Bit width that stands for values as they are.
 FULL_PRECISION = 32
@@ -25,14 +25,15 @@ class NetworkOptions:
 
     Attributes:
         space: `darts` has one operation on every edge; in `nasnet` and `enas` a node has two inputs, each with an
-            operation, and what no node reads is the output; in `nasnet` a node adds or stacks both. A child of
+            operation, and what no node reads is the output; in `nasnet` a node adds or stacks both. In
+            `choice_blocks` a node has one or two inputs and one or two operations, each on each input. A child of
             `nas_chain` is a single chain of layers; only `nodes` and `chain` say something of it.
         nodes: intermediate nodes B of a cell (5 in NASNet and ENAS), or layers of a chain.
         cells: cells L in the stack; those at L // 3 and 2 L // 3 are reduction cells.
         init_channels: channels C of the first cells; reduction cells double them.
-        primitives: candidate operations of every edge, at least two, without repetition. With `nasnet` and `enas` two
-            and `none`, which is never chosen: reports have there how likely it is that a node does not read another.
-            Left out with `nas_chain`, where they follow from `chain`.
+        primitives: candidate operations of every edge, at least two, without repetition. In the
+            spaces of papers two and `none`, which is never chosen: reports have there how likely it is that a node does
+            not read another. Left out with `nas_chain`, where they follow from `chain`.
         stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
         chain: what the layers of `nas_chain` choose from.
         recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a

@@ -19,7 +19,7 @@ from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import PenaltyOptions
 from search_core.network.child import inherit_child
 from search_core.network.supernet import Supernet
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 from search_core.space.plan import cell_edges
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from search_core.randomness import seeded_weights
-from search_core.space.codes import Code, EdgeSpace, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import EdgeSpace
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.controller_options import ControllerOptions

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 
 #: Tries per wanted child of crossover and mutation, after which random draws fill the generation (authors' release).
 _TRIES_PER_CHILD = 10

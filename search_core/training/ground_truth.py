@@ -15,7 +15,8 @@ import torch
 from search_core.data.datasets import ImageData
 from search_core.errors import NonFiniteLossError
 from search_core.resumable import Resumable
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.training.ground_truth_options import GroundTruthOptions
 from search_core.training.retrain import Retrain

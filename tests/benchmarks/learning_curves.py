@@ -27,7 +27,8 @@ from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import load_data
 from search_core.search.child_training import ChildOrder, ChildTraining
 from search_core.search.options import SearchOptions
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.curve_regression import fit_law
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions

@@ -7,7 +7,7 @@ from typing import Any
 
 from search_core.cost.constraints import ChildLimits
 from search_core.errors import OptionsError
-from search_core.space.codes import GenotypeSpace
+from search_core.space.code_space import GenotypeSpace
 from search_core.strategies.multi_trial.nasnet import Nasnet
 from search_core.strategies.multi_trial.options import (
     MultiTrialOptions,

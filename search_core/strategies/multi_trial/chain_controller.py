@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.randomness import seeded_weights
-from search_core.space.codes import ChainSpace
+from search_core.space.chain_space import ChainSpace
 from search_core.strategies.controller import ABSENT, Controller, Rollout, choose, initialise
 from search_core.strategies.controller_options import ControllerOptions
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from search_core.cost.counts import NetworkCost
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
 from search_core.strategies.multi_trial.curve_regression import CurveLaw, fit_law
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from search_core.cost.constraints import ChildLimits
-from search_core.space.codes import GenotypeSpace
+from search_core.space.code_space import GenotypeSpace
 from search_core.strategies.controller import SequenceController
 from search_core.strategies.multi_trial.options import NasnetOptions
 from search_core.strategies.multi_trial.policy_proposer import PolicyProposer

@@ -238,7 +238,7 @@ class NasnetOptions(MultiTrialOptions):
 
     summary: ClassVar = "an LSTM controller of cells, trained by PPO on trained children"
     paper: ClassVar = "Zoph et al., CVPR 2018"
-    spaces: ClassVar = ("darts", "nasnet", "enas")
+    spaces: ClassVar = ("darts", "nasnet", "enas", "choice_blocks")
 
     kind: Literal["nasnet"] = "nasnet"
     estimate: NasnetEstimate = field(default_factory=NasnetEstimate)

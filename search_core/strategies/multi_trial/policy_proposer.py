@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from search_core.cost.constraints import ChildLimits
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import CellType
 from search_core.strategies.controller import ABSENT
 from search_core.strategies.multi_trial.scored import ScoredProposer

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import CellType, Genotype
 
 

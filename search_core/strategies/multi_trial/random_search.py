@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.strategies.multi_trial.scored import ScoredProposer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CellType
 from search_core.space.morphisms import morphed_codes

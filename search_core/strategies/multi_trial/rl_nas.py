@@ -14,7 +14,9 @@ from torch.nn import functional
 
 from search_core.cost.constraints import ChildLimits
 from search_core.randomness import seeded_weights
-from search_core.space.codes import ChainSpace, Code, EdgeSpace, GenotypeSpace
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import EdgeSpace
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.strategies.controller import NEVER, Controller, Rollout, SequenceController, choose, initialise
 from search_core.strategies.controller_options import ControllerOptions

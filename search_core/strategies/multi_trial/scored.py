@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from search_core.cost.constraints import ChildLimits
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.frequencies import uniform_frequencies
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.multi_trial.proposer import Proposal, Proposer

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.frequencies import operation_counts
 from search_core.space.genotype import CellType
 from search_core.strategies.base import SearchContext, StepResult

@@ -19,7 +19,8 @@ from torch.nn import functional
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
 from search_core.randomness import seeded_weights
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import Edge
 from search_core.space.plan import edges_by_source
 from search_core.strategies.weight_sharing.ranked_draws_options import SmashOptions

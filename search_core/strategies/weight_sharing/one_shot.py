@@ -17,7 +17,7 @@ from torch.nn import functional
 from search_core.errors import require
 from search_core.network.child import inherit_child
 from search_core.network.supernet import Supernet
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import CELL_TYPES, CellType
 from search_core.space.plan import NetworkOptions, cell_edges
 from search_core.strategies.base import SearchContext, StepResult

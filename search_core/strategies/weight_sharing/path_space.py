@@ -10,7 +10,7 @@ import torch
 from search_core.cost.constraints import ChildLimits, first_within
 from search_core.cost.counts import NetworkCost
 from search_core.space.choices import Bits, CellChoices
-from search_core.space.codes import Code, GenotypeSpace
+from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import Genotype
 from search_core.space.plan import StackPlan
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.strategies.base import SearchContext
 from search_core.strategies.weight_sharing.ranked_draws_options import RankedDrawsOptions
 from search_core.strategies.weight_sharing.single_path import SinglePathStrategy

@@ -57,6 +57,7 @@ class OneShotOptions(RankedDrawsOptions):
 
     summary: ClassVar = "supernet trained with path dropout, then the best of children drawn at random"
     paper: ClassVar = "Bender et al., ICML 2018"
+    spaces: ClassVar = ("darts", "choice_blocks")
     recalibrates: ClassVar = True  # section 3.4: batch statistics at evaluation
     no_graph: ClassVar = "draws what it leaves out between kernels"
 
@@ -118,6 +119,6 @@ class RandomSamplingOptions(RankedDrawsOptions):
 
     summary: ClassVar = "children drawn uniformly, trained and ranked with shared weights: the random control"
     paper: ClassVar = "Li and Talwalkar, UAI 2019"
-    spaces: ClassVar = ("darts", "enas")
+    spaces: ClassVar = ("darts", "enas", "choice_blocks")
 
     kind: Literal["random_sampling"] = "random_sampling"

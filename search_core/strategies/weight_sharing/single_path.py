@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_core.network.child import discretised_forward, inherit_child
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.frequencies import operation_counts, uniform_frequencies
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import EpochSettings, SearchContext, StepResult, Strategy

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from search_core.network.child import discretised_forward, inherit_child
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.strategies.base import SearchContext, StepResult
 from search_core.strategies.weight_sharing.hypernetworks import Slot, build_hypernetwork, slots
 from search_core.strategies.weight_sharing.ranked_draws import RankedDraws

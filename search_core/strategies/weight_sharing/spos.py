@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from search_core.cost.constraints import ChildLimits
 from search_core.cost.counts import NetworkCost
 from search_core.network.child import discretised_forward, inherit_child
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.frequencies import frequencies
 from search_core.space.genotype import CellType, Genotype
 from search_core.strategies.base import SearchContext

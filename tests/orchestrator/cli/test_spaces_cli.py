@@ -91,7 +91,7 @@ RL_NAS: dict[str, Any] = {"kind": "rl_nas", "children": 2, "batch": 2, "estimate
     [
         ({}, {"kind": "snas"}, {}, "search.network.space: must be darts with strategy snas, got nas_chain"),
         ({}, {"kind": "enas"}, {}, "search.network.space: must be darts or enas with strategy enas, got nas_chain"),
-        ({}, {"kind": "nasnet"}, {}, "must be darts or nasnet or enas with strategy nasnet, got nas_chain"),
+        ({}, {"kind": "nasnet"}, {}, "darts or nasnet or enas or choice_blocks with strategy nasnet, got nas_chain"),
         ({"primitives": PRIMITIVES}, RL_NAS, {}, "primitives: must be left out with `space` nas_chain"),
         ({"chain": {"heights": [2, 3]}}, RL_NAS, {}, "chain.heights: must be distinct odd numbers, got [2, 3]"),
         (

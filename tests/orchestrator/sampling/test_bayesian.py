@@ -10,7 +10,8 @@ import torch
 from orchestrator.sampling.bayesian import Bayesian, build_proposer
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import OptionsError
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.strategies.multi_trial.build import build_proposer as build_alone
 from search_core.strategies.multi_trial.options import BayesianOptions
 from search_core.strategies.multi_trial.proposer import Proposer

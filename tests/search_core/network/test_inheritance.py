@@ -13,7 +13,8 @@ from torch import Tensor
 from search_core.network.child import Child
 from search_core.network.inheritance import inherit_weights, morph
 from search_core.network.widening import widen
-from search_core.space.codes import Code, GenotypeSpace, genotype_space
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import KNOWN_PRIMITIVES
 from search_core.space.morphisms import keeps_function, morphed_codes
 from search_core.space.plan import NetworkOptions

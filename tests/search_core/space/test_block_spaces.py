@@ -10,7 +10,8 @@ import torch
 
 from search_core.cost.counts import child_cost
 from search_core.errors import GenotypeError, OptionsError
-from search_core.space.codes import GenotypeSpace, genotype_space
+from search_core.space.code_space import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.frequencies import frequencies, uniform_frequencies
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize, Space

@@ -9,7 +9,8 @@ import torch
 
 from search_core.errors import GenotypeError, OptionsError
 from search_core.space.chain import ChainOptions, Layer
-from search_core.space.codes import ChainSpace, genotype_space
+from search_core.space.chain_space import ChainSpace
+from search_core.space.codes import genotype_space
 from search_core.space.frequencies import frequencies, uniform_frequencies
 from search_core.space.genotype import Edge, Genotype
 from search_core.space.plan import NetworkOptions

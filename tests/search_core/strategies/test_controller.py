@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from search_core.errors import OptionsError
 from search_core.space.chain import ChainOptions
-from search_core.space.codes import ChainSpace, GenotypeSpace, genotype_space
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.controller import ABSENT, Controller, Rollout, SequenceController
 from search_core.strategies.controller_options import ControllerOptions

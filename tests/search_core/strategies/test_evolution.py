@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from search_core.errors import ConstraintsError
-from search_core.space.codes import Code, GenotypeSpace, genotype_space
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.evolution import Evolution, Evolved
 from tests.search_core.tiny import FEW_PRIMITIVES, seeded

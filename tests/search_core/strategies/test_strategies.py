@@ -16,7 +16,8 @@ from search_core.errors import ConstraintsError
 from search_core.network.child import inherit_child
 from search_core.search.reports import EpochReport
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code, GenotypeSpace, genotype_space
+from search_core.space.code_space import Code, GenotypeSpace
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import cell_edges
 from search_core.strategies.base import EpochSettings, StepResult, Strategy
@@ -55,6 +56,10 @@ CASES: dict[str, dict[str, Any]] = {
         "network": replace(TINY_NETWORK, space="enas"),
     },
     "one_shot": {"strategy": OneShotOptions(held_out=0.5, samples=2)},
+    "one_shot-choice-blocks": {
+        "strategy": OneShotOptions(held_out=0.5, samples=2),
+        "network": replace(TINY_NETWORK, space="choice_blocks"),
+    },
     "one_shot-kl": {"strategy": OneShotOptions(held_out=0.5, samples=2, rank_by="kl")},
     "smash": {"strategy": SmashOptions(held_out=0.5, samples=2, features=8)},
     "smash-paper": {

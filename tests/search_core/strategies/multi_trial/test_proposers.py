@@ -14,7 +14,9 @@ from orchestrator.sampling.bayesian import build_proposer
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError
 from search_core.space.chain import ChainOptions
-from search_core.space.codes import ChainSpace, Code, genotype_space
+from search_core.space.chain_space import ChainSpace
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions, Space
 from search_core.strategies.multi_trial.options import (

@@ -12,7 +12,8 @@ import torch
 
 from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.errors import ConstraintsError, OptionsError
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.morphisms import morphed_codes
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.multi_trial.build import build_proposer

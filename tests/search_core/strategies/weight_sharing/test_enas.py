@@ -16,7 +16,8 @@ from search_core.cost.penalty_options import PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions
 from search_core.strategies.base import EpochSettings

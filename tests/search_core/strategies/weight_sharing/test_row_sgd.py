@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from search_core.network.child import inherit_child
 from search_core.search.search import build_context
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import cell_edges, edges_by_source
 from search_core.strategies.base import EpochSettings

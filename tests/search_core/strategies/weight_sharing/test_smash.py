@@ -13,7 +13,7 @@ from search_core.errors import OptionsError
 from search_core.network.child import inherit_child
 from search_core.network.supernet import Supernet
 from search_core.search.search import Search, build_context
-from search_core.space.codes import Code
+from search_core.space.code_space import Code
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES
 from search_core.space.plan import NetworkOptions, NetworkSize
 from search_core.strategies.base import EpochSettings

@@ -16,7 +16,8 @@ from search_core.cost.counts import child_cost
 from search_core.errors import ConstraintsError, OptionsError
 from search_core.search.search import Search, build_context
 from search_core.space.choices import Bits
-from search_core.space.codes import Code, genotype_space
+from search_core.space.code_space import Code
+from search_core.space.codes import genotype_space
 from search_core.space.frequencies import frequencies
 from search_core.strategies.base import EpochSettings
 from search_core.strategies.weight_sharing.build import build_strategy
