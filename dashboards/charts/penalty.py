@@ -14,7 +14,7 @@ from dashboards.analysis.importance import MIN_RELATED, rank_correlation
 from dashboards.analysis.noise import Estimate, estimate
 from dashboards.analysis.retrained import tests_by_trial
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import ColourBy, points, spread_axis, zero_tick
+from dashboards.charts.points import ERRORS_SPREAD, ColourBy, points, spread_axis, zero_tick
 from dashboards.charts.theme import Theme, axis, faint, layout
 from dashboards.formatting import metric_factor, metric_name, metric_title, percent_with_interval, shown_number
 from dashboards.records import StudyRecord, Trial
@@ -144,7 +144,7 @@ def _figure(
         traces += _beside_the_child(trials, x, tests, theme) if place == 0 else []
         data += [trace | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": False} for trace in traces]
     errors = [value for value in panels[0].values if math.isfinite(value)] + [100 * t.value for t in tests.values()]
-    figure_layout["yaxis"] |= spread_axis(errors, beyond=5.0)
+    figure_layout["yaxis"] |= spread_axis(errors, beyond=ERRORS_SPREAD)
     figure_layout["shapes"] = _ranges(len(panels), x, zero_at, etas, lost, theme)
     return {"data": data, "layout": {**figure_layout, "annotations": annotations}}
 

@@ -41,7 +41,7 @@ def test_front_states_its_numbers():
     chart = _front(study(_FIVE))
     assert chart.title == "Child error against multiply-adds: 4 of 5 searches on the front"
     assert "on the front by multiply-adds: 0, 1, 2, 5." in chart.summary
-    assert chart.columns == ("trial", "state", "eta", "schedule", "child_madds", "child_val_error", "on_front")
+    assert chart.columns == ("trial", "state", "eta", "schedule", "child_madds", "child_error", "on_front")
     assert chart.rows[2] == (2, "complete", 0.1, "linear", 4e6, 0.1, True)
     assert chart.rows[4] == (4, "failed", 0.1, "linear", 5e5, 0.05, False)
     assert [row[0] for row in chart.rows if row[-1]] == [0, 1, 2, 5]
@@ -53,7 +53,7 @@ def test_front_draws_a_staircase_of_complete_trials_in_shown_units():
     assert stairs["line"]["shape"] == "hv"
     assert sorted(x for trace in rest for x in trace["x"]) == pytest.approx([0.5, 1, 2, 4, 4, 4])
     labelled = {text for trace in rest for text in trace.get("text", ())}
-    assert labelled == {"0", "1", "2, 5", ""}, "twins share their label"
+    assert labelled == {"0: η 0.1", "1: η 0.1", "2, 5", ""}, "twins share their label"
 
 
 def test_front_says_the_same_as_the_front_of_the_records():
@@ -82,7 +82,7 @@ def test_front_leaves_out_trials_without_both_numbers():
 def test_front_calls_single_searches_by_their_label():
     chart = _front(study([replace(_scored(0, 1, 30, label="by-hand"), number=None)]))
     assert "by multiply-adds: by-hand." in chart.summary
-    assert _markers(chart)[0]["text"] == ["by-hand"]
+    assert _markers(chart)[0]["text"] == ["by-hand: η 0.1"]
 
 
 @pytest.mark.parametrize(
