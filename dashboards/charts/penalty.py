@@ -11,7 +11,7 @@ import numpy as np
 
 from dashboards.analysis.answer import Answer
 from dashboards.analysis.importance import MIN_RELATED, rank_correlation
-from dashboards.analysis.noise import Estimate, estimate
+from dashboards.analysis.noise import Estimate
 from dashboards.analysis.retrained import tests_by_trial
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import ERRORS_SPREAD, ColourBy, points, spread_axis, zero_tick
@@ -54,8 +54,7 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
     if len(results) >= MIN_RELATED and len({trial.eta for trial in results}) == 1:
         return Chart(key=key, title=title, empty=f"All searches have the same penalty strength, {results[0].eta:g}.")
     tests = {
-        number: estimate(cell.test_errors, study.images.get("test"))
-        for number, cell in tests_by_trial(study.retrainings).items()
+        number: cell.estimate(study.images.get("test")) for number, cell in tests_by_trial(study.retrainings).items()
     }
     etas, lost = None if answer is None else answer.etas, _lost_from(trials)
     said = _said(results, cost, etas, lost)

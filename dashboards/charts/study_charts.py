@@ -25,6 +25,11 @@ ERRORS: dict[ErrorKind, str] = {
     "recalibrated": "child error, batch norm recalibrated",
     "test": "test error of retrained cells",
 }
+_COLUMNS: dict[ErrorKind, str] = {
+    "child": "child_val_error",
+    "recalibrated": "child_val_error_recalibrated",
+    "test": "test_error",
+}
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
 _MOST_OTHERS = 400  # points that are drawn beside the front
 _PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
@@ -65,7 +70,7 @@ def front_chart(
     name, axis = metric_name(cost), ERRORS[error]
     shown = [trial for trial in study.trials if trial.run.run_id in errors and _has(trial, cost)]
     title = f"{axis[0].upper()}{axis[1:]} against {name}"
-    key, columns = "front", ("trial", "state", "eta", "schedule", cost, f"{error}_error", "on_front")
+    key, columns = "front", ("trial", "state", "eta", "schedule", cost, _COLUMNS[error], "on_front")
     if not shown:
         return Chart(key=key, title=title, empty="No child has been evaluated yet.")
     x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]

@@ -158,7 +158,7 @@ def test_a_broken_history_of_a_retraining_is_a_message(store):
 def test_a_trial_without_files_says_so(store):
     store.without_files = frozenset({"trial-0000"})
     view = render(store, f"/study/{_STUDY}/trial/0", "", "light")
-    assert "No history yet" in words(plain(view))
+    assert "The history is missing" in words(plain(view)), "the search is complete"
     assert view.charts == ()
 
 

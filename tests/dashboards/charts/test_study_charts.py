@@ -41,7 +41,7 @@ def test_front_states_its_numbers():
     chart = _front(study(_FIVE))
     assert chart.title == "Child error against multiply-adds: 4 of 5 searches on the front"
     assert "on the front by multiply-adds: 0, 1, 2, 5." in chart.summary
-    assert chart.columns == ("trial", "state", "eta", "schedule", "child_madds", "child_error", "on_front")
+    assert chart.columns == ("trial", "state", "eta", "schedule", "child_madds", "child_val_error", "on_front")
     assert chart.rows[2] == (2, "complete", 0.1, "linear", 4e6, 0.1, True)
     assert chart.rows[4] == (4, "failed", 0.1, "linear", 5e5, 0.05, False)
     assert [row[0] for row in chart.rows if row[-1]] == [0, 1, 2, 5]
