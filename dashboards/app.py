@@ -219,13 +219,22 @@ def _add_callback(app: Dash, store: Store) -> None:
             return no_update, body, said, not view.is_live
         return body, no_update, said, not view.is_live
 
-    in_browser = {name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected")}
+    in_browser = {
+        name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected", "counted")
+    }
     app.clientside_callback(
         in_browser["shown"],
         Output("main", "data-view"),
         Input("shown", "data"),
         State("update", "data"),
         State("main", "children"),
+    )
+    app.clientside_callback(
+        in_browser["counted"],
+        Output("trials-count", "children"),
+        Input("trials", "virtualRowData"),
+        State("trials", "rowData"),
+        prevent_initial_call=True,
     )
     app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))
     for name, target, source in (

@@ -104,7 +104,12 @@ def percent_with_spread(mean: float | None, spread: float | None) -> str:
 
 def percent_with_interval(value: float, interval: tuple[float, float] | None) -> str:
     """A fraction in percent, with its 95 % interval where that is known."""
-    return f"{value:.2%}" + ("" if interval is None else f" (95%: {100 * interval[0]:.2f} to {interval[1]:.2%})")
+    return f"{value:.2%}" + ("" if interval is None else f" (95%: {interval_text(interval)})")
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Ends of an interval of fractions, in percent; a dash where it is not known."""
+    return MISSING if interval is None else f"{100 * interval[0]:.2f} to {interval[1]:.2%}"
 
 
 def schedule_text(kind: str, start: float, end: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, mean, stdev
+from statistics import NormalDist, fmean, stdev
 
 CONFIDENCE = 0.95
 _Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -39,7 +39,7 @@ def estimate(errors: Sequence[float], images: int | None) -> Estimate:
         errors: a fraction per training, at least one.
         images: that each was measured on.
     """
-    value, seeds = mean(errors), len(errors)
+    value, seeds = fmean(errors), len(errors)
     if not images:
         return Estimate(value=value, interval=None, images=None, seeds=seeds)
     low, high = wilson(value, images)

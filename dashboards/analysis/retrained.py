@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from dashboards.formatting import percent_with_spread
-from dashboards.records import Retraining
+from dashboards.analysis.noise import Estimate, estimate
+from dashboards.formatting import MISSING, percent_with_interval, percent_with_spread
+from dashboards.records import Retraining, StudyRecord, Trial
 
 _SEED = re.compile(r"-seed\d+$")
 
@@ -44,6 +45,10 @@ class RetrainedCell:
     def spread(self) -> float | None:
         """Sample standard deviation over seeds, a fraction; None with fewer than two."""
         return stdev(self.test_errors) if len(self.test_errors) > 1 else None
+
+    def estimate(self, images: int | None) -> Estimate:
+        """Test error with its interval, of at least one complete training on so many test images."""
+        return estimate(self.test_errors, images)
 
     @property
     def best(self) -> Retraining:
@@ -93,6 +98,19 @@ def _shared_recipe(retraining: Retraining) -> frozenset[tuple[str, str]]:
     return frozenset(
         (key, text) for key, text in retraining.run.params.items() if key not in own and not key.startswith("choices.")
     )
+
+
+def tested_cell(study: StudyRecord, trial: Trial) -> RetrainedCell | None:
+    """The retrained cell of a trial; None if there is none, or no training of it is complete."""
+    return None if trial.number is None else tests_by_trial(study.retrainings).get(trial.number)
+
+
+def said_test(study: StudyRecord, cell: RetrainedCell | None) -> str:
+    """Test error of a retrained cell with its 95 % interval by images and seeds; a dash where there is none."""
+    if cell is None or not cell.test_errors:
+        return MISSING
+    found = cell.estimate(study.images.get("test"))
+    return percent_with_interval(found.value, found.interval)
 
 
 def said_error(cell: RetrainedCell) -> str:

@@ -212,6 +212,9 @@
         follow("/compare?" + query.toString());
         return wanted;
       },
+      counted(shown, all) {
+        return shown && shown.length !== (all || []).length ? `, ${shown.length} shown` : "";
+      },
       selected(rows) {
         window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
         return window.snasSelected.length < 2 || window.snasSelected.length > 4;
@@ -236,6 +239,12 @@
     await window.Plotly.downloadImage(figure, {
       format: kind, filename: button.dataset.name, height, width, scale: kind === "png" ? 2 : 1,
     });
+  }
+
+  function toggleColumn(button) {
+    const isShown = button.getAttribute("aria-pressed") !== "true";
+    window.dash_ag_grid.getApi("trials").setColumnsVisible([button.dataset.column], isShown);
+    button.setAttribute("aria-pressed", isShown);
   }
 
   async function copy(button) {
@@ -267,6 +276,7 @@
     if (!button) return;
     if (button.dataset.picture) savePicture(button);
     if (button.dataset.copy) copy(button);
+    if (button.dataset.column) toggleColumn(button);
     if (button.id === "compare-chosen" && window.snasSelected) {
       const query = new URLSearchParams();
       window.snasSelected.forEach((number) => query.append("trial", button.dataset.study + ":" + number));

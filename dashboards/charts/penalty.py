@@ -11,10 +11,10 @@ import numpy as np
 
 from dashboards.analysis.answer import Answer
 from dashboards.analysis.importance import MIN_RELATED, rank_correlation
-from dashboards.analysis.noise import Estimate, estimate
+from dashboards.analysis.noise import Estimate
 from dashboards.analysis.retrained import tests_by_trial
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import ColourBy, points, spread_axis, zero_tick
+from dashboards.charts.points import ERRORS_SPREAD, ColourBy, points, spread_axis, zero_tick
 from dashboards.charts.theme import Theme, axis, faint, layout
 from dashboards.formatting import metric_factor, metric_name, metric_title, percent_with_interval, shown_number
 from dashboards.records import StudyRecord, Trial
@@ -54,8 +54,7 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
     if len(results) >= MIN_RELATED and len({trial.eta for trial in results}) == 1:
         return Chart(key=key, title=title, empty=f"All searches have the same penalty strength, {results[0].eta:g}.")
     tests = {
-        number: estimate(cell.test_errors, study.images.get("test"))
-        for number, cell in tests_by_trial(study.retrainings).items()
+        number: cell.estimate(study.images.get("test")) for number, cell in tests_by_trial(study.retrainings).items()
     }
     etas, lost = None if answer is None else answer.etas, _lost_from(trials)
     said = _said(results, cost, etas, lost)
@@ -144,7 +143,7 @@ def _figure(
         traces += _beside_the_child(trials, x, tests, theme) if place == 0 else []
         data += [trace | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": False} for trace in traces]
     errors = [value for value in panels[0].values if math.isfinite(value)] + [100 * t.value for t in tests.values()]
-    figure_layout["yaxis"] |= spread_axis(errors, beyond=5.0)
+    figure_layout["yaxis"] |= spread_axis(errors, beyond=ERRORS_SPREAD)
     figure_layout["shapes"] = _ranges(len(panels), x, zero_at, etas, lost, theme)
     return {"data": data, "layout": {**figure_layout, "annotations": annotations}}
 

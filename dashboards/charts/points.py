@@ -11,8 +11,13 @@ from dashboards.charts.theme import SYMBOLS, Theme, log_ticks
 from dashboards.formatting import metric_name, shown_metric, shown_number
 from dashboards.records import Trial
 
+#: From which largest to least error on an axis of errors is logarithmic.
+ERRORS_SPREAD = 5.0
 ColourBy = Literal["eta", "schedule", "strategy"]
 
+_LABEL_ROOM = (0.05, 0.045)  # of a label, as shares of the axes
+_LOWER_ROOM = 0.13  # of an axis, likewise
+_MOST_ETAS, _ETA_ROOM = 10, 0.07  # labels that say eta, too, and the room that it takes
 _UNPENALISED = "η = 0"
 
 
@@ -81,13 +86,36 @@ def points(
 
 
 def _labels(trials: Sequence[Trial], x: Sequence[float], y: Sequence[float], front: Sequence[int]) -> dict[int, str]:
-    """Numbers at the points of the front; trials that found the same point share one label."""
+    """Numbers at the points of the front, with eta if they are few; trials that found the same point share one label.
+
+    A label that would lie over one before is left out: pointing at its trial says the same.
+    """
     at: dict[tuple[float, float], list[int]] = {}
     for i in sorted(front):
         at.setdefault((x[i], y[i]), []).append(i)
-    return {
-        places[0]: ", ".join(escaped(trials[i].title.removeprefix("trial ")) for i in places) for places in at.values()
-    }
+    has_eta = len(at) <= _MOST_ETAS
+    width = _LABEL_ROOM[0] + has_eta * _ETA_ROOM
+    free: list[tuple[float, float]] = []
+    labels: dict[int, str] = {}
+    places_x, places_y = _shares(x), _shares(y, beyond=ERRORS_SPREAD)
+    for places in at.values():
+        here = places_x[places[0]], places_y[places[0]]
+        if all(abs(here[0] - a) > width or abs(here[1] - b) > _LABEL_ROOM[1] for a, b in free):
+            free.append(here)
+            labels[places[0]] = ", ".join(escaped(trials[i].title.removeprefix("trial ")) for i in places)
+            eta = trials[places[0]].eta
+            if len(places) == 1 and has_eta and eta is not None:
+                labels[places[0]] += f": η {shown_number(eta)}"
+    return labels
+
+
+def _shares(values: Sequence[float], *, beyond: float = 10.0) -> list[float]:
+    """Where values stand on their axis (`spread_axis`), from 0 to 1."""
+    finite_ones = [value for value in values if math.isfinite(value)]
+    if spread_axis(finite_ones, beyond=beyond).get("type") == "log":
+        values, finite_ones = [math.log(v) if v > 0 else v for v in values], [math.log(v) for v in finite_ones]
+    low, high = min(finite_ones, default=0.0), max(finite_ones, default=0.0)
+    return [(value - low) / ((high - low) or 1.0) for value in values]
 
 
 def _groups(trials: Sequence[Trial], colour_by: ColourBy) -> list[tuple[str, list[int]]]:
@@ -161,6 +189,14 @@ def spread_axis(values: Sequence[float], *, beyond: float = 10.0) -> dict[str, A
         ticks = [step * 10.0**power for power in range(first, last + 1) for step in (1, 2, 5)]
         return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
     return {"rangemode": "normal"}
+
+
+def with_room(axis: dict[str, Any], values: Sequence[float]) -> dict[str, Any]:
+    """The axis with room at its lower end for labels beside their points."""
+    is_log = axis.get("type") == "log"
+    low, high = (math.log10(end) if is_log else end for end in (min(values), max(values)))
+    span = (high - low) or abs(high) or 1.0
+    return {**axis, "range": [low - _LOWER_ROOM * span, high + 0.04 * span]}
 
 
 def finite(value: float) -> float | None:

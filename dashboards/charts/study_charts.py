@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from dashboards.analysis.answer import COSTS
 from dashboards.analysis.front import front_mask
 from dashboards.analysis.importance import MIN_RATED, importances
+from dashboards.analysis.retrained import RetrainedCell, tests_by_trial
 from dashboards.charts.chart import Chart
-from dashboards.charts.points import ColourBy, escaped, points, spread_axis
+from dashboards.charts.points import ERRORS_SPREAD, ColourBy, escaped, points, spread_axis, with_room
 from dashboards.charts.theme import Theme, layout
 from dashboards.formatting import counted, metric_factor, metric_name, metric_title, metric_unit
 from dashboards.records import Objective, StudyRecord, Trial
 
+ErrorKind = Literal["child", "recalibrated", "test"]
+#: What each error is called.
+ERRORS: dict[ErrorKind, str] = {
+    "child": "child error",
+    "recalibrated": "child error, batch norm recalibrated",
+    "test": "test error of retrained cells",
+}
+_COLUMNS: dict[ErrorKind, str] = {
+    "child": "child_val_error",
+    "recalibrated": "child_val_error_recalibrated",
+    "test": "test_error",
+}
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
 _MOST_OTHERS = 400  # points that are drawn beside the front
 _PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
@@ -27,17 +40,41 @@ def known_costs(study: StudyRecord) -> list[str]:
     return [cost for cost in COSTS if any(cost in trial.run.metrics for trial in study.trials)]
 
 
+def known_errors(study: StudyRecord) -> dict[ErrorKind, str]:
+    """Errors that the front can be drawn over: what they are called."""
+    has_tests = bool(tests_by_trial(study.retrainings))
+    return {kind: text for kind, text in ERRORS.items() if kind != "test" or has_tests}
+
+
 def front_chart(
-    study: StudyRecord, theme: Theme, *, cost: str, colour_by: ColourBy, published: Mapping[str, Mapping[str, float]]
+    study: StudyRecord,
+    theme: Theme,
+    *,
+    cost: str,
+    colour_by: ColourBy,
+    published: Mapping[str, Mapping[str, float]],
+    error: ErrorKind = "child",
 ) -> Chart:
-    """Child error against one cost, every trial a point, the front as a staircase, published cells as lines."""
-    name = metric_name(cost)
-    shown = [trial for trial in study.trials if _has(trial, "child_val_error") and _has(trial, cost)]
-    key, columns = "front", ("trial", "state", "eta", "schedule", cost, "child_val_error", "on_front")
+    """Error against one cost, every trial a point, the front as a staircase, published cells as lines.
+
+    Args:
+        study: the study.
+        theme: colours.
+        cost: metric of the x axis.
+        colour_by: what colours points.
+        published: costs of published cells.
+        error: of the y axis.
+    """
+    tests = tests_by_trial(study.retrainings)
+    errors = {trial.run.run_id: value for trial in study.trials if (value := _error(trial, error, tests)) is not None}
+    name, axis = metric_name(cost), ERRORS[error]
+    shown = [trial for trial in study.trials if trial.run.run_id in errors and _has(trial, cost)]
+    title = f"{axis[0].upper()}{axis[1:]} against {name}"
+    key, columns = "front", ("trial", "state", "eta", "schedule", cost, _COLUMNS[error], "on_front")
     if not shown:
-        return Chart(key=key, title=f"Child error against {name}", empty="No child has been evaluated yet.")
+        return Chart(key=key, title=title, empty="No child has been evaluated yet.")
     x = [trial.run.metrics[cost] * metric_factor(cost) for trial in shown]
-    y = [100 * trial.run.metrics["child_val_error"] for trial in shown]
+    y = [100 * errors[trial.run.run_id] for trial in shown]
     results = [index for index, trial in enumerate(shown) if trial.is_result]
     front = _front(results, x, y)
     drawn = _drawn(len(shown), front)
@@ -46,20 +83,22 @@ def front_chart(
         [drawn.index(i) for i in front], theme, colour_by,
     )  # fmt: skip
     data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
+    ringed = [index for index, trial in enumerate(shown) if trial.number in tests] if error != "test" else []
+    if ringed:
+        data.insert(1, _rings([x[index] for index in ringed], [y[index] for index in ringed], theme))
     references = _references(published, cost, x, theme)
     figure = {
         "data": data,
         "layout": layout(
-            theme, x=metric_title(cost), y="child validation error (%)", height=430,
+            theme, x=metric_title(cost), y=f"{axis} (%)", height=430,
             showlegend=colour_by != "eta", hovermode="closest", shapes=references[0], annotations=references[1],
             margin={"l": 64, "r": 20, "t": 20 + max((a["yshift"] for a in references[1]), default=-4), "b": 52},
-            xaxis=spread_axis(x), yaxis={"rangemode": "normal"},
+            xaxis=with_room(spread_axis(x), x), yaxis=spread_axis(y, beyond=ERRORS_SPREAD),
         ),
     }  # fmt: skip
     numbers = ", ".join(shown[index].title.removeprefix("trial ") for index in front)
-    title = f"Child error against {name}: {len(front)} of {counted(len(results), 'search', 'searches')} on the front"
-    if not results:
-        title = f"Child error against {name}: no result yet"
+    on_front = f"{len(front)} of {counted(len(results), 'search', 'searches')} on the front"
+    title += f": {on_front if results else 'no result yet'}"
     best = min(front, key=lambda index: y[index], default=None)
     lowest = "" if best is None else f" The lowest error is {y[best]:.3g}% at {x[best]:.4g} {metric_unit(cost)}."
     return Chart(
@@ -70,10 +109,11 @@ def front_chart(
         columns=columns,
         rows=[
             (trial.number, trial.run.state, trial.eta, trial.schedule, trial.run.metrics[cost],
-             trial.run.metrics["child_val_error"], index in front)
+             errors[trial.run.run_id], index in front)
             for index, trial in enumerate(shown)
         ],
-        note="Numbered points are on the front of the two axes shown; hollow ones are no results (yet)."
+        note="Named points are on the front of the two axes shown; hollow ones are no results (yet)."
+        + (" A ring: retrained." if ringed else "")
         + (f" Drawn: {len(drawn)} of {len(shown)}, all of the front." if len(drawn) < len(shown) else "")
         + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
@@ -151,6 +191,24 @@ def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list
     mask = front_mask(np.array([[x[index], y[index]] for index in shown]).reshape(-1, 2), ("min", "min"))
     best = [index for index, is_on_front in zip(shown, mask, strict=True) if is_on_front]
     return sorted(best, key=lambda index: (x[index], y[index]))
+
+
+def _error(trial: Trial, error: ErrorKind, tests: Mapping[int, RetrainedCell]) -> float | None:
+    """An error of a trial's cell, a fraction; None where there is none."""
+    if error == "test":
+        cell = None if trial.number is None else tests.get(trial.number)
+        return None if cell is None else cell.mean_error
+    if error == "recalibrated":
+        found = 1 - trial.run.metrics.get("child_val_accuracy_recalibrated", math.nan)
+    else:
+        found = trial.run.metrics.get("child_val_error", math.nan)
+    return found if math.isfinite(found) else None
+
+
+def _rings(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:
+    marker = {"symbol": "circle-open", "size": 19, "color": theme.ink, "line": {"width": 1.4}}
+    return {"type": "scatter", "mode": "markers", "name": "retrained", "x": list(x), "y": list(y), "marker": marker,
+            "hoverinfo": "skip", "showlegend": False}  # fmt: skip
 
 
 def _stairs(x: Sequence[float], y: Sequence[float], theme: Theme) -> dict[str, Any]:

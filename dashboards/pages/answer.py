@@ -14,7 +14,7 @@ from dashboards.analysis.answer_text import (
     sureness_words,
 )
 from dashboards.analysis.retrained import tests_by_trial
-from dashboards.formatting import shown_metric, shown_number
+from dashboards.formatting import interval_text, shown_metric, shown_number
 from dashboards.pages.parts import facts, keep_lines, link, trial_address
 from dashboards.pages.view import Component, Request, address
 from dashboards.records import StudyRecord, Trial
@@ -59,8 +59,7 @@ def _panel(study: StudyRecord, answer: Answer, pick: Pick, trial: Trial, request
 
 
 def _numbers(answer: Answer, pick: Pick) -> list[tuple[str, Component]]:
-    low_high = pick.error.interval
-    interval = "" if low_high is None else f" {100 * low_high[0]:.2f} to {low_high[1]:.2%}"
+    interval = interval_text(pick.error.interval)
     error = [html.Strong(shown_metric("child_val_error", pick.error.value)), html.Span(interval, className="muted")]
     return [
         (error_name(answer), error),

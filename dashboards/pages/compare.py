@@ -9,6 +9,7 @@ from dash import dcc, html
 
 from dashboards.analysis.claims import claims, searches_of
 from dashboards.analysis.importance import differing_params, edit_distance
+from dashboards.analysis.retrained import said_test, tested_cell
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves
 from dashboards.errors import NotFoundError
@@ -56,7 +57,7 @@ def compare_view(store: Store, request: Request) -> View:
     body.append(_picker(studies, names, store))
     charts: tuple[Chart, ...] = ()
     if len(trials) >= 2:
-        charts = _add_trials(body, store, trials, request)
+        charts = _add_trials(body, store, trials, studies, request)
     else:
         body.append(message("Choose two to four trials", "Here, or with the boxes in a study's table of trials."))
     body += _strategies(store, studies, request)
@@ -108,7 +109,13 @@ def _described(trial: Trial) -> str:
     return f"{trial.title}, error {error}, {madds} multiply-adds" + (", on the front" if trial.on_front else "")
 
 
-def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], request: Request) -> tuple[Chart, ...]:
+def _add_trials(
+    body: list[Component],
+    store: Store,
+    trials: Sequence[Trial],
+    studies: Mapping[str, StudyRecord],
+    request: Request,
+) -> tuple[Chart, ...]:
     """Cells, facts, curves, distances and differences of the chosen trials."""
     names = [f"{trial.run.study} {trial.title}" for trial in trials]
     if len({trial.run.study for trial in trials}) == 1:
@@ -122,7 +129,7 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
             histories[name] = history
         if genotype is not None:
             genotypes[name] = genotype
-    body.append(html.Div([_column(name, trial, histories.get(name), request)
+    body.append(html.Div([_column(studies[trial.run.study], name, trial, histories.get(name), request)
                            for name, trial in zip(names, trials, strict=True)],
                          className=f"side-by-side of-{len(trials)}"))  # fmt: skip
     charts = tuple(compared_curves(histories, metric, request.theme) for metric in _CURVES)
@@ -131,9 +138,10 @@ def _add_trials(body: list[Component], store: Store, trials: Sequence[Trial], re
     return charts
 
 
-def _column(name: str, trial: Trial, history: History | None, request: Request) -> Component:
+def _column(study: StudyRecord, name: str, trial: Trial, history: History | None, request: Request) -> Component:
     href = trial_address(trial.run.study, trial.number, trial.run.run_id)
     entries = [("state", badge(trial.run.state)), ("strategy", trial.strategy)]
+    entries.append(("test error, retrained", said_test(study, tested_cell(study, trial))))
     entries += [(metric_name(key), shown_metric(key, trial.run.metrics.get(key))) for key in FACTS]
     return html.Section(
         [html.H2(link(name, href=href)), player_frame(trial, history, request, compact=True), facts(entries)],

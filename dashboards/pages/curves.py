@@ -24,6 +24,8 @@ METRICS = (
     "expected_cost_madds",
     "child_madds",
 )
+#: Of these only what a chosen search reported is offered: a few strategies have them.
+OPTIONAL = ("pruned_kl",)
 _MOST = 100
 
 
@@ -38,7 +40,9 @@ def curves_view(store: Store, request: Request) -> View:
     curves = asked(lambda: store.curves(study, numbers), "Some curves cannot be shown", said) or {}
     body.append(slot(said))
     chart = many_curves(chosen, curves, metric, request.theme)
-    control = choices("metric", "Metric", {name: metric_name(name) for name in METRICS}, metric, request)
+    reported = {name for trial in chosen for name in trial.run.metrics} | {metric}
+    offered = [name for name in METRICS if name in reported or name not in OPTIONAL]
+    control = choices("metric", "Metric", {name: metric_name(name) for name in offered}, metric, request)
     body.append(html.Div([chart_card(chart, request, wide=True, controls=[control])], className="cards"))
     if len(chosen) < len(study.trials):
         body.append(

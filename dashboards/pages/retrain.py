@@ -11,7 +11,7 @@ from dash import html
 from dashboards.analysis.retrained import RetrainedCell, retrained_cells, said_error
 from dashboards.charts.curve_charts import retrain_curves
 from dashboards.charts.retrain_charts import test_error_chart
-from dashboards.formatting import MISSING, shown_metric
+from dashboards.formatting import MISSING, interval_text, shown_metric
 from dashboards.history import History
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import (
@@ -30,7 +30,16 @@ from dashboards.pages.view import Component, Request, View
 from dashboards.records import ModelRecord, Retraining, StudyRecord, Trial
 from dashboards.store import Store
 
-_COLUMNS = ("cell", "test error", "seeds", "validation", "parameters", "multiply-adds", "child before retraining")
+_COLUMNS = (
+    "cell",
+    "test error",
+    "95% interval",
+    "seeds",
+    "validation",
+    "parameters",
+    "multiply-adds",
+    "child before retraining",
+)
 _RUN_COLUMNS = ("run", "state", "epochs", "validation", "test", "registered model", "load it in Python")
 _MOST_CURVES = 21
 
@@ -117,6 +126,7 @@ def _row(study: StudyRecord, cell: RetrainedCell) -> list[Component]:
     return [
         name,
         said_error(cell),
+        interval_text(cell.estimate(study.images.get("test")).interval) if cell.test_errors else MISSING,
         f"{len(cell.test_errors)} of {len(cell.retrainings)}",
         shown_metric("val_accuracy", cell.metric("val_accuracy")),
         shown_metric("params", cell.metric("params")),

@@ -6,6 +6,7 @@ from typing import get_args
 
 from dash import html
 
+from dashboards.analysis.retrained import said_test, tested_cell
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
@@ -55,11 +56,11 @@ def trial_view(store: Store, request: Request) -> View:
     charts = _charts(history, request)
     said = [*notices(study), *faults]
     if history is None and not faults:
-        said.append(
-            message("No history yet", "Curves and cells come with the first epochs that are written to MLflow.")
-        )
+        said.append(_without_history(trial))
     body = [*_head(study, trial), slot(said), _player(trial, history, request), slot(_cards(charts, request))]
-    keep = [keep_commands(trial.run, request, in_study=trial.number is not None)] if _has_cell(trial) else []
+    tested, in_study = tested_cell(study, trial), trial.number is not None
+    retrained = None if tested is None else tested.best.run
+    keep = [keep_commands(trial.run, request, in_study=in_study, retrained=retrained)] if _has_cell(trial) else []
     body += [slot(_genotype(store, trial)), slot(keep), _configuration(trial)]
     return View(
         name="trial",
@@ -69,6 +70,15 @@ def trial_view(store: Store, request: Request) -> View:
         is_live=trial.run.state == "running",
         version=f"{trial.run.run_id}{trial.run.num_epochs}{trial.run.state}{study.notice}",
     )
+
+
+def _without_history(trial: Trial) -> Component:
+    """Why there are neither curves nor cells."""
+    if trial.run.state == "running":
+        return message("The first epoch is not over", "Curves and cells come with the first epochs written to MLflow.")
+    if trial.run.num_epochs == 0:
+        return message("No epoch was reported", "This search ended before its first epoch was over.")
+    return message("The history is missing", "`history.parquet` is not among the files of this run in MLflow.")
 
 
 def find_trial(study: StudyRecord, kind: str, name: str) -> Trial:
@@ -127,11 +137,12 @@ def _cards(charts: tuple[Chart, ...], request: Request) -> list[Component]:
 
 
 def _head(study: StudyRecord, trial: Trial) -> list[Component]:
-    run, name = trial.run, study.overview.name
+    run, name, tested = trial.run, study.overview.name, tested_cell(study, trial)
     entries = [
         ("state", badge(run.state)),
         ("epochs", f"{run.num_epochs} of {trial.planned_epochs or MISSING}"),
         *((key, shown_number(value)) for key, value in trial.values.items()),
+        *([] if tested is None else [("test error, retrained", said_test(study, tested))]),
         *((metric_name(key), shown_metric(key, run.metrics[key])) for key in FACTS if key in run.metrics),
         *(("reserved", hours_text(key, run.metrics[key])) for key in _HOURS if key in run.metrics),
         ("took", duration(run.end_s - run.start_s if run.end_s else None)),

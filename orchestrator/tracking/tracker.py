@@ -159,7 +159,7 @@ class Tracker:
         """
         is_over = journal.end is not None  # asked first: the journal may grow meanwhile
         try:
-            run = self._open(unit)
+            run = self._open(unit, journal.epochs)
             if run.is_closed:
                 return
             behind = journal.epochs[run.next_epoch :]
@@ -213,13 +213,13 @@ class Tracker:
         for run in running:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _open(self, unit: Unit) -> _OpenRun:
+    def _open(self, unit: Unit, records: Sequence[Mapping[str, Any]] = ()) -> _OpenRun:
         if unit.label not in self._runs:
             found = self._adopt(unit.label)
             if found is not None:
                 self._set_tags(found, _lasting_tags(unit))
             if found is None:
-                self._runs[unit.label] = _OpenRun(self._create(unit), 0, False, set())
+                self._runs[unit.label] = _OpenRun(self._create(unit, records), 0, False, set())
             elif found.is_closed:
                 self._runs[unit.label] = found
             else:
@@ -278,11 +278,14 @@ class Tracker:
             if run.tags.get(key) != text:
                 self.client.set_tag(run.run_id, key, text)
 
-    def _create(self, unit: Unit) -> str:
+    def _create(self, unit: Unit, records: Sequence[Mapping[str, Any]]) -> str:
+        """A new run, which began with the first of these epochs rather than with its report."""
         tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **_lasting_tags(unit)}
         if unit.about:
             tags[_NOTE] = plain(unit.about)
-        run_id: str = self.client.create_run(self.experiment_id, tags=tags, run_name=unit.label).info.run_id
+        began_s = records[0]["time"] - records[0]["metrics"].get("seconds", 0.0) if records else time.time()
+        made = self.client.create_run(self.experiment_id, int(began_s * 1000), tags, unit.label)
+        run_id: str = made.info.run_id
         self._log_missing_params(run_id, unit.params, known={})
         return run_id
 

@@ -1,5 +1,7 @@
 """Views of every address over generated studies, and what the callback makes of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from dashboards.app import create_app, render
@@ -156,7 +158,7 @@ def test_a_broken_history_of_a_retraining_is_a_message(store):
 def test_a_trial_without_files_says_so(store):
     store.without_files = frozenset({"trial-0000"})
     view = render(store, f"/study/{_STUDY}/trial/0", "", "light")
-    assert "No history yet" in words(plain(view))
+    assert "The history is missing" in words(plain(view)), "the search is complete"
     assert view.charts == ()
 
 
@@ -173,6 +175,17 @@ def test_compare_shows_distances_differences_and_claims(store):
     assert "(a) the snas child keeps the supernet's accuracy" in said
     assert view.charts[0].key == "compare-supernet-val-accuracy"
     assert props(plain(view), "className").count("side-by-side of-2") == 1  # the second 0 is the first
+
+
+def test_curves_offer_an_optional_metric_only_where_a_chosen_search_has_it(store, study):
+    page, name = f"/study/{_STUDY}/curves", "divergence of pruned networks"
+    assert name not in words(plain(_render(store, page)))
+    assert name in words(plain(_render(store, f"{page}?metric=pruned_kl"))), "what is chosen is offered"
+    runs = [replace(run, metrics={**run.metrics, "pruned_kl": 0.5}) if run.label == "trial-0004" else run
+            for run in study.runs]  # fmt: skip
+    one_shot = MemoryStore([replace(study, runs=runs)])
+    assert name in words(plain(_render(one_shot, page)))
+    assert name not in words(plain(_render(one_shot, f"{page}?trials=0-3")))
 
 
 @pytest.mark.parametrize("name", _ODD_NAMES)

@@ -19,7 +19,8 @@ def store():
 
 
 @pytest.mark.parametrize(
-    ("page", "chart"), [("", "front"), ("/trial/0", None), ("/curves", "many-curves"), ("/retrain", "test-error")]
+    ("page", "chart"),
+    [("?published=show", "front"), ("/trial/0", None), ("/curves", "many-curves"), ("/retrain", "test-error")],
 )
 def test_files_that_cannot_be_fetched_are_messages_beside_the_rest(store, monkeypatch, page, chart):
     """As with artifacts on a storage that this machine may not read, while the records can be read."""
@@ -29,7 +30,8 @@ def test_files_that_cannot_be_fetched_are_messages_beside_the_rest(store, monkey
 
     for file in ("published", "history", "curves", "genotype", "models"):
         monkeypatch.setattr(store, file, refuse)
-    view = render(store, f"/study/{_STUDY}{page}", "", "light")
+    path, _, search = page.partition("?")
+    view = render(store, f"/study/{_STUDY}{path}", search, "light")
     assert "the storage refuses" in words(plain(view))
     assert view.name != "error"
     assert chart is None or chart in {known.key for known in view.charts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import os
@@ -18,8 +19,10 @@ import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, Download, expect
 
+from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import shown_metric
 from orchestrator.api import Runs, Study, front_rows
+from orchestrator.reports.relations import study_facts
 from tests.browser import serious_faults
 from tests.integration.dashboard import DashboardProcess, Visit
 from tests.integration.servers import MlflowServer
@@ -147,6 +150,8 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
         visit.page.get_by_role("link", name=NAME).click(timeout=120_000)  # it comes by itself
         visit.shows("study", VIEWS["study"])
         visit.page.wait_for_selector("#trials .ag-row", timeout=180_000)
+        visit.page.get_by_text("Columns", exact=True).click()
+        visit.page.get_by_role("button", name="epochs", exact=True).click()  # not shown at first
         visit.page.get_by_label("state Filter Input").fill("run")
         visit.page.evaluate("window.scrollTo(0, 300)")
         place = "document.getElementById('card-front').getBoundingClientRect().top"  # facts come above it meanwhile
@@ -211,17 +216,20 @@ def test_view_opens_by_its_address(visit: Visit, done: Tracked, view: str) -> No
     expect(visit.page.locator(".dash-graph:has(.main-svg)")).to_have_count(graphs)
 
 
-def test_graph_out_of_sight_is_drawn_when_it_comes_near(visit: Visit, done: Tracked) -> None:
+def test_graphs_out_of_sight_are_drawn_once_the_view_is_there(visit: Visit, done: Tracked) -> None:
+    visit.page.add_init_script("window.requestIdleCallback = (draw) => { (window.later ??= []).push(draw); }")
     visit.open(VIEWS["trial"], "trial")
     last = visit.page.locator(".dash-graph").last
-    assert last.locator(".main-svg").count() == 0
+    assert last.locator(".main-svg").count() == 0, "the view does not wait for it"
     place = visit.page.evaluate("document.documentElement.scrollHeight")
-    last.scroll_into_view_if_needed()
-    expect(last.locator(".main-svg").first).to_be_visible()
+    visit.page.evaluate("while (window.later.length) window.later.shift()()")
+    expect(visit.page.locator(".dash-graph:not(:has(.main-svg))")).to_have_count(0)
+    assert visit.page.evaluate("window.scrollY") == 0, "nobody scrolled"
     assert visit.page.evaluate("document.documentElement.scrollHeight") == place, "its place was kept"
 
 
 def test_picture_of_a_graph_out_of_sight_can_be_saved(visit: Visit, done: Tracked) -> None:
+    visit.page.add_init_script("window.requestIdleCallback = () => {}")
     visit.open(VIEWS["trial"], "trial")
     graph = visit.page.locator(".dash-graph").last
     assert graph.locator(".main-svg").count() == 0
@@ -260,9 +268,11 @@ def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, do
     visit.shows("study", VIEWS["study"])
     assert page.evaluate("document.activeElement.id") == "main", "the reader begins at the new view"
     visit.tab_to(page.get_by_role("link", name="schedule", exact=True))
-    visit.tab_to(page.locator("#trials .ag-row").first.locator('[col-id="trial"]'))
+    first = page.locator("#trials .ag-row").first.locator('[col-id="trial"]')
+    number = first.inner_text().removeprefix("trial ")
+    visit.tab_to(first)
     keys.press("Enter")
-    visit.shows("trial", VIEWS["trial"])
+    visit.shows("trial", VIEWS["trial"].replace("/0", f"/{number}"))
     visit.tab_to(page.locator("iframe.player"))
     player = visit.player()
     keys.press("Home")
@@ -318,19 +328,42 @@ def test_table_of_trials_filters_and_sorts(visit: Visit, done: Tracked) -> None:
     for order in ("ascending", "descending"):
         header.click()
         expect(header).to_have_attribute("aria-sort", order)
-        costs = [float(text) for text in visit.column("child_madds") if text]
-        assert costs == sorted(costs, reverse=order == "descending")
-        assert len(costs) == 4
+        shown = [text for text in visit.column("child_madds") if text]
+        known = [trial.metrics["child_madds"] for trial in done.study.trials() if trial.state == "complete"]
+        expected = sorted(known, reverse=order == "descending")
+        assert shown == [shown_metric("child_madds", cost) for cost in expected]
+
+
+def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit: Visit, done: Tracked) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 1400, "height": 900})
+    visit.open(VIEWS["study"], "study")
+    on_front = sum(trial.on_front for trial in done.study.trials())
+    assert visit.column("front")[: on_front + 1] == ["on front"] * on_front + [""]
+    assert all("±" in text for text in visit.column("test_error")[:on_front])
+    view = page.locator("#trials .ag-center-cols-viewport")
+    assert view.evaluate("view => view.scrollWidth - view.clientWidth") <= 0, "no column is cut"
+    errors = sorted(100 * trial.metrics["child_val_error"] for trial in done.study.trials() if trial.is_result)
+    page.get_by_label("child error Filter Input").fill(f"{errors[1] + 0.001:.3f}")
+    few = sum(error <= errors[1] + 0.001 for error in errors)
+    expect(page.locator("#trials-count")).to_have_text(f", {few} shown")
+    page.get_by_role("link", name="failed or collapsed").click()
+    visit.shows("study", f"{VIEWS['study']}?rows=failed")
+    page.get_by_label("child error Filter Input").fill("")
+    expect(page.locator("#trials .ag-center-cols-container .ag-row")).to_have_count(2)
+    page.get_by_text("Columns", exact=True).click()
+    page.get_by_role("button", name="reason", exact=True).click()
+    expect(page.locator("#trials").get_by_role("columnheader", name="reason")).to_be_attached()
 
 
 def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["study"], "study")
     button = visit.page.get_by_role("button", name="Compare the chosen trials")
     expect(button).to_be_disabled()
-    boxes = visit.page.locator("#trials").get_by_role("checkbox", name=re.compile("toggle row selection"))
-    boxes.nth(0).check()
-    expect(button).to_be_disabled()
-    boxes.nth(1).check()
+    for number in (0, 1):
+        expect(button).to_be_disabled()
+        row = visit.page.locator("#trials .ag-row", has=visit.page.get_by_role("link", name=f"trial {number}"))
+        row.get_by_role("checkbox", name=re.compile("toggle row selection")).check()
     button.click()
     visit.shows("compare", VIEWS["compare"].replace(":", "%3A"))
     for place in (0, 1):
@@ -407,9 +440,8 @@ def test_numbers_are_those_of_the_study(visit: Visit, done: Tracked) -> None:
     assert len(complete) == 4
     for metric, name in (("child_val_error", "best child validation error"), ("child_madds", "best multiply-adds")):
         assert visit.fact(name) == shown_metric(metric, min(metrics[metric] for metrics in complete))
-    assert visit.column("state") == [trial.state for trial in trials]
-    assert [int(text) for text in visit.column("epochs")] == [trial.epochs for trial in trials]
-    assert [text != "" for text in visit.column("front")] == [trial.on_front for trial in trials]
+    rows = dict(zip(visit.column("trial"), zip(visit.column("state"), visit.column("front"), strict=True), strict=True))
+    assert rows == {f"trial {t.number}": (t.state, "on front" if t.on_front else "") for t in trials}
     failures = visit.page.get_by_role("table", name="Runs that failed or collapsed")
     for trial in trials:
         if trial.state == "failed":
@@ -419,6 +451,32 @@ def test_numbers_are_those_of_the_study(visit: Visit, done: Tracked) -> None:
     for row in front_rows(trials, study.retrains(), study.spec):
         error = f"{100 * (1 - row['test_accuracy']):.2f} ± {100 * row['test_accuracy_sd']:.2f}%"
         assert any(error in text and shown_metric("child_params", row["child_params"]) in text for text in cells)
+
+
+def test_answer_says_what_the_terminal_and_mlflow_say_and_draws_the_cells(
+    new_visit: Callable[..., Visit], done: Tracked
+) -> None:
+    visit = new_visit(permissions=["clipboard-read", "clipboard-write"])
+    visit.open(VIEWS["study"], "study")
+    study = done.study
+    answer = study_facts(study, study.trials(), study.retrains())["answer"]
+    assert answer.is_tested
+    assert answer.keep.error.images == study.images["test"]
+    card = visit.page.get_by_role("region", name="Answer")
+    said = " ".join(card.locator(":scope > h2, :scope > p").all_inner_texts())
+    assert said == answer_words(answer)
+    (parent,) = [run for run in runs_of(done.client, NAME) if run.data.tags["snas.unit"] == "study"]
+    assert html.unescape(parent.data.tags["mlflow.note.content"]).startswith(f"**{said}**")
+    kept = card.locator("article.keep")
+    expect(kept).to_contain_text(f"{answer.keep.error.value:.2%}")
+    expect(kept.get_by_role("link", name=f"trial {answer.keep.trial}")).to_be_visible()
+    pictures = card.locator("img")
+    assert pictures.count() == len(answer.picks)
+    expect(pictures.first).to_have_js_property("complete", True)
+    assert pictures.first.evaluate("picture => picture.naturalWidth") > 0
+    kept.get_by_text("Keep it").click()
+    kept.get_by_role("button", name="Copy the command: export").click()
+    assert "snas export --run" in visit.page.evaluate("navigator.clipboard.readText()")
 
 
 def saved(visit: Visit, press: Callable[[], None]) -> Download:
@@ -474,14 +532,14 @@ def test_copied_commands_are_accepted(new_visit: Callable[..., Visit], done: Tra
     visit = new_visit(permissions=["clipboard-read", "clipboard-write"])
     visit.open(VIEWS["trial"], "trial")
     commands = {}
-    for name in ("retrain", "profile", "export"):
+    for name in ("retrain", "profile", "genotype"):
         visit.page.get_by_role("button", name=f"Copy the command: {name}").click()
         commands[name] = visit.page.evaluate("navigator.clipboard.readText()")
     run_id = done.run_id("trial-0000")
     genotype = done.study.trials()[0].genotype
     assert run_id in commands["profile"]
     assert "parameters" in as_a_shell_does(commands["profile"], tmp_path)
-    as_a_shell_does(commands["export"], tmp_path)
+    as_a_shell_does(commands["genotype"], tmp_path)
     assert json.loads((tmp_path / "genotype.json").read_text())["normal"] == json.loads(json.dumps(genotype))["normal"]
     said = as_a_shell_does(f"{commands['retrain']} --seeds 1 --name kept --runs {tmp_path / 'runs'}", tmp_path)
     assert "test accuracy" in said

@@ -53,7 +53,7 @@ def test_front_draws_a_staircase_of_complete_trials_in_shown_units():
     assert stairs["line"]["shape"] == "hv"
     assert sorted(x for trace in rest for x in trace["x"]) == pytest.approx([0.5, 1, 2, 4, 4, 4])
     labelled = {text for trace in rest for text in trace.get("text", ())}
-    assert labelled == {"0", "1", "2, 5", ""}, "twins share their label"
+    assert labelled == {"0: η 0.1", "1: η 0.1", "2, 5", ""}, "twins share their label"
 
 
 def test_front_says_the_same_as_the_front_of_the_records():
@@ -82,7 +82,7 @@ def test_front_leaves_out_trials_without_both_numbers():
 def test_front_calls_single_searches_by_their_label():
     chart = _front(study([replace(_scored(0, 1, 30, label="by-hand"), number=None)]))
     assert "by multiply-adds: by-hand." in chart.summary
-    assert _markers(chart)[0]["text"] == ["by-hand"]
+    assert _markers(chart)[0]["text"] == ["by-hand: η 0.1"]
 
 
 @pytest.mark.parametrize(

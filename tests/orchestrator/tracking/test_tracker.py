@@ -68,6 +68,10 @@ def tracker_of(runs: Runs, experiment: str) -> Tracker:
     return Tracker(uri, experiment, artifact_location=location, tags={"snas.study": experiment})
 
 
+def by_label(tracker: Tracker, experiment: str) -> dict[str, Run]:
+    return {run.data.tags["snas.unit"]: run for run in runs_of(tracker.client, experiment)}
+
+
 def search_unit(label: str = "trial-0000", **changes: Any) -> Unit:
     unit = Unit(
         label=label,
@@ -113,7 +117,7 @@ def test_sync_creates_one_run_below_its_parent(runs: Runs, experiment: str, tmp_
     parent = study_run(tracker, tmp_path)
     unit = search_unit(parent=parent, tags={"snas.checkpoints": "/somewhere"})
     tracker.sync(unit, Journal(written_journal(tmp_path / "0000.jsonl", records)))
-    _, run = runs_of(tracker.client, experiment)
+    run = by_label(tracker, experiment)["trial-0000"]
     assert (run.info.run_name, run.info.status) == ("trial-0000", "RUNNING")
     assert run.data.params == {"seed": "0"}
     expected = {
@@ -127,6 +131,14 @@ def test_sync_creates_one_run_below_its_parent(runs: Runs, experiment: str, tmp_
     for name in SEARCH_METRICS:
         points = tracker.client.get_metric_history(run.info.run_id, name)
         assert [(point.step, point.value) for point in points] == [(i, records[i]["metrics"][name]) for i in range(2)]
+
+
+def test_run_began_with_its_first_epoch(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    """Not with the report of it, which is an epoch later."""
+    tracker, journal = tracker_of(runs, experiment), Journal(written_journal(tmp_path / "0000.jsonl", real_records(1)))
+    tracker.sync(search_unit(), journal)
+    (run,), (first,) = runs_of(tracker.client, experiment), journal.epochs
+    assert run.info.start_time == int(1000 * (first["time"] - first["metrics"]["seconds"]))
 
 
 def test_few_metric_keys_reach_mlflow(runs: Runs, experiment: str, tmp_path: Path) -> None:
@@ -393,16 +405,18 @@ def test_suspended_runs_are_marked_and_resumed_by_the_next_driver(runs: Runs, ex
     other = tracker_of(runs, f"{experiment}-other")
     elsewhere = other.run_id(search_unit())
     tracker.suspend()
-    assert [run.info.status for run in runs_of(tracker.client, experiment)] == ["KILLED", "FINISHED", "KILLED"]
+    statuses = {label: run.info.status for label, run in by_label(tracker, experiment).items()}
+    assert statuses == {"study": "KILLED", "trial-0000": "FINISHED", "trial-0001": "KILLED"}
     assert tracker.client.get_run(elsewhere).info.status == "RUNNING"
 
     again = tracker_of(runs, experiment)
     study_run(again, tmp_path)
     again.sync(units[0], Journal(files[0]))
     again.sync(units[1], Journal(written_journal(files[1], records[1:])))
-    last = runs_of(tracker.client, experiment)
-    assert [run.info.status for run in last] == ["RUNNING", "FINISHED", "RUNNING"]
-    assert steps_of(again.client, last[2].info.run_id, "child_val_error") == [0, 1]
+    last = by_label(tracker, experiment)
+    statuses = {label: run.info.status for label, run in last.items()}
+    assert statuses == {"study": "RUNNING", "trial-0000": "FINISHED", "trial-0001": "RUNNING"}
+    assert steps_of(again.client, last["trial-0001"].info.run_id, "child_val_error") == [0, 1]
 
 
 def empty_run(tracker: Tracker, label: str) -> str:
