@@ -11,7 +11,7 @@ from dashboards.formatting import schedule_text
 
 RunKind = Literal["study", "search", "retrain"]
 #: `interrupted`: its driver was stopped, and a resumed study continues it. Else as in the journals.
-State = Literal["running", "interrupted", "complete", "stopped", "collapsed", "failed"]
+State = Literal["running", "interrupted", "complete", "stopped", "collapsed", "cancelled", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class RunRecord:
     def state(self) -> State:
         """How it stands, from the tag that the orchestrator sets at the end, else from MLflow's status."""
         end = self.tags.get("snas.end")
-        if end in ("complete", "stopped", "collapsed", "failed"):
+        if end in ("complete", "stopped", "collapsed", "cancelled", "failed"):
             return end  # type: ignore[return-value]  # mypy does not narrow by membership
         by_status: dict[str, State] = {"FINISHED": "complete", "FAILED": "failed", "KILLED": "interrupted"}
         return by_status.get(self.status, "running")
@@ -184,7 +184,7 @@ class StudyOverview:
         run: the parent run; None for an experiment that has single searches only.
         state: `complete` once all that was asked for is over.
         num_trials: searches asked for.
-        ended: number of trials per way to end (complete, stopped, collapsed, failed).
+        ended: number of trials per way to end (complete, stopped, collapsed, cancelled, failed).
         retrained: retrainings that are over, and all that are known.
         best: best value so far per objective, first objective first.
         hours: what the trials reserved so far; `hours_unit` is "GPU hours" or "CPU core hours".

@@ -3,7 +3,7 @@
 from orchestrator.driver.progress import ConsoleView, StudyView
 from orchestrator.driver.single import found_cell, run_retrain, run_search
 from orchestrator.driver.start import run_study
-from orchestrator.errors import ConfigError, OrchestratorError, StudyFailed, StudyInterrupted
+from orchestrator.errors import ConfigError, OrchestratorError, StudyFailed, StudyInterrupted, StudyPaused
 from orchestrator.files.layout import Runs
 from orchestrator.study.records import RetrainRecord, TrialRecord, front_rows
 from orchestrator.study.study import Study
@@ -20,6 +20,7 @@ __all__ = [
     "Study",
     "StudyFailed",
     "StudyInterrupted",
+    "StudyPaused",
     "StudySpec",
     "StudyView",
     "TrialRecord",

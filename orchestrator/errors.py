@@ -37,6 +37,10 @@ class StudyInterrupted(RunInterrupted):
     """A signal stopped the study; nothing is lost and `snas study resume` continues."""
 
 
+class StudyPaused(OrchestratorError):
+    """A user paused the study; the message says how it continues."""
+
+
 class StudyFailed(OrchestratorError):
     """Nothing came of a study: all its searches failed, or all its retrainings."""
 

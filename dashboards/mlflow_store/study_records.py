@@ -21,7 +21,7 @@ _OLD_NOTICE = (
     "This study does not say what it optimises (it is older than this dashboard, or its parent run is gone): "
     "the validation error and the multiply-adds of the child are shown, both minimised."
 )
-_ENDS: tuple[State, ...] = ("complete", "stopped", "collapsed", "failed")
+_ENDS: tuple[State, ...] = ("complete", "stopped", "collapsed", "cancelled", "failed")
 _TRIAL_LABEL = re.compile(r"trial-(\d+)")
 _SWEEP = "sweep."
 
@@ -68,7 +68,7 @@ def overview(name: str, parent: RunRecord) -> StudyOverview:
         name=name,
         run=parent,
         state=parent.state,
-        num_trials=_whole(parent.params.get("trials")) or 0,
+        num_trials=_whole(parent.tags.get("snas.trials") or parent.params.get("trials")) or 0,
         ended={end: int(metrics[f"trials_{end}"]) for end in _ENDS if metrics.get(f"trials_{end}")},
         retrained=(over, max(over, int(metrics.get("retrainings_total", 0)))),
         best={

@@ -19,6 +19,7 @@ _SIGNS: dict[State, str] = {
     "complete": "✓",
     "stopped": "■",
     "collapsed": "▼",
+    "cancelled": "⊘",
     "failed": "✕",
 }
 

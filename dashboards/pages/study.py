@@ -41,6 +41,8 @@ from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord
 from dashboards.store import Store
 
+#: States of searches that ended early.
+_EARLY = ("failed", "collapsed", "cancelled", "stopped")
 _MOST_FAILURES = 20
 _SILENT_S = 1800.0  # a study that runs and has not reported for so long may have lost its driver
 
@@ -110,6 +112,7 @@ def head(study: StudyRecord, chosen: str, location: str) -> list[Component]:
     overview = study.overview
     over = sum(overview.ended.values())
     is_running = overview.state == "running"
+    ending = overview.run.tags.get("snas.ending") if overview.run is not None else None
     goals = study.objectives if overview.run is not None else ()  # single searches have no best
     numbers = [
         *(
@@ -124,6 +127,7 @@ def head(study: StudyRecord, chosen: str, location: str) -> list[Component]:
     entries: list[tuple[str, Any]] = [
         ("state", badge(overview.state)),
         ("searches over", f"{over} of {overview.num_trials}"),
+        *([("ended", ending)] if ending else []),
         # While it runs, what is not known yet has its place: a number that comes moves nothing below it.
         *((name, text) for name, text in numbers if is_running or text != MISSING),
         ("updated", moment(study.as_of_s)),
@@ -151,7 +155,7 @@ def _silent(name: str, seconds: float, location: str) -> Component:
 def _failures(study: StudyRecord) -> list[Component]:
     """What ended early, and why."""
     runs = [(trial.title, trial.run, trial_address(study.overview.name, trial.number, trial.run.run_id))
-            for trial in study.trials if trial.run.state in ("failed", "collapsed", "stopped")]  # fmt: skip
+            for trial in study.trials if trial.run.state in _EARLY]  # fmt: skip
     failed = [(title, run, href) for title, run, href in runs if run.state != "stopped"]
     rows = [
         [link(title, href), badge(run.state), str(run.num_epochs), run.reason or MISSING] for title, run, href in failed

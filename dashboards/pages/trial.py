@@ -157,13 +157,16 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
             for text, index in around if 0 <= index < len(numbers)
         ]  # fmt: skip
         links.append(link("compare", href=address("compare", trial=f"{name}:{trial.number}")))
+    said = " on the front" * trial.on_front + " ★" * ("snas.star" in run.tags)
+    note = run.tags.get("snas.note")
+    noted = [message("Note", note, kind="notice")] if note else []
     reason = [message("Why it ended", run.reason, kind="notice")] if run.reason else []
     return [
         trail(("Studies", "/"), (name, address("study", name)), (trial.title, "")),
-        html.H1([trial.title.capitalize(), html.Span(" on the front", className="muted") if trial.on_front else ""]),
+        html.H1([trial.title.capitalize(), html.Span(said, className="muted")]),
         html.Nav(links, className="tabs", **{"aria-label": "Other trials"}),
         facts(entries),
-        slot(reason),
+        slot([*reason, *noted]),
     ]
 
 

@@ -43,3 +43,32 @@ def forget_addresses() -> None:
     from mlflow.tracking._tracking_service import utils  # not for readers: it takes seconds
 
     utils._artifact_repos_cache.clear()
+
+
+def purge_experiment(client: MlflowClient, experiment_id: str) -> bool:
+    """Remove an experiment with its runs and models for good, as `mlflow gc` does; artifacts stay.
+
+    Args:
+        client: of the store.
+        experiment_id: deleted already.
+
+    Returns:
+        False if the store is behind a server, which removes nothing for good.
+    """
+    store: Any = client._tracking_client.store
+    if not hasattr(store, "_hard_delete_experiment"):
+        return False
+    from mlflow.entities import ViewType
+
+    while runs := store.search_runs([experiment_id], "", ViewType.ALL, max_results=1000):
+        for run in runs:
+            store._hard_delete_run(run.info.run_id)
+    with store.ManagedSessionMaker() as session:
+        from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
+
+        known = session.query(SqlLoggedModel.model_id).filter(SqlLoggedModel.experiment_id == int(experiment_id))
+        models = [model_id for (model_id,) in known]
+    for model_id in models:
+        store._hard_delete_logged_model(model_id)
+    store._hard_delete_experiment(experiment_id)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,11 @@ import typer
 
 from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import duration, hours_text, metric_name, shown_metric
+from orchestrator.cli import steering
 from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.views.study_tables import print_answer, print_facts, print_front, print_retrains, print_trials
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StudyPaused
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Studies: many searches on a Ray cluster.", no_args_is_help=True)
 
 #: Ends of trials besides `complete`.
-_EARLY_ENDS = ("stopped", "collapsed", "failed")
+_EARLY_ENDS = ("stopped", "collapsed", "cancelled", "failed")
 FileArgument = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of a study in the folder of runs.", autocompletion=study_names)
@@ -63,14 +65,21 @@ def run(
 
 
 @app.command()
-def resume(name: NameArgument, address: AddressOption = None, runs: RunsOption = DEFAULT_RUNS) -> None:
+def resume(
+    name: NameArgument,
+    settings: SetOption = [],  # noqa: B006 - typer copies it
+    address: AddressOption = None,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
     """Resume a study that was stopped or killed: finished work is kept, unfinished work resumes from checkpoints.
 
-    Example: `snas study resume digits-quickstart`
+    What `--set` replaces stays so: a larger budget, or anything else that may change between run and resume.
+
+    Example: `snas study resume digits-quickstart --set budget.hours=12`
     """
     from orchestrator.study.study import Study
 
-    _run(Study.load(name, Runs(runs)), address)
+    _run(Study.load(name, Runs(runs), settings), address, settings)
 
 
 @app.command("list")
@@ -90,7 +99,7 @@ def list_studies(as_json: JsonOption = False, runs: RunsOption = DEFAULT_RUNS) -
         stdout.print(f"no studies in {folder.root}", highlight=False, soft_wrap=True)
         return
     table = make_table(f"studies in {folder.root}")
-    for column in ("study", "state", "data", "complete", "stopped", "collapsed", "failed", "retrained"):
+    for column in ("study", "state", "data", "complete", "stopped", "collapsed", "cancelled", "failed", "retrained"):
         table.add_column(column)
     for row in studies:
         progress = f"{row['complete']} of {row['trials']}"
@@ -207,7 +216,13 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
     raise typer.Exit(0 if report.is_whole else 1)
 
 
-def _run(study: Study, address: str | None) -> None:
+app.command()(steering.extend)
+app.command()(steering.enqueue)
+app.command()(steering.pause)
+app.command()(steering.delete)
+
+
+def _run(study: Study, address: str | None, settings: Sequence[str] = ()) -> None:
     from rich.console import Console
 
     from orchestrator.driver.progress import ConsoleView
@@ -218,7 +233,11 @@ def _run(study: Study, address: str | None) -> None:
         view.step("loading PyTorch, Ray and MLflow")
         from orchestrator.driver.start import run_study  # readers need none of them, and they take seconds
 
-        run_study(study, view, address=address)
+        try:
+            run_study(study, view, address=address, settings=settings)
+        except StudyPaused as paused:
+            view.note(str(paused))
+            return
     trials, retrains = study.trials(), study.retrains()
     if study.spec.num_trials:
         print_front(front_rows(trials, retrains, study.spec))
@@ -237,7 +256,8 @@ def _run(study: Study, address: str | None) -> None:
 def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
     early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
     ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
-    stdout.print(f"study {overview['name']}: {overview['state']}, {ends}", soft_wrap=True)
+    ending = f" ({overview['ending']})" if overview["ending"] else ""
+    stdout.print(f"study {overview['name']}: {overview['state']}{ending}, {ends}", soft_wrap=True)
     parts = [f"best {metric_name(metric)} {shown_metric(metric, value)}" for metric, value in facts["best"].items()]
     parts += [f"{hours_text(metric, hours)} in searches" for metric, hours in facts["hours"].items()]
     if facts["running"]:
@@ -249,10 +269,12 @@ def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
 
 def _overview(study: Study) -> dict[str, Any]:
     trials, retrains = study.trials(), study.retrains()
+    ending = study.ending
     is_done = study.num_open_trials() == 0 and all(record.state != "running" for record in retrains)
     return {
         "name": study.spec.name,
-        "state": "done" if is_done else "unfinished",
+        "state": "done" if is_done else "paused" if ending is not None and ending.kind == "pause" else "unfinished",
+        "ending": "" if ending is None else ending.reason,
         "dataset": study.spec.search.dataset.title,
         "trials": study.spec.num_trials,
         **{end: sum(trial.state == end for trial in trials) for end in ("complete", *_EARLY_ENDS)},

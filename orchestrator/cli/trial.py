@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dashboards.formatting import counted, duration, hours_text, metric_name, shown_metric, shown_number
+from orchestrator.cli import steering
 from orchestrator.cli.common import JsonOption, RunsOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.views.cells import drawn_cells, sparkline
@@ -66,6 +67,13 @@ def show(
         _print(facts)
 
 
+app.command()(steering.cancel)
+app.command()(steering.retry)
+app.command()(steering.note)
+app.command()(steering.star)
+app.command()(steering.tag)
+
+
 def _export(facts: dict[str, Any], file: Path) -> None:
     if facts["genotype"] is None:
         raise OrchestratorError(f"trial {facts['number']} must have a whole epoch to have a cell, got none")
@@ -90,6 +98,12 @@ def _print(facts: dict[str, Any]) -> None:
     }
     for name, text in rows.items():
         _line(f"  {name:<12} {text}")
+    marks = facts["marks"]
+    said = ["starred"] * marks["star"] + [f"{key}={text}" for key, text in marks["tags"].items()]
+    if said:
+        _line(f"  {'marks':<12} {', '.join(said)}")
+    if marks["note"]:
+        _line(f"  {'note':<12} {marks['note']}")
     if facts["metrics"]:
         _print_metrics(facts["metrics"])
         _print_curves(facts["curves"])

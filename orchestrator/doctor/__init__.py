@@ -15,6 +15,7 @@ from orchestrator.doctor.children import check_children
 from orchestrator.doctor.mlflow_checks import RUNS, RunsCheck, read_runs
 from orchestrator.doctor.mlflow_store import READ_ERRORS
 from orchestrator.doctor.report import Check, Finding, Notes, Report
+from orchestrator.doctor.requests import check_requests
 from orchestrator.doctor.settings import check_settings
 from orchestrator.doctor.trunk import check_trunk
 from orchestrator.doctor.truth import check_truth
@@ -64,6 +65,7 @@ def examine(name: str, runs: Runs) -> Report:
     trials = _read_trials(study, notes)
     holder = holder or lock_holder(study.folder.lock_file)
     case = _read_case(study, holder is not None, trials, notes)
+    check_requests(case, notes)
     notes.look(DRIVER)
     if holder is not None:
         notes.add(DRIVER, name, "info", f"{holder} runs the study: what is not there yet is a warning")
@@ -143,6 +145,7 @@ def _read_case(study: Study, is_running: bool, trials: tuple[FrozenTrial, ...] |
         trunk=read_recorded(study.folder, "trunk", TRUNK) if study.spec.fork else None,
         truth=_read_truth(study),
         jobs=jobs,
+        ending=study.ending,
     )
 
 

@@ -11,9 +11,11 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.doctor.report import Severity
 from orchestrator.errors import OrchestratorError
+from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import End, Journal
 from orchestrator.files.layout import Phase, StudyFolder, trial_label, unit_label
 from orchestrator.jobs import RetrainJob
+from orchestrator.study.records import open_among
 from orchestrator.study.study import Study
 from search_core.errors import GenotypeError
 from search_core.space.genotype import Genotype
@@ -74,6 +76,7 @@ class Case:
         trunk: the epochs that forked trials share; None without `fork`.
         truth: parts of the ground truth by label, all that there must be; empty without `ground_truth`.
         jobs: retrainings that the study asks for; None as long as that cannot be determined.
+        ending: why its searches are over though not all were run, or rest.
     """
 
     study: Study
@@ -84,6 +87,7 @@ class Case:
     trunk: Recorded | None
     truth: Mapping[str, Recorded]
     jobs: tuple[RetrainJob, ...] | None
+    ending: Ending | None = None
 
     @property
     def lag(self) -> Severity:
@@ -113,8 +117,7 @@ class Case:
     @property
     def has_open_trials(self) -> bool:
         """Whether trials are unfinished or not yet begun, as far as Optuna's storage can be read."""
-        num_closed = sum(trial.state.is_finished() for trial in self.trials or ())
-        return self.trials is not None and num_closed < self.study.spec.num_trials
+        return self.trials is not None and open_among(self.trials, self.study.spec, self.ending) > 0
 
     @property
     def strangers(self) -> frozenset[str]:

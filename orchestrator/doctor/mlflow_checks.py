@@ -231,8 +231,9 @@ class RunsCheck:
         ends = Counter(unit.end for unit in self._case.searches.values())
         for end in ENDS:
             self._notes.look(METRICS)
-            if logged.get(f"trials_{end}") != ends[end]:
-                message = f"`trials_{end}` must be {ends[end]}, as the journals say, got {logged.get(f'trials_{end}')}"
+            found = logged.get(f"trials_{end}", 0.0 if end == "cancelled" else None)  # it is logged from the first on
+            if found != ends[end]:
+                message = f"`trials_{end}` must be {ends[end]}, as the journals say, got {found}"
                 self._add(METRICS, "study", self._case.lag, message, self._case.bring_up)
 
     def _check_unit_artifacts(self, unit: Recorded, run: Run, artifacts: Artifacts) -> None:

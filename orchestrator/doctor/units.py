@@ -31,7 +31,9 @@ def check_trials(case: Case, notes: Notes) -> None:
         message = f"trial numbers must be 0 to {max(numbers)} without holes, {number} is missing"
         notes.add(TRIALS, f"trial-{trial_label(number)}", "error", message, "restore Optuna's storage from a backup")
     open_trials = [trial for trial in trials if not trial.state.is_finished()]
-    if not case.is_running:
+    if case.ending is not None:  # `check_requests` says why
+        wanted = min(wanted, len(trials))
+    if not case.is_running and (case.ending is None or case.ending.on_end == "finish"):
         for trial in open_trials:
             place = f"trial-{trial_label(trial.number)}"
             notes.add(TRIALS, place, "error", f"it is {trial.state.name}, but no driver is at work", _to_resume(case))
@@ -106,11 +108,11 @@ def _states_agree(case: Case, recorded: Recorded, trial: FrozenTrial) -> bool:
     if trial.state == TrialState.RUNNING:
         return end is None
     if trial.state == TrialState.PRUNED:
-        return end in ("stopped", "collapsed") and has_one
+        return end in ("stopped", "collapsed", "cancelled") and has_one
     if trial.state == TrialState.COMPLETE:
         return is_result(end, len(case.study.spec.objectives))
     values = [recorded.last_metric(objective.metric) for objective in case.study.spec.objectives]
-    is_worthless = not all(map(math.isfinite, values)) or (end == "collapsed" and not has_one)
+    is_worthless = not all(map(math.isfinite, values)) or (end in ("collapsed", "cancelled") and not has_one)
     return end == "failed" or (end is not None and is_worthless)
 
 
@@ -159,7 +161,7 @@ def check_retrains(case: Case, notes: Notes) -> None:
         _check_reason(recorded, notes, RETRAINS)
         if section is not None:
             _check_epochs(recorded, section.epochs, notes, RETRAINS)
-        if recorded.end is None and not case.is_running:
+        if recorded.end is None and not case.is_running and (case.ending is None or case.ending.kind != "pause"):
             message = f"it is unfinished after {len(recorded.metrics)} epochs, and no driver is at work"
             notes.add(RETRAINS, recorded.unit, "error", message, _to_resume(case))
         if recorded.end == "complete" and "test_accuracy" not in (recorded.metrics or ({},))[-1]:

@@ -52,6 +52,7 @@ class PhaseCallback(Callback):
         is_for_all: whether all trials of the phase would meet a permanent error of this kind, which ends the study.
         collapse: why a search ends with a report of a collapse; None if it does not.
         failed: is called with the label of a trial that failed, after its journal has the reason.
+        look: is called several times a second.
         fault: keeps what goes wrong in here.
         timeout_s: seconds without a report after which a worker is killed; None for never.
     """
@@ -67,12 +68,14 @@ class PhaseCallback(Callback):
         is_for_all: Callable[[str], bool],
         collapse: Callable[[Job, JobReport], str | None],
         failed: Callable[[str], object],
+        look: Callable[[], object],
         fault: OwnFault,
         timeout_s: float | None,
     ) -> None:
         self._values, self._open_journal, self._track, self._collapse = values, open_journal, track, collapse
         self._view, self._has_room, self._timeout_s = view, has_room, timeout_s
         self._is_for_all, self._failed, self._fault = is_for_all, failed, fault
+        self._look = look
         self._watched: dict[str, _Watched] = {}
         self._last_step = time.monotonic()
         self.most_at_once = 0  # units that ran at a time
@@ -157,11 +160,11 @@ class PhaseCallback(Callback):
         self.on_trial_complete(iteration, trials, trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Kill the workers that have been silent for too long: their trials resume from their checkpoints."""
-        if self._timeout_s is None:
-            return
+        """Look for requests; kill workers that have been silent for too long: their trials resume from checkpoints."""
         with self._fault.noted():
-            self._kill_silent(self._timeout_s)
+            self._look()
+            if self._timeout_s is not None:
+                self._kill_silent(self._timeout_s)
 
     def _kill_silent(self, timeout_s: float) -> None:
         now = time.monotonic()

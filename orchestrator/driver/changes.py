@@ -34,10 +34,12 @@ ATTRIBUTE = "settings"
 #: Settings and sections that change how a study runs, not what a trial is, which of them count, or where they are kept.
 MAY_CHANGE = (
     "trials",  # but not below those that have begun
+    "budget",
     "max_concurrent",
     "resources",
     "failure",
     "tracking.picture_every",
+    "storage.keep",
     "storage.url",  # it must hold the study, or is refused when it is opened
     "search.dataset.root",  # the images are known by their digests
     "search.dataset.workers",

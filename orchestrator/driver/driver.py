@@ -15,7 +15,8 @@ from orchestrator.cluster.connection import cluster, nodes
 from orchestrator.cluster.packing import find_reservation, grown, retrain_reservation
 from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.children import DriverChildren
-from orchestrator.driver.launch import CollapseStopper, OwnFault, RayGaveUpError, run_phase
+from orchestrator.driver.control import Control
+from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, RayGaveUpError, run_phase
 from orchestrator.driver.progress import StudyView
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError, StudyFailed, last_line
@@ -64,6 +65,7 @@ class Driver:
         self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
         self._truth_jobs = truth_jobs(self._spec, self._folder)
         self._log = StudyLog(study, tracker, view.warn, parent, data, self._journal)
+        self._control = Control(study, self._trial_journal, view, self._log.grown)
 
     def run(self, address: str | None) -> None:
         """Do all that is not done yet.
@@ -74,9 +76,11 @@ class Driver:
         Raises:
             OrchestratorError: if the cluster does not answer, or Ray gives up again and again.
             StudyFailed: if all searches or all retrainings failed.
+            StudyPaused: if a user paused it.
             TrackingAwayError: if MLflow is away at the end.
         """
         try:
+            self._control.start()
             num_open = self._study.num_open_trials()
             if not num_open:
                 self._repeated = self._lost_models()
@@ -92,6 +96,9 @@ class Driver:
                     self._find_truth()
                     self._search()
                     self._retrain()
+                    while self._study.num_open_trials():  # more were asked for meanwhile
+                        self._search()
+                        self._retrain()
             self._finish()
         finally:
             self._log.stop()
@@ -123,7 +130,11 @@ class Driver:
             self._grow_trunk(self._spec.fork.epoch)
         metrics = [objective.metric for objective in self._spec.objectives]
         self._view.phase("searches", total - self._study.num_open_trials(), total, metrics)
-        self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
+        self._control.begin_searches()
+        try:
+            self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
+        finally:
+            self._control.end_searches()
 
     def _grow_trunk(self, epochs: int) -> None:
         """Run the epochs that all trials share, unless they were and their checkpoint is whole."""
@@ -176,7 +187,8 @@ class Driver:
         """
         num_idle = 0
         while num_idle < _MAX_IDLE_LAUNCHES:
-            num_steps = self._launch(phase)
+            num_steps = 0 if is_done() else self._launch(phase)
+            self._control.raise_if_paused()
             if is_done():
                 return
             num_idle = 0 if num_steps else num_idle + 1
@@ -188,16 +200,19 @@ class Driver:
         fault = OwnFault()
         searcher = self._searcher(fault, lambda: callback.most_at_once) if phase == "search" else None
 
-        stopper = CollapseStopper(self._spec, partial(self._journal, phase)) if searcher else None
+        open_journal = partial(self._journal, phase)
+        collapse = CollapseStopper(self._spec, open_journal) if searcher else None
+        self._control.steers(searcher)
         callback = PhaseCallback(
             values=lambda job: self._values(job) if phase == "search" else "",
-            open_journal=partial(self._journal, phase),
+            open_journal=open_journal,
             track=lambda job, journal: self._track(phase, job, journal, callback.most_at_once),
             view=self._view,
             has_room=lambda journal: self._reservation(phase, journal) is not None,
             is_for_all=partial(self._is_for_all, phase),
-            collapse=stopper.reason if stopper else lambda job, report: None,
+            collapse=collapse.reason if collapse else lambda job, report: None,
             failed=lambda label: searcher.tell_failed(label) if searcher else None,
+            look=self._control.look,
             fault=fault,
             timeout_s=self._spec.failure.timeout_s,
         )
@@ -209,7 +224,7 @@ class Driver:
                 self._reservations[phase],
                 callback=callback,
                 fault=fault,
-                stopper=stopper,
+                stopper=PhaseStopper(open_journal, lambda: self._control.halts(phase), collapse),
                 searcher=searcher,
                 jobs=jobs,
             )
@@ -253,11 +268,15 @@ class Driver:
         return StudySearcher(
             self._study.optuna_study,
             self._spec,
-            lambda number: self._journal("search", trial_label(number)),
+            self._trial_journal,
             lambda number, options: self._search_job(trial_label(number), options),
             fault,
             children,
+            self._control.may_begin,
         )
+
+    def _trial_journal(self, number: int) -> Journal:
+        return self._journal("search", trial_label(number))
 
     def _open_retrains(self) -> list[RetrainJob]:
         """What is not over yet; what ran out of memory comes last, when others have ended."""
@@ -321,7 +340,11 @@ class Driver:
         if phase == "trunk" or not isinstance(job, SearchJob | RetrainJob):
             return
         self._log.track(job)
+        if isinstance(job, SearchJob):
+            self._control.saw(int(job.label), journal)
         if journal.end is not None:
+            if isinstance(job, SearchJob) and self._spec.storage.keep == "last":
+                CheckpointFolder(job.checkpoints).thin(1)
             self._log.ended(job, journal, at_once)
 
     def _report_reservations(self) -> None:
@@ -340,7 +363,7 @@ class Driver:
             TrackingAwayError: if MLflow is away.
         """
         self._view.step("logging to MLflow: what is left, models, summary")
-        missing, reasons = self._log.finish(self._study.retrain_jobs())
+        missing, reasons = self._log.finish(self._study.retrain_jobs(), self._control.ending)
         if missing:
             self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._study.resume_hint}")
         for kind, reason in reasons.items():

@@ -133,6 +133,36 @@ def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
     return None
 
 
+class PhaseStopper(Stopper):
+    """Ends what a user cancelled and what has collapsed; or all that runs, which then waits at its checkpoint.
+
+    Args:
+        open_journal: journal of a unit by label.
+        halts: whether all that runs stops.
+        collapse: for a phase of searches.
+    """
+
+    def __init__(
+        self, open_journal: Callable[[str], Journal], halts: Callable[[], bool], collapse: CollapseStopper | None
+    ) -> None:
+        self._open_journal, self._halts, self._collapse = open_journal, halts, collapse
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As `CollapseStopper`.
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial ends with this result; the children of a cancelled search end with it."""
+        if self._collapse is None:
+            return False
+        search = Job.from_config(result["config"]).label.partition("-")[0]
+        return self._open_journal(search).end == "cancelled" or self._collapse(trial_id, result)
+
+    def stop_all(self) -> bool:
+        """Whether everything stops."""
+        return self._halts()
+
+
 class CollapseStopper(Stopper):
     """Ends searches that have nothing left to decide.
 

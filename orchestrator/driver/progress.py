@@ -154,7 +154,7 @@ class ConsoleView(StudyView):
             return Group(Text(f"{self._phase}  {time.monotonic() - self._begin:.0f} s") if self._phase else Text())
         done = self._done_before + self._ends.total()
         head = Text(f"{self._phase}  {done}/{self._total} done")
-        for end, style in (("stopped", "dim"), ("collapsed", "yellow"), ("failed", "red")):
+        for end, style in (("stopped", "dim"), ("collapsed", "yellow"), ("cancelled", "dim"), ("failed", "red")):
             if self._ends[end]:
                 head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:

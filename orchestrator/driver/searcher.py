@@ -66,6 +66,7 @@ class StudySearcher(Searcher):
         make_job: what a worker is given to run a trial, by number and options.
         fault: keeps what goes wrong in here.
         children: for multi-trial searches; None if the study has none.
+        may_begin: whether another trial may begin after so many.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class StudySearcher(Searcher):
         make_job: Callable[[int, SearchOptions], SearchJob],
         fault: OwnFault,
         children: ChildWork | None = None,
+        may_begin: Callable[[int], bool] = lambda num_begun: True,
     ) -> None:
         super().__init__(metric=spec.objectives[0].metric, mode=spec.objectives[0].mode)
         self._study, self._spec = study, spec
@@ -86,7 +88,7 @@ class StudySearcher(Searcher):
         self._too_big = [trial for trial in running if self._ran_out_of_memory(trial)]
         self._unfinished = [trial for trial in running if not self._ran_out_of_memory(trial)]
         self._numbers: dict[str, int] = {}
-        self._children = children
+        self._children, self._may_begin = children, may_begin
         self._searches: dict[int, OpenSearch] = {}  # multi-trial ones
         self._child_of: dict[str, tuple[int, int]] = {}  # search and child of a Tune trial
         self._asked_all = False
@@ -121,8 +123,8 @@ class StudySearcher(Searcher):
             return self._make_job(number, options).to_config()
         if child is not None:
             return child.to_config()
-        if any(search.is_waiting for search in self._searches.values()):
-            return None
+        if self._numbers or any(search.is_waiting for search in self._searches.values()):
+            return None  # while trials run, a user may ask for more of them
         return Searcher.FINISHED  # type: ignore[return-value]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -147,6 +149,12 @@ class StudySearcher(Searcher):
             self._child_ended(*child)
         else:
             _tell(self._study, int(label), state=TrialState.FAIL)
+
+    def steered(self, cancelled: int | None) -> None:
+        """A user asked for more trials, or cancelled one; its journal has the end already."""
+        self._asked_all = False
+        if cancelled in self._searches:
+            self._progressed(self._searches[cancelled])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the storage and the journals are the state."""
@@ -221,7 +229,8 @@ class StudySearcher(Searcher):
 
     @property
     def _has_new(self) -> bool:
-        return self._num_asked() < self._spec.num_trials
+        num_asked = self._num_asked()
+        return num_asked < self._spec.num_trials and self._may_begin(num_asked)
 
     def _num_asked(self) -> int:
         trials = patiently(lambda: self._study.get_trials(deepcopy=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from orchestrator.cluster.preflight import Needs, preflight
 from orchestrator.driver.changes import keep_settings, require_unchanged, tracked_settings
 from orchestrator.driver.driver import Driver
 from orchestrator.driver.progress import StudyView
+from orchestrator.driver.steering import write_study_file
 from orchestrator.errors import OrchestratorError, StudyInterrupted
 from orchestrator.files.lock import driver_lock
 from orchestrator.files.plugin_copies import COPIES, with_copies, write_copies
@@ -54,7 +55,9 @@ from search_core.training.retrain import check_recipe
 _IMAGES = ("dataset.digest", "dataset.split_digest")
 
 
-def run_study(study: Study, view: StudyView | None = None, *, address: str | None = None) -> None:
+def run_study(
+    study: Study, view: StudyView | None = None, *, address: str | None = None, settings: Sequence[str] = ()
+) -> None:
     """Do all of a study that is not done yet: searches, retrainings, summary.
 
     Everything that can be checked is checked before anything is written.
@@ -63,6 +66,7 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
         study: new, or begun before.
         view: shows progress; default: nothing is shown.
         address: Ray cluster; None starts one on this machine.
+        settings: with which `study` was loaded, beside its file.
 
     Raises:
         DataError: if the data set cannot be read.
@@ -74,11 +78,12 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
         OrchestratorError: if a store or the cluster cannot be reached, if the images are not those that the study
             began with, or if another driver runs the study.
         StudyInterrupted: if a signal stopped it.
+        StudyPaused: if a user paused it.
         StudyFailed: if all searches or all retrainings failed.
     """
     view = view or StudyView()
     if relocate(study.runs, study.spec.tracking.uri, view.note) and study.exists:
-        study = type(study).load(study.spec.name, study.runs)  # its file may have changed
+        study = type(study).load(study.spec.name, study.runs, settings)  # its file may have changed
     if not study.exists:
         study = _with_copies(study)
     else:
@@ -102,6 +107,10 @@ def run_study(study: Study, view: StudyView | None = None, *, address: str | Non
     else:
         _begin(study, tracker)
     with driver_lock(study.folder.lock_file, study.spec.name):
+        now = type(study).load(study.spec.name, study.runs, settings)
+        study = study if now.spec == study.spec else now  # a command may have added trials meanwhile
+        if settings:
+            write_study_file(study)
         keep_settings(study.optuna_study, study.spec, study.folder)
         if study.images != data.sizes:
             study.optuna_study.set_user_attr(IMAGES, data.sizes)

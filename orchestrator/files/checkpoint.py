@@ -78,10 +78,14 @@ class CheckpointFolder:
         # The checksum first: a state without one would count as damaged.
         _write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
         _write_whole(file, content)
-        for old in self.files()[self.keep :]:
+        self.thin(self.keep)
+        return file
+
+    def thin(self, keep: int) -> None:
+        """Drop all but the newest `keep`."""
+        for old in self.files()[keep:]:
             _checksum_file(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
-        return file
 
     def files(self) -> list[Path]:
         """All checkpoint files, newest first."""

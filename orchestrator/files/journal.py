@@ -16,8 +16,8 @@ from typing import Any, Literal
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.json_lines import JsonLines
 
-#: `stopped` by a scheduler; `collapsed`: stopped since the search has nothing left to decide.
-End = Literal["complete", "stopped", "collapsed", "failed"]
+#: `stopped` by a scheduler; `collapsed`: stopped since the search has nothing left to decide; `cancelled` by a user.
+End = Literal["complete", "stopped", "collapsed", "cancelled", "failed"]
 #: Faults that a trial may survive: its worker died, ran out of memory, did not report in time, could not write.
 Event = Literal["restart", "out_of_memory", "hang", "checkpoint"]
 

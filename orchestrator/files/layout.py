@@ -12,6 +12,8 @@ runs/<study>/trials/0004/order.jsonl  in which order its children were proposed 
 runs/<study>/retrains/0003-seed0.jsonl
 runs/<study>/ground_truth/00000.jsonl  journal of a part of the ground truth
 runs/<study>/ground_truth.json        its table, when it is whole
+runs/<study>/requests/              what commands ask of a study, until it is done
+runs/<study>/decisions.jsonl        what was decided on it: more trials, pauses, budgets that were spent
 runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
@@ -128,6 +130,16 @@ class StudyFolder:
     def lock_file(self) -> Path:
         """Locked by the one driver that may run the study."""
         return self.path / ".lock"
+
+    @property
+    def requests(self) -> Path:
+        """What commands ask of the study (`decisions`)."""
+        return self.path / "requests"
+
+    @property
+    def decisions_file(self) -> Path:
+        """What was decided on the study."""
+        return self.path / "decisions.jsonl"
 
     def journal(self, phase: Phase, label: str) -> Path:
         """Journal of one trial or child (`phase` search), retraining, part of the ground truth, or the trunk."""

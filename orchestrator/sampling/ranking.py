@@ -12,7 +12,7 @@ def is_result(end: str | None, num_objectives: int) -> bool:
     """Whether a search that ended so counts, for Optuna and for all reports on the study.
 
     Optuna has no pruned trials with several objectives. There, one that a scheduler stopped counts with its last
-    values; one that collapsed never does, for an empty cell costs nothing and would be on the front.
+    values; one that was cancelled or collapsed never does, for an empty cell costs nothing and would be on the front.
     """
     return end == "complete" or (end == "stopped" and num_objectives > 1)
 

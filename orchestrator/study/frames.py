@@ -8,7 +8,7 @@ swept value has the column of its key, such as `penalty.strength`, and is missin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -67,5 +67,5 @@ def _named(columns: Iterable[str], record: object, **others: object) -> dict[str
     return {name: others[name] if name in others else getattr(record, name) for name in columns}
 
 
-def _framed(rows: list[Mapping[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:
+def _framed(rows: Sequence[Mapping[str, Any]], first: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(first))

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from dashboards.formatting import schedule_text
+from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, StudyFolder, trial_label
 from orchestrator.jobs import RetrainJob
@@ -43,7 +44,7 @@ IMAGES = "images"
 
 #: What a retraining trains: a genotype, with channels and bits of its cells if its search chose them.
 Cell = tuple[Genotype, CellChoices | None]
-State = Literal["running", "complete", "stopped", "collapsed", "failed"]
+State = Literal["running", "complete", "stopped", "collapsed", "cancelled", "failed"]
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,17 @@ def read_trials(study: optuna.Study, folder: StudyFolder) -> list[TrialRecord]:
     return [_read_trial(trial, folder, trial.number in front) for trial in trials]
 
 
-def num_open(study: optuna.Study, spec: StudySpec) -> int:
-    """How many trials are unfinished or not yet asked for."""
-    trials = patiently(lambda: study.get_trials(deepcopy=False))
-    return spec.num_trials - sum(trial.state.is_finished() for trial in trials)
+def num_open(study: optuna.Study, spec: StudySpec, ending: Ending | None = None) -> int:
+    """As `open_among`, of all trials of a study."""
+    return open_among(patiently(lambda: study.get_trials(deepcopy=False)), spec, ending)
+
+
+def open_among(trials: Iterable[FrozenTrial], spec: StudySpec, ending: Ending | None) -> int:
+    """How many trials are unfinished or not yet asked for; if the budget is spent, those that shall finish."""
+    states = [trial.state for trial in trials]
+    if ending is not None and ending.kind == "budget":
+        return states.count(TrialState.RUNNING) if ending.on_end == "finish" else 0
+    return max(spec.num_trials - sum(state.is_finished() for state in states), 0)
 
 
 def retrain_jobs(study: optuna.Study, spec: StudySpec, folder: StudyFolder) -> list[RetrainJob]:
@@ -279,7 +287,9 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
     }
     return TrialRecord(
         number=trial.number,
-        state=journal.end if journal.end in ("stopped", "collapsed") else states.get(trial.state, "running"),
+        state=journal.end
+        if journal.end in ("stopped", "collapsed", "cancelled")
+        else states.get(trial.state, "running"),
         values=trial.params,
         epochs=len(journal.epochs),
         metrics=last["metrics"] if last else {},

@@ -21,7 +21,7 @@ from orchestrator.study.records import described, reported_cell
 from orchestrator.study_file.spec import StudySpec
 from search_core.search.temperature import TemperatureOptions
 
-ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "failed")
+ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "cancelled", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ class Tally:
 
     def trial_metrics(self) -> dict[str, float]:
         """Metrics of the study when a search is over."""
-        metrics = {f"trials_{end}": float(count) for end, count in self.ends.items()}
+        metrics = {f"trials_{end}": float(count) for end, count in self.ends.items() if count or end != "cancelled"}
         for index, objective in enumerate(self._spec.objectives):
             values = [trial.values[index] for trial in self._front]  # the best of each objective is on the front
             if values:

@@ -5,7 +5,7 @@ What is done is read from Optuna's storage and the journals; there is no other s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ import optuna
 
 from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.errors import OrchestratorError, first_line
+from orchestrator.files.decisions import Decisions, Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Runs, StudyFolder
 from orchestrator.jobs import RetrainJob
@@ -49,18 +50,24 @@ class Study:
     runs: Runs
 
     @classmethod
-    def load(cls, name: str, runs: Runs) -> Study:
+    def load(cls, name: str, runs: Runs, settings: Sequence[str] = ()) -> Study:
         """A study that was run before.
+
+        Args:
+            name: of the study.
+            runs: the folder of all runs.
+            settings: `key=value`, in the place of what its file says.
 
         Raises:
             OrchestratorError: if there is none of this name.
+            ConfigError: if a setting does not fit.
         """
         known = runs.study_names()
         if name not in known:
             shown = ", ".join(known) or "none"
             raise OrchestratorError(f"there is no study `{name}` in {runs.root}; studies there: {shown}")
         file = runs.study(name).spec_file
-        spec = load_study(file)
+        spec = load_study(file, settings)
         if spec.name != name:
             raise OrchestratorError(f"{file} must hold the study `{name}`, got `{spec.name}`: its folder was renamed")
         return cls(spec, runs)
@@ -150,4 +157,9 @@ class Study:
 
     def num_open_trials(self) -> int:
         """Searches that are unfinished or not yet begun."""
-        return num_open(self.optuna_study, self.spec)
+        return num_open(self.optuna_study, self.spec, self.ending)
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the searches are over though not all trials were run, or rest; None if they are not."""
+        return Decisions(self.folder.decisions_file).ending

@@ -159,6 +159,55 @@ class Fork:
         require(("epoch", self.epoch >= 1, f"must be at least 1, got {self.epoch}"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A value of an objective with which the searches have done enough.
+
+    Attributes:
+        metric: one of the study's objectives.
+        value: what a trial must reach at its end: at most this if the metric is minimised, at least this otherwise.
+    """
+
+    metric: str
+    value: float
+
+    def __post_init__(self) -> None:
+        require(
+            _metric_rule(self.metric),
+            ("value", math.isfinite(self.value), f"must be a finite number, got {self.value}"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the searches may take; the first that is spent ends them. Retrainings come after, and are not counted.
+
+    Attributes:
+        hours: hours of the clock in which a driver works on the searches, all launches together, above 0.
+        gpu_hours: hours of reserved GPUs of all searches together, as `snas study show` adds them up, above 0.
+        trials: searches that are begun, at least 1.
+        target: a trial that is a result and reaches it is enough; default: none is.
+        on_end: what becomes of trials that run then: `finish`: they run to their end; `checkpoint`: they wait at their
+            newest checkpoint, for a larger budget; `run_on`: nothing ends, it is only said.
+    """
+
+    hours: float | None = None
+    gpu_hours: float | None = None
+    trials: int | None = None
+    target: Target | None = None
+    on_end: Literal["finish", "checkpoint", "run_on"] = "finish"
+
+    def __post_init__(self) -> None:
+        hours = {"hours": self.hours, "gpu_hours": self.gpu_hours}
+        require(
+            *(
+                (name, value is None or 0 < value < math.inf, f"must be a finite number above 0, got {value}")
+                for name, value in hours.items()
+            ),
+            ("trials", self.trials is None or self.trials >= 1, f"must be at least 1, got {self.trials}"),
+        )
+
+
 def _check_top(value: object) -> object:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if not is_count and value not in ("front", "all"):
@@ -269,10 +318,12 @@ class Storage:
         url: Optuna storage URL, without a password, since the study file is kept; default: `OPTUNA_STORAGE`, or else
             SQLite under the runs folder.
         path: directory of checkpoints, shared by all nodes of a cluster.
+        keep: checkpoints of a trial that is over: the `last`, or the `newest` three as of one that runs.
     """
 
     url: str | None = None
     path: str | None = None
+    keep: Literal["last", "newest"] = "last"
 
     def __post_init__(self) -> None:
         require(

@@ -16,6 +16,7 @@ import pydantic
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.study_file.sections import (
+    Budget,
     Failure,
     Fork,
     Objective,
@@ -78,6 +79,7 @@ class StudySpec(pydantic.BaseModel):
         objectives: one or two.
         sampler: how Optuna chooses values. `grid` needs `choice` and `int` entries only.
         trials: how many searches at most; 0 with `retrain.genotype`. See `num_trials`.
+        budget: what the searches may take; default: as much as they need.
         max_concurrent: trials at a time; default: as many as the resources allow.
         scheduler: early stopping; with two objectives it follows the first unless it names a metric.
         stop: when a search counts as collapsed and is stopped.
@@ -103,6 +105,7 @@ class StudySpec(pydantic.BaseModel):
     )
     sampler: Literal["tpe", "nsga2", "gp", "random", "grid"] = "tpe"
     trials: int
+    budget: Budget = Budget()
     max_concurrent: int | None = None
     scheduler: Scheduler = Scheduler()
     stop: StopOptions = StopOptions()
@@ -172,6 +175,7 @@ class StudySpec(pydantic.BaseModel):
             yield place, is_reported, rule, "search.latency.table"
         yield from self._trial_rules()
         yield from self._chain_rules()
+        yield from self._budget_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
         yield from self._ground_truth_rules()
@@ -211,6 +215,17 @@ class StudySpec(pydantic.BaseModel):
         place = "search.network.space" if swept is None else "sweep.network.space"
         for name, holds, message in chain_rules(self.retrain):
             yield f"retrain.{name}", holds, f"{message}, as `network.space` nas_chain gives", place
+
+    def _budget_rules(self) -> Iterator[Rule]:
+        target, metrics = self.budget.target, [objective.metric for objective in self.objectives]
+        yield (
+            "budget.gpu_hours",
+            self.budget.gpu_hours is None or self.resources.uses_gpu,
+            f"must be left out with `resources.gpu` {self.resources.gpu}: set `budget.hours`",
+            "resources.gpu",
+        )
+        rule = f"must be an objective of the study ({' or '.join(metrics)}), got {target.metric if target else None}"
+        yield "budget.target.metric", target is None or target.metric in metrics, rule, "objectives"
 
     def _warm_start_rules(self) -> Iterator[Rule]:
         if self.warm_start is None:

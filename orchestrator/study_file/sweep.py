@@ -91,6 +91,15 @@ class SweepEntry:
         assert isinstance(high, int)
         return range(low, high + 1)
 
+    def allows(self, value: object) -> bool:
+        """Whether a value may be drawn."""
+        if self.kind == "choice":
+            return value in self.values
+        if not _is_number(value) or (self.kind == "int" and not isinstance(value, int)):
+            return False
+        low, high = (end for end in self.values if _is_number(end))
+        return low <= value <= high
+
     def is_active(self, values: Mapping[str, Scalar]) -> bool:
         """Whether the conditions hold, given the values of all keys that come before (`parents_first`)."""
         return all(key in values and values[key] in allowed for key, allowed in self.when.items())

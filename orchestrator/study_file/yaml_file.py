@@ -101,6 +101,20 @@ class YamlFile:
         return Fault(place_text(place), message, next((self.lines[head] for head in heads if head in self.lines), None))
 
 
+def read_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Values of `--set KEY=VALUE` by dotted key, where they replace nothing in a file.
+
+    Raises:
+        ConfigError: with all malformed ones.
+    """
+    file = YamlFile("--set", {})
+    file.override(settings, lambda key: f"{DOTTED_SECTION}.{key}")
+    if file.faults:
+        raise ConfigError(file.source, file.faults)
+    values: dict[str, Any] = file.data.get(DOTTED_SECTION, {})
+    return values
+
+
 def split_key(dotted: str) -> Place:
     """The place that a dotted key names; keys of the `sweep` section keep their dots."""
     head, _, rest = dotted.partition(".")

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from orchestrator.credentials import masked
 from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
+from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, trial_label, unit_label
 from orchestrator.jobs import RetrainJob, SearchJob
@@ -111,16 +112,26 @@ class StudyLog:
             self._push_curves(file_of(number))
         self._push("study", self._progress.log)
 
+    def grown(self) -> None:
+        """Log that the study has more trials than before."""
+
+        def log() -> None:
+            self._tracker.grow_study(self._parent, self._spec.num_trials, self._folder.spec_file)
+
+        self._push("number of trials", log)
+        self._push("study", self._progress.log)
+
     def expect_retrainings(self, count: int) -> None:
         """Log how many retrainings there will be."""
         self.tally.num_retrainings = count
         self._push("study", self._progress.log)
 
-    def finish(self, jobs: Sequence[RetrainJob]) -> tuple[list[str], dict[str, str]]:
+    def finish(self, jobs: Sequence[RetrainJob], ending: Ending | None = None) -> tuple[list[str], dict[str, str]]:
         """Bring MLflow up to all journals, then log the models, then the summary and the end of the study.
 
         Args:
             jobs: retrainings.
+            ending: why the searches are over though not all were run; default: all were.
 
         Returns:
             What MLflow lacks, and the first reason of each kind of units that failed all.
@@ -154,7 +165,8 @@ class StudyLog:
         self._push("summary", self._log_summary)
         self._push("comparison", lambda: log_comparison(self._tracker, self._parent, self._study))
         self._push("counts", self._count_anew)
-        self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete))
+        reason = "" if ending is None else ending.reason
+        self._push("end", lambda: self._tracker.close_study(self._parent, complete=is_complete, ending=reason))
         return [*missing, *self._delivery.drain(_PATIENCE_S)], reasons
 
     def lacks_model(self, job: RetrainJob) -> bool:

@@ -6,6 +6,7 @@ has beyond the run's last step is logged: after any restart the runs continue, w
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -40,8 +41,11 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 #: Tag of a study's run: its folder, by which a copy of it is known.
 STUDY_FOLDER = "snas.folder"
+#: Tags of a study's run: its number of trials, if it had fewer at first; why its searches end, if not all were run.
+NUM_TRIALS, ENDING = "snas.trials", "snas.ending"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as description
+_WRITTEN = "snas.description"  # digest of the description that was written from here: another one is a person's
 
 _MAX_BATCH = 100  # params and tags that one request may carry
 _MAX_EPOCHS = 20  # epochs that one request may carry, of at most 1,000 metrics
@@ -134,10 +138,19 @@ class Tracker:
             self._set_tags(found, place)
             if _PARENT in found.tags:
                 self.client.delete_tag(run_id, _PARENT)
+            if ENDING in found.tags:
+                self.client.delete_tag(run_id, ENDING)
         self._log_missing_params(run_id, params, known)
+        if "trials" in known and known["trials"] != str(params["trials"]):
+            self.client.set_tag(run_id, NUM_TRIALS, str(params["trials"]))
         self.client.log_artifact(run_id, str(spec_file))
         self.client.update_run(run_id, status="RUNNING")
         return run_id
+
+    def grow_study(self, run_id: str, num_trials: int, spec_file: Path) -> None:
+        """Log that a study has more trials than before."""
+        self.client.set_tag(run_id, NUM_TRIALS, str(num_trials))
+        self.client.log_artifact(run_id, str(spec_file))
 
     def has_run(self, label: str) -> bool:
         """Whether the experiment has a run of this label, perhaps from another folder of runs."""
@@ -176,8 +189,10 @@ class Tracker:
             self._listed = None
             raise
 
-    def close_study(self, run_id: str, *, complete: bool) -> None:
+    def close_study(self, run_id: str, *, complete: bool, ending: str = "") -> None:
         """Mark the parent run as finished, or as failed if something is missing; delete runs that were made twice.
+
+        With an `ending`, the reason why not all searches were run, those that wait at their checkpoints are suspended.
 
         A server that is slow may make a run after the request was given up and a second one was sent.
         """
@@ -186,12 +201,18 @@ class Tracker:
         for label in list(self._spare):
             self._delete_spare(label)
         self._adopt_orphans()
+        if ending:
+            self.client.set_tag(run_id, ENDING, ending)
+            self.suspend()
         self.client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
 
     def describe_study(self, run_id: str, note: str) -> None:
-        """Set the description of the experiment and of the parent run, in markdown."""
-        self.client.set_tag(run_id, _NOTE, note)
-        self.client.set_experiment_tag(self.experiment_id, _NOTE, note)
+        """Set the description of the experiment and of the parent run, in markdown, unless a person has edited it."""
+        if _is_ours(self.client.get_run(run_id).data.tags):
+            self.client.log_batch(run_id, tags=_described(note))
+        if _is_ours(self.client.get_experiment(self.experiment_id).tags):
+            for tag in _described(note):
+                self.client.set_experiment_tag(self.experiment_id, tag.key, tag.value)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
         """Log metrics of one step, now."""
@@ -282,7 +303,7 @@ class Tracker:
         """A new run, which began with the first of these epochs rather than with its report."""
         tags = {"snas.unit": unit.label, "snas.kind": unit.kind, **self._tags, **_lasting_tags(unit)}
         if unit.about:
-            tags[_NOTE] = plain(unit.about)
+            tags |= {tag.key: tag.value for tag in _described(plain(unit.about))}
         began_s = records[0]["time"] - records[0]["metrics"].get("seconds", 0.0) if records else time.time()
         made = self.client.create_run(self.experiment_id, int(began_s * 1000), tags, unit.label)
         run_id: str = made.info.run_id
@@ -321,12 +342,28 @@ class Tracker:
     def _close(self, run: _OpenRun, unit: Unit, journal: Journal) -> None:
         log_results(self.client, run.run_id, unit, journal)
         note = describe_run(unit, journal, RunAddress(self.experiment_id, run.run_id))
-        tags = [RunTag("snas.end", str(journal.end)), RunTag(_NOTE, note)]
+        tags = [RunTag("snas.end", str(journal.end))]
+        if _is_ours(self.client.get_run(run.run_id).data.tags):
+            tags += _described(note)
         if journal.reason:
             tags.append(RunTag("snas.reason", journal.reason[:RUN_LIMIT]))
         self.client.log_batch(run.run_id, tags=tags)
         self.client.set_terminated(run.run_id, "FAILED" if journal.end == "failed" else "FINISHED")
         run.is_closed = True
+
+
+def _described(note: str) -> list[RunTag]:
+    """Tags of a description that is written from here."""
+    return [RunTag(_NOTE, note), RunTag(_WRITTEN, _digest(note))]
+
+
+def _is_ours(tags: Mapping[str, str]) -> bool:
+    """Whether a description is as it was written from here, or by a version that did not note what it wrote."""
+    return _WRITTEN not in tags or _digest(tags.get(_NOTE, "")) == tags[_WRITTEN]
+
+
+def _digest(note: str) -> str:
+    return hashlib.sha256(note.encode()).hexdigest()[:16]
 
 
 def _lasting_tags(unit: Unit) -> dict[str, str]:

@@ -13,6 +13,7 @@ from orchestrator.files.layout import trial_label, unit_label
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
+from orchestrator.tracking.marks import marks_of
 from search_core.errors import OptionsError
 from search_core.space.plan import NetworkOptions
 
@@ -24,7 +25,8 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
     """Facts about one trial.
 
     Keys: those of `TrialRecord`; `planned_epochs`, `primitives`, `curves` (metric -> value per epoch), `probabilities`
-    (of the last epoch), `retrainings` (of its cell), `checkpoints`, `run_id` (None if MLflow does not say), `commands`.
+    (of the last epoch), `retrainings` (of its cell), `checkpoints`, `run_id` (None if MLflow does not say), `marks`
+    (`note`, `star`, `tags` of people), `commands`.
 
     Raises:
         OrchestratorError: if the study has no such trial.
@@ -56,6 +58,7 @@ def trial_facts(study: Study, number: int) -> dict[str, Any]:
         "retrainings": retrainings,
         "checkpoints": _checkpoints(study, number),
         "run_id": run_id,
+        "marks": marks_of({} if run is None else run.data.tags),
         "commands": _commands(study, number, run_id, network, is_retrained=is_retrained)
         if trial.genotype is not None
         else {},

@@ -39,6 +39,7 @@ def callback_of(
         is_for_all=lambda kind: is_for_all(kind, swept),
         collapse=lambda job, report: None,
         failed=lambda label: None,
+        look=lambda: None,
         fault=fault or OwnFault(),
         timeout_s=None,
     )

@@ -140,7 +140,7 @@ def test_unfinished_trials_of_a_killed_driver_come_first(driver: Callable[..., D
     assert [job.options for job in resumed] == [job.options for job in running]
     assert [job.label for job in resumed] == ["0001", "0002"]
     assert again.suggest("ray-5").label == "0003"
-    assert again.searcher.suggest("ray-6") == Searcher.FINISHED
+    assert again.searcher.suggest("ray-6") is None
     again.journal(1).finish("complete")
     again.searcher.on_trial_complete("ray-3")
     assert again.states == ["COMPLETE", "FAIL", "RUNNING", "RUNNING"], "ray-3 ran trial 1, which recorded nothing"
@@ -158,7 +158,7 @@ def test_trial_that_ran_out_of_memory_stays_open_and_comes_last_in_the_next_laun
 
     again = driver(trials=3)
     assert [again.suggest(f"ray-{index}").label for index in (2, 3, 4)] == ["0001", "0002", "0000"]
-    assert again.searcher.suggest("ray-5") == Searcher.FINISHED
+    assert again.searcher.suggest("ray-5") is None
     for index, number in ((2, 1), (3, 2), (4, 0)):
         again.journal(number).append_epoch(made_up_record(0, child_val_error=0.5))
         again.journal(number).finish("complete")
@@ -185,7 +185,7 @@ def test_finished_trial_that_the_killed_driver_could_not_report_is_not_run(drive
 
     again = driver(trials=2)
     assert again.suggest("ray-1").label == "0001"
-    assert again.searcher.suggest("ray-2") == Searcher.FINISHED
+    assert again.searcher.suggest("ray-2") is None
     assert again.states == ["COMPLETE", "RUNNING"]
     assert again.study.trials[0].values == [0.375]
 
@@ -264,7 +264,7 @@ def test_failed_trial_counts_and_is_not_tried_again(driver: Callable[..., Driver
     first.run_trial("ray-0", end="failed", child_val_error=0.5)
     again = driver(trials=2)
     assert again.suggest("ray-1").label == "0001"
-    assert again.searcher.suggest("ray-2") == Searcher.FINISHED
+    assert again.searcher.suggest("ray-2") is None
     assert again.states == ["FAIL", "RUNNING"]
 
 
@@ -296,7 +296,7 @@ def test_mixture_of_values_that_does_not_fit_fails_with_its_reason(
     monkeypatch.setattr("orchestrator.driver.searcher.search_options", misfit)
     first = driver(trials=2)
     assert first.suggest("ray-0").label == "0001", "the next trial is run instead"
-    assert first.searcher.suggest("ray-1") == Searcher.FINISHED
+    assert first.searcher.suggest("ray-1") is None
     assert first.states == ["FAIL", "RUNNING"]
     assert (first.journal(0).end, first.journal(0).epochs) == ("failed", [])
     assert first.journal(0).reason == "`temperature.end` must be in (0, `start`], got 2"

@@ -1,0 +1,240 @@
+"""Requests to a study: decided once, carried out to the end whoever is killed, refused with the rule."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.driver.budget import BudgetWatch
+from orchestrator.driver.searcher import tell
+from orchestrator.driver.steering import Steering, ask, checked_values
+from orchestrator.errors import OrchestratorError
+from orchestrator.files.decisions import Decisions, Ending, pending, post
+from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs, trial_label
+from orchestrator.files.lock import driver_lock
+from orchestrator.study.records import num_open
+from orchestrator.study.study import Study
+from orchestrator.study_file.sweep import suggest
+from orchestrator.study_file.yaml_file import dump_yaml
+from search_core.errors import OptionsError
+from tests.orchestrator.tiny import ONE_OBJECTIVE, made_up_record, opened_study, snas, tiny_spec, written_journal
+
+SWEEP = {
+    "penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]},
+    "temperature.kind": {"choice": ["linear", "exponential"]},
+    "temperature.rate": {"uniform": [0.1, 0.9], "when": {"temperature.kind": "exponential"}},
+}
+
+
+def begun(root: Path, *ends: str | None, **changes: Any) -> Study:
+    """A study with a trial for each of these ends; None is one that is unfinished."""
+    study = Study(tiny_spec(**{"name": "steered", "sweep": SWEEP, "objectives": ONE_OBJECTIVE, **changes}), Runs(root))
+    study.folder.path.mkdir(parents=True)
+    study.folder.spec_file.write_text(dump_yaml(study.spec.resolved()), encoding="utf-8")
+    stored = opened_study(study.spec, study.runs.optuna_url())
+    for number, end in enumerate(ends):
+        suggest(stored.ask(), study.spec.sweep)
+        file = study.folder.journal("search", trial_label(number))
+        records = [made_up_record(0, child_val_error=0.5, seconds=3.0, gpu_hours=0.5)]
+        written_journal(file, records, end, "" if end in (None, "complete") else "as the test wants it")
+        if end is not None:
+            tell(stored, study.spec, number, Journal(file))
+    return study
+
+
+def states(study: Study) -> list[str]:
+    return [trial.state.name for trial in Study.load("steered", study.runs).optuna_study.get_trials(deepcopy=False)]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """One trial is complete, one unfinished; for tests that change nothing of it."""
+    return begun(tmp_path_factory.mktemp("half"), "complete", None)
+
+
+def test_commands_on_a_study_that_does_not_run(tmp_path: Path) -> None:
+    study = begun(tmp_path, "complete", "failed", None)
+
+    def said(*words: object) -> str:
+        done = snas(*words, "--runs", tmp_path)
+        assert done.code == 0, done.said
+        return done.said
+
+    assert "the study has 5 trials now; `snas study resume steered" in said(
+        "study", "extend", "steered", "--trials", "+2"
+    )
+    assert "trial 1 is tried again" in said("trial", "retry", "steered", 1)
+    assert "trial 2 is cancelled" in said("trial", "cancel", "steered", 2)
+    assert "queued penalty.strength=0.01" in said("study", "enqueue", "steered", "--set", "penalty.strength=0.01")
+    fresh = Study.load("steered", study.runs)
+    assert fresh.spec.trials == 6, "the queued trial is one of those that were left"
+    assert states(study) == ["COMPLETE", "FAIL", "PRUNED", "WAITING", "WAITING"]
+    assert (Journal(study.folder.journal("search", "0002")).end, fresh.trials()[2].state) == ("cancelled", "cancelled")
+    queued = fresh.optuna_study.get_trials(deepcopy=False)
+    assert queued[3].system_attrs["fixed_params"] == queued[1].params
+    assert fresh.num_open_trials() == 3
+    assert [entry["kind"] for entry in Decisions(study.folder.decisions_file).entries] == [
+        "extend",
+        "retry",
+        "cancel",
+        "enqueue",
+    ]
+    assert pending(study.folder.requests) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "rule"),
+    [
+        (("study", "extend", "steered", "--trials", "20"), "--trials must be + and a number of at least 1, as in +20"),
+        (("study", "pause", "steered"), "must be running to be paused: no driver is at work"),
+        (("trial", "cancel", "steered", 0), "trial 0 must be running or unfinished to be cancelled, it is complete"),
+        (("trial", "cancel", "steered", 7), "the study must have trial 7, it has 2"),
+        (
+            ("trial", "retry", "steered", 0),
+            "trial 0 must have failed or been stopped to be tried again, it is complete",
+        ),
+        (("trial", "retry", "steered", 1), "it is unfinished"),
+        (("study", "enqueue", "steered", "--set", "penalty.strength=2"), "must be log_uniform in [1e-05, 0.1], got 2"),
+        (("study", "enqueue", "steered", "--set", "penalty.cost=mix"), "`penalty.cost` must be a swept key"),
+        (
+            ("study", "enqueue", "steered", "--set", "temperature.rate=0.5"),
+            "must be given with `temperature.kind` expo",
+        ),
+        (("study", "enqueue", "steered", "--set", "penalty.strength"), "must have the form key=value"),
+    ],
+)
+def test_refused(words: tuple[object, ...], rule: str, half: Study) -> None:
+    done = snas(*words, "--runs", half.runs.root)
+    assert done.code == 2
+    assert rule in done.said
+    assert pending(half.folder.requests) == []
+    assert states(half) == ["COMPLETE", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"), [("extend", {"more": 4}), ("retry", {"trial": 0}), ("cancel", {"trial": 1})]
+)
+def test_killed_between_decision_and_deed(kind: Any, facts: dict[str, Any], tmp_path: Path) -> None:
+    study = begun(tmp_path, "failed", None)
+    request = post(study.folder.requests, kind, **facts)
+    text = request.file.read_text(encoding="utf-8")
+    first = Steering(Study.load("steered", study.runs))
+    first._carry_out = lambda decision: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.take()
+    for _ in range(2):  # the second time as if it was killed before the request was gone
+        request.file.write_text(text, encoding="utf-8")
+        assert [decision["kind"] for decision in Steering(Study.load("steered", study.runs)).take()] == [kind]
+    fresh = Study.load("steered", study.runs)
+    assert fresh.spec.trials == {"extend": 7, "retry": 4, "cancel": 3}[kind]
+    wanted = {"extend": ["FAIL", "RUNNING"], "retry": ["FAIL", "RUNNING", "WAITING"], "cancel": ["FAIL", "PRUNED"]}
+    assert states(study) == wanted[kind]
+    assert len(Decisions(study.folder.decisions_file).entries) == 1
+
+
+def test_two_commands_at_once_both_count(tmp_path: Path) -> None:
+    study = begun(tmp_path, "complete")
+    threads = [threading.Thread(target=ask, args=(study, "extend"), kwargs={"more": 1}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Study.load("steered", study.runs).spec.trials == 5
+
+
+def test_driver_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begun(tmp_path, "complete")
+    monkeypatch.setattr("orchestrator.driver.steering._PATIENCE_S", 0.0)
+    with driver_lock(study.folder.lock_file, "steered"), pytest.raises(OrchestratorError, match="takes the request"):
+        ask(study, "extend", more=1)
+    assert len(pending(study.folder.requests)) == 1
+    ask(study, "extend", more=1)
+    assert Study.load("steered", study.runs).spec.trials == 5, "both"
+
+
+def test_full_disk_leaves_no_half_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begun(tmp_path, "complete")
+    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        post(study.folder.requests, "extend", more=1)
+    assert list(study.folder.requests.iterdir()) == []
+
+
+def test_request_that_is_none_is_refused_and_gone(tmp_path: Path) -> None:
+    study = begun(tmp_path, "complete")
+    study.folder.requests.mkdir()
+    (study.folder.requests / "0.json").write_text("{", encoding="utf-8")
+    (study.folder.requests / "1.json").write_text('{"kind": "extend", "less": 1}', encoding="utf-8")
+    assert [decision["kind"] for decision in Steering(study).take()] == ["refused", "refused"]
+    assert pending(study.folder.requests) == []
+
+
+def test_values_are_those_that_optuna_may_draw() -> None:
+    sweep = tiny_spec(sweep={**SWEEP, "seed": {"int": [0, 9]}}).sweep
+    assert checked_values(sweep, {"penalty.strength": 0.1, "seed": 3}) == {"penalty.strength": 0.1, "seed": 3}
+    for values in (
+        {"seed": 3.0},
+        {"seed": True},
+        {"seed": 10},
+        {"penalty.strength": "mild"},
+        {"temperature.kind": [1]},
+    ):
+        with pytest.raises(OptionsError):
+            checked_values(sweep, values)
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ({"trials": 2}, "the budget of 2 trials is spent"),
+        ({"trials": 3}, None),
+        ({"gpu_hours": 1.0}, "the budget of 1 GPU hours is spent"),
+        ({"gpu_hours": 1.1}, None),
+        ({"target": {"metric": "child_val_error", "value": 0.5}}, "trial 0 reached the target: child_val_error 50.00%"),
+        ({"target": {"metric": "child_val_error", "value": 0.4}}, None),
+        ({"hours": 1.0}, "the budget of 1 hours is spent"),
+        ({"hours": 1.2}, None),
+    ],
+)
+def test_budget_is_spent(budget: dict[str, Any], reason: str | None, half: Study, tmp_path: Path) -> None:
+    spec = tiny_spec(name="steered", sweep=SWEEP, objectives=ONE_OBJECTIVE, budget=budget, resources={"gpu": 1})
+    study, decisions = Study(spec, half.runs), Decisions(tmp_path / "decisions.jsonl")
+    for kind, time in (("begin", 0.0), ("end", 1800.0), ("begin", 9000.0), ("end", 11000.0)):
+        decisions.append(kind, time=time)
+    found = BudgetWatch(study, decisions).spent()
+    assert (found.reason if found else None) == reason
+
+
+def test_target_is_looked_at_when_optuna_has_the_end(tmp_path: Path) -> None:
+    study = begun(tmp_path, None, budget={"target": {"metric": "child_val_error", "value": 0.5}})
+    watch = BudgetWatch(study, Decisions(study.folder.decisions_file))
+    journal = Journal(study.folder.journal("search", "0000"))
+    journal.finish("complete")
+    watch.saw(0, journal)
+    assert watch.spent() is None
+    tell(study.optuna_study, study.spec, 0, journal)
+    assert watch.spent() == Ending("budget", "trial 0 reached the target: child_val_error 50.00%", "finish")
+
+
+def test_hours_of_a_driver_that_was_killed_last_until_its_last_report(tmp_path: Path) -> None:
+    study = begun(tmp_path, None, budget={"hours": 2.0})
+    decisions = Decisions(study.folder.decisions_file)
+    reported = study.folder.journal("search", "0000").stat().st_mtime
+    decisions.append("begin", time=reported - 7300.0)
+    watch = BudgetWatch(study, decisions)
+    assert watch.spent() is None
+    watch.begin()
+    assert watch.spent() is not None
+    assert [entry["kind"] for entry in decisions.entries] == ["begin", "end", "begin"]
+
+
+def test_study_is_over_when_its_budget_is(half: Study) -> None:
+    found = {
+        on_end: num_open(half.optuna_study, half.spec, Ending("budget", "spent", on_end))  # type: ignore[arg-type]
+        for on_end in ("finish", "checkpoint")
+    }
+    assert (half.num_open_trials(), found) == (2, {"finish": 1, "checkpoint": 0})

@@ -1,0 +1,158 @@
+"""A real study that is steered while it runs, while it does not, and across a killed driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from mlflow.entities import Run
+
+from dashboards.mlflow_store.mlflow_store import MlflowStore
+from orchestrator.files.decisions import Decisions, pending, post
+from orchestrator.files.layout import Runs
+from orchestrator.study.study import Study
+from tests.integration.studies import StudyProcess
+from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, Outcome, runs_of, snas, study_data
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+EPOCHS = 40
+STEERED: dict[str, Any] = study_data(
+    name="steered",
+    search={**SEARCH, "epochs": EPOCHS},
+    sweep={"penalty.strength": {"uniform": [0.0, 0.1]}},
+    objectives=ONE_OBJECTIVE,
+    trials=2,
+    max_concurrent=2,
+    resources={"cpu": 0.5},
+)
+
+
+class Steered(StudyProcess):
+    """A study, and commands on it."""
+
+    def said(self, *words: object, code: int = 0) -> str:
+        done: Outcome = snas(*words, "--runs", self.runs)
+        assert done.code == code, done.said
+        return done.said
+
+    @property
+    def study(self) -> Study:
+        return Study.load("steered", Runs(self.runs))
+
+    @property
+    def kinds(self) -> list[str]:
+        return [entry["kind"] for entry in Decisions(self.study.folder.decisions_file).entries]
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
+    process = Steered(tmp_path_factory.mktemp("steered"), STEERED)
+    try:
+        process.start()
+        process.wait_until(lambda: (process.runs / "steered" / "trials" / "0001.jsonl").is_file())
+        yield process
+    finally:
+        process.kill()
+
+
+def test_while_it_runs(steered: Steered) -> None:
+    steered.said("trial", "cancel", "steered", 1)
+    cancelled = steered.journal(1)
+    assert (cancelled.end, cancelled.reason) == ("cancelled", "cancelled by a user")
+    assert "3 trials" in steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.05")
+    steered.wait_until(lambda: steered.journal(2).epochs != [])
+    assert steered.study.trials()[2].values == {"penalty.strength": 0.05}
+    assert "4 trials" in steered.said("study", "extend", "steered", "--trials", "+1")
+    assert "must have failed or been stopped" in steered.said("trial", "retry", "steered", 0, code=2)
+
+
+def test_notes_and_marks_of_people(steered: Steered) -> None:
+    steered.said("trial", "note", "steered", 0, "looks odd")
+    steered.said("trial", "star", "steered", 0)
+    steered.said("trial", "tag", "steered", 0, "paper=yes", "round=2")
+    steered.said("trial", "tag", "steered", 0, "round=")
+    assert "must not begin with snas." in steered.said("trial", "tag", "steered", 0, "snas.end=x", code=2)
+    steered.client.set_tag(run_named(steered, "trial-0000").info.run_id, "mlflow.note.content", "edited by a person")
+    steered.client.set_tag(run_named(steered, "steered").info.run_id, "mlflow.note.content", "mine")
+
+
+def test_paused_and_whole(steered: Steered) -> None:
+    steered.said("study", "pause", "steered")
+    steered.finish()
+    assert "paused by a user" in steered.log
+    report = steered.said("study", "doctor", "steered")
+    assert "the searches rest: paused by a user" in report
+    assert "paused" in steered.said("study", "show", "steered")
+    assert [trial.state for trial in steered.study.trials()] == ["running", "cancelled", "running"]
+
+
+def test_killed_with_requests_underway(steered: Steered) -> None:
+    before = [list(steered.journal(number).epochs) for number in (0, 2)]
+    steered.resume()
+    steered.wait_until(lambda: len(steered.journal(0).epochs) > len(before[0]))
+    post(steered.study.folder.requests, "retry", trial=1)
+    steered.kill()
+    assert "steered" in steered.said("study", "doctor", "steered", code=1), "trials are unfinished, nothing else"
+    steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.01")
+    assert pending(steered.study.folder.requests) == []
+    assert steered.study.spec.trials == 5
+    for number, epochs in zip((0, 2), before, strict=True):
+        assert steered.journal(number).epochs[: len(epochs)] == epochs
+
+
+def test_budget_ends_it_and_a_larger_one_continues(steered: Steered) -> None:
+    steered.start("resume", "steered", "--set", "budget.trials=4")
+    steered.finish()
+    assert "the budget of 4 trials is spent: no trial begins any more" in steered.log
+    assert "whole" in steered.said("study", "doctor", "steered")
+    assert "done (the budget of 4 trials is spent)" in steered.said("study", "show", "steered")
+    assert run_tags(steered)["snas.ending"] == "the budget of 4 trials is spent"
+    steered.start("resume", "steered", "--set", "budget.trials=null", "--set", "budget.hours=0.0000001")
+    steered.finish()
+    assert "done (the budget of 1e-07 hours is spent)" in steered.said("study", "show", "steered"), "at once"
+    steered.start("resume", "steered", "--set", "budget.hours=24")
+    steered.finish()
+    assert "snas.ending" not in run_tags(steered)
+
+
+def test_all_agree_at_the_end(steered: Steered) -> None:
+    assert "the study is whole" in steered.said("study", "doctor", "steered")
+    records = steered.study.trials()
+    assert [record.state for record in records] == ["complete", "cancelled", "complete", "complete", "complete"]
+    assert {record.epochs for record in records} - {EPOCHS} == {records[1].epochs}
+    retried = next(record for record in records[3:] if record.values == records[1].values)
+    again, first = steered.journal(retried.number).epochs, steered.journal(1).epochs
+    assert [plain(epoch) for epoch in again[: len(first)]] == [plain(epoch) for epoch in first], "the same search again"
+    assert run_tags(steered)["snas.trials"] == "5"
+    overview = MlflowStore(f"sqlite:///{steered.runs}/mlflow.db").study("steered").overview
+    assert (overview.num_trials, sum(overview.ended.values()), overview.ended["cancelled"]) == (5, 5, 1)
+    assert "refused" in steered.kinds, "to try a trial again that runs"
+
+
+def test_marks_and_edited_descriptions_survive(steered: Steered) -> None:
+    tags = run_named(steered, "trial-0000").data.tags
+    assert (tags["snas.end"], tags["mlflow.note.content"]) == ("complete", "edited by a person")
+    assert run_tags(steered)["mlflow.note.content"] == "mine"
+    assert "5 of 5 searches are over" in run_note(steered), "the experiment's own is not edited"
+    shown = steered.said("trial", "show", "steered", 0)
+    assert "starred, paper=yes" in shown
+    assert "looks odd" in shown
+
+
+def run_named(steered: Steered, name: str) -> Run:
+    return next(run for run in runs_of(steered.client, "steered") if run.info.run_name == name)
+
+
+def run_tags(steered: Steered) -> dict[str, str]:
+    return dict(run_named(steered, "steered").data.tags)
+
+
+def run_note(steered: Steered) -> str:
+    experiment = steered.client.get_experiment_by_name("steered")
+    return str(experiment.tags["mlflow.note.content"])
+
+
+def plain(epoch: dict[str, Any]) -> dict[str, Any]:
+    return {"genotype": epoch["genotype"], "loss": epoch["metrics"]["train_loss"]}
