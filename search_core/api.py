@@ -1,12 +1,13 @@
 """The public names of this package."""
 
-from search_core.cost.counts import Cost, NetworkCost, child_cost, primitive_cost, supernet_cost
+from search_core.cost.counts import NetworkCost, child_cost, primitive_cost, supernet_cost
 from search_core.cost.penalty_options import CostMix, PenaltyOptions, penalty_strength_at
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
 from search_core.errors import DataError, GenotypeError, NonFiniteLossError, OptionsError, StateError
 from search_core.network.child import Child, inherit_child
 from search_core.network.supernet import Supernet
+from search_core.primitives.counting import Cost
 from search_core.recurrent.options import RecurrentRetrainOptions, RecurrentSearchOptions, TextOptions
 from search_core.recurrent.retrain import RecurrentRetrain
 from search_core.recurrent.search import RecurrentSearch

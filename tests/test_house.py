@@ -19,17 +19,19 @@ PACKAGES = ("search_core", "orchestrator", "dashboards")
 #: Room -> the rooms that it may import. Files and folders that any room of their package may import are not listed.
 ARROWS = {
     "search_core": {
-        "space": "",
+        "primitives": "",
+        "space": "primitives",
         "kernels": "",
         "data": "",
-        "network": "kernels space",
-        "cost": "network space",
+        "network": "kernels primitives space",
+        "cost": "network primitives space",
         "training": "cost data network space",
         "strategies": "cost data network space training",
         "search": "cost data network space strategies training",
-        "export": "network space",
-        "recurrent": "cost search space strategies training",
-        "api": "cost data network recurrent search space strategies training",
+        "export": "network primitives space",
+        "testing": "primitives",
+        "recurrent": "primitives search space strategies training",
+        "api": "cost data network primitives recurrent search space strategies training",
     },
     "orchestrator": {
         "stores": "",
@@ -62,7 +64,7 @@ ARROWS = {
 #: Package -> the packages and rooms of other packages that it may import.
 ABROAD = {
     "search_core": "",
-    "dashboards": "search_core.space search_core.errors search_core.json_text",
+    "dashboards": "search_core.primitives search_core.space search_core.errors search_core.json_text",
     "orchestrator": (
         "search_core dashboards.analysis dashboards.mlflow_store dashboards.pictures dashboards.player "
         "dashboards.formatting dashboards.history dashboards.errors dashboards.ports"

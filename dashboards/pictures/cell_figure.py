@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from matplotlib.collections import PolyCollection
@@ -21,9 +21,10 @@ from dashboards.pictures.cell_layout import (
     Point,
     Route,
 )
-from dashboards.pictures.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour, look
+from dashboards.pictures.cell_style import STYLES, Colour, edge_colour, edge_width, label_colour
 from dashboards.pictures.figure_text import UNITS_PER_INCH, font, text_width
 from dashboards.pictures.figures import FAINT, INK, MUTED
+from search_core.primitives.base import Style
 
 _HEADER, _FOOTER = 36.0, 54.0
 _LEGEND_COLUMNS = 5
@@ -84,23 +85,30 @@ class CellPicture:
 
 
 def cells_figure(
-    cells: Sequence[CellPicture], layout: CellLayout, *, legend: Sequence[str], soft: bool, title: str, width_px: int
+    cells: Sequence[CellPicture],
+    layout: CellLayout,
+    *,
+    legend: Mapping[str, Style],
+    soft: bool,
+    title: str,
+    width_px: int,
 ) -> Figure:
     """Put cells one under the other, with a title above and the legend below.
 
     Args:
         cells: first to last from the top.
         layout: places of every cell's nodes and edges.
-        legend: primitives to explain.
+        legend: primitives to explain, and their looks.
         soft: whether the edges have probabilities, so that their width and vanished edges need explaining.
         title: one line; empty for none.
         width_px: width in pixels at which the figure is meant to be drawn.
     """
     sheet = _Sheet(_HEADER + len(cells) * layout.height + _FOOTER, width_px)
-    _draw_legend(sheet, legend, soft and not any(cell.notes for cell in cells))
+    is_chain = any(cell.notes for cell in cells)  # whose labels say all of its operations
+    _draw_legend(sheet, {} if is_chain else legend, soft and not is_chain)
     for position, cell in enumerate(reversed(cells)):
         sheet.move_to(_FOOTER + position * layout.height)
-        _draw_cell(sheet, layout, cell)
+        _draw_cell(sheet, layout, cell, legend)
     sheet.move_to(_FOOTER + len(cells) * layout.height)
     room = WIDTH - 44.0 - (260.0 if soft else 0.0)
     sheet.text((22.0, _HEADER / 2), _fitted(title, room), size=_TITLE_SIZE, colour=INK, align="left")
@@ -154,7 +162,7 @@ class _Sheet:
         self.figure.add_artist(artist)
 
 
-def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
+def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture, styles: Mapping[str, Style]) -> None:
     reached = cell.reached()
     concat = [layout.concat_route(node) for node in cell.concat]
     for route in concat:
@@ -162,10 +170,10 @@ def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
     ends = {route.tip: (route, FAINT, 0.75) for route in concat}  # those from one lane share an arrow head
     _draw_heads(sheet, list(ends.values()), 1.1)
     for position, edge in enumerate(cell.edges):
-        _draw_edge(sheet, layout, cell.cell_type, edge, zorder=2 + position / 1000)
+        _draw_edge(sheet, layout, cell.cell_type, edge, styles, zorder=2 + position / 1000)
     kept = [edge for edge in cell.edges if edge.primitive is not None]
-    _draw_edge_heads(sheet, layout, kept)
-    _draw_labels(sheet, layout, kept)
+    _draw_edge_heads(sheet, layout, kept, styles)
+    _draw_labels(sheet, layout, kept, styles)
     for node in range(2, layout.num_nodes + 2):
         _draw_node(sheet, layout.places[node], str(node - 2), node in reached, node in cell.stacked)
     for node, lines in enumerate(cell.notes, start=2):
@@ -184,7 +192,9 @@ def _draw_cell(sheet: _Sheet, layout: CellLayout, cell: CellPicture) -> None:
     sheet.text((WIDTH - 22.0, vertical), count, size=_LEGEND_SIZE, colour=MUTED, align="right")
 
 
-def _draw_edge(sheet: _Sheet, layout: CellLayout, cell_type: str, edge: DrawnEdge, zorder: float) -> None:
+def _draw_edge(
+    sheet: _Sheet, layout: CellLayout, cell_type: str, edge: DrawnEdge, styles: Mapping[str, Style], zorder: float
+) -> None:
     route = layout.route(edge.source, edge.target, edge.copy)
     path = _path(route)
     place = f"{cell_type}-{edge.source}-{edge.target}-{edge.copy}"
@@ -195,17 +205,18 @@ def _draw_edge(sheet: _Sheet, layout: CellLayout, cell_type: str, edge: DrawnEdg
     # Where edges part from an input they run side by side and cross nothing: a rim would only cut into neighbours.
     rim = _path(replace(route, start=route.curves[0][2], curves=route.curves[1:])) if edge.source < 2 else path
     sheet.stroke(rim, "white", width + _CASING, zorder)
-    dashes = look(edge.primitive).dashes
-    sheet.stroke(
-        path, edge_colour(edge.primitive, edge.probability), width, zorder, dashes, gid=f"{place}-{edge.primitive}"
-    )
+    style = styles[edge.primitive]
+    colour = edge_colour(style, edge.probability)
+    sheet.stroke(path, colour, width, zorder, style.dashes, gid=f"{place}-{edge.primitive}")
 
 
-def _draw_edge_heads(sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge]) -> None:
+def _draw_edge_heads(
+    sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge], styles: Mapping[str, Style]
+) -> None:
     heads: list[tuple[Route, str | Colour, float]] = []
     for edge in edges:
         assert edge.primitive is not None
-        colour = edge_colour(edge.primitive, edge.probability)
+        colour = edge_colour(styles[edge.primitive], edge.probability)
         heads.append((layout.route(edge.source, edge.target, edge.copy), colour, 0.7 + 0.3 * edge.probability))
     _draw_heads(sheet, heads, 4.0)
 
@@ -224,16 +235,17 @@ def _draw_heads(sheet: _Sheet, heads: Sequence[tuple[Route, str | Colour, float]
     sheet.add(PolyCollection(triangles, facecolors=colours, edgecolors="white", linewidths=0.4, zorder=zorder))
 
 
-def _draw_labels(sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge]) -> None:
+def _draw_labels(sheet: _Sheet, layout: CellLayout, edges: Sequence[DrawnEdge], styles: Mapping[str, Style]) -> None:
     """Names of the operations, each in a gap of its line."""
     gaps = []
     for edge in edges:
-        assert edge.primitive is not None
         x, y = layout.route(edge.source, edge.target, edge.copy).label
-        label = look(edge.primitive).label
+        assert edge.primitive is not None
+        style = styles[edge.primitive]
+        label = style.label
         half = text_width(label, _LABEL_SIZE) / 2 + 2.5
         gaps.append([(x - half, y - 6), (x + half, y - 6), (x + half, y + 6), (x - half, y + 6)])
-        sheet.text((x, y), label, size=_LABEL_SIZE, colour=label_colour(edge.primitive, edge.probability))
+        sheet.text((x, y), label, size=_LABEL_SIZE, colour=label_colour(style, edge.probability))
     sheet.add(PolyCollection(gaps, facecolors="white", edgecolors="none", zorder=5))
 
 
@@ -262,9 +274,9 @@ def _paint(shape: PathPatch | FancyBboxPatch, face: str, *, alive: bool) -> None
     shape.set(facecolor=face if alive else "white", edgecolor=INK if alive else FAINT, linewidth=1.1, linestyle=style)
 
 
-def _draw_legend(sheet: _Sheet, primitives: Sequence[str], soft: bool) -> None:
+def _draw_legend(sheet: _Sheet, primitives: Mapping[str, Style], soft: bool) -> None:
     entries: list[tuple[str, str, tuple[float, ...], float]] = [
-        (name, STYLES[name].colour, STYLES[name].dashes, 2.2) for name in primitives
+        (name if name in STYLES else style.label, style.colour, style.dashes, 2.2) for name, style in primitives.items()
     ]
     if soft:
         entries.append(("none (vanished)", FAINT, _VANISHED_DASHES, 1.0))
@@ -280,7 +292,7 @@ def _draw_width_key(sheet: _Sheet) -> None:
     """How probability shows as width and strength, at the right of the title."""
     x, y = WIDTH - 22.0, _HEADER / 2
     for probability in (1.0, 0.6, 0.2):
-        colour = edge_colour("skip_connect", probability)
+        colour = edge_colour(STYLES["skip_connect"], probability)
         sheet.text((x, y), f"{probability:g}", size=_LEGEND_SIZE, colour=MUTED, align="right")
         sheet.stroke(Path([(x - 50, y), (x - 22, y)]), colour, edge_width(probability), 2.0)
         x -= 62

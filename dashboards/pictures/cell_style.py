@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from zlib import crc32
 
+from search_core.primitives.base import Style
+from search_core.primitives.builtin import BUILT_IN
 from search_core.space.chain import kernel_size
 
 Colour = tuple[float, float, float]
@@ -11,52 +14,54 @@ Colour = tuple[float, float, float]
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True)
-class OperationStyle:
-    """Look of one primitive: `label` on its edges, `colour`, `dashes` as on-off lengths in points (empty: solid)."""
-
-    label: str
-    colour: str
-    dashes: tuple[float, ...] = ()
-
-
-#: Okabe and Ito's palette, which stays apart under the common colour deficiencies, and Tol's for the rare ones.
-STYLES: dict[str, OperationStyle] = {
-    "max_pool_3x3": OperationStyle("max 3x3", "#D55E00", (6, 2)),
-    "avg_pool_3x3": OperationStyle("avg 3x3", "#E69F00", (3, 1.6)),
-    "skip_connect": OperationStyle("skip", "#545E68"),
-    "sep_conv_3x3": OperationStyle("sep 3x3", "#0072B2"),
-    "sep_conv_5x5": OperationStyle("sep 5x5", "#56B4E9", (12, 2)),
-    "dil_conv_3x3": OperationStyle("dil 3x3", "#009E73", (9, 2, 2, 2)),
-    "dil_conv_5x5": OperationStyle("dil 5x5", "#CC79A7", (9, 2, 2, 2, 2, 2)),
-    "sep_conv_7x7": OperationStyle("sep 7x7", "#332288", (18, 2)),
-    "conv_7x1_1x7": OperationStyle("7x1 1x7", "#882255", (12, 2, 2, 2)),
-    "tanh": OperationStyle("tanh", "#4477AA"),
-    "relu": OperationStyle("relu", "#EE6677", (6, 2)),
-    "sigmoid": OperationStyle("sigmoid", "#228833", (9, 2, 2, 2)),
-    "identity": OperationStyle("identity", "#AA3377"),
+#: Of this project's operations. Colours of activations are Tol's, as are those of rare operations.
+STYLES: dict[str, Style] = {
+    **{name: primitive.style for name, primitive in BUILT_IN.items() if primitive.style is not None},
+    "tanh": Style("tanh", "#4477AA"),
+    "relu": Style("relu", "#EE6677", (6, 2)),
+    "sigmoid": Style("sigmoid", "#228833", (9, 2, 2, 2)),
+    "identity": Style("identity", "#AA3377"),
 }
+#: For operations of plug-ins: colours that no other has, with that of a terminal, and dashes.
+_FREE = tuple(
+    (colour, dashes, terminal)
+    for dashes in ((15.0, 2.0, 4.0, 2.0), (4.0, 1.6), (8.0, 1.6, 4.0, 1.6))
+    for colour, terminal in (
+        ("#117733", "bright_green"), ("#AA4499", "bright_red"), ("#999933", "bright_yellow"),
+        ("#661100", "bright_black"), ("#44AA99", "bright_cyan"), ("#6699CC", "bright_white"),
+    )
+)  # fmt: skip
+_LONGEST_LABEL = 12
+
 
 #: Of convolutions in chains of layers: colours by the height of the kernel, dashes by its width.
 _HEIGHTS = ("#545E68", "#0072B2", "#56B4E9", "#332288", "#009E73", "#882255")
 _WIDTHS: tuple[tuple[float, ...], ...] = ((3, 1.6), (), (12, 2), (9, 2, 2, 2))
 
 
-def style_of(primitive: str) -> OperationStyle | None:
-    """Look of an operation, those of chains of layers included; None if it has none."""
-    size = kernel_size(primitive)
-    if size is None:
-        return STYLES.get(primitive)
-    height, width = size
-    colour, dashes = _HEIGHTS[height // 2 % len(_HEIGHTS)], _WIDTHS[width // 2 % len(_WIDTHS)]
-    return OperationStyle(f"{height}x{width}", colour, dashes)
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """Looks of operations, `none` left out: first this project's in their order, then of chains, then of plug-ins.
 
-
-def look(primitive: str) -> OperationStyle:
-    """Look of an operation that has one."""
-    style = style_of(primitive)
-    assert style is not None, primitive
-    return style
+    A plug-in's has a free look that follows from its name, or the next one if another of `names` has it. So its code,
+    which may not be here, is not needed, and it looks the same in every picture of a study.
+    """
+    wanted = set(names) - {"none"}
+    styles = {name: style for name, style in STYLES.items() if name in wanted}
+    sizes = {name: size for name in sorted(wanted) if (size := kernel_size(name)) is not None}
+    for name, (height, width) in sizes.items():
+        colour, dashes = _HEIGHTS[height // 2 % len(_HEIGHTS)], _WIDTHS[width // 2 % len(_WIDTHS)]
+        styles[name] = Style(f"{height}x{width}", colour, dashes)
+    taken: set[int] = set()
+    for name in sorted(wanted - set(styles)):
+        place = crc32(name.encode()) % len(_FREE)
+        while place in taken and len(taken) < len(_FREE):
+            place = (place + 1) % len(_FREE)
+        taken.add(place)
+        colour, dashes, terminal = _FREE[place]
+        label = name.rpartition(":")[2]
+        label = label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
+        styles[name] = Style(label, colour, dashes, terminal)
+    return styles
 
 
 def edge_width(probability: float) -> float:
@@ -64,14 +69,14 @@ def edge_width(probability: float) -> float:
     return 0.8 + 1.6 * probability
 
 
-def edge_colour(primitive: str, probability: float) -> Colour:
+def edge_colour(style: Style, probability: float) -> Colour:
     """Colour of an edge, paler when less probable; a tint, because transparent dashes would show what lies below."""
-    return _mixed(rgb(look(primitive).colour), _WHITE, 0.62 * (1 - probability))
+    return _mixed(rgb(style.colour), _WHITE, 0.62 * (1 - probability))
 
 
-def label_colour(primitive: str, probability: float) -> Colour:
+def label_colour(style: Style, probability: float) -> Colour:
     """Colour of an edge's name; darker than the edge, because small letters need more contrast than lines."""
-    return _mixed(_mixed(rgb(look(primitive).colour), _BLACK, 0.4), _WHITE, 0.3 * (1 - probability))
+    return _mixed(_mixed(rgb(style.colour), _BLACK, 0.4), _WHITE, 0.3 * (1 - probability))
 
 
 def readable_colour(colour: str, background: str, contrast: float) -> str:

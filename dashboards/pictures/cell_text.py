@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dashboards.pictures.cell_layout import cell_edges
-from dashboards.pictures.cell_style import look
+from dashboards.pictures.cell_style import styles_of
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Genotype
 
 Probabilities = Mapping[CellType, Sequence[Sequence[float]]]
@@ -93,7 +93,7 @@ def _chain_lines(
         own = [edge for edge in genotype.normal if edge.target == number + 2]
         kernel = own[0].primitive
         head = f"{number:>{_HEAD}} │ "
-        about = f"{look(kernel).label} x {filters}"
+        about = f"{styles_of([kernel])[kernel].label} x {filters}"
         reads = []
         for _, source, target in own:
             chance = f" {chances[source, target][primitives.index(kernel)]:.2f}" if chances else ""
@@ -125,13 +125,14 @@ def _operations(
         )
     by_edge = {} if rows is None else dict(zip(cell_edges(num_nodes), rows, strict=True))
     cells: dict[tuple[int, int], tuple[Span, ...]] = {}
+    styles = styles_of(edge.primitive for edge in genotype.edges(cell_type))
     for primitive, source, target in genotype.edges(cell_type):
         if rows is not None and primitive not in primitives:
             raise ValueError(f"`primitives` must hold every operation of the genotype, got none named {primitive}")
         chance = f" {by_edge[source, target][primitives.index(primitive)]:.2f}" if rows is not None else ""
         before = cells.get((target, source), ())
         joint = (Span(" + "),) if before else ()
-        cells[target, source] = (*before, *joint, Span(look(primitive).label + chance, primitive))
+        cells[target, source] = (*before, *joint, Span(styles[primitive].label + chance, primitive))
     for source, target in cell_edges(num_nodes):
         cells.setdefault((target, source), (Span("·"),))
     return cells

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dashboards.pictures.cell_figure import CellPicture, DrawnEdge, cells_figure
 from dashboards.pictures.cell_layout import cell_edges, cell_layout
-from dashboards.pictures.cell_style import STYLES, style_of
+from dashboards.pictures.cell_style import styles_of
 from dashboards.pictures.figures import figure_svg
 from search_core.space.chain import Layer
 from search_core.space.genotype import CELL_TYPES, PRIMITIVES, CellType, Genotype
@@ -105,7 +105,8 @@ def render_recurrent_svg(genotype: RecurrentGenotype, *, title: str = "", width_
         boxes=(("x", "t"), ("h", "t\N{MINUS SIGN}1"), ("h", "t")),
     )
     layout = cell_layout(len(genotype.recurrent) + 1, tuple((edge.source, edge.target) for edge in edges))
-    return figure_svg(cells_figure([cell], layout, legend=ACTIVATIONS, soft=False, title=title, width_px=width_px))
+    legend = styles_of(ACTIVATIONS)
+    return figure_svg(cells_figure([cell], layout, legend=legend, soft=False, title=title, width_px=width_px))
 
 
 def drawable_edges(
@@ -183,9 +184,8 @@ def _figure(
         for cell_type in genotype.cell_types
     )
     # A search lists all its candidates, in every frame at the same place; a plain cell only what it uses.
-    candidates = [] if rows is None else [name for name in primitives if name != "none"]
-    used = {edge.primitive for cell in cells for edge in cell.edges}
-    legend = tuple(name for name in STYLES if name in used or name in candidates)
+    used = {edge.primitive for cell in cells for edge in cell.edges if edge.primitive is not None}
+    legend = styles_of([*used, *(() if rows is None else primitives)])
     return cells_figure(cells, layout, legend=legend, soft=rows is not None, title=title, width_px=width_px)
 
 
@@ -198,9 +198,8 @@ def _checked(
     probabilities: Probabilities, primitives: Sequence[str], cell_types: Sequence[CellType]
 ) -> dict[CellType, np.ndarray]:
     """Probabilities per cell type as float arrays (edges, primitives)."""
-    unknown = [name for name in primitives if name != "none" and style_of(name) is None]
-    if unknown or len(set(primitives)) != len(primitives):
-        raise ValueError(f"`primitives` must be different known operations, got {list(primitives)}")
+    if len(set(primitives)) != len(primitives):
+        raise ValueError(f"`primitives` must be different operations, got {list(primitives)}")
     if set(probabilities) != set(cell_types):
         raise ValueError(f"`probabilities` must have the cell types {list(cell_types)}, got {sorted(probabilities)}")
     arrays = {cell_type: np.asarray(probabilities[cell_type], dtype=np.float64) for cell_type in cell_types}

@@ -15,7 +15,8 @@ import numpy as np
 
 from dashboards.history import CellHistory, History
 from dashboards.pictures.cell_layout import HEAD_LENGTH, WIDTH, CellLayout, Point, Route, cell_edges, cell_layout
-from dashboards.pictures.cell_style import readable_colour, style_of
+from dashboards.pictures.cell_style import readable_colour, styles_of
+from search_core.primitives.base import Style
 from search_core.space.chain import kernel_size
 from search_core.space.genotype import CELL_TYPES, CellType
 
@@ -75,11 +76,12 @@ def player_data(history: History, *, title: str, subtitle: str) -> dict[str, Any
         )
     if len(history.primitives) >= OPERATION_UNKNOWN:
         raise ValueError(f"the player shows at most {OPERATION_UNKNOWN - 1} operations, got {len(history.primitives)}")
+    styles = styles_of(history.primitives)
     return {
         "title": title,
         "subtitle": subtitle,
         "epochs": [int(epoch) for epoch in history.epochs],
-        "operations": [_operation(name) for name in history.primitives],
+        "operations": [_operation(name, styles.get(name)) for name in history.primitives],
         "cells": [
             _cell(cell_type, history.cells[cell_type], history.primitives, genotypes)
             for cell_type in CELL_TYPES
@@ -199,14 +201,13 @@ def _derived(
     return kept, concat
 
 
-def _operation(name: str) -> dict[str, Any]:
+def _operation(name: str, style: Style | None) -> dict[str, Any]:
     """How an operation looks, its colours for light and dark."""
-    style = style_of(name)
     colour = style.colour if style else _NEUTRAL
     dashes = style.dashes if style else _NEUTRAL_DASHES
     return {
         "name": name,
-        "label": style.label if style else name if len(name) <= 12 else name[:11] + "…",
+        "label": style.label if style else name,
         # Light keeps the palette as it is in all pictures; on dark its deepest colours would be lost.
         "line": [colour.lower(), readable_colour(colour, BACKGROUNDS[1], _LINE_CONTRAST)],
         "text": [readable_colour(colour, ground, _TEXT_CONTRAST) for ground in BACKGROUNDS],

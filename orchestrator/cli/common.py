@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.completion import strategy_settings
+from search_core.plugins import beside, split_reference, trust
 
 RunsOption = Annotated[
     Path,
@@ -31,6 +32,27 @@ SetOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def _trusted(references: list[str]) -> list[str]:
+    """Let the code of plug-ins run; paths begin in the working directory."""
+    for reference in beside(references, Path()):
+        found = split_reference(reference)
+        if found is None:
+            raise typer.BadParameter(f"must be FILE.py:NAME or MODULE:NAME, got {reference}", param_hint="--plugin")
+        trust(found[0])
+    return references
+
+
+PluginOption = Annotated[
+    list[str],
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py:NAME",
+        help="Let the code of a plug-in run that a cell, a run or a model names, or MODULE:NAME; repeatable.",
+        callback=_trusted,
+    ),
+]
 
 #: Where results go; messages go to stderr.
 stdout = Console(width=None if sys.stdout.isatty() else 120)

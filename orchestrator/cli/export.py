@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.common import JsonOption, RunsOption, filled_table, stdout, warn
+from orchestrator.cli.common import JsonOption, PluginOption, RunsOption, filled_table, stdout, warn
 from orchestrator.cli.completion import study_names
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
@@ -40,6 +40,7 @@ def export(
     ] = False,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
+    plugins: PluginOption = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Write a trained child as ONNX, PyTorch program, weights and readable Python, and compare each with the child.
 

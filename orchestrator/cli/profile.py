@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from orchestrator.cli.common import JsonOption, RunsOption, make_table, note, stdout
+from orchestrator.cli.common import JsonOption, PluginOption, RunsOption, make_table, note, stdout
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from search_core.space.cell_files import load_genotype
@@ -65,6 +65,7 @@ def profile(
     ] = None,
     as_json: JsonOption = False,
     runs: RunsOption = DEFAULT_RUNS,
+    plugins: PluginOption = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Count parameters, multiply-adds and memory accesses of a cell's network, for one image.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dashboards.formatting import percent_with_spread, shown_metric
-from orchestrator.cli.common import RunsOption, SetOption, note, stamped, stdout, warn
+from orchestrator.cli.common import PluginOption, RunsOption, SetOption, note, stamped, stdout, warn
 from orchestrator.cli.completion import published_cells
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
 
@@ -39,6 +39,7 @@ def retrain(
     settings: SetOption = [],  # noqa: B006 - typer copies it
     name: Annotated[str | None, typer.Option(help="Name of the run. [the cell's name and the time]")] = None,
     runs: RunsOption = DEFAULT_RUNS,
+    plugins: PluginOption = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Train the child network of a cell from scratch, test it once, and register it in MLflow.
 

@@ -1,40 +1,22 @@
 """Resource cost: exact counts per operation and of whole networks; `penalty` makes them differentiable.
 
-Counting rules: parameters include batch norm's scale and shift where it has them. Multiply-adds are those of
-convolutions and the classifier, for one image. Memory access counts, for every convolution, pool, identity and the
-classifier, the elements read, the elements written and the weights, as the SNAS authors' code does; batch norm and
-ReLU are taken as fused with the convolution, and `none` moves nothing.
+`search_core.primitives.counting` has the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from search_core.primitives.builtin import POOLS
+from search_core.primitives.counting import Cost, Size, conv_cost, factorized_reduce_cost, halved, norm_cost, total
+from search_core.primitives.registry import find
 from search_core.space.chain_plan import plan_chain
-from search_core.space.genotype import POOLS, Edge, Genotype, has_pool_norm
-from search_core.space.plan import (
-    CellPlan,
-    NetworkSize,
-    Size,
-    StackPlan,
-    cell_edges,
-    halved,
-    plan_child,
-    plan_supernet,
-)
+from search_core.space.genotype import Edge, Genotype, has_pool_norm
+from search_core.space.plan import CellPlan, NetworkSize, StackPlan, cell_edges, plan_child, plan_supernet
 
 #: What is counted exactly.
 COST_KINDS: tuple[str, ...] = ("params", "madds", "memory_access")
-
-
-class Cost(NamedTuple):
-    """Exact counts of one operation or network, for one image."""
-
-    params: int = 0
-    madds: int = 0
-    memory_access: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,80 +29,20 @@ class NetworkCost:
     auxiliary_params: int
 
 
-def total(costs: Iterable[Cost]) -> Cost:
-    """Sum of costs, kind by kind."""
-    return Cost(*map(sum, zip(*costs, strict=True))) if (costs := tuple(costs)) else Cost()
-
-
-def _conv(
-    channels_in: int, channels_out: int, kernel: tuple[int, int], size_in: Size, size_out: Size, groups: int = 1
-) -> Cost:
-    weights = channels_in // groups * channels_out * kernel[0] * kernel[1]
-    pixels_in, pixels_out = size_in[0] * size_in[1], size_out[0] * size_out[1]
-    return Cost(weights, weights * pixels_out, channels_in * pixels_in + channels_out * pixels_out + weights)
-
-
-def _norm(channels: int, affine: bool) -> Cost:
-    return Cost(params=2 * channels if affine else 0)
-
-
-def _read_and_write(channels: int, size_in: Size, size_out: Size) -> Cost:
-    return Cost(memory_access=channels * (size_in[0] * size_in[1] + size_out[0] * size_out[1]))
-
-
-def _separable(channels: int, kernel: int, size_in: Size, size_out: Size, affine: bool) -> Cost:
-    return total(
-        (
-            _conv(channels, channels, (kernel, kernel), size_in, size_out, groups=channels),
-            _conv(channels, channels, (1, 1), size_out, size_out),
-            _norm(channels, affine),
-        )
-    )
-
-
-def _factorized_reduce(channels_in: int, channels_out: int, size: Size, affine: bool) -> Cost:
-    halves = (channels_out // 2, channels_out - channels_out // 2)
-    convs = [_conv(channels_in, half, (1, 1), size, halved(size)) for half in halves]
-    return total((*convs, _norm(channels_out, affine)))
-
-
 def primitive_cost(name: str, channels: int, size: Size, stride: int, *, affine: bool = True) -> Cost:
     """Exact cost of one candidate operation.
 
     Args:
-        name: one of `KNOWN_PRIMITIVES`.
+        name: of a built-in operation or one of a plug-in.
         channels: channels of input and output.
         size: input height and width in pixels.
         stride: 1 or 2.
         affine: whether batch norms have a scale and a shift.
 
     Raises:
-        ValueError: if the name is not known.
+        GenotypeError: if the name is not known.
     """
-    out = halved(size) if stride == 2 else size
-    if name == "none":
-        return Cost()
-    if name == "skip_connect" and stride == 1:
-        return _read_and_write(channels, size, size)
-    if name == "skip_connect":
-        return _factorized_reduce(channels, channels, size, affine)
-    if name in POOLS:
-        return total((_read_and_write(channels, size, out), _norm(channels, affine)))
-    if name == "conv_7x1_1x7":
-        between = (size[0], out[1])
-        return total(
-            (
-                _conv(channels, channels, (1, 7), size, between),
-                _conv(channels, channels, (7, 1), between, out),
-                _norm(channels, affine),
-            )
-        )
-    if name.startswith("sep_conv_"):
-        kernel = int(name[-1])
-        return total((_separable(channels, kernel, size, out, affine), _separable(channels, kernel, out, out, affine)))
-    if name.startswith("dil_conv_"):
-        return _separable(channels, int(name[-1]), size, out, affine)
-    raise ValueError(f"no cost is known for the primitive {name!r}")
+    return find(name).cost(channels, size, stride, affine)
 
 
 def snas_cost(name: str, channels: int, size: Size, stride: int) -> Cost:
@@ -137,30 +59,33 @@ def _stem_cost(plan: StackPlan) -> Cost:
     channels, height, width = plan.size.input_shape
     size, out = (height, width), plan.stem_channels
     if plan.size.network.stem == "cifar":
-        return total((_conv(channels, out, (3, 3), size, size), _norm(out, True)))
+        return total((conv_cost(channels, out, (3, 3), size, size), norm_cost(out, True)))
     half, quarter = halved(size), halved(halved(size))
     return total(
         (
-            _conv(channels, out // 2, (3, 3), size, half),
-            _norm(out // 2, True),
-            _conv(out // 2, out, (3, 3), half, quarter),
-            _norm(out, True),
-            _conv(out, out, (3, 3), quarter, halved(quarter)),
-            _norm(out, True),
+            conv_cost(channels, out // 2, (3, 3), size, half),
+            norm_cost(out // 2, True),
+            conv_cost(out // 2, out, (3, 3), half, quarter),
+            norm_cost(out, True),
+            conv_cost(out, out, (3, 3), quarter, halved(quarter)),
+            norm_cost(out, True),
         )
     )
 
 
 def _cell_inputs_cost(cell: CellPlan, affine: bool) -> Cost:
     previous = total(
-        (_conv(cell.channels_prev, cell.channels, (1, 1), cell.size_in, cell.size_in), _norm(cell.channels, affine))
+        (
+            conv_cost(cell.channels_prev, cell.channels, (1, 1), cell.size_in, cell.size_in),
+            norm_cost(cell.channels, affine),
+        )
     )
     if cell.reduction_prev:
         return total(
-            (_factorized_reduce(cell.channels_prev_prev, cell.channels, cell.size_prev_prev, affine), previous)
+            (factorized_reduce_cost(cell.channels_prev_prev, cell.channels, cell.size_prev_prev, affine), previous)
         )
-    before = _conv(cell.channels_prev_prev, cell.channels, (1, 1), cell.size_in, cell.size_in)
-    return total((before, _norm(cell.channels, affine), previous))
+    before = conv_cost(cell.channels_prev_prev, cell.channels, (1, 1), cell.size_in, cell.size_in)
+    return total((before, norm_cost(cell.channels, affine), previous))
 
 
 def _linear(features: int, classes: int) -> Cost:
@@ -179,8 +104,8 @@ def _cell_cost(
     parts = [_cell_inputs_cost(cell, affine)]
     for node in stacked:
         width = cell.channels * sum(edge.target == node for edge in edges)
-        join = _conv(width, cell.channels, (1, 1), cell.size_out, cell.size_out)
-        parts += [join, _norm(cell.channels, affine)]
+        join = conv_cost(width, cell.channels, (1, 1), cell.size_out, cell.size_out)
+        parts += [join, norm_cost(cell.channels, affine)]
     for edge in edges:
         size, stride = cell.edge_geometry(edge.source)
         is_affine = affine and (pool_norm or edge.primitive not in POOLS)
@@ -228,8 +153,8 @@ def _chain_cost(genotype: Genotype, size: NetworkSize) -> NetworkCost:
     parts = [_linear(plan.out_channels, size.num_classes)]
     for layer in plan.layers:
         parts += [
-            _conv(layer.channels_in, layer.filters, layer.kernel, layer.size_in, layer.size_out),
-            _norm(layer.filters, True),
+            conv_cost(layer.channels_in, layer.filters, layer.kernel, layer.size_in, layer.size_out),
+            norm_cost(layer.filters, True),
         ]
     return NetworkCost(*total(parts), auxiliary_params=0)
 
@@ -254,7 +179,7 @@ def supernet_cost(size: NetworkSize) -> NetworkCost:
     edges = [
         Edge(primitive, source, target)
         for source, target in cell_edges(size.network.nodes)
-        for primitive in size.network.primitives
+        for primitive in size.network.operations
     ]
     plan = plan_supernet(size)
     return _stack_cost(plan, [_cell_cost(cell, edges, affine=False, pool_norm=True) for cell in plan.cells])

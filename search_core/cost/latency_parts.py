@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from search_core.errors import require
 from search_core.network.blocks import CellInputs, Classifier, build_stem
-from search_core.network.primitives import build_primitive
+from search_core.primitives.counting import Size
+from search_core.primitives.registry import find
 from search_core.space.genotype import CELL_TYPES, CellType, Genotype
-from search_core.space.plan import CellPlan, NetworkSize, Size, StackPlan, cell_edges, plan_child, plan_supernet
+from search_core.space.plan import CellPlan, NetworkSize, StackPlan, cell_edges, plan_child, plan_supernet
 
 #: Channels, height, width of one input of a part.
 Shape = tuple[int, int, int]
@@ -88,7 +89,7 @@ def network_parts(size: NetworkSize) -> Iterator[Part]:
     distinct = {part.key: part for part in _fixed(plan, dict.fromkeys(CELL_TYPES, options.nodes))}
     for cell in plan.cells:
         for source, _ in cell_edges(options.nodes):
-            found = [_operation(name, cell, source) for name in options.primitives if name != "none"]
+            found = [_operation(name, cell, source) for name in options.operations if name != "none"]
             distinct |= {part.key: part for part in (*found, _sum(cell))}
     yield from distinct.values()
 
@@ -123,7 +124,7 @@ def _operation(primitive: str, cell: CellPlan, source: int) -> Part:
     size, stride = cell.edge_geometry(source)
     return Part(
         operation_key(primitive, cell.channels, size, stride),
-        partial(build_primitive, primitive, cell.channels, stride, affine=True),
+        partial(find(primitive).module, cell.channels, stride, True),
         ((cell.channels, *size),),
     )
 

@@ -21,8 +21,9 @@ from search_core.cost.latency_options import LatencyOptions
 from search_core.cost.latency_parts import child_parts, network_parts, operation_key, sum_key
 from search_core.errors import LatencyError
 from search_core.json_text import TextError, load_json
+from search_core.primitives.counting import Size
 from search_core.space.genotype import Genotype
-from search_core.space.plan import CellPlan, NetworkSize, Size
+from search_core.space.plan import CellPlan, NetworkSize
 
 TABLE_FORMAT = 1
 _REMEDY = "measure one: `snas latency measure --config FILE`"

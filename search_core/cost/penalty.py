@@ -50,7 +50,7 @@ class CostTable:
             cells = [cell for cell in plan.cells if cell.cell_type == cell_type]
             for kinds, costs_of in _costs(latency).items():
                 costs_LEOK = [
-                    [[costs_of(name, cell, source) for name in options.primitives] for source in sources]
+                    [[costs_of(name, cell, source) for name in options.operations] for source in sources]
                     for cell in cells
                 ]
                 shape = (len(cells), len(sources), len(options.primitives), len(kinds))

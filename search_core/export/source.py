@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from textwrap import indent
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from search_core.network import blocks, chain, primitives
+from search_core.errors import ExportError
+from search_core.network import blocks, chain
 from search_core.network.chain import Chain, ChildNetwork
 from search_core.network.child import Child, ChildCell
+from search_core.primitives import modules
+from search_core.primitives.own import OwnPrimitive
+from search_core.primitives.registry import find
 from search_core.space.genotype import CellType
 
 _HEAD = '''"""{title}
@@ -91,6 +96,7 @@ _BUILDER = '''def child() -> Network:
     """The network with fresh weights."""
     return Network()
 '''
+_POOLS = {nn.MaxPool2d: "_max_pool", nn.AvgPool2d: "_average_pool"}
 _STATISTIC = '        self.register_buffer("{name}", torch.tensor({values}).reshape(1, -1, 1, 1), persistent=False)\n'
 
 
@@ -120,8 +126,9 @@ def child_source(
     parts = [f"#: Names of the logits.\nCLASSES = {list(classes)!r}\n"] if classes else []
     parts += _chain_parts(network, ends) if isinstance(network, Chain) else _cell_parts(network, ends)
     head = _HEAD.format(title=title, takes=takes, classes=plan.size.num_classes)
-    needed = _needed((primitives, blocks, chain), "\n".join(parts))
-    text = "\n\n".join([head, *needed.values(), *parts, _BUILDER])
+    needed = _needed((modules, blocks, chain), "\n".join(parts))
+    own = [] if isinstance(network, Chain) else _own_sources(network, {name.lstrip("_") for name in needed})
+    text = "\n\n".join([head, *own, *needed.values(), *parts, _BUILDER])
     for name in needed:  # private in this project only
         text = re.sub(rf"\b{name}\b", name.lstrip("_"), text)
     return re.sub(r"  # type: ignore\[.*\]", "", text)
@@ -167,7 +174,10 @@ def _cell_source(cell: ChildCell, name: str) -> str:
     operations = []
     for number, (edge, operation) in enumerate(zip(cell.kept, cell.operations, strict=True)):
         terms[edge.target].append(f"operation[{number}](s{edge.source})")
-        call = _call(edge.primitive, operation, cell.plan.edge_geometry(edge.source)[1], affine)
+        stride = cell.plan.edge_geometry(edge.source)[1]
+        # Some cells have no batch norm behind pools.
+        pool = _POOLS.get(type(operation))
+        call = find(edge.primitive).source(stride, affine) if pool is None else f"{pool}({stride})"
         operations.append(f"            {call},  # {edge.source} -> {edge.target}: {edge.primitive}")
     joins = [
         f'            "{node}": ReluConvBn({len(terms[int(node)])} * channels, channels, affine={affine}),\n'
@@ -193,14 +203,29 @@ def _cell_source(cell: ChildCell, name: str) -> str:
     )
 
 
-def _call(primitive: str, operation: nn.Module, stride: int, affine: bool) -> str:
-    """What makes an operation, as a line of source."""
-    builder: Any = primitives.BUILDERS[primitive]
-    function, given = (builder.func, builder.args) if isinstance(builder, partial) else (builder, ())
-    if isinstance(operation, nn.MaxPool2d | nn.AvgPool2d):  # without the batch norm of pools in searches
-        return f"{given[0].__name__}({stride})"
-    shown = [value.__name__ if callable(value) else str(value) for value in given]
-    return f"{function.__name__}({', '.join([*shown, 'channels', str(stride), str(affine)])})"
+def _own_sources(network: Child, taken: set[str]) -> list[str]:
+    """The files of plug-ins whose operations a child has, as they are.
+
+    Raises:
+        ExportError: if one imports another package than PyTorch, or defines a name of `taken`.
+    """
+    taken = {*taken, "NormalCell", "ReductionCell", "Network", "child"}
+    used = {edge.primitive for cell in network.cells if isinstance(cell, ChildCell) for edge in cell.kept}
+    own = [primitive for primitive in map(find, sorted(used)) if isinstance(primitive, OwnPrimitive)]
+    sources = {}
+    for primitive in own:
+        module = inspect.getmodule(primitive.module_class)
+        assert module is not None
+        text, name = inspect.getsource(module), f"child.py has the file of the primitive {primitive.name}, which"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name in taken:
+                raise ExportError(f"{name} must not define {node.name}: a block of the child has this name")
+            imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported += [f"{'.' * node.level}{node.module or ''}"] if isinstance(node, ast.ImportFrom) else []
+            if strange := {path.split(".")[0] for path in imported} - sys.stdlib_module_names - {"torch"}:
+                raise ExportError(f"{name} must import PyTorch alone, got {', '.join(map(repr, sorted(strange)))}")
+        sources[module.__name__] = re.sub(r"^from __future__ .*\n", "", text, flags=re.MULTILINE).strip() + "\n"
+    return list(sources.values())
 
 
 def _needed(modules: Sequence[ModuleType], text: str) -> dict[str, str]:

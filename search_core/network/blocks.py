@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.network.primitives import FactorizedReduce, ReluConvBn
+from search_core.primitives.modules import FactorizedReduce, ReluConvBn
 from search_core.space.plan import CellPlan, StackPlan
 
 

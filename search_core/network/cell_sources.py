@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from search_core.kernels.pools import normalised_pools
 from search_core.kernels.product import Statistics
-from search_core.space.genotype import POOLS
+from search_core.primitives.base import Kind
+from search_core.primitives.registry import find
 
 
 class DropPath(NamedTuple):
@@ -43,8 +44,8 @@ class Layout:
     """
 
     def __init__(self, primitives: Sequence[str], stride: int) -> None:
-        self.twice = [name for name in primitives if name.startswith("sep_conv")]
-        self.once = [name for name in primitives if name.startswith("dil_conv")]
+        self.twice = _of_kind(primitives, "separable")
+        self.once = _of_kind(primitives, "dilated")
         self.has_factorized_conv = "conv_7x1_1x7" in primitives
         self.is_halved = "skip_connect" in primitives and stride == 2
         self.has_identity = "skip_connect" in primitives and stride == 1
@@ -52,9 +53,13 @@ class Layout:
         self.norms = [(name, "norm2" if name in self.twice else "norm") for name in self.maps]
         self.norms += [("skip_connect", "norm")] * self.is_halved
         self.maps += ["skip_connect"] * (2 * self.is_halved)
-        self.pools = [name for name in primitives if name in POOLS]
+        self.pools = _of_kind(primitives, "pool")
         self.features = self.pools + ["skip_connect"] * self.has_identity
         self.columns = [primitives.index(name) for name in self.maps + self.features]
+
+
+def _of_kind(primitives: Sequence[str], kind: Kind) -> list[str]:
+    return [name for name in primitives if find(name).kind == kind]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from search_core.errors import GenotypeError
 from search_core.network.blocks import AuxiliaryHead, CellInputs, Classifier, build_stem
 from search_core.network.choice_blocks import keep_statistics, narrowed
-from search_core.network.primitives import ReluConvBn, build_primitive
 from search_core.network.quantisation import quantise_inputs, with_quantised_weights
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
+from search_core.primitives.modules import ReluConvBn
+from search_core.primitives.registry import find
 from search_core.randomness import seeded_weights
 from search_core.ranks import ALONE, Ranks
 from search_core.space.choices import Bits, CellChoices
@@ -100,9 +101,10 @@ class ChildCell(nn.Module):
 
 
 def _kept_operation(primitive: str, channels: int, stride: int, affine: bool, pool_norm: bool) -> nn.Module:
-    operation = build_primitive(primitive, channels, stride, affine=affine)
-    if not pool_norm and isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.MaxPool2d | nn.AvgPool2d):
-        return operation[0]
+    operation = find(primitive).module(channels, stride, affine)
+    if not pool_norm and primitive in POOLS:
+        pool: nn.Module = operation.get_submodule("pool")
+        return pool
     return operation
 
 
@@ -272,7 +274,7 @@ def _check_genotype(genotype: Genotype, options: NetworkOptions) -> None:
         if not set(genotype.concat(cell_type)) <= set(concat) or genotype.stacked(cell_type):
             raise GenotypeError(f"{cell_type}: the supernet has the nodes {concat}, none of them stacked")
         for edge in genotype.edges(cell_type):
-            if (edge.source, edge.target) not in edges or edge.primitive not in options.primitives:
+            if (edge.source, edge.target) not in edges or edge.primitive not in options.operations:
                 raise GenotypeError(f"the supernet has no {edge.primitive} on the edge {edge.source} -> {edge.target}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_core.network.primitives import FactorizedReduce
+from search_core.primitives.modules import FactorizedReduce
 from search_core.space.plan import FULL_PRECISION
 
 #: Activations are clipped here, as in ReLU6, made for few bits (Howard et al., 2017; Sandler et al., CVPR 2018).

@@ -23,8 +23,9 @@ from search_core.kernels.product import Statistics, normalised_sum
 from search_core.network.blocks import CellInputs, FrozenNorms
 from search_core.network.cell_sources import DropPath, Layout, Sent, Source, even_and_odd, factorized_conv, pools
 from search_core.network.edge_weights import EdgeWeights
-from search_core.network.primitives import build_primitive
-from search_core.space.genotype import POOLS
+from search_core.network.own_operations import OwnOperations
+from search_core.primitives.builtin import POOLS
+from search_core.primitives.registry import find
 from search_core.space.plan import CellPlan, NetworkOptions, cell_edges, edges_by_source
 
 
@@ -46,23 +47,25 @@ class SearchCell(nn.Module):
 
     def __init__(self, plan: CellPlan, options: NetworkOptions) -> None:
         super().__init__()
-        self.plan, self.primitives, self.num_nodes = plan, options.primitives, options.nodes
+        self.plan, self.primitives, self.num_nodes = plan, options.operations, options.nodes
         edges = edges_by_source(options.nodes)
         self.lengths = [sum(edge[0] == source for edge in edges) for source in range(options.nodes + 1)]
         self.strides = [plan.edge_geometry(source)[1] for source in range(options.nodes + 1)]
-        self.layouts = {stride: Layout(options.primitives, stride) for stride in set(self.strides)}
+        self.layouts = {stride: Layout(self.primitives, stride) for stride in set(self.strides)}
         self.inputs = CellInputs(plan, affine=False)
         self.operations = self._build_operations()
         positions = {edge: position for position, edge in enumerate(cell_edges(options.nodes))}
+        self.own = OwnOperations(self.primitives, plan.channels, self.lengths, self.strides)
+        kinds = [find(name).kind for name in self.primitives]
         droppable = [
-            [name != "none" and not (name == "skip_connect" and self.strides[source] == 1) for name in self.primitives]
+            [kind != "none" and not (kind == "skip" and self.strides[source] == 1) for kind in kinds]
             for source, _ in edges
         ]
         self.register_buffer("order_E", torch.tensor([positions[edge] for edge in edges]), persistent=False)
         self.register_buffer("droppable_EO", torch.tensor(droppable), persistent=False)
         self.register_buffer("one", torch.ones(1, 1), persistent=False)
         for stride, layout in self.layouts.items():
-            self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns), persistent=False)
+            self.register_buffer(f"columns_{stride}", torch.tensor(layout.columns, dtype=torch.long), persistent=False)
         self.follows_statistics = True
         #: Of running statistics, as in `torch.nn.BatchNorm2d`.
         self.momentum = 0.1
@@ -81,27 +84,32 @@ class SearchCell(nn.Module):
         inputs = self.inputs(before_previous, previous)  # in half precision under autocast; nodes never are
         nodes = [x.permute(0, 2, 3, 1).contiguous().to(z_EO.dtype) for x in inputs]
         sums: list[Tensor | None] = [None] * self.num_nodes
-        sent = []
+        sent, of_own = [], self._own_factors(z_EO, drop_path)
         for number, source in enumerate(self._sources(z_EO, drop_path)):
             if number >= 2:
                 complete = sums[number - 2]
                 assert complete is not None
                 nodes.append(complete)
             targets = slice(-self.lengths[number], None)
-            sums[targets], batch = self._send(nodes[number], self.strides[number], source, sums[targets])
-            sent.append(batch)
+            if of_own:
+                sums[targets] = self.own.added(number, nodes[number], of_own[number], sums[targets])
+            if self.layouts[self.strides[number]].columns:
+                sums[targets], batch = self._send(nodes[number], self.strides[number], source, sums[targets])
+                sent.append(batch)
         outputs = [node for node in sums if node is not None]
         if self.training and self.follows_statistics:
             self._follow(sent, outputs[0][..., 0].numel())
         return torch.cat(outputs, dim=3).permute(0, 3, 1, 2)
 
     def weights_of(self, primitive: str, edge: int) -> dict[str, Tensor]:
-        """Weights and statistics of one operation, slices of this cell's, named as in `build_primitive`'s module.
+        """Weights and statistics of one operation, slices of this cell's, named as in the primitive's module.
 
         Args:
             primitive: one of the cell's.
             edge: position in `edges_by_source`.
         """
+        if primitive in self.own.names:
+            return self.own.state_of(primitive, edge)
         row = edges_by_source(self.num_nodes)[edge][0] if primitive in POOLS else edge
         operation = self.operations[primitive]
         assert isinstance(operation, EdgeWeights)
@@ -113,12 +121,13 @@ class SearchCell(nn.Module):
 
     def _build_operations(self) -> nn.ModuleDict:
         built = {
-            (edge, name): build_primitive(name, self.plan.channels, self.strides[edge[0]], affine=False)
+            (edge, name): find(name).module(self.plan.channels, self.strides[edge[0]], affine=False)
             for edge in cell_edges(self.num_nodes)
             for name in self.primitives
+            if find(name).kind != "own"
         }
         operations = nn.ModuleDict()
-        for name in self.primitives:
+        for name in (name for name in self.primitives if find(name).kind != "own"):
             of_edges = [built[edge, name] for edge in edges_by_source(self.num_nodes)]
             if name in POOLS:
                 of_edges = [built[(source, max(source + 1, 2)), name] for source in range(self.num_nodes + 1)]
@@ -221,6 +230,12 @@ class SearchCell(nn.Module):
             kept = None if keep_EON is None else keep_EON[first : first + length].index_select(1, columns[stride])
             keep.append(None if kept is None else kept.to(torch.uint8).contiguous())
         return weights, factors, keep
+
+    def _own_factors(self, z_EO: Tensor, drop_path: DropPath | None) -> list[Tensor]:
+        if not self.own.names:
+            return []
+        ordered = drop_path and drop_path._replace(keep_EON=drop_path.keep_EON[self.order_E])
+        return self.own.factors(z_EO[self.order_E], ordered)
 
     # Forward
 
@@ -352,13 +367,15 @@ class _FrozenStatistics(AbstractContextManager[None]):
     """
 
     def __init__(self, cell: SearchCell) -> None:
-        self._cell, self._inputs = cell, FrozenNorms(cell.inputs)
+        self._cell, self._norms = cell, (FrozenNorms(cell.inputs), FrozenNorms(cell.own))
         self._followed = True
 
     def __enter__(self) -> None:
         self._followed, self._cell.follows_statistics = self._cell.follows_statistics, False
-        self._inputs.__enter__()
+        for norms in self._norms:
+            norms.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        self._inputs.__exit__()
+        for norms in self._norms:
+            norms.__exit__()
         self._cell.follows_statistics = self._followed

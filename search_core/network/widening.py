@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search_core.network.blocks import CifarStem, ImageNetStem
 from search_core.network.child import Child, ChildCell
-from search_core.network.primitives import FactorizedReduce
+from search_core.primitives.modules import FactorizedReduce
 from search_core.space.plan import NetworkSize
 
 

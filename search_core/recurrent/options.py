@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from search_core.cost.counts import Cost
 from search_core.errors import Rule, literal_rules, require
+from search_core.primitives.counting import Cost
 from search_core.search.temperature import TemperatureOptions
 from search_core.strategies.optimiser_options import AlphaOptions
 from search_core.strategies.weight_sharing.options import DartsOptions, SnasOptions

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from search_core.errors import GenotypeError
 from search_core.json_text import TextError, load_json
-from search_core.space.genotype import CELL_TYPES, PUBLISHED, Edge, Genotype
+from search_core.space.genotype import CELL_TYPES, PUBLISHED, Edge, Genotype, check_operations
 from search_core.space.plan import cell_edges
 
 Cell = TypeVar("Cell")
@@ -38,9 +38,10 @@ def load_genotype(name_or_path: str | Path, say: Callable[[str], None] | None = 
         say: called with what a file of another system was taken for.
 
     Raises:
-        GenotypeError: if it is neither, or if the file is malformed; the message names the file.
+        GenotypeError: if it is neither, or if the file is malformed or has primitives that are not here; the message
+            names the file.
     """
-    return find_cell(name_or_path, PUBLISHED, lambda document: _of_document(document, say), plain_values)
+    return find_cell(name_or_path, PUBLISHED, lambda document: _known(_of_document(document, say)), plain_values)
 
 
 def find_cell(
@@ -140,6 +141,11 @@ def _of_document(document: Any, say: Callable[[str], None] | None) -> Genotype:
     if say is not None:
         say(f"read as {notation}")
     return Genotype.from_dict({**cells, **{name: [list(edge) for edge in cells[name]] for name in CELL_TYPES}})
+
+
+def _known(genotype: Genotype) -> Genotype:
+    check_operations(genotype)
+    return genotype
 
 
 def _are_pairs(value: Any) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_core.primitives.counting import Size
 from search_core.space.chain import kernel_size
 from search_core.space.genotype import Genotype
-from search_core.space.plan import NetworkSize, Size
+from search_core.space.plan import NetworkSize
 
 
 @dataclass(frozen=True, kw_only=True)

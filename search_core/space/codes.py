@@ -67,7 +67,7 @@ class BlockSpace(CellSpace):
     """
 
     def __init__(self, network: NetworkOptions) -> None:
-        self._operations = tuple(name for name in network.primitives if name != "none")
+        self._operations = tuple(name for name in network.operations if name != "none")
         self._nodes, self._combinations = range(2, network.nodes + 2), (2,) * (network.space == "nasnet")
         num_operations = len(self._operations)
         blocks = [(node, node, num_operations, num_operations, *self._combinations) for node in self._nodes]
@@ -128,7 +128,7 @@ class ChoiceBlockSpace(CellSpace):
     """
 
     def __init__(self, network: NetworkOptions) -> None:
-        self._operations = tuple(name for name in network.primitives if name != "none")
+        self._operations = tuple(name for name in network.operations if name != "none")
         self._nodes, num_operations = range(2, network.nodes + 2), len(self._operations)
         blocks = ((node, node, num_operations, num_operations) for node in self._nodes)
         super().__init__(network, tuple(itertools.chain.from_iterable(blocks)))

@@ -17,27 +17,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from search_core.errors import GenotypeError
 from search_core.json_text import TextError, parse_json
+from search_core.primitives.builtin import KNOWN_PRIMITIVES as KNOWN_PRIMITIVES
+from search_core.primitives.builtin import POOLS as POOLS
+from search_core.primitives.builtin import PRIMITIVES as PRIMITIVES
+from search_core.primitives.registry import find, is_name
 from search_core.space.chain import Layer, check_chain
 
 Cell = TypeVar("Cell")
 CellType = Literal["normal", "reduce"]
 CELL_TYPES: tuple[CellType, CellType] = ("normal", "reduce")
-
-#: Candidate operations of the DARTS and SNAS search space, in DARTS order.
-PRIMITIVES: tuple[str, ...] = (
-    "none",
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-)
-
-#: All operations that a genotype may name: the above and those that only NASNet and AmoebaNet cells need.
-KNOWN_PRIMITIVES: tuple[str, ...] = (*PRIMITIVES, "sep_conv_7x7", "conv_7x1_1x7")
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 FORMAT_VERSION = 1
 
@@ -62,9 +50,10 @@ class Genotype:
     concatenated; `layers` has its filters and strides. Documents of cells do not mention layers.
 
     Raises:
-        GenotypeError: if an edge names an unknown primitive, does not run forward (`source < target`, `target >= 2`),
-            if a concatenation is empty, repeats a node or names an input node, if a stacked node has less than two
-            edges or is repeated, or if a chain has a layer without inputs or with several kernels, or a second cell.
+        GenotypeError: if an edge has a malformed name or does not run forward (`source < target`, `target >= 2`), if a
+            concatenation is empty, repeats a node or names an input node, if a stacked node has less than two edges or
+            is repeated, or if a chain has a layer without inputs or with several kernels, or a second cell. Whether the
+            primitives are here is for `check_operations`.
     """
 
     normal: tuple[Edge, ...]
@@ -194,11 +183,25 @@ def check_keys(document: Mapping[str, Any], keys: set[str], optional: Collection
         raise GenotypeError(f"`version` must be {FORMAT_VERSION}, got {document['version']!r}")
 
 
+def check_operations(genotype: Genotype) -> None:
+    """Check that all operations of cells are there, those of plug-ins included, which are imported.
+
+    Raises:
+        GenotypeError: if one is not; the message says what to install or to pass.
+    """
+    for cell_type in () if genotype.layers else CELL_TYPES:
+        for position, edge in enumerate(genotype.edges(cell_type)):
+            try:
+                find(edge.primitive)
+            except GenotypeError as error:
+                raise GenotypeError(f"{cell_type}[{position}]: {error}") from error
+
+
 def _check_edge(edge: Edge, place: str, *, is_of_chain: bool) -> None:
-    if not is_of_chain and (edge.primitive not in KNOWN_PRIMITIVES or edge.primitive == "none"):
+    if not is_of_chain and (not is_name(edge.primitive) or edge.primitive == "none"):
         raise GenotypeError(
-            f"{place}: the primitive must be one of {', '.join(KNOWN_PRIMITIVES[1:])} "
-            f"(leave out edges whose choice is none), got {edge.primitive!r}"
+            f"{place}: the primitive must be the name of an operation (leave out edges whose choice is none), "
+            f"got {edge.primitive!r}"
         )
     if edge.target < 2 or not 0 <= edge.source < edge.target:
         raise GenotypeError(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from search_core.primitives.registry import find
 from search_core.space.code_space import Code, GenotypeSpace
 from search_core.space.genotype import CELL_TYPES
-
-#: Primitives that differ in the size of their depthwise kernels alone, smallest first.
-_GROWING = (("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7"), ("dil_conv_3x3", "dil_conv_5x5"))
 
 
 def keeps_function(before: str, after: str, stride: int) -> bool:
@@ -21,11 +19,14 @@ def keeps_function(before: str, after: str, stride: int) -> bool:
     Args:
         before: primitive of the parent, `none` included.
         after: primitive of the child.
-        stride: of the edge; a `skip_connect` of stride 1 has no batch norm, and so cannot begin at zero.
+        stride: of the edge; a `skip_connect` of stride 1 has no batch norm, and so cannot begin at zero, nor
+            is it known of a plug-in's operation that it can.
     """
     if before == "none":
-        return after != "none" and (after, stride) != ("skip_connect", 1)
-    return any(before in family and after in family[family.index(before) + 1 :] for family in _GROWING)
+        kind = find(after).kind
+        return kind not in ("none", "own") and (kind, stride) != ("skip", 1)
+    old, new = find(before), find(after)
+    return old.kind == new.kind in ("separable", "dilated") and old.kernel < new.kernel
 
 
 def morphed_codes(code: Code, space: GenotypeSpace) -> Iterator[Code]:

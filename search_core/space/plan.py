@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from search_core.errors import literal_rules, require
+from search_core.primitives.builtin import KNOWN_PRIMITIVES, PRIMITIVES
+from search_core.primitives.counting import Size, halved
+from search_core.primitives.registry import may_exist, short_name
 from search_core.space.chain import ChainOptions
-from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, CellType, Genotype
+from search_core.space.genotype import CELL_TYPES, CellType, Genotype
 
-Size = tuple[int, int]
 Stem = Literal["cifar", "imagenet"]
 #: Which cells there are to choose from, see `search_core.space.codes`.
 Space = Literal["darts", "nasnet", "enas", "choice_blocks", "nas_chain"]
@@ -31,9 +33,10 @@ class NetworkOptions:
         nodes: intermediate nodes B of a cell (5 in NASNet and ENAS), or layers of a chain.
         cells: cells L in the stack; those at L // 3 and 2 L // 3 are reduction cells.
         init_channels: channels C of the first cells; reduction cells double them.
-        primitives: candidate operations of every edge, at least two, without repetition. In the
-            spaces of papers two and `none`, which is never chosen: reports have there how likely it is that a node does
-            not read another. Left out with `nas_chain`, where they follow from `chain`.
+        primitives: candidate operations of every edge, at least two, without repetition: names, or `file.py:Class` and
+            `package.module:Class` of plug-ins. In the spaces of papers two and `none`, which is never chosen: reports
+            have there how likely it is that a node does not read another. Left out with `nas_chain`, where they follow
+            from `chain`.
         stem: `cifar` (one 3x3 conv) or `imagenet` (three 3x3 convs of stride 2).
         chain: what the layers of `nas_chain` choose from.
         recompute: keep the inputs of cells only and compute the rest again in the backward pass: slower steps, a
@@ -53,8 +56,9 @@ class NetworkOptions:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.primitives if name not in KNOWN_PRIMITIVES]
-        distinct = len(set(self.primitives)) == len(self.primitives)
+        names = [short_name(name) for name in self.primitives]
+        unknown = [name for name in names if not may_exist(name)]
+        distinct = len(set(names)) == len(names)
         require(
             *literal_rules(self),
             ("nodes", self.nodes >= 1, f"must be at least 1, got {self.nodes}"),
@@ -70,7 +74,11 @@ class NetworkOptions:
                 self.init_channels >= 2 and self.init_channels % 2 == 0,
                 f"must be an even number of at least 2, got {self.init_channels}",
             ),
-            ("primitives", not unknown, f"must be among {', '.join(KNOWN_PRIMITIVES)}, got {', '.join(unknown)}"),
+            (
+                "primitives",
+                not unknown,
+                f"must be among {', '.join(KNOWN_PRIMITIVES)}, or of plug-ins, got {', '.join(unknown)}",
+            ),
             (
                 "primitives",
                 distinct and len(self.primitives) >= 2,
@@ -98,8 +106,8 @@ class NetworkOptions:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """What may sit on an edge: the columns of a search's reports."""
-        return self.chain.operations if self.space == "nas_chain" else self.primitives
+        """What may sit on an edge: the columns of a search's reports; plug-ins without the folders of their files."""
+        return self.chain.operations if self.space == "nas_chain" else tuple(map(short_name, self.primitives))
 
 
 @dataclass(frozen=True)
@@ -180,11 +188,6 @@ def cell_edges(num_nodes: int) -> tuple[tuple[int, int], ...]:
 def edges_by_source(num_nodes: int) -> tuple[tuple[int, int], ...]:
     """The same edges ordered by source, then target: the order of the supernet's weights."""
     return tuple(sorted(cell_edges(num_nodes)))
-
-
-def halved(size: Size) -> Size:
-    """Size after a stride of 2; odd sizes round up."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
 def plan_supernet(size: NetworkSize) -> StackPlan:

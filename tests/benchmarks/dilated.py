@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_core.network.primitives import DilatedDepthwise
+from search_core.primitives.modules import DilatedDepthwise
 
 
 def _plain(conv: DilatedDepthwise, x: Tensor) -> Tensor:

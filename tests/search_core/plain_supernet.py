@@ -10,7 +10,7 @@ Shape suffixes: E edges, O operations, L cells of one type, N images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Operations
+
+#: Operations of plug-ins by name; a test puts in what it uses.
+OWN: dict[str, Callable[[int, int, bool], nn.Module]] = {}
 
 
 class Zero(nn.Module):
@@ -108,6 +111,8 @@ def build_operation(name: str, channels: int, stride: int) -> nn.Module:
         return nn.Sequential(pool, nn.BatchNorm2d(channels, affine=False))
     if name == "conv_7x1_1x7":
         return conv_7x1_1x7(channels, stride)
+    if name in OWN:
+        return OWN[name](channels, stride, False)
     family, kernel = name[: len("sep_conv")], int(name[-1])
     return {"sep_conv": sep_conv, "dil_conv": dil_conv}[family](channels, kernel, stride)
 
@@ -375,6 +380,15 @@ def _places(plain: PlainSupernet) -> Iterator[Place]:
     for index, cell in enumerate(plain.cells):
         for number, (edge, mixed) in enumerate(zip(edges, cell.edges, strict=True)):
             for position, (primitive, operation) in enumerate(zip(plain.primitives, mixed.operations, strict=True)):
+                if primitive in OWN:  # modules of their own in both networks
+                    own = [name for name in plain.primitives if name in OWN].index(primitive)
+                    for tensor in operation.state_dict():
+                        yield Place(
+                            f"cells.{index}.own.edges.{own}.{rows[edge]}.{tensor}",
+                            None,
+                            f"cells.{index}.edges.{number}.operations.{position}.{tensor}",
+                        )
+                    continue
                 row = edge[0] if "pool" in primitive else rows[edge]
                 for part, path in _parts_of(primitive, operation).items():
                     for tensor in operation.get_submodule(path).state_dict():

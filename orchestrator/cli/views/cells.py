@@ -9,20 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
+from dashboards.pictures.cell_style import styles_of
 from dashboards.pictures.cell_text import cell_lines
 from search_core.space.genotype import PRIMITIVES, Genotype
 
-#: Colours of the terminal's own palette, which fits its background; near those of the pictures.
-_COLOURS = {
-    "max_pool_3x3": "red",
-    "avg_pool_3x3": "yellow",
-    "sep_conv_3x3": "blue",
-    "sep_conv_5x5": "cyan",
-    "dil_conv_3x3": "green",
-    "dil_conv_5x5": "magenta",
-    "sep_conv_7x7": "bright_blue",
-    "conv_7x1_1x7": "bright_magenta",
-}
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -33,7 +23,9 @@ def drawn_cells(
 ) -> Text:
     """Both cells of a genotype, given as plain data, with colours of the operations."""
     lines = cell_lines(Genotype.from_dict(genotype), probabilities=probabilities, primitives=primitives)
-    drawn = [Text.assemble(*((span.text, _COLOURS.get(span.primitive or "", "")) for span in line)) for line in lines]
+    styles = styles_of(span.primitive for line in lines for span in line if span.primitive is not None)
+    colours = {name: style.terminal for name, style in styles.items()}
+    drawn = [Text.assemble(*((span.text, colours.get(span.primitive or "", "")) for span in line)) for line in lines]
     for text in drawn:
         text.rstrip()
     return Text("\n").join(drawn)

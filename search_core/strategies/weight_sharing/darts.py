@@ -172,7 +172,7 @@ def strongest_inputs(probabilities: Mapping[CellType, Tensor], options: NetworkO
         probabilities: (E, O) per cell type.
         options: the searchable network that they belong to.
     """
-    edges, names = cell_edges(options.nodes), options.primitives
+    edges, names = cell_edges(options.nodes), options.operations
     operations = [position for position, name in enumerate(names) if name != "none"]
     kept: dict[CellType, tuple[Edge, ...]] = {}
     for cell_type in CELL_TYPES:

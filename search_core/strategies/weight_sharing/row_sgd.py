@@ -64,3 +64,8 @@ def _stacks(supernet: Supernet, used: Mapping[CellType, Tensor]) -> Iterator[tup
             for weight in operation.parameters():
                 # The skips of a reduction cell have weights on edges from the first two nodes alone, which come first.
                 yield weight, rows_E[: len(weight)].view(-1, *[1] * (weight.dim() - 1))
+        for name, modules in zip(cell.own.names, cell.own.edges, strict=True):
+            assert isinstance(modules, nn.ModuleList)
+            for module, is_used in zip(modules, used_EO[:, cell.primitives.index(name)], strict=True):
+                for weight in module.parameters():
+                    yield weight, is_used

@@ -393,8 +393,8 @@ def test_legend_of_a_search_is_the_same_in_every_frame():
             r"`primitives` must hold every operation of the genotype, got none named sep_conv_3x3",
         ),
         (
-            {"probabilities": {name: [[0.5] * 2] * 14 for name in CELL_TYPES}, "primitives": ("none", "wat")},
-            r"`primitives` must be different known operations",
+            {"probabilities": {name: [[0.5] * 2] * 14 for name in CELL_TYPES}, "primitives": ("none", "none")},
+            r"`primitives` must be different operations",
         ),
     ],
 )

@@ -14,9 +14,9 @@ from search_core.errors import GenotypeError
 from search_core.kernels.backend import torch_only
 from search_core.network.blocks import AuxiliaryHead
 from search_core.network.child import Child, ChildCell, discretised_forward, drop_path, inherit_child
-from search_core.network.primitives import FactorizedReduce
 from search_core.network.search_cell import SearchCell
 from search_core.network.supernet import Supernet
+from search_core.primitives.modules import FactorizedReduce
 from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, PUBLISHED, CellType, Edge, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges

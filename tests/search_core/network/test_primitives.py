@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from search_core.cost.counts import primitive_cost
-from search_core.network.primitives import DilatedDepthwise, FactorizedReduce, build_primitive
+from search_core.primitives.modules import DilatedDepthwise, FactorizedReduce
+from search_core.primitives.registry import find
 from search_core.space.genotype import KNOWN_PRIMITIVES
 from tests.search_core.tiny import count_madds, num_params, seeded
 
@@ -23,7 +24,7 @@ def kinds(module: nn.Module) -> list[str]:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", KNOWN_PRIMITIVES)
 def test_primitive_keeps_channels_and_halves_sizes_rounding_up(name: str, stride: int) -> None:
-    operation = build_primitive(name, 4, stride, affine=False)
+    operation = find(name).module(4, stride, False)
     for height, width in SIZES:
         output = operation(torch.randn(3, 4, height, width, generator=seeded()))
         assert output.shape == (3, 4, -(-height // stride), -(-width // stride))
@@ -33,7 +34,7 @@ def test_primitive_keeps_channels_and_halves_sizes_rounding_up(name: str, stride
 @pytest.mark.parametrize(("stride", "affine"), list(itertools.product([1, 2], [True, False])))
 @pytest.mark.parametrize("name", KNOWN_PRIMITIVES)
 def test_primitive_cost_counts_what_the_module_has_and_does(name: str, stride: int, affine: bool) -> None:
-    operation = build_primitive(name, 6, stride, affine=affine)
+    operation = find(name).module(6, stride, affine)
     for size in SIZES:
         cost = primitive_cost(name, 6, size, stride, affine=affine)
         assert cost.params == num_params(operation)
@@ -45,20 +46,22 @@ def test_primitive_cost_counts_what_the_module_has_and_does(name: str, stride: i
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norm_is_affine_only_if_asked(affine: bool, stride: int) -> None:
     for name in KNOWN_PRIMITIVES:
-        norms = [m for m in build_primitive(name, 4, stride, affine=affine).modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in find(name).module(4, stride, affine).modules() if isinstance(m, nn.BatchNorm2d)]
         assert all(norm.affine is affine for norm in norms)
         assert bool(norms) == (name != "none" and (name, stride) != ("skip_connect", 1))
 
 
 def test_unknown_primitive_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"a primitive must be one of none, max_pool_3x3, .*, got 'conv_9x9'"):
-        build_primitive("conv_9x9", 4, 1, affine=False)
+    with pytest.raises(
+        ValueError, match=r"the primitive must be one of none, max_pool_3x3, .*, got 'conv_9x9', did you"
+    ):
+        find("conv_9x9").module(4, 1, False)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_none_is_zeros(stride: int) -> None:
     x = torch.full((2, 3, 5, 4), float("inf"))
-    output = build_primitive("none", 3, stride, affine=False)(x)
+    output = find("none").module(3, stride, False)(x)
     assert output.shape == (2, 3, -(-5 // stride), -(-4 // stride))
     assert not output.any()
 
@@ -73,27 +76,27 @@ def test_none_is_zeros(stride: int) -> None:
 )
 def test_pool_is_followed_by_batch_norm(name: str, pool: object, stride: int) -> None:
     x = torch.randn(4, 3, 7, 6, generator=seeded())
-    operation = build_primitive(name, 3, stride, affine=False)
+    operation = find(name).module(3, stride, False)
     assert kinds(operation)[1:] == ["BatchNorm2d"]
     expected = functional.batch_norm(pool(x, stride), None, None, training=True)  # type: ignore[operator]
     torch.testing.assert_close(operation(x), expected)
 
 
 def test_average_pool_leaves_out_the_padding() -> None:
-    pool = build_primitive("avg_pool_3x3", 1, 1, affine=False)[0]  # type: ignore[index]
+    pool = find("avg_pool_3x3").module(1, 1, False)[0]  # type: ignore[index]
     assert torch.equal(pool(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 4, 4))
 
 
 def test_skip_is_identity_at_stride_1_and_factorized_reduce_at_stride_2() -> None:
     x = torch.randn(2, 4, 6, 6, generator=seeded())
-    assert build_primitive("skip_connect", 4, 1, affine=False)(x) is x
-    assert isinstance(build_primitive("skip_connect", 4, 2, affine=False), FactorizedReduce)
+    assert find("skip_connect").module(4, 1, False)(x) is x
+    assert isinstance(find("skip_connect").module(4, 2, False), FactorizedReduce)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_sep_conv_is_relu_depthwise_pointwise_norm_twice(kernel: int, stride: int) -> None:
-    operation = build_primitive(f"sep_conv_{kernel}x{kernel}", 4, stride, affine=False)
+    operation = find(f"sep_conv_{kernel}x{kernel}").module(4, stride, False)
     assert kinds(operation) == ["ReLU", "Conv2d", "Conv2d", "BatchNorm2d"] * 2
     convs = [module for module in operation.modules() if isinstance(module, nn.Conv2d)]
     assert [(c.kernel_size[0], c.stride[0], c.groups) for c in convs] == [
@@ -106,13 +109,13 @@ def test_sep_conv_is_relu_depthwise_pointwise_norm_twice(kernel: int, stride: in
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_dil_conv_is_relu_depthwise_pointwise_norm_once(kernel: int) -> None:
-    operation = build_primitive(f"dil_conv_{kernel}x{kernel}", 4, 2, affine=False)
+    operation = find(f"dil_conv_{kernel}x{kernel}").module(4, 2, False)
     assert kinds(operation) == ["ReLU", "DilatedDepthwise", "Conv2d", "BatchNorm2d"]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv_7x1_1x7_has_one_relu_before_and_one_norm_after(stride: int) -> None:
-    operation = build_primitive("conv_7x1_1x7", 3, stride, affine=False).double()
+    operation = find("conv_7x1_1x7").module(3, stride, False).double()
     assert kinds(operation) == ["ReLU", "Conv2d", "Conv2d", "BatchNorm2d"]
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64, generator=seeded())
     across, down = (module.weight for module in operation.modules() if isinstance(module, nn.Conv2d))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from torch.nn import functional
 
 from search_core.kernels.backend import torch_only
 from search_core.network.supernet import Supernet
+from search_core.plugins import trust
+from search_core.primitives.registry import find
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES
 from search_core.space.plan import NetworkOptions, NetworkSize
-from tests.search_core.plain_supernet import PlainSupernet, copy_weights, stacked_gradients, stacked_state
+from tests.search_core.plain_supernet import OWN, PlainSupernet, copy_weights, stacked_gradients, stacked_state
 from tests.search_core.tiny import seeded
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -29,6 +32,19 @@ NUM_CLASSES = 5
 TEMPERATURE = 0.7
 EVERY_PRIMITIVE = tuple(KNOWN_PRIMITIVES)
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+GHOST, SWAP = "ghost.py:GhostConv", "swap.py:Swap"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_operations() -> Iterator[None]:
+    for name, file in (
+        (GHOST, Path("studies/ghost.py").resolve()),
+        (SWAP, Path("tests/search_core/swap.py").resolve()),
+    ):
+        trust(str(file))
+        OWN[name] = find(name).module
+    yield
+    OWN.clear()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +86,10 @@ CASES = {
     ),
     "drop_path": Case(nodes=3, drop_path_prob=0.3, batch=6),
     "drop_path_per_cell": Case(drop_path_prob=0.5, sample_per_cell=True, primitives=EVERY_PRIMITIVE, init_channels=6),
+    "own": Case(
+        primitives=("none", GHOST, "skip_connect", SWAP, "sep_conv_3x3"), cells=2, drop_path_prob=0.3, recompute=True
+    ),
+    "own_only": Case(nodes=3, input_shape=(1, 5, 7), primitives=("none", SWAP, GHOST), sample_per_cell=True),
     "recompute": Case(cells=4, recompute=True, drop_path_prob=0.3, sample_per_cell=True),
 }
 LONGER_CASES = (
@@ -80,6 +100,7 @@ LONGER_CASES = (
     "six_channels",
     "imagenet",
     "drop_path",
+    "own",
     "recompute",
 )
 
@@ -175,7 +196,7 @@ def assert_equal_states(fast: nn.Module, plain: nn.Module) -> None:
 
 
 def test_cases_have_every_primitive_and_node_count() -> None:
-    assert {name for case in CASES.values() for name in case.primitives} == set(KNOWN_PRIMITIVES)
+    assert {name for case in CASES.values() for name in case.primitives} == {*KNOWN_PRIMITIVES, GHOST, SWAP}
     assert {case.nodes for case in CASES.values()} == {1, 2, 3, 4}
     assert {case.cells for case in CASES.values()} == {1, 2, 3, 4, 5}
 

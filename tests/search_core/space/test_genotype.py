@@ -109,7 +109,10 @@ def test_version_is_optional_when_read() -> None:
         ({"normal": [["skip_connect", 0.0, 2]]}, r"^normal\[0\]: must be"),
         ({"normal": [["skip_connect", True, 2]]}, r"^normal\[0\]: must be"),
         ({"normal": [[3, 0, 2]]}, r"^normal\[0\]: must be"),
-        ({"reduce": [["conv_9x9", 0, 2]]}, r"^reduce\[0\]: the primitive must be one of max_pool_3x3.*got 'conv_9x9'"),
+        (
+            {"reduce": [["conv 9x9", 0, 2]]},
+            r"^reduce\[0\]: the primitive must be the name of an operation.*got 'conv 9x9'",
+        ),
         ({"reduce": [["none", 0, 2]]}, r"^reduce\[0\]: .*leave out edges whose choice is none.*got 'none'"),
         ({"normal": [["skip_connect", 2, 2]]}, r"^normal\[0\]: an edge must run from .*got source 2, target 2"),
         ({"normal": [["skip_connect", 3, 2]]}, r"^normal\[0\]: .*got source 3, target 2"),

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from search_core.errors import OptionsError
+from search_core.primitives.counting import halved
 from search_core.space.genotype import PRIMITIVES, PUBLISHED
-from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges, halved, plan_child, plan_supernet
+from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges, plan_child, plan_supernet
 
 
 def test_edges_are_ordered_by_target_then_source() -> None:

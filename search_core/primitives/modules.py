@@ -1,4 +1,4 @@
-"""Candidate operations by name, and the small blocks around them (SNAS section 4.1, DARTS section 3.1).
+"""Modules of the built-in operations, and the small blocks around them (SNAS section 4.1, DARTS section 3.1).
 
 All take and return (N, C, H, W); with stride 2 the size is halved, odd sizes round up.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from search_core.space.genotype import KNOWN_PRIMITIVES
 
 
 class Zero(nn.Module):
@@ -152,35 +149,3 @@ def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
 
 def _none(channels: int, stride: int, affine: bool) -> nn.Module:
     return Zero(stride)
-
-
-#: What makes each primitive, called with channels, stride and whether batch norms are affine.
-BUILDERS: dict[str, Callable[[int, int, bool], nn.Module]] = {
-    "none": _none,
-    "max_pool_3x3": partial(_pool, _max_pool),
-    "avg_pool_3x3": partial(_pool, _average_pool),
-    "skip_connect": _skip,
-    "sep_conv_3x3": partial(_sep_conv, 3),
-    "sep_conv_5x5": partial(_sep_conv, 5),
-    "sep_conv_7x7": partial(_sep_conv, 7),
-    "dil_conv_3x3": partial(_dil_conv, 3),
-    "dil_conv_5x5": partial(_dil_conv, 5),
-    "conv_7x1_1x7": _factorized_conv,
-}
-
-
-def build_primitive(name: str, channels: int, stride: int, *, affine: bool) -> nn.Module:
-    """Make one candidate operation with fresh weights.
-
-    Args:
-        name: one of `KNOWN_PRIMITIVES`.
-        channels: channels of input and output.
-        stride: 1 or 2.
-        affine: whether batch norms have a scale and a shift (they have none during search).
-
-    Raises:
-        ValueError: if the name is not known.
-    """
-    if name not in BUILDERS:
-        raise ValueError(f"a primitive must be one of {', '.join(KNOWN_PRIMITIVES)}, got {name!r}")
-    return BUILDERS[name](channels, stride, affine)

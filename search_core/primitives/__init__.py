@@ -1,0 +1,1 @@
+"""Candidate operations, this project's and those of plug-ins, behind one interface, and the registry of their names."""

@@ -1,0 +1,5 @@
+"""What authors of plug-ins can run on theirs, with pytest or without: plain functions that assert."""
+
+from search_core.testing.primitive import check_primitive
+
+__all__ = ["check_primitive"]
