@@ -29,7 +29,7 @@ ARROWS = {
         "strategies": "cost data network space training",
         "search": "cost data network space strategies training",
         "export": "network primitives space",
-        "testing": "primitives",
+        "testing": "data network primitives search space strategies",
         "recurrent": "primitives search space strategies training",
         "api": "cost data network primitives recurrent search space strategies training",
     },

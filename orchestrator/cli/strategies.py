@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cli.common import JsonOption, make_table, stdout
 
 if TYPE_CHECKING:
-    from search_core.strategies.registry import StrategyOptions
+    from search_core.strategies.registry import MultiTrial, WeightSharing
 
 
 def strategies(as_json: JsonOption = False) -> None:
@@ -31,7 +31,7 @@ def strategies(as_json: JsonOption = False) -> None:
     stdout.print(table)
 
 
-def _row(kind: str, options: type[StrategyOptions]) -> dict[str, Any]:
+def _row(kind: str, options: type[WeightSharing | MultiTrial]) -> dict[str, Any]:
     from search_core.strategies.registry import MULTI_TRIAL
 
     return {

@@ -37,7 +37,7 @@ from search_core.search.collapse import StopOptions
 from search_core.search.options import FORK_SECTIONS, SearchOptions
 from search_core.search.reports import OPTIONAL_METRICS
 from search_core.space.codes import genotype_space
-from search_core.strategies.registry import MULTI_TRIAL
+from search_core.strategies.registry import MULTI_TRIAL_KINDS
 from search_core.training.ground_truth_options import MOST_GENOTYPES, GroundTruthOptions
 from search_core.training.retrain_options import chain_rules
 
@@ -285,7 +285,7 @@ class StudySpec(pydantic.BaseModel):
 
     def _multi_trial_rules(self) -> Iterator[Rule]:
         """Each child of such a search is a trial for Ray: neither can be stopped by, or share epochs with, others."""
-        kinds = [kind for kind in self.strategy_kinds if kind in MULTI_TRIAL]
+        kinds = [kind for kind in self.strategy_kinds if kind in MULTI_TRIAL_KINDS]
         decides = "sweep.strategy.kind" if "strategy.kind" in self.sweep else "search.strategy.kind"
         trained = f"with strategy {' and '.join(kinds)}, which trains every child independently"
         yield (

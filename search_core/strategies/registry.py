@@ -9,6 +9,7 @@ from typing import get_args
 from search_core.strategies.multi_trial.options import (
     BayesianOptions,
     NasnetOptions,
+    OwnMultiTrialOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
     RlNasOptions,
@@ -17,6 +18,7 @@ from search_core.strategies.weight_sharing.options import (
     DartsOptions,
     DsnasOptions,
     EnasOptions,
+    OwnOptions,
     SnasOptions,
     SposOptions,
 )
@@ -45,7 +47,8 @@ MultiTrial = (
     | RlNasOptions
     | NasnetOptions
 )  # fmt: skip
-StrategyOptions = WeightSharing | MultiTrial
+#: With those that a study file names by their class.
+StrategyOptions = WeightSharing | MultiTrial | OwnOptions | OwnMultiTrialOptions
 
 #: Options class of every strategy by kind, and those of each family.
 WEIGHT_SHARING: dict[str, type[WeightSharing]] = {
@@ -54,4 +57,6 @@ WEIGHT_SHARING: dict[str, type[WeightSharing]] = {
 MULTI_TRIAL: dict[str, type[MultiTrial]] = {
     options.__dataclass_fields__["kind"].default: options for options in get_args(MultiTrial)
 }
-STRATEGIES: dict[str, type[StrategyOptions]] = {**WEIGHT_SHARING, **MULTI_TRIAL}
+STRATEGIES: dict[str, type[WeightSharing | MultiTrial]] = {**WEIGHT_SHARING, **MULTI_TRIAL}
+#: Kinds whose children are each trained independently.
+MULTI_TRIAL_KINDS = frozenset({*MULTI_TRIAL, OwnMultiTrialOptions.__dataclass_fields__["kind"].default})

@@ -12,6 +12,7 @@ from search_core.strategies.multi_trial.nasnet import Nasnet
 from search_core.strategies.multi_trial.options import (
     MultiTrialOptions,
     NasnetOptions,
+    OwnMultiTrialOptions,
     RandomSearchOptions,
     RegularisedEvolutionOptions,
     RlNasOptions,
@@ -20,6 +21,7 @@ from search_core.strategies.multi_trial.proposer import Proposer
 from search_core.strategies.multi_trial.random_search import RandomSearch
 from search_core.strategies.multi_trial.regularised_evolution import RegularisedEvolution
 from search_core.strategies.multi_trial.rl_nas import RlNas
+from search_core.strategies.own import own_strategy
 
 _PROPOSERS: dict[type[MultiTrialOptions], Callable[[Any, GenotypeSpace, ChildLimits, int], Proposer]] = {
     RandomSearchOptions: lambda _, space, limits, seed: RandomSearch(space, limits, seed),
@@ -40,8 +42,11 @@ def build_proposer(options: MultiTrialOptions, space: GenotypeSpace, limits: Chi
 
     Raises:
         ConstraintsError: if no genotype keeps the limits.
+        PluginError: if a strategy of a plug-in cannot be loaded.
         OptionsError: for a strategy that needs Optuna; `orchestrator.sampling.bayesian.build_proposer` builds it.
     """
+    if isinstance(options, OwnMultiTrialOptions):
+        return own_strategy(options, Proposer, space, limits, seed)  # type: ignore[type-abstract]
     if type(options) not in _PROPOSERS:
         message = "needs Optuna, which search_core does without: give `make_search` the orchestrator's `build_proposer`"
         raise OptionsError((("strategy.kind", message),))

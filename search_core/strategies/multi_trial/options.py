@@ -6,13 +6,15 @@ seconds to import.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from search_core.errors import literal_rules, require
 from search_core.space.plan import Space
 from search_core.strategies.controller_options import ControllerOptions
 from search_core.strategies.multi_trial.estimate_options import EstimateOptions
+from search_core.strategies.weight_sharing.options import own_name_rule
 from search_core.training.retrain_options import RetrainOptions
 
 
@@ -254,3 +256,25 @@ class NasnetOptions(MultiTrialOptions):
             ("clip", 0 < self.clip < 1, f"must be in (0, 1), got {self.clip}"),
             ("passes", self.passes >= 1, f"must be at least 1, got {self.passes}"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMultiTrialOptions(MultiTrialOptions):
+    """A multi-trial strategy of a plug-in, a class of `search_core.strategies.multi_trial.proposer.Proposer`.
+
+    Attributes:
+        kind: names this family.
+        name: `file.py:Class`, `package.module:Class` or an entry point of the group `snas.strategies`.
+        options: what the class is called with after the genotypes, the limits and the seed.
+    """
+
+    summary: ClassVar = "a strategy of a plug-in whose children are each trained independently"
+    paper: ClassVar = "none"
+
+    kind: Literal["own_multi_trial"] = "own_multi_trial"
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(*literal_rules(self), own_name_rule(self.name))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from search_core.strategies.base import SearchContext, Strategy
+from search_core.strategies.own import own_strategy
 from search_core.strategies.weight_sharing.darts import Darts
 from search_core.strategies.weight_sharing.dsnas import Dsnas
 from search_core.strategies.weight_sharing.enas import Enas
@@ -14,6 +15,7 @@ from search_core.strategies.weight_sharing.options import (
     DartsOptions,
     DsnasOptions,
     EnasOptions,
+    OwnOptions,
     SnasOptions,
     SposOptions,
     WeightSharingOptions,
@@ -45,5 +47,8 @@ def build_strategy(options: WeightSharingOptions, context: SearchContext) -> Str
 
     Raises:
         OptionsError: if the options do not fit the search, such as ghost batches of less than two images.
+        PluginError: if a strategy of a plug-in cannot be loaded.
     """
+    if isinstance(options, OwnOptions):
+        return own_strategy(options, Strategy, context)  # type: ignore[type-abstract]
     return _STRATEGIES[type(options)](options, context)

@@ -7,11 +7,12 @@ seconds to import.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from search_core.errors import literal_rules, require
+from search_core.errors import Rule, literal_rules, require
+from search_core.plugins import installed, split_reference
 from search_core.space.choices import MOST_FEW_BITS, Bits, is_width
 from search_core.space.plan import FULL_PRECISION, Space
 from search_core.strategies.controller_options import ControllerOptions
@@ -285,3 +286,48 @@ class SposOptions(WeightSharingOptions):
 
 def _are_distinct(values: Sequence[object]) -> bool:
     return len(values) > 0 and len(set(values)) == len(values)
+
+
+#: Entry points of strategies of installed packages.
+OWN_GROUP = "snas.strategies"
+
+
+def own_name_rule(name: str) -> Rule:
+    """Rule for `require`: a name of an entry point, or a reference."""
+    known = ", ".join(installed(OWN_GROUP)) or "none is installed"
+    return (
+        "name",
+        split_reference(name) is not None or name in installed(OWN_GROUP),
+        f"must be file.py:Class, package.module:Class or a name of the group {OWN_GROUP} ({known}), got `{name}`",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions(WeightSharingOptions):
+    """A strategy of a plug-in that shares weights, a class of `search_core.strategies.base.Strategy`.
+
+    Attributes:
+        kind: names this family.
+        name: `file.py:Class`, `package.module:Class` or an entry point of the group `snas.strategies`.
+        options: what the class is called with after the `SearchContext`.
+        held_out: share of the training images that is kept for the architecture, in [0, 1).
+
+    Raises:
+        OptionsError: if a value is out of range.
+    """
+
+    summary: ClassVar = "a strategy of a plug-in that shares weights"
+    paper: ClassVar = "none"
+    uses: ClassVar = ("temperature", "penalty", "alpha", "constraints")
+
+    kind: Literal["own"] = "own"
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    held_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            *literal_rules(self),
+            own_name_rule(self.name),
+            ("held_out", 0 <= self.held_out < 1, f"must be in [0, 1), got {self.held_out}"),
+        )
