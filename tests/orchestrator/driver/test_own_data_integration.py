@@ -53,6 +53,16 @@ def test_study_of_the_page_is_valid_and_its_images_are_checked(tmp_path: Path, m
     assert f"study.yaml:5: search.dataset.name: {tmp_path}/shapes.py must be a readable file of Python" in gone.said
 
 
+def test_a_function_that_gives_other_images_each_time_is_refused(tmp_path: Path) -> None:
+    written_page(tmp_path)
+    file = tmp_path / "shapes.py"
+    file.write_text(file.read_text().replace("default_rng(seed)", "default_rng()"))
+    done = snas("study", "run", tmp_path / "study.yaml", "--runs", tmp_path / "runs")
+    assert done.code == 2
+    assert "shapes.py:load must return the same images whenever it is called, got digest" in done.said
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Done:
     folder = tmp_path_factory.mktemp("shapes")
