@@ -41,6 +41,7 @@ from search_core.cost.constraints import ChildLimits
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.data.datasets import ImageData, check_batch_size, load_data
+from search_core.errors import DataError
 from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
 from search_core.space.cell_files import load_genotype
@@ -99,6 +100,7 @@ def run_study(
         view.step("checking the nodes of the Ray cluster")
         preflight(address, Needs.of(study.spec, study.runs, data.digest))
     if not study.exists:
+        _check_repeatable(study, data)
         _check_new(study)
     view.step("opening the stores of Optuna and MLflow")
     tracker = _tracker(study, data)
@@ -163,6 +165,17 @@ def _graph_notes(study: Study) -> set[str]:
         return set()
     corners = strategy_corners(study.spec.search, study.spec.sweep)
     return {options.graph_note for options in corners if options.graph_note is not None}
+
+
+def _check_repeatable(study: Study, data: ImageData) -> None:
+    """Refuse a function of a user's that gives other images when it is called again, as every worker does."""
+    if study.spec.search.dataset.is_function:
+        again = load_data(study.spec.search.dataset, torch.device("cpu"))
+        if again.digest != data.digest:
+            raise DataError(
+                f"{data.name} must return the same images whenever it is called, got digest {data.digest[:12]}, then "
+                f"{again.digest[:12]}: seed its random numbers, and sort what it lists"
+            )
 
 
 def _sweeps_limits(study: Study) -> bool:

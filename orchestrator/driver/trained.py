@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from dashboards.mlflow_store.mlflow_access import unit_run
@@ -17,6 +18,7 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.layout import Runs, unit_label
 from orchestrator.study.study import Study
 from orchestrator.tracking.artifacts import GENOTYPE
+from orchestrator.tracking.models import model_weights
 from orchestrator.tracking.stored import existing_store, stored_file
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
@@ -112,14 +114,27 @@ def load_trained(uri: str, run_id: str) -> TrainedChild:
             raise OrchestratorError(f"run {run_id} must have trained a child to its end: {run.info.run_name} did not")
         genotype = load_genotype(stored_file(uri, run.info.artifact_uri, GENOTYPE))
         model = client.get_logged_model(models[-1].model_id)
-        weights = stored_file(uri, model.artifact_location, "data/model.pt2")
-    data = load_data(DatasetOptions(**_options(DatasetOptions, run.data.params, "dataset.")), torch.device("cpu"))
-    recipe = RetrainOptions(**_options(RetrainOptions, run.data.params))
+        weights = model_weights(uri, model.artifact_location)
+    data = _images(run)
+    recipe = replace(RetrainOptions(**_options(RetrainOptions, run.data.params)), auxiliary_weight=0.0)
     chosen = {name: _value(run.data.params.get(f"choices.{name}", "()")) for name in ("shares", "bits")}
     choices = CellChoices.from_dict(chosen) if chosen["shares"] else None
     network = build_child(genotype, recipe, data, seed=0, choices=choices)
-    network.load_state_dict(torch.export.load(weights).state_dict)
+    network.load_state_dict(weights)
     return TrainedChild(run_id, run.info.run_name, network.eval(), data, run.data.metrics, run.data.params)
+
+
+def _images(run: Run) -> ImageData:
+    """The images of a run; code that gives them is trusted already, or not run."""
+    params, prefix = run.data.params, "dataset.options."
+    given = {key.removeprefix(prefix): _value(text) for key, text in params.items() if key.startswith(prefix)}
+    data = load_data(DatasetOptions(**_options(DatasetOptions, params, "dataset."), options=given), torch.device("cpu"))
+    if (digest := run.data.tags.get("dataset.digest", data.digest)) != data.digest:
+        raise OrchestratorError(
+            f"the images of {data.name} must be those of run {run.info.run_id} (digest {digest[:12]}), got others "
+            f"(digest {data.digest[:12]})"
+        )
+    return data
 
 
 def _options(

@@ -23,6 +23,7 @@ from orchestrator.study_file.spec import NAME_PATTERN, StudySpec
 from orchestrator.study_file.sweep import RANGE_KINDS
 from orchestrator.study_file.sweep_check import SEARCH_KEYS
 from orchestrator.study_file.validation import fields_of, parse
+from search_core.data.dataset_options import BUILT_IN
 from search_core.errors import OptionsError
 
 #: What a number is tried with; -7 is below all ranges, the last above all.
@@ -47,6 +48,7 @@ def study_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "study file of snas"
     del schema["$defs"]["SearchOptions"]["properties"]["seed"]  # it is the study's
+    schema["$defs"]["DatasetOptions"]["properties"]["name"]["examples"] = list(BUILT_IN)
     properties = schema["properties"]
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
     kinds = schema["$defs"]["Scheduler"]["properties"]["kind"]["enum"]

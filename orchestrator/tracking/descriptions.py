@@ -15,6 +15,7 @@ from orchestrator.study.hours import hours_of
 from orchestrator.tracking.artifacts import CELLS, GENOTYPE, PLAYER
 from orchestrator.tracking.markdown import RUN_LIMIT, RunAddress, code, joined, link, plain
 from orchestrator.tracking.run_spec import Unit
+from search_core.errors import first_few
 
 
 def describe_run(unit: Unit, journal: Journal, address: RunAddress) -> str:
@@ -55,7 +56,7 @@ def retrain_facts(metrics: Mapping[str, float]) -> list[str]:
     return [*facts, *_costs(metrics, "madds", "params"), *_hours(metrics)]
 
 
-def describe_version(run: Run, name: str, version: str, input_shape: Sequence[int], num_classes: int) -> str:
+def describe_version(run: Run, name: str, version: str, input_shape: Sequence[int], classes: Sequence[str]) -> str:
     """The description of a registered child, from the MLflow run of its retraining."""
     address, tags, params = RunAddress(run.info.experiment_id, run.info.run_id), run.data.tags, run.data.params
     parent = tags.get("mlflow.parentRunId")
@@ -69,8 +70,13 @@ def describe_version(run: Run, name: str, version: str, input_shape: Sequence[in
     shape = " x ".join(map(str, input_shape))
     return joined(
         ", ".join((trained, *retrain_facts(run.data.metrics))),
-        f"Takes images (batch x {shape}, float32, normalised as in training), gives {num_classes} logits.",
-        f"Load it: {_load(name, version)}",
+        f"Takes images (batch x {shape}, float32 in [0, 1]; it normalises by itself), gives {len(classes)} logits: "
+        f"{plain(first_few(classes))}.",
+        f"Load it to train or evaluate, with this project installed: {_load(name, version)}; to predict: "
+        f"{_load(name, version, 'pyfunc')}; to serve it: "
+        f"{code(f'mlflow models serve -m models:/{name}/{version} --env-manager local')}.",
+        "It is a pickle of classes of PyTorch and this project: load it only if you trust this store. "
+        "`snas export` writes files that need no such trust.",
         address.image(CELLS),
     )
 
@@ -89,8 +95,8 @@ def describe_model(run: Run, name: str) -> str:
     )
 
 
-def _load(name: str, version: str) -> str:
-    return code(f'mlflow.pytorch.load_model("models:/{name}/{version}")')
+def _load(name: str, version: str, flavour: str = "pytorch") -> str:
+    return code(f'mlflow.{flavour}.load_model("models:/{name}/{version}")')
 
 
 def _costs(metrics: Mapping[str, float], madds: str, params: str) -> list[str]:

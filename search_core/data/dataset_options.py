@@ -23,9 +23,10 @@ class DatasetOptions:
     """Which images, and how they are split and augmented.
 
     Attributes:
-        name: one of `BUILT_IN`, of which `fake` is random noise for dry runs; `hf:NAME` of Hugging Face; or a function
-            that gives images: `file.py:function`, `package.module:function` or a name of the group `snas.datasets`.
-        options: what the function is called with, or `datasets.load_dataset` for `hf:`; for those two of tables also
+        name: `digits`, `fashion-mnist`, `cifar10`, `cifar100`, `image-folder`, `npz`, `parquet`, or `fake`, which is
+            random noise for dry runs; `hf:NAME` of Hugging Face; or a function that gives images: `file.py:function`,
+            `package.module:function` or a name of the group `snas.datasets`.
+        options: what the function is called with, or for `hf:` `datasets.load_dataset`; for `hf:` and `parquet` also
             which columns hold the images (`image`) and labels (`label`).
         root: folder of the files; of `npz` the file, of `parquet` either. A function is called with it if it is given.
             Not used by `digits` (inside scikit-learn), `fake` and `hf:`. Default: `data/<name>` for data sets that have

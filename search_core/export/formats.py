@@ -7,7 +7,7 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,7 @@ def export_child(
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / file for name, file in FORMATS.items()}
     files["python"].write_text(child_source(network, title, mean, std, classes), encoding="utf-8")
-    weights = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary.")}
-    torch.save(weights, files["state-dict"])
+    torch.save(without_auxiliary(network.state_dict()), files["state-dict"])
     mean_C, std_C = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (mean, std))
     taken = images * std_C + mean_C if mean else images
     module, batch = _from_source(files), {"images": {0: torch.export.Dim("batch")}}
@@ -108,6 +107,11 @@ def export_child(
             raise ExportError(f"{files[name]} {message}")
         found.append(ExportedFile(name, files[name], difference, _latency_ms(forward, taken[:1]), child_ms))
     return found
+
+
+def without_auxiliary(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a child without those of its auxiliary head, which is for its training only."""
+    return {name: value for name, value in state.items() if not name.startswith("auxiliary.")}
 
 
 def missing_for_onnx() -> str:

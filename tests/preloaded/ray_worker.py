@@ -14,7 +14,9 @@ _NAMES = ("--serialized-runtime-env-context", "--language")
 def main() -> None:
     """Ask for the worker that the command line describes."""
     words = [word for word in sys.argv[1:] if not word.startswith(_NAMES)]
-    asked = {"words": words, "environment": dict(os.environ), "folder": os.getcwd(), "is_waited_for": False}
+    contexts = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith(_NAMES[0])]
+    variables = json.loads(contexts[0]).get("env_vars", {}) if contexts else {}
+    asked = {"words": words, "environment": {**os.environ, **variables}, "folder": os.getcwd(), "is_waited_for": False}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect("\0" + os.environ["SNAS_TESTS_WORKERS"])
         socket.send_fds(connection, [json.dumps(asked).encode()], [1, 2])

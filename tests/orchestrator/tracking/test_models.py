@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pickletools
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -13,9 +18,10 @@ from mlflow import MlflowClient
 from torch import Tensor
 
 from orchestrator.files.layout import Runs
-from orchestrator.tracking.models import is_logged, log_child
+from orchestrator.tracking.models import is_logged, log_child, model_weights
 from orchestrator.tracking.run_spec import Unit
 from orchestrator.tracking.tracker import Tracker
+from search_core.export import PixelChild
 from search_core.training.retrain import Retrain
 from search_core.training.retrain_options import RetrainOptions
 from tests.orchestrator.tiny import cell_of
@@ -79,6 +85,13 @@ def example(number: int) -> Tensor:
     return images
 
 
+def raw(logged: Logged, images: Tensor) -> Tensor:
+    """Pixels in [0, 1] of normalised images."""
+    data = logged.trained.data
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return images * std + mean
+
+
 @pytest.mark.slow
 def test_child_is_registered_with_its_run(logged: Logged) -> None:
     (version,) = MlflowClient(logged.uri).search_model_versions(f"name = '{NAME}'")
@@ -140,21 +153,71 @@ def test_child_has_signature_and_input_example(logged: Logged) -> None:
 
 
 @pytest.mark.parametrize("number", [2, 1, 7])
-def test_loaded_child_gives_the_same_logits(logged: Logged, number: int) -> None:
-    images = example(number)
-    loaded = mlflow.pytorch.load_model(f"models:/{NAME}/1")
-    with torch.no_grad():
-        logits = loaded(images)
-    # Another order of the same float32 sums.
-    np.testing.assert_allclose(logits.numpy(), logged.logits(images), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("number", [2, 1, 7])
-def test_served_child_gives_the_same_logits(logged: Logged, number: int) -> None:
+def test_served_child_gives_the_same_logits_from_raw_pixels(logged: Logged, number: int) -> None:
     images = example(number)
     served = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
-    logits = served.predict(images.numpy())
-    np.testing.assert_allclose(logits, logged.logits(images), rtol=1e-4, atol=1e-5)
+    # Another order of the same float32 sums.
+    np.testing.assert_allclose(served.predict(raw(logged, images).numpy()), logged.logits(images), rtol=1e-4, atol=1e-5)
+
+
+def test_loaded_child_evaluates_trains_and_moves(logged: Logged) -> None:
+    images = example(7)
+    model = mlflow.pytorch.load_model(f"models:/{NAME}/1")
+    assert isinstance(model, PixelChild)
+    assert not model.training
+    assert model.classes == tuple(map(str, range(10)))
+    with torch.no_grad():
+        np.testing.assert_allclose(model(raw(logged, images)), logged.logits(images), rtol=1e-4, atol=1e-5)
+    assert [name for name in model.state_dict() if "auxiliary" in name] == []
+    optimiser = torch.optim.SGD(model.train().parameters(), lr=0.05)
+    losses = []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(model(raw(logged, images)), torch.arange(7))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert {value.device.type for value in model.to("meta").state_dict().values()} == {"meta"}  # as to a GPU
+    assert not any(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in vars(model).values())
+
+
+def test_pickle_of_a_child_names_classes_of_pytorch_and_this_project_alone(logged: Logged) -> None:
+    files = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/1"))
+    assert [file.name for file in files.rglob("*.py")] == []
+    assert (files / "data/pickle_module_info.txt").read_text() == "pickle"
+    with zipfile.ZipFile(files / "data/model.pth") as archive:
+        (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    named = {*_globals(pickled)} - {("__builtin__", "set")}
+    assert named
+    for module, name in named:
+        assert module.split(".")[0] in ("torch", "search_core", "collections"), (module, name)
+        found = getattr(importlib.import_module(module), name)
+        assert isinstance(found, type) or module.startswith("torch"), "classes, but for what rebuilds tensors"
+
+
+def _globals(pickled: bytes) -> Iterator[tuple[str, str]]:
+    """Module and name of everything that a pickle of protocol 2 looks up."""
+    for operation, argument, _ in pickletools.genops(pickled):
+        assert operation.name != "STACK_GLOBAL", "its names stand elsewhere"
+        if operation.name == "GLOBAL":
+            module, name = argument.split(" ")
+            yield module, name
+
+
+def test_weights_of_a_child_are_read_without_its_pickle(logged: Logged, tmp_path: Path) -> None:
+    (model,) = MlflowClient(logged.uri).get_run(logged.run_id).outputs.model_outputs
+    folder = MlflowClient(logged.uri).get_logged_model(model.model_id).artifact_location
+    weights = model_weights(logged.uri, folder)
+    expected = logged.trained.child.state_dict()
+    assert {*expected} - {*weights} == {name for name in expected if name.startswith("auxiliary.")} != set()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    # As children were logged before.
+    old = tmp_path / "old" / "data"
+    old.mkdir(parents=True)
+    torch.export.save(torch.export.export(logged.trained.child.eval(), (example(2),)), old / "model.pt2")
+    found = model_weights(logged.uri, old.parent.as_uri())
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
 def test_logging_a_child_leaves_the_process_its_own_store(logged: Logged) -> None:
