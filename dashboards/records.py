@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from dashboards.formatting import schedule_text
@@ -98,12 +99,12 @@ class Trial:
     on_front: bool = False
     counts_stopped: bool = False
 
-    @property
+    @cached_property
     def is_result(self) -> bool:
         """Whether it counts for the front, for the best and for importance; one that broke a limit does not."""
         return not self.broken_limits and self._is_counted
 
-    @property
+    @cached_property
     def broken_limits(self) -> str:
         """Which hard limits its child is above, in words; empty if it keeps them or is not over."""
         if not self._is_counted:
@@ -131,7 +132,7 @@ class Trial:
         """How people call it."""
         return self.run.label if self.number is None else f"trial {self.number}"
 
-    @property
+    @cached_property
     def eta(self) -> float | None:
         """Penalty strength, at least 0; None if the run does not say."""
         eta = _number(self.run.params.get("penalty.strength"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dashboards.analysis.answer import Answer, Pick
-from dashboards.analysis.noise import Estimate
+from typing import TYPE_CHECKING
+
 from dashboards.formatting import counted, metric_name, percent_with_interval, shown_metric, shown_number
+
+if TYPE_CHECKING:  # a command's help does not wait for NumPy
+    from dashboards.analysis.answer import Answer, Pick
+    from dashboards.analysis.noise import Estimate
 
 _MOST_NAMED = 5
 

@@ -84,7 +84,8 @@
     const graphs = [...main.querySelectorAll(".dash-graph")];
     const isDeferred = (graph) => deferredGraphs((one) => graph.contains(one)).length > 0;
     if (!graphs.every((graph) => graph.querySelector(".main-svg") || isDeferred(graph))) return false;
-    return !main.querySelector("#trials") || main.querySelector(".ag-row, .ag-overlay-no-rows-center") !== null;
+    const inGrid = '.ag-row [col-id="trial"] a, .ag-overlay-no-rows-center';  // rows come first, their texts later
+    return !main.querySelector("#trials") || main.querySelector(inGrid) !== null;
   }
 
   /* Dash's list catches the focus with a field that is hidden from screen readers; its button can do that itself. */

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from scipy.stats import binomtest
-
-from dashboards.formatting import shown_metric
+from dashboards.analysis.noise import wilson
+from dashboards.formatting import interval_text, shown_metric
 from dashboards.pictures.cells import render_cells_svg
 from orchestrator.driver.trained import TrainedChild
 from orchestrator.tracking.markdown import plain
@@ -110,5 +109,4 @@ def _accuracy(accuracy: float | None, images: int) -> str:
     """With Wilson's 95 % interval of so many images, seeds apart."""
     if accuracy is None:
         return "unknown"
-    found = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
-    return f"{accuracy:.2%}, {found.low:.2%} to {found.high:.2%} by the number of images (95 %, Wilson)"
+    return f"{accuracy:.2%}, {interval_text(wilson(accuracy, images))} by the number of images (95 %, Wilson)"

@@ -51,7 +51,7 @@ class Shot:
 STUDY = "/study/penalty-sweep"
 SHOTS = (
     Shot(name="studies", address="/", height=560),
-    Shot(name="study", address=STUDY, height=1810),
+    Shot(name="study", address=STUDY, height=2230),
     Shot(name="trials", address=STUDY, part="section:has(#trials)"),
     Shot(name="curves", address=f"{STUDY}/curves?metric=entropy_total"),
     Shot(name="trial", address=f"{STUDY}/trial/{{front}}", height=1350),

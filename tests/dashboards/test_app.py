@@ -6,6 +6,7 @@ import pytest
 
 from dashboards.app import create_app, render
 from dashboards.charts.theme import THEMES
+from dashboards.formatting import shown_metric
 from tests.dashboards.generated import HOSTILE, generated_study
 from tests.dashboards.memory_store import MemoryStore
 from tests.dashboards.tree import components, plain, props, words
@@ -186,6 +187,30 @@ def test_curves_offer_an_optional_metric_only_where_a_chosen_search_has_it(store
     one_shot = MemoryStore([replace(study, runs=runs)])
     assert name in words(plain(_render(one_shot, page)))
     assert name not in words(plain(_render(one_shot, f"{page}?trials=0-3")))
+
+
+def test_table_of_trials_has_the_front_first_and_presets_in_the_address(store, study):
+    def rows(preset):
+        (found,) = props(plain(_render(store, f"/study/{_STUDY}?rows={preset}")), "rowData")
+        return found
+
+    record = study.record()
+    known = {trial.number: trial for trial in record.trials}
+    front = {number for number, trial in known.items() if trial.on_front}
+    tested = {retraining.trial for retraining in record.retrainings}
+    all_rows = rows("all")
+    assert {row["trial"] for row in all_rows[: len(front)]} == front
+    assert {row["trial"] for row in all_rows[: len(tested)]} == tested, "those with a test error come first"
+    assert {row["trial"] for row in rows("front")} == front
+    assert {row["trial"] for row in rows("retrained")} == tested
+    assert {row["state"] for row in rows("failed")} == {"failed", "collapsed"}
+    first = all_rows[0]
+    metrics = known[first["trial"]].run.metrics
+    assert first["child_val_error"] == 100 * metrics["child_val_error"]
+    for name in ("child_val_error", "child_madds"):
+        assert first["shown"][name] == shown_metric(name, metrics[name]), "one formatter"
+    assert first["shown"]["p0"] == f"{known[first['trial']].eta:.3g}"
+    assert "±" in first["shown"]["test_error"]
 
 
 @pytest.mark.parametrize("name", _ODD_NAMES)
