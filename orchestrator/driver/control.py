@@ -52,10 +52,12 @@ class Control:
         """Take what was asked for before this driver began; a pause is over, and so is a budget that has grown."""
         before = self.ending
         self._take()
-        runs_on = self._study.spec.budget.on_end == "run_on" or self._budget.spent() is None
-        if before is not None and (before.kind == "pause" or runs_on):
+        spent = None if self._study.spec.budget.on_end == "run_on" else self._budget.spent()
+        if before is not None and (before.kind == "pause" or spent is None):
             self._budget.begin()
             self._budget.end()
+        elif spent is not None and before is not None and spent != before:  # by another limit than before
+            self._steering.decisions.append("budget", reason=spent.reason, on_end=spent.on_end)
         self._steering.is_running = True
 
     def begin_searches(self) -> None:

@@ -198,11 +198,10 @@ def ask(study: Study, kind: RequestKind, **facts: Any) -> dict[str, Any]:
             try:
                 with driver_lock(study.folder.lock_file, study.spec.name):
                     Steering(Study.load(study.spec.name, study.runs)).take()
-            except OrchestratorError:
-                if lock_holder(study.folder.lock_file) is None:  # else a driver was faster
-                    decisions.read()
-                    if decisions.on(request.id) is None:
-                        request.file.unlink(missing_ok=True)  # nobody shall do what failed here
+            except (OrchestratorError, OSError, KeyboardInterrupt) as error:
+                is_late = isinstance(error, OrchestratorError) and lock_holder(study.folder.lock_file) is not None
+                if not is_late:  # else a driver was faster, and takes it
+                    _withdraw(request, decisions)
                     raise
         elif time.monotonic() > deadline:
             raise OrchestratorError(
@@ -215,6 +214,13 @@ def ask(study: Study, kind: RequestKind, **facts: Any) -> dict[str, Any]:
     if decision["kind"] == "refused":
         raise OrchestratorError(decision["reason"])
     return decision
+
+
+def _withdraw(request: Request, decisions: Decisions) -> None:
+    """Nobody shall do later what failed here, unless it was decided: then it is completed."""
+    decisions.read()
+    if decisions.on(request.id) is None:
+        request.file.unlink(missing_ok=True)
 
 
 def write_study_file(study: Study) -> None:

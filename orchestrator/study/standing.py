@@ -79,6 +79,7 @@ class Tally:
         shared_hours: hours of the epochs that forked trials share, which each of them counts.
         shared_seconds: seconds of these epochs, likewise.
         at_once: most searches that ran at a time.
+        is_ended: whether the searches are over though not all were run, as when a budget is spent.
         images: number of images by split, by which the answer says how sure an error is; empty: not known.
     """
 
@@ -91,7 +92,7 @@ class Tally:
         self.retrainings: dict[str, EndedRetraining] = {}
         self.num_retrainings: int | None = None
         self.shared_hours = self.shared_seconds = 0.0
-        self.at_once = 1
+        self.at_once, self.is_ended = 1, False
         self.images: Mapping[str, int] = {}
 
     def add_trial(self, number: int, options: Mapping[str, Any], journal: Journal) -> None:
@@ -146,6 +147,7 @@ class Tally:
             other._front, other.trials, other.retrainings = self._front, dict(self.trials), dict(self.retrainings)
         other.shared_hours, other.shared_seconds = self.shared_hours, self.shared_seconds
         other.num_retrainings, other.at_once, other.images = self.num_retrainings, self.at_once, self.images
+        other.is_ended = self.is_ended
         return other
 
     @property
@@ -193,7 +195,7 @@ class Tally:
                     )
                 )
         wanted = 0 if self._spec.retrain is None else self.num_retrainings
-        is_over = len(self.trials) == self._spec.num_trials and len(self.retrainings) == wanted
+        is_over = (self.is_ended or len(self.trials) == self._spec.num_trials) and len(self.retrainings) == wanted
         return find_answer(candidates, self._spec.objectives, self.images, is_over=is_over)
 
     def trial_metrics(self) -> dict[str, float]:

@@ -139,6 +139,7 @@ class StudyLog:
         Raises:
             TrackingAwayError: if MLflow is away.
         """
+        self.tally.is_ended = ending is not None
         trials = self._study.trials()
         for trial in trials:
             self._track("search", trial_label(trial.number), partial(self._trial_unit, trial.number, trial.values))

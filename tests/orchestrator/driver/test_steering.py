@@ -56,6 +56,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return begun(tmp_path_factory.mktemp("half"), "complete", None)
 
 
+@pytest.mark.slow
 def test_commands_on_a_study_that_does_not_run(tmp_path: Path) -> None:
     study = begun(tmp_path, "complete", "failed", None)
 
@@ -115,6 +116,7 @@ def test_refused(words: tuple[object, ...], rule: str, half: Study) -> None:
     assert states(half) == ["COMPLETE", "RUNNING"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "facts"), [("extend", {"more": 4}), ("retry", {"trial": 0}), ("cancel", {"trial": 1})]
 )
@@ -136,6 +138,7 @@ def test_killed_between_decision_and_deed(kind: Any, facts: dict[str, Any], tmp_
     assert len(Decisions(study.folder.decisions_file).entries) == 1
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_both_count(tmp_path: Path) -> None:
     study = begun(tmp_path, "complete")
     threads = [threading.Thread(target=ask, args=(study, "extend"), kwargs={"more": 1}) for _ in range(2)]
@@ -146,6 +149,7 @@ def test_two_commands_at_once_both_count(tmp_path: Path) -> None:
     assert Study.load("steered", study.runs).spec.trials == 5
 
 
+@pytest.mark.slow
 def test_driver_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = begun(tmp_path, "complete")
     monkeypatch.setattr("orchestrator.driver.steering._PATIENCE_S", 0.0)
@@ -158,12 +162,23 @@ def test_driver_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_full_disk_leaves_no_half_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = begun(tmp_path, "complete")
-    monkeypatch.setattr("os.fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    requested = post(study.folder.requests, "extend", more=1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        post(study.folder.requests, "extend", more=1)
-    assert list(study.folder.requests.iterdir()) == []
+        post(study.folder.requests, "extend", more=2)
+    assert list(study.folder.requests.iterdir()) == [requested.file]
+    monkeypatch.setattr("orchestrator.driver.steering.post", lambda folder, kind, **facts: requested)
+    monkeypatch.setattr("orchestrator.files.json_lines.JsonLines.append", full)
+    with pytest.raises(OSError, match="No space"):
+        ask(study, "extend", more=1)
+    assert not requested.file.exists(), "what failed is not done later"
 
 
+@pytest.mark.slow
 def test_request_that_is_none_is_refused_and_gone(tmp_path: Path) -> None:
     study = begun(tmp_path, "complete")
     study.folder.requests.mkdir()
@@ -209,6 +224,7 @@ def test_budget_is_spent(budget: dict[str, Any], reason: str | None, half: Study
     assert (found.reason if found else None) == reason
 
 
+@pytest.mark.slow
 def test_target_is_looked_at_when_optuna_has_the_end(tmp_path: Path) -> None:
     study = begun(tmp_path, None, budget={"target": {"metric": "child_val_error", "value": 0.5}})
     watch = BudgetWatch(study, Decisions(study.folder.decisions_file))
