@@ -87,8 +87,8 @@ class Retrain(Resumable[RetrainReport]):
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images, the ranks cannot share the training, the recipe has what a chain
-            has not, or bfloat16 is asked for on another device than a GPU.
+        OptionsError: if cutout would erase whole images, the ranks cannot share the training, the recipe has what a
+            chain has not, or bfloat16 is asked for on another device than a GPU.
     """
 
     state_format = 2
