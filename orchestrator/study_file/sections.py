@@ -14,7 +14,7 @@ from orchestrator.study_file.yaml_file import describe
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import Rule, require
 from search_core.search.reports import METRICS, OPTIONAL_METRICS
-from search_core.training.retrain_options import RetrainOptions, shares_rule
+from search_core.training.retrain_options import RetrainOptions, workers_rules
 
 #: Numbers of an epoch's report that an objective or a scheduler may follow: not the schedules, not the clock, and not
 #: what says nothing of the child.
@@ -247,7 +247,7 @@ class RetrainSection(RetrainOptions):
         require(
             ("seeds", self.seeds >= 1, f"must be at least 1, got {self.seeds}"),
             ("workers", self.workers >= 1, f"must be at least 1, got {self.workers}"),
-            shares_rule(self, max(self.workers, 1)),
+            *workers_rules(self, max(self.workers, 1)),
             (
                 "register_as",
                 name is None or (name.strip() != "" and not set(name) & set("/:")),

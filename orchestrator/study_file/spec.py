@@ -168,6 +168,12 @@ class StudySpec(pydantic.BaseModel):
             f"must be float32 with `resources.gpu` {self.resources.gpu}, got {self.search.precision}",
             "resources.gpu",
         )
+        yield (
+            "retrain.precision",
+            self.retrain is None or self.retrain.precision == "float32" or self.resources.uses_gpu,
+            f"must be float32 with `resources.gpu` {self.resources.gpu}, got bfloat16",
+            "resources.gpu",
+        )
         followed: list[tuple[str, str | None]] = [("objectives", metric) for metric in metrics]
         for place, name in (*followed, ("scheduler.metric", self.scheduler.metric)):
             is_reported = name not in OPTIONAL_METRICS or self.search.latency.table is not None

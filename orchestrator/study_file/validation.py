@@ -219,7 +219,8 @@ def _message(item: ErrorDetails, place: Place, model: type[Model], data: object)
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context["expected"]))
         shown = f"`{value}`" if isinstance(value, str) else describe(value)
-        return f"must be {context['expected'].replace(chr(39), '')}, got {shown}{did_you_mean(str(value), allowed)}"
+        expected = re.sub(r"\b(True|False)\b", lambda word: word[0].lower(), context["expected"]).replace("'", "")
+        return f"must be {expected}, got {shown}{did_you_mean(str(value), allowed)}{_rewrite_hint(kind, value)}"
     if kind == "too_long":
         return f"must have at most {context['max_length']} items, got {value}"
     if kind == "value_error":
@@ -241,7 +242,7 @@ def _rewrite_hint(kind: str, value: object) -> str:
         return f"; write {int(value)}"
     if kind in ("int_type", "float_type") and isinstance(value, str):
         return _number_hint(value)
-    if kind == "bool_type" and str(value).lower() in _OLD_BOOLEANS:
+    if kind in ("bool_type", "literal_error") and str(value).lower() in _OLD_BOOLEANS:
         return f"; write {_OLD_BOOLEANS[str(value).lower()]}"
     if kind == "bool_type" and str(value).lower() in ("true", "false"):
         return "; leave out the quotes"

@@ -45,7 +45,8 @@ class SGD(_Eager, torch.optim.SGD):
         state = self.state[weight]
         if state.get("momentum_buffer") is None:
             state["momentum_buffer"] = torch.zeros_like(weight)
-        return state["momentum_buffer"]
+        momentum: Tensor = state["momentum_buffer"]
+        return momentum
 
 
 class Adam(_Eager, torch.optim.Adam):

@@ -24,9 +24,13 @@ from search_core.resumable import Resumable
 from search_core.space.choices import CellChoices
 from search_core.space.genotype import Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize, plan_child
+from search_core.training.compiled import TrainingPass, compiled
 from search_core.training.evaluation import Evaluation, evaluate
 from search_core.training.optimisers import SGD
-from search_core.training.retrain_options import RetrainOptions, chain_rules, shares_rule
+from search_core.training.retrain_options import RetrainOptions, chain_rules, workers_rules
+
+#: Settings that earlier versions did not have, and the value at which they change nothing.
+_LATER = {"precision": "float32", "compile": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,8 @@ class Retrain(Resumable[RetrainReport]):
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images, the ranks cannot share the batches, or the recipe has what a
-            chain has not.
+        OptionsError: if cutout would erase whole images, the ranks cannot share the training, the recipe has what a
+            chain has not, or bfloat16 is asked for on another device than a GPU.
     """
 
     state_format = 2
@@ -104,10 +108,15 @@ class Retrain(Resumable[RetrainReport]):
         self.genotype, self.options, self.data, self.seed, self.ranks = genotype, options, data, seed, ranks
         self.epoch, self.choices = 0, choices
         device = torch.device(device)
+        on_gpu = device.type == "cuda"
+        require(("precision", on_gpu or options.precision == "float32", f"must be float32 on {device}"))
         self.child = build_child(genotype, options, data, seed=seed, choices=choices).to(device)
-        if ranks.count > 1 and device.type == "cuda":
+        if on_gpu:  # as images and maps lie, or cuDNN would turn every weight in every pass
+            self.child = self.child.to(memory_format=torch.channels_last)
+        if ranks.count > 1 and on_gpu:
             self.child = nn.SyncBatchNorm.convert_sync_batchnorm(self.child)
-        self._network = _training_network(self.child, ranks)
+        self._network = _training_network(self.child, ranks, options)
+        self._pass: TrainingPass | None = None  # compiled, if it is to be: in the first step
         self._augment = replace(data.augmentation, cutout=options.cutout)
         self._optimiser = SGD(
             self.child.parameters(),
@@ -210,7 +219,9 @@ class Retrain(Resumable[RetrainReport]):
             options.batch_size, generator=self._generators["data"], augment=self._augment, drop_last=True, ranks=ranks
         )
         for images, labels in batches:
-            logits, auxiliary_logits = self._network(images, drop_path, generator)
+            if self._pass is None:
+                self._pass = self._compiled(images, labels) if options.compile else self._network
+            logits, auxiliary_logits = self._pass(images, drop_path, generator)
             loss = functional.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
             losses.append(loss.detach())
             corrects.append((logits.detach().argmax(1) == labels).sum())
@@ -230,15 +241,21 @@ class Retrain(Resumable[RetrainReport]):
             )
         return Evaluation(mean_loss, ranks.mean(torch.stack(corrects).sum()).item() / num_images)
 
+    def _compiled(self, images: Tensor, labels: Tensor) -> TrainingPass:
+        """The training pass compiled, tried as the first epoch and as later ones run it."""
+        probabilities = sorted({0.0, self.options.drop_path})
+        return compiled(self._network, images, labels, probabilities, self._generators["drop_path"])
+
     def _mean(self, value: float) -> float:
         return self.ranks.mean(torch.tensor(value, dtype=torch.float64, device=self.data.train.device)).item()
 
     def definition(self) -> dict[str, Any]:
         """Genotype, recipe, seed and images; channels and bits if they were chosen."""
         chosen = {} if self.choices is None else {"choices": self.choices.to_dict()}
+        options = asdict(self.options)
         return {
             **chosen,
-            "options": asdict(self.options),
+            "options": {name: value for name, value in options.items() if _LATER.get(name, ...) != value},
             "genotype": self.genotype.to_dict(),
             "seed": self.seed,
             "data": [self.data.digest, self.data.split_digest],
@@ -248,20 +265,23 @@ class Retrain(Resumable[RetrainReport]):
 class _TrainingForward(nn.Module):
     """The child's training pass as a module: DistributedDataParallel hooks into `forward` only."""
 
-    def __init__(self, child: ChildNetwork, ranks: Ranks) -> None:
+    def __init__(self, child: ChildNetwork, ranks: Ranks, options: RetrainOptions) -> None:
         super().__init__()
         self.child, self.ranks = child, ranks
+        self.is_half = options.precision == "bfloat16"
 
     def forward(
         self, images: Tensor, drop_path_prob: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits of both classifiers, as `Child.forward_with_auxiliary`."""
-        return self.child.forward_with_auxiliary(images, drop_path_prob, generator, self.ranks)
+        """Logits of both classifiers in the type of the images, as `Child.forward_with_auxiliary`."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.is_half):
+            logits, auxiliary = self.child.forward_with_auxiliary(images, drop_path_prob, generator, self.ranks)
+        return logits.to(images.dtype), None if auxiliary is None else auxiliary.to(images.dtype)
 
 
-def _training_network(child: ChildNetwork, ranks: Ranks) -> nn.Module:
+def _training_network(child: ChildNetwork, ranks: Ranks, options: RetrainOptions) -> nn.Module:
     """The training pass, whose backward averages the gradients over the ranks."""
-    network = _TrainingForward(child, ranks)
+    network = _TrainingForward(child, ranks, options)
     if ranks.count == 1:
         return network
     # A genotype may leave cell inputs unused. Running statistics are averaged once an epoch: no step reads them.
@@ -273,14 +293,14 @@ def check_recipe(options: RetrainOptions, data: ImageData, workers: int = 1) -> 
 
     Raises:
         DataError: if the training split has less than one batch.
-        OptionsError: if cutout would erase whole images, or the workers cannot share the batches.
+        OptionsError: if cutout would erase whole images, or the workers cannot share the training.
     """
     check_batch_size(options.batch_size, data)
     side, fewest = min(data.input_shape[1:]), min(len(data.train), len(data.validation))
     require(
         ("cutout", options.cutout < side, f"must be below the image side {side}, got {options.cutout}"),
         ("workers", workers <= fewest, f"must be at most the {fewest} images of the smallest split, got {workers}"),
-        shares_rule(options, workers),
+        *workers_rules(options, workers),
     )
 
 

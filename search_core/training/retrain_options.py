@@ -32,6 +32,10 @@ class RetrainOptions:
         drop_path: drop path probability, grown linearly from 0 and reached after the last epoch, in [0, 1).
         cutout: side of the square that cutout erases, in pixels, below the image's; 0 for none.
         validation_fraction: share of the training images kept for validation; default: that of the data set.
+        precision: type of convolutions and products in training on a GPU; weights, statistics, loss and evaluation stay
+            float32.
+        compile: run training passes through `torch.compile`, which needs a C compiler on the machine; where it fails,
+            a warning says so and training goes on without.
 
     Raises:
         OptionsError: if a value is out of range.
@@ -53,6 +57,8 @@ class RetrainOptions:
     drop_path: float = 0.2
     cutout: int = 0
     validation_fraction: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         fraction = self.validation_fraction
@@ -84,11 +90,13 @@ class RetrainOptions:
         )
 
 
-def shares_rule(options: RetrainOptions, workers: int) -> Rule:
-    """Rule for `require`: every worker has as many images of a batch as the others, and two for its batch norms."""
+def workers_rules(options: RetrainOptions, workers: int) -> tuple[Rule, ...]:
+    """Rules for `require`: every worker has as many images of a batch as the others, and two for its batch norms."""
     size = options.batch_size
     holds = size % workers == 0 and (workers == 1 or size >= 2 * workers)
-    return "batch_size", holds, f"must divide by {workers} workers, at least 2 images for each, got {size}", "workers"
+    rule = f"must divide by {workers} workers, at least 2 images for each, got {size}"
+    alone = f"must be false with {workers} workers, one of which may fail to compile"
+    return ("batch_size", holds, rule, "workers"), ("compile", workers == 1 or not options.compile, alone, "workers")
 
 
 def chain_rules(options: RetrainOptions) -> tuple[tuple[str, bool, str], ...]:

@@ -95,7 +95,7 @@ def fast_contender(setting: Setting) -> Contender:
     device = setting.device
     images, labels = setting.batch_of_noise()
     data = load_data(DatasetOptions(name="fake", shape=setting.image, classes=NUM_CLASSES), device)
-    options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA)
+    options = SearchOptions(network=setting.network, penalty=PENALTY, theta=THETA, alpha=ALPHA, cuda_graph=False)
     context = build_context(options, data, device)
     strategy, generator = build_strategy(SnasOptions(), context), torch.Generator(device).manual_seed(0)
     strategy.begin_epoch(EpochSettings(temperature=TEMPERATURE, eta=PENALTY.eta, theta_lr=THETA.lr), generator)

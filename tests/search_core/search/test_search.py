@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 from dataclasses import fields, replace
 from functools import cache
 from typing import Any
@@ -25,7 +26,9 @@ from search_core.search.temperature import TemperatureOptions
 from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, Genotype
 from search_core.space.plan import NetworkOptions, NetworkSize
+from search_core.strategies.multi_trial.options import RandomSearchOptions
 from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
+from search_core.strategies.registry import StrategyOptions
 from search_core.strategies.weight_sharing.options import DartsOptions, DsnasOptions, SnasOptions, SposOptions
 from search_core.strategies.weight_sharing.ranked_draws_options import OneShotOptions, SmashOptions
 from search_core.training.evaluation import evaluate
@@ -585,6 +588,32 @@ def test_search_runs_on_a_gpu() -> None:
 def test_cuda_graph_is_refused_without_a_gpu() -> None:
     with pytest.raises(OptionsError, match="`cuda_graph` needs a CUDA device, got true on cpu"):
         make(tiny_options(cuda_graph=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({"strategy": DsnasOptions()}, "strategy dsnas launches another child in every step"),
+        ({"strategy": RandomSearchOptions()}, "strategy random trains each child by itself"),
+        ({"strategy": SnasOptions(drop_path=0.1)}, "`strategy.drop_path` draws between kernels"),
+        (
+            {"penalty": PenaltyOptions(cost="child_latency", estimator="score_function")},
+            "`penalty.cost` child_latency asks for the child between kernels",
+        ),
+    ],
+)
+def test_auto_says_why_steps_have_no_cuda_graph_and_true_is_refused(changes: dict[str, Any], obstacle: str) -> None:
+    options = tiny_options(**changes)
+    assert (options.has_graph, options.graph_note) == (False, f"no CUDA graph of a step: {obstacle}")
+    assert replace(options, cuda_graph=False).graph_note is None, "nobody has asked for one"
+    with pytest.raises(OptionsError, match=re.escape(f"`cuda_graph` must be auto or false, got true: {obstacle}")):
+        replace(options, cuda_graph=True)
+
+
+@pytest.mark.parametrize("strategy", [SnasOptions(), DartsOptions(order="first"), DartsOptions()])
+def test_auto_has_a_cuda_graph_where_it_is_possible(strategy: StrategyOptions) -> None:
+    assert (tiny_options(strategy=strategy).has_graph, tiny_options(strategy=strategy).graph_note) == (True, None)
+    assert not tiny_options(strategy=strategy, cuda_graph=False).has_graph
 
 
 def test_a_search_resumes_with_other_ways_of_computing_the_same() -> None:

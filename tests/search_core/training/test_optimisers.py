@@ -50,3 +50,19 @@ def test_steps_are_those_of_pytorch(ours: type, theirs: type, settings: dict[str
         assert weight.grad is not None
         found.append(weight.detach().clone())
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.9, "weight_decay": 3e-4}, {"momentum": 0.0, "weight_decay": 0.0}])
+def test_a_rate_on_the_device_makes_the_same_steps_but_for_rounding(settings: dict[str, float]) -> None:
+    found = []
+    for on_device in (False, True):
+        weight, unused = torch.linspace(-1, 1, 8, dtype=torch.float64).requires_grad_(), torch.ones(2).requires_grad_()
+        optimiser = SGD([weight, unused], lr=0.1, foreach=True, **settings)
+        for rate in (0.1, 0.02, 0.3):
+            optimiser.zero_grad()
+            (weight**3).sum().backward()
+            optimiser.param_groups[0]["lr"] = rate
+            optimiser.step_by(torch.tensor(rate, dtype=torch.float64)) if on_device else optimiser.step()
+        assert unused.tolist() == [1, 1]
+        found.append(weight.detach().clone())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
