@@ -34,8 +34,12 @@ def written(folder: Path, space: str, strategy: dict[str, Any], **search: Any) -
 
 @pytest.mark.parametrize(
     ("space", "strategy"),
-    [*STRATEGIES.items(), pytest.param("enas", SHARING, marks=pytest.mark.slow)],
-    ids=["nasnet", "enas", "enas-sharing-weights"],
+    [
+        *STRATEGIES.items(),
+        pytest.param("enas", SHARING, marks=pytest.mark.slow),
+        pytest.param("choice_blocks", {"kind": "one_shot", "samples": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["nasnet", "enas", "enas-sharing-weights", "choice-blocks"],
 )
 def test_search_ends_with_a_child_of_the_space(tmp_path: Path, space: str, strategy: dict[str, Any]) -> None:
     runs = with_empty_store(tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""A study of chains of layers, as a user runs it: a process, real Ray, real stores, every page and command after it."""
+"""A study of chains of layers and cells of choice blocks, as a user runs it: a process, real Ray, real stores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from dashboards.mlflow_store.mlflow_store import MlflowStore
 from orchestrator.doctor import examine
 from orchestrator.files.layout import Runs
 from orchestrator.study_file.loading import parse_study
+from orchestrator.study_file.spec import search_options
 from search_core.data.datasets import load_data
 from search_core.search.child_search import make_search
+from search_core.search.options import SearchOptions
 from search_core.space.codes import genotype_space
 from search_core.space.genotype import Genotype
 from tests.orchestrator.studies import Done, run_to_its_end
@@ -22,7 +24,7 @@ from tests.orchestrator.tiny import snas
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-#: The first two children have one layer, the next two have two, and the last two three.
+#: Of the chains the first two children have one layer, the next two have two, and the last two three.
 CHAINS: dict[str, Any] = {
     "name": "chains",
     "search": {
@@ -30,19 +32,35 @@ CHAINS: dict[str, Any] = {
         "network": {
             "space": "nas_chain",
             "nodes": 3,
+            "cells": 3,
+            "init_channels": 4,
             "chain": {"heights": [1, 3], "widths": [1, 3], "strides": [1, 2], "filters": [4, 8]},
         },
         "strategy": {
             "kind": "rl_nas",
             "children": 3,
             "batch": 2,
-            "growth": {"every": 2, "start": 1, "by": 1},
+            "growth": {"start": 1, "by": 1},
             "estimate": {"epochs": 1, "batch_size": 32},
         },
         "epochs": 2,
     },
-    "trials": 1,
-    "retrain": {"epochs": 1, "batch_size": 32, "auxiliary_weight": 0.0, "drop_path": 0.0},
+    "sweep": {
+        "network.space": {"choice": ["nas_chain", "choice_blocks"]},
+        "strategy.growth.every": {"choice": [2], "when": {"network.space": "nas_chain"}},
+    },
+    "sampler": "grid",
+    "trials": 2,
+    "resources": {"cpu": 0.5},
+    "retrain": {
+        "cells": 3,
+        "init_channels": 4,
+        "top": "all",
+        "epochs": 1,
+        "batch_size": 32,
+        "auxiliary_weight": 0.0,
+        "drop_path": 0.0,
+    },
 }
 
 
@@ -51,26 +69,39 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return run_to_its_end(tmp_path_factory.mktemp("chains"), CHAINS)
 
 
+def options_of(done: Done, number: int) -> SearchOptions:
+    return search_options(parse_study(CHAINS), done.shown()["trial_records"][number]["values"])
+
+
 def test_chains_grow_and_the_best_is_retrained_drawn_and_whole(done: Done) -> None:
     assert done.outcome.code == 0, done.outcome.said
     epochs = done.journal(0).epochs
-    space = genotype_space(parse_study(CHAINS).search.network)
+    space = genotype_space(options_of(done, 0).network)
     codes = [tuple(child["code"]) for record in epochs for child in record["children"]]
     assert [len(space.decode(code).layers) for code in codes] == [1, 1, 2, 2, 3, 3]
     found = Genotype.from_dict(epochs[-1]["genotype"])
     assert space.encode(found) in codes
     assert list(epochs[-1]["cells"]) == ["normal"]
-    (retrained,) = (run for name, run in done.mlflow_runs.items() if name.startswith("retrain"))
-    assert retrained.data.metrics["params"] == epochs[-1]["metrics"]["child_params"]
+    retrained = [run for name, run in done.mlflow_runs.items() if name.startswith("retrain")]
+    expected = {done.journal(number).epochs[-1]["metrics"]["child_params"] for number in (0, 1)}
+    assert {run.data.metrics["params"] for run in retrained} == expected
     report = examine("chains", Runs(done.runs))
     assert report.is_whole, report.findings
     shown = snas("trial", "show", "chains", 0, "--runs", done.runs)
     assert (shown.code, "Chain of" in shown.said) == (0, True)
 
 
+def test_children_of_choice_blocks_lie_in_their_space(done: Done) -> None:
+    space, epochs = genotype_space(options_of(done, 1).network), done.journal(1).epochs
+    found = Genotype.from_dict(epochs[-1]["genotype"])
+    assert space.decode(space.encode(found)) == found
+    codes = [tuple(child["code"]) for record in epochs for child in record["children"]]
+    assert found in map(space.decode, codes)
+
+
 def test_search_in_one_process_finds_the_same(done: Done) -> None:
     """It stops between two depths and resumes there."""
-    options = parse_study(CHAINS).search
+    options = options_of(done, 0)
     data = load_data(options.dataset, torch.device("cpu"))
     first, second = make_search(options, data), make_search(options, data)
     reports = [first.run_epoch()]
@@ -83,7 +114,7 @@ def test_search_in_one_process_finds_the_same(done: Done) -> None:
 
 def test_page_of_the_search_shows_one_cell(done: Done) -> None:
     store = MlflowStore(Runs(done.runs).tracking_uri())
-    trial = store.study("chains").trials[0]
+    (trial,) = (trial for trial in store.study("chains").trials if trial.number == 0)
     history = store.history(trial.run)
     assert history is not None
     assert list(history.cells) == ["normal"]
