@@ -112,7 +112,7 @@ def test_study_resumes_with_its_copy_and_no_other(shapes: Done, tmp_path: Path) 
 @pytest.mark.integration
 def test_child_is_exported_with_its_classes(shapes: Done, tmp_path: Path) -> None:
     words = ("--study", "shapes", "--format", "python", "--runs", shapes.runs)
-    done = snas("export", *words, "--trial", shapes.shown()["front"][0]["number"], "--to", tmp_path / "child")
+    done = snas("export", *words, "--trial", shapes.shown()["front"][0]["trial"], "--to", tmp_path / "child")
     assert done.code == 0, done.said
     card = (tmp_path / "child" / "card.md").read_text()
     assert "| gives | 2 logits: lying, standing |" in card
