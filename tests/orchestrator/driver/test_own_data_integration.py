@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,9 +111,8 @@ def test_study_resumes_with_its_copy_and_no_other(shapes: Done, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.integration
 def test_child_is_exported_with_its_classes(shapes: Done, tmp_path: Path) -> None:
-    words = ("export", "--study", "shapes", "--trial", "0", "--format", "python", "--runs", shapes.runs)
-    trial = json.loads(snas("study", "show", "shapes", "--json", "--runs", shapes.runs).out)["front"][0]["number"]
-    done = snas(*(str(trial) if word == "0" else word for word in words), "--to", tmp_path / "child")
+    words = ("--study", "shapes", "--format", "python", "--runs", shapes.runs)
+    done = snas("export", *words, "--trial", shapes.shown()["front"][0]["trial"], "--to", tmp_path / "child")
     assert done.code == 0, done.said
     card = (tmp_path / "child" / "card.md").read_text()
     assert "| gives | 2 logits: lying, standing |" in card
@@ -124,11 +124,9 @@ def test_child_is_exported_with_its_classes(shapes: Done, tmp_path: Path) -> Non
 @pytest.mark.integration
 def test_data_that_a_store_names_are_not_loaded_in_another_process(shapes: Done, tmp_path: Path) -> None:
     run = next(run for run in shapes.mlflow_runs.values() if run.data.tags["snas.unit"].startswith("retrain"))
-    command = [sys.executable, "-m", "orchestrator.cli", "export", "--run", run.info.run_id]
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *command[3:]]
-    done = subprocess.run(
-        [*command, "--runs", shapes.runs, "--to", tmp_path / "child"], capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "export", "--run", run.info.run_id]
+    command += ["--runs", str(shapes.runs), "--to", str(tmp_path / "child")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "shapes.py must be named by the study file or by --plugin before its code runs" in done.stderr
 
@@ -164,6 +162,7 @@ def served_over_http(command: list[str], uri: str, question: dict[str, Any]) -> 
         env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": f"{program.parent}:{os.environ['PATH']}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # it starts others
     )
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations", json.dumps(question).encode(), {"Content-Type": "application/json"}
@@ -180,5 +179,5 @@ def served_over_http(command: list[str], uri: str, question: dict[str, Any]) -> 
                 time.sleep(1)
         raise AssertionError("no answer within two minutes")
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
