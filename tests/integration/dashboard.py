@@ -120,7 +120,7 @@ class Visit:
     def column(self, field: str) -> list[str]:
         """Texts of a column of the table of trials, in the order shown."""
         cells = self.page.locator(f'#trials .ag-row [role="gridcell"][col-id="{field}"]')
-        return [text.strip() for text in cells.all_inner_texts()]
+        return [text.strip() for text in cells.all_text_contents()]  # a grid out of sight has no inner texts
 
     def mark(self) -> None:
         """Leave a mark in the page that a reload would wipe out."""

@@ -269,7 +269,7 @@ def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, do
     assert page.evaluate("document.activeElement.id") == "main", "the reader begins at the new view"
     visit.tab_to(page.get_by_role("link", name="schedule", exact=True))
     first = page.locator("#trials .ag-row").first.locator('[col-id="trial"]')
-    number = first.inner_text().removeprefix("trial ")
+    number = (first.text_content() or "").removeprefix("trial ")
     visit.tab_to(first)
     keys.press("Enter")
     visit.shows("trial", VIEWS["trial"].replace("/0", f"/{number}"))
@@ -344,12 +344,12 @@ def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit
     view = page.locator("#trials .ag-center-cols-viewport")
     assert view.evaluate("view => view.scrollWidth - view.clientWidth") <= 0, "no column is cut"
     errors = sorted(100 * trial.metrics["child_val_error"] for trial in done.study.trials() if trial.is_result)
-    page.get_by_label("child error Filter Input").fill(f"{errors[1] + 0.001:.3f}")
+    page.get_by_role("spinbutton", name="child error Filter Input").fill(f"{errors[1] + 0.001:.3f}")
     few = sum(error <= errors[1] + 0.001 for error in errors)
     expect(page.locator("#trials-count")).to_have_text(f", {few} shown")
     page.get_by_role("link", name="failed or collapsed").click()
     visit.shows("study", f"{VIEWS['study']}?rows=failed")
-    page.get_by_label("child error Filter Input").fill("")
+    page.get_by_role("spinbutton", name="child error Filter Input").fill("")
     expect(page.locator("#trials .ag-center-cols-container .ag-row")).to_have_count(2)
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("button", name="reason", exact=True).click()
