@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from inspect import unwrap
 
 import torch
@@ -30,7 +29,7 @@ class SGD(_Eager, torch.optim.SGD):
         """
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            moved: Sequence[Tensor] = [weight.grad for weight in weights]
+            moved: list[Tensor] | tuple[Tensor, ...] = [weight.grad for weight in weights]
             if group["weight_decay"]:
                 moved = torch._foreach_add(moved, weights, alpha=group["weight_decay"])
             if group["momentum"]:

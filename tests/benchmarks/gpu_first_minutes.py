@@ -74,7 +74,7 @@ class Setting:
     device: str
 
 
-#: 50,000 training images beside 10,000 each for validation and test.
+#: 50,000 images train in the epoch, the others validate and test.
 FULL = Setting(
     network=NetworkOptions(nodes=4, cells=8, init_channels=16),
     batch=64,
