@@ -160,14 +160,14 @@ def weights_kernel(  # type: ignore[no-untyped-def]
 
 def forward(x: Tensor, dilations: Sequence[int], stride: int, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """As `relu_depthwise`, in one launch."""
-    x = _flat(x)
+    x = flat(x)
     num_images, (rows, columns) = x.shape[1], _size(x, stride)
     outputs = tuple(x.new_empty((len(weight), num_images, rows, columns, x.shape[4])) for weight in weights)
     constants = _constants(x, dilations, stride, weights)
     num_pixels = num_images * rows * columns
     launching.launch(
         forward_kernel, (triton.cdiv(num_pixels, constants["BLOCK"]), len(weights[0]), len(weights)), x,
-        tuple(weights), outputs, num_pixels, *x.shape[2:4], rows, columns, *_strides(x), **constants,
+        tuple(weights), outputs, num_pixels, *x.shape[2:4], rows, columns, *strides_of(x), **constants,
     )  # fmt: skip
     return outputs
 
@@ -176,12 +176,12 @@ def backward(
     x: Tensor, dilations: Sequence[int], stride: int, weights: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of x and of the weights, in three launches."""
-    x, gradients = _flat(x), [_flat(gradient) for gradient in gradients]
+    x, gradients = flat(x), [flat(gradient) for gradient in gradients]
     num_images, height, width, channels = x.shape[1:]
     constants, num_edges = _constants(x, dilations, stride, weights), len(weights[0])
-    strides = zip(*(_strides(gradient) for gradient in gradients), strict=True)
+    strides = zip(*(strides_of(gradient) for gradient in gradients), strict=True)
     sent = (tuple(gradients), *strides)
-    sizes = (height, width, *_size(x, stride), *_strides(x))
+    sizes = (height, width, *_size(x, stride), *strides_of(x))
     of_x, num_pixels = x.new_empty(x.shape), num_images * height * width
     launching.launch(
         backward_kernel, (triton.cdiv(num_pixels, constants["BLOCK"]), len(x)), x, tuple(weights), *sent, of_x,
@@ -201,7 +201,7 @@ def backward(
     return of_x, [taps.transpose(1, 2).reshape(weight.shape).to(weight.dtype) for taps, weight in of_weights]
 
 
-def _flat(x_GNHWC: Tensor) -> Tensor:
+def flat(x_GNHWC: Tensor) -> Tensor:
     """The same, with a fixed distance from pixel to pixel."""
     _, num_images, height, width, _ = x_GNHWC.shape
     _, of_image, of_row, of_pixel, of_channel = x_GNHWC.stride()
@@ -209,7 +209,7 @@ def _flat(x_GNHWC: Tensor) -> Tensor:
     return x_GNHWC if is_flat else x_GNHWC.contiguous()
 
 
-def _strides(x_GNHWC: Tensor) -> tuple[int, int]:
+def strides_of(x_GNHWC: Tensor) -> tuple[int, int]:
     """From edge to edge, 0 where all share one, and from pixel to pixel."""
     return x_GNHWC.stride(0) if len(x_GNHWC) > 1 else 0, x_GNHWC.stride(3)
 
