@@ -1,14 +1,14 @@
 """Triton's kernels on CPU tensors, run by Triton's interpreter, against PyTorch's operations.
 
-Run: `TRITON_INTERPRET=1 python -m tests.pretended_gpu.interpreted [NAME ...]`, for all cases if none is named. Both compute
-in float32 and sum in another order: results agree to 1e-5 of the largest, gradients to 1e-4.
+Run: `TRITON_INTERPRET=1 python -m tests.pretended_gpu.interpreted [NAME ...]`, for all cases if none is named. Both
+compute in float32 and sum in another order: results agree to 1e-5 of the largest, gradients to 1e-4.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from unittest import mock
 
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from search_core.kernels.backend import torch_only
 from search_core.kernels.depthwise import relu_depthwise
+from search_core.kernels.pools import normalised_pools
 from search_core.kernels.product import normalised_sum
 from search_core.network.supernet import Supernet
-from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES
+from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 
-_USERS = ("depthwise", "packed_product")
+_USERS = ("depthwise", "packed_product", "pools")
 
 
 @contextmanager
@@ -69,6 +70,17 @@ def depthwise(
     compare(lambda x, *weights: relu_depthwise(x, weights, dilations, stride), x, *weights)
 
 
+def pools(channels: int, size: tuple[int, int], stride: int, names: Sequence[str]) -> None:
+    """With ties, in windows and with the border."""
+
+    def compute(x: Tensor) -> list[Tensor]:
+        pools, moments = normalised_pools(x, names, stride, None)
+        assert moments is not None
+        return [*pools, *moments]
+
+    compare(compute, normal(3, *size, channels, seed=1).round(decimals=1))
+
+
 def product(channels: int, num_maps: int, num_features: int, *, has_base: bool = True, drops: bool = False) -> None:
     """One map is shared by all edges, as pixels of a factorized reduction are."""
     size, num_edges = (3, 4, 7, channels), 2
@@ -97,11 +109,12 @@ def product(channels: int, num_maps: int, num_features: int, *, has_base: bool =
 
 
 def network() -> None:
-    """Logits and the gradients of all weights of a supernet with all primitives and both types of cells."""
-    options = NetworkOptions(nodes=1, cells=2, init_channels=4, primitives=tuple(KNOWN_PRIMITIVES))
-    supernet = Supernet(NetworkSize(options, (1, 6, 6), 3), seed=0)
-    shape = (len(cell_edges(1)), len(options.primitives))
-    images, z = normal(2, 1, 6, 6, seed=1), {name: normal(*shape, seed=2).softmax(-1) for name in CELL_TYPES}
+    """Logits and the gradients of all weights of a supernet: one reduction cell, whose nodes have edges of both kinds."""
+    primitives = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3", "conv_7x1_1x7")
+    options = NetworkOptions(nodes=2, cells=1, init_channels=2, primitives=primitives)
+    supernet = Supernet(NetworkSize(options, (1, 5, 4), 3), seed=0)
+    shape = (len(cell_edges(2)), len(options.primitives))
+    images, z = normal(3, 1, 5, 4, seed=1), {name: normal(*shape, seed=2).softmax(-1) for name in CELL_TYPES}
     found = []
     for code in (torch_only(), on_triton()):
         with code:
@@ -118,6 +131,10 @@ CASES: dict[str, Callable[[], None]] = {
     "depthwise 20 own inputs": partial(depthwise, 20, (3, 4), 2, (3,), (1,)),
     "depthwise 16 of 7": partial(depthwise, 16, (4, 3), 1, (7,), (1,)),
     "depthwise 64": partial(depthwise, 64, (3, 3), 1, (3, 3), (1, 2)),
+    "pools 4": partial(pools, 4, (5, 7), 1, ("max_pool_3x3", "avg_pool_3x3")),
+    "pools 6 stride 2": partial(pools, 6, (5, 6), 2, ("avg_pool_3x3", "max_pool_3x3")),
+    "maximum 33": partial(pools, 33, (4, 4), 2, ("max_pool_3x3",)),
+    "average 64": partial(pools, 64, (1, 3), 1, ("avg_pool_3x3",)),
     **{f"product {channels}": partial(product, channels, 2, 1) for channels in (4, 6, 12, 16, 20, 33, 48, 64)},
     "product without bases": partial(product, 8, 3, 0, has_base=False),
     "product with drop path": partial(product, 8, 2, 2, drops=True),
@@ -128,8 +145,7 @@ CASES: dict[str, Callable[[], None]] = {
 def main() -> None:
     """Run the cases."""
     for name in sys.argv[1:] or CASES:
-        with nullcontext():
-            CASES[name]()
+        CASES[name]()
         print(f"{name}: agrees", flush=True)
 
 

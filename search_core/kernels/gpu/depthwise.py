@@ -23,7 +23,7 @@ _MAX_CHUNKS = 64  # parts of a sum over pixels
 
 
 @triton.jit
-def _at(row, column, image, height, width, is_known):  # type: ignore[no-untyped-def]
+def pixel_at(row, column, image, height, width, is_known):  # type: ignore[no-untyped-def]
     """Numbers of pixels, and which of them there are."""
     inside = is_known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (image * height + row) * width + column, inside
@@ -50,7 +50,7 @@ def _convolve(  # type: ignore[no-untyped-def]
     for i in range(K):  # unrolled, both need more registers than there are
         for j in tl.static_range(K):
             y, x = row * STRIDE + (i - K // 2) * DILATION, column * STRIDE + (j - K // 2) * DILATION
-            source, inside = _at(y, x, image, height, width, pixel < num_pixels)
+            source, inside = pixel_at(y, x, image, height, width, pixel < num_pixels)
             weight = tl.load(weight_ptr + channel * (K * K) + i * K + j, mask=known, other=0.0).to(tl.float32)
             total += _rectified(x_ptr, source, inside, x_stride, channel, known) * weight[None, :]
     place = output_ptr + pixel[:, None] * C + channel[None, :]
@@ -84,7 +84,7 @@ def _convolve_back(  # type: ignore[no-untyped-def]
         for j in tl.static_range(K):
             y, x = row - (i - K // 2) * DILATION, column - (j - K // 2) * DILATION
             is_read = (pixel < num_pixels) & (y >= 0) & (x >= 0) & (y % STRIDE == 0) & (x % STRIDE == 0)
-            source, inside = _at(y // STRIDE, x // STRIDE, image, rows, columns, is_read)
+            source, inside = pixel_at(y // STRIDE, x // STRIDE, image, rows, columns, is_read)
             at = gradient_ptr + source[:, None] * stride + channel[None, :]
             gradient = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
             weight = tl.load(weight_ptr + channel * (K * K) + i * K + j, mask=known, other=0.0).to(tl.float32)
@@ -132,7 +132,7 @@ def _correlate(  # type: ignore[no-untyped-def]
         pixel = first + tl.arange(0, BLOCK)
         image, row, column = pixel // (rows * columns), pixel // columns % rows, pixel % columns
         y, x = row * STRIDE + (tap // K - K // 2) * DILATION, column * STRIDE + (tap % K - K // 2) * DILATION
-        source, inside = _at(y, x, image, height, width, pixel < num_pixels)
+        source, inside = pixel_at(y, x, image, height, width, pixel < num_pixels)
         at = gradient_ptr + pixel[:, None] * stride + channel[None, :]
         gradient = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
         total += gradient * _rectified(x_ptr, source, inside, x_stride, channel, known)

@@ -16,7 +16,7 @@ from search_core.kernels.gpu.product import STEP, constants_of, matrix_of
 @triton.jit
 def fold_kernel(  # type: ignore[no-untyped-def]
     sums_ptr, grams_ptr, shifts_ptr, matrices_ptr, weights_ptr, means_in_ptr, means_ptr, variances_ptr, scales_ptr,
-    gains_ptr, biases_ptr, products_ptr, num_chunks, num_maps, shifts_edge, shifts_map, weights_edge, weights_map,
+    gains_ptr, biases_ptr, products_ptr, num_chunks, num_maps, weights_edge, weights_map,
     pixels, epsilon,
     C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
@@ -28,7 +28,6 @@ def fold_kernel(  # type: ignore[no-untyped-def]
     for chunk in range(num_chunks):
         offsets += tl.load(sums_ptr + chunk * tl.num_programs(0) * C + vector, mask=known, other=0.0)
     offsets = offsets / pixels
-    shifts_ptr += edge * shifts_edge + position * shifts_map
     means, products = tl.zeros((PADDED,), tl.float32), tl.zeros((PADDED, PADDED), tl.float32)
     for first in range(0, PADDED, STEP):  # rows of S
         inner = first + tl.arange(0, STEP)
@@ -40,9 +39,9 @@ def fold_kernel(  # type: ignore[no-untyped-def]
         covariance = grams / pixels - (sums / pixels)[:, None] * offsets[None, :]
         columns = matrix_of(matrices_ptr + square, row, inner, C, 1, C)
         products = tl.dot(columns, covariance, products, input_precision="ieee")
-        shift = tl.load(shifts_ptr + inner, mask=inner < C, other=0.0).to(tl.float32)
+        shift = tl.load(shifts_ptr + number * C + inner, mask=inner < C, other=0.0)
         means += tl.sum(columns * (sums / pixels + shift)[None, :], 1)
-    means_in = offsets + tl.load(shifts_ptr + row, mask=known, other=0.0).to(tl.float32)
+    means_in = offsets + tl.load(shifts_ptr + vector, mask=known, other=0.0)
     variances = tl.maximum(tl.sum(products * matrix_of(matrices_ptr + square, row, row, C, 1, C), 1), 0.0)
     scales = 1.0 / tl.sqrt(variances + epsilon)
     gains = tl.load(weights_ptr + edge * weights_edge + position * weights_map) * scales
@@ -106,7 +105,7 @@ def fold(
     products = matrices_BKCC.new_empty(matrices_BKCC.shape)
     launching.launch(
         fold_kernel, (weights_BK.numel(),), sums_TBKC, grams_TBKCC, shifts_BKC, matrices_BKCC, weights_BK, *vectors,
-        products, len(sums_TBKC), weights_BK.shape[1], *shifts_BKC.stride()[:2], *weights_BK.stride(), pixels, epsilon,
+        products, len(sums_TBKC), weights_BK.shape[1], *weights_BK.stride(), pixels, epsilon,
         **constants_of(matrices_BKCC), STEP=STEP,
     )  # fmt: skip
     return *vectors, products

@@ -59,13 +59,13 @@ def _flags(keep_ptr, number, pixel, num_pixels, size, num_images, KEEPS: tl.cons
 
 @triton.jit
 def sums_kernel(  # type: ignore[no-untyped-def]
-    packed_ptr, sums_ptr, grams_ptr, num_maps, num_pixels, pixels_of_a_chunk, stride, of_edge, of_map,
+    packed_ptr, shifts_ptr, sums_ptr, grams_ptr, num_maps, num_pixels, pixels_of_a_chunk, stride, of_edge, of_map,
     C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A chunk (axis 0) of one map (axis 1): sums of values shifted by the first pixel's, and of their products."""
+    """A chunk (axis 0) of one map (axis 1): sums of shifted values, and of their products with each other."""
     number, channel = tl.program_id(1), tl.arange(0, PADDED)
     z_ptr = packed_ptr + (number // num_maps).to(tl.int64) * of_edge + number % num_maps * of_map
-    shift = tl.load(z_ptr + channel, mask=channel < C, other=0.0).to(tl.float32)
+    shift = tl.load(shifts_ptr + number * C + channel, mask=channel < C, other=0.0)
     sums, grams = tl.zeros((PADDED,), tl.float32), tl.zeros((PADDED, PADDED), tl.float32)
     start = tl.program_id(0) * pixels_of_a_chunk
     for first in range(start, start + pixels_of_a_chunk, BLOCK):
@@ -81,8 +81,8 @@ def sums_kernel(  # type: ignore[no-untyped-def]
 def add_kernel(  # type: ignore[no-untyped-def]
     packed_ptr, matrices_ptr, gains_ptr, biases_ptr, features, factors_ptr, bases, keep_ptr, total_ptr, num_pixels,
     size, num_images, stride, of_edge, of_map, factors_edge, factors_map,
-    C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr, MAPS: tl.constexpr, FEATURES: tl.constexpr, BASES: tl.constexpr,
-    KEEPS: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr, MAPS: tl.constexpr, FEATURES: tl.constexpr,
+    BASES: tl.constexpr, KEEPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of pixels (axis 0) of one edge (axis 1): the sum of all its terms and its base."""
     pixel, channel, edge = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, PADDED), tl.program_id(1)
@@ -163,12 +163,14 @@ def maps_kernel(  # type: ignore[no-untyped-def]
 
 def sums(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Sums (T, B, K, C) of `z - shift` and (T, B, K, C, C) of its products with itself, and the shifts (B, K, C)."""
+    shifts = packed[0].mean((0, 1), dtype=torch.float32)
     sums, grams, chunk = _chunks(packed)
     launching.launch(
-        sums_kernel, (len(sums), packed.shape[3] * packed.shape[4]), packed, sums, grams, packed.shape[4],
-        packed[..., 0, 0, 0].numel(), chunk, *packed.stride()[2:5], **constants_of(packed), BLOCK=_BLOCK,
+        sums_kernel, (len(sums), packed.shape[3] * packed.shape[4]), packed, shifts, sums, grams,
+        packed.shape[4], packed[..., 0, 0, 0].numel(), chunk, *packed.stride()[2:5], **constants_of(packed),
+        BLOCK=_BLOCK,
     )  # fmt: skip
-    return sums, grams, packed[0, 0, 0]
+    return sums, grams, shifts
 
 
 def add_up(
@@ -178,8 +180,9 @@ def add_up(
     """Outputs (B, N, H, W, C)."""
     num_images, height, width, num_edges, num_maps, channels = packed.shape
     total, num_pixels = gains.new_empty((num_edges, num_images, height, width, channels)), num_images * height * width
-    own = [torch.zeros_like(total[0]) if base is None else base.contiguous() for base in bases]
-    own = own if any(base is not None for base in bases) else []
+    own: list[Tensor] = []
+    if any(base is not None for base in bases):
+        own = [torch.zeros_like(total[0]) if base is None else base.contiguous() for base in bases]
     launching.launch(
         add_kernel, (triton.cdiv(num_pixels, _BLOCK), num_edges), packed, matrices, gains, biases,
         tuple(feature.contiguous() for feature in features), factors, tuple(own), total if keep is None else keep,
