@@ -1,7 +1,7 @@
-"""Triton's kernels compiled for GPUs that are not at hand: registers of a thread, its stack, shared memory of a program.
+"""Triton's kernels compiled for GPUs that are not at hand: registers and stack of a thread, shared memory of a program.
 
-Run: `python -m tests.pretended_gpu.compiled [CHANNELS ...]` for a table as in docs/supernet.md. A stack means that registers
-were spilled to memory.
+Run: `python -m tests.pretended_gpu.compiled [CHANNELS ...]` for a table as in docs/supernet.md. A stack means that
+registers were spilled to memory.
 """
 
 from __future__ import annotations

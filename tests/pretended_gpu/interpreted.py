@@ -109,7 +109,7 @@ def product(channels: int, num_maps: int, num_features: int, *, has_base: bool =
 
 
 def network() -> None:
-    """Logits and the gradients of all weights of a supernet: one reduction cell, whose nodes have edges of both kinds."""
+    """Logits and gradients of all weights of a supernet: one reduction cell, whose edges are of both strides."""
     primitives = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3", "conv_7x1_1x7")
     options = NetworkOptions(nodes=2, cells=1, init_channels=2, primitives=primitives)
     supernet = Supernet(NetworkSize(options, (1, 5, 4), 3), seed=0)

@@ -17,7 +17,7 @@ _DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "most"), [("plain", 7_500)])
+@pytest.mark.parametrize(("form", "most"), [("fast", 2_500), ("plain", 7_500)])
 def test_launches_of_a_step_keep_to_the_budget_and_are_those_of_the_docs(form: str, most: int) -> None:
     network = NetworkOptions(nodes=4, cells=8, init_channels=4)  # the count does not depend on channels and images
     setting = Setting(network=network, image=(3, 16, 16), batch=2, repeats=1, device=torch.device("cuda"))
