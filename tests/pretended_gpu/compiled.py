@@ -58,7 +58,9 @@ def kernels(channels: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     for kernel in (pools.pool_kernel, pools.norm_kernel, pools.gradient_sums_kernel, pools.backward_kernel):
         yield kernel, by_pixel | _POOLS
     by_matrix = {"C": channels, "PADDED": max(16, padded), "BLOCK": 32} | _SUM
-    for kernel in (product.sums_kernel, product.add_kernel, product.reduce_kernel, product.maps_kernel):
+    for kernel in (product.sums_kernel, product.reduce_kernel):
+        yield kernel, by_matrix | {"BLOCK": 16}
+    for kernel in (product.add_kernel, product.maps_kernel):
         yield kernel, by_matrix
     for kernel in (fold.fold_kernel, fold.unfold_kernel):
         yield kernel, by_matrix

@@ -23,14 +23,14 @@ _MAX_CHUNKS = 64  # parts of a sum over pixels
 
 
 @triton.jit
-def pixel_at(row, column, image, height, width, is_known):  # type: ignore[no-untyped-def]
+def pixel_at(row, column, image, height, width, is_known):
     """Numbers of pixels, and which of them there are."""
     inside = is_known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (image * height + row) * width + column, inside
 
 
 @triton.jit
-def _rectified(x_ptr, pixel, inside, stride, channel, known):  # type: ignore[no-untyped-def]
+def _rectified(x_ptr, pixel, inside, stride, channel, known):
     """ReLU of pixels, NaN included, as float32; 0 outside."""
     at = x_ptr + pixel[:, None] * stride + channel[None, :]
     x = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
@@ -38,7 +38,7 @@ def _rectified(x_ptr, pixel, inside, stride, channel, known):  # type: ignore[no
 
 
 @triton.jit
-def _convolve(  # type: ignore[no-untyped-def]
+def _convolve(
     x_ptr, weight_ptr, output_ptr, num_pixels, height, width, rows, columns, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -58,7 +58,7 @@ def _convolve(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def forward_kernel(  # type: ignore[no-untyped-def]
+def forward_kernel(
     x_ptr, weights, outputs, num_pixels, height, width, rows, columns, x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, NUM: tl.constexpr,
     STRIDE: tl.constexpr, BLOCK: tl.constexpr,
@@ -75,7 +75,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _convolve_back(  # type: ignore[no-untyped-def]
+def _convolve_back(
     total, gradient_ptr, weight_ptr, pixel, image, row, column, num_pixels, rows, columns, stride, channel, known,
     K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
@@ -93,7 +93,7 @@ def _convolve_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def backward_kernel(  # type: ignore[no-untyped-def]
+def backward_kernel(
     x_ptr, weights, gradients, edge_strides, strides, of_x_ptr, num_edges, num_pixels, height, width, rows, columns,
     x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, NUM: tl.constexpr,
@@ -119,7 +119,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _correlate(  # type: ignore[no-untyped-def]
+def _correlate(
     x_ptr, gradient_ptr, place_ptr, tap, num_pixels, pixels_of_a_chunk, height, width, rows, columns, x_stride, stride,
     C: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -140,7 +140,7 @@ def _correlate(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def weights_kernel(  # type: ignore[no-untyped-def]
+def weights_kernel(
     x_ptr, gradients, edge_strides, strides, sums_ptr, num_taps, num_pixels, pixels_of_a_chunk, height, width, rows,
     columns, x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, FIRSTS: tl.constexpr,

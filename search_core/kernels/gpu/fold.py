@@ -14,7 +14,7 @@ from search_core.kernels.gpu.product import STEP, constants_of, matrix_of
 
 
 @triton.jit
-def fold_kernel(  # type: ignore[no-untyped-def]
+def fold_kernel(
     sums_ptr, grams_ptr, shifts_ptr, matrices_ptr, weights_ptr, means_in_ptr, means_ptr, variances_ptr, scales_ptr,
     gains_ptr, biases_ptr, products_ptr, num_chunks, num_maps, weights_edge, weights_map,
     pixels, epsilon,
@@ -56,7 +56,7 @@ def fold_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def unfold_kernel(  # type: ignore[no-untyped-def]
+def unfold_kernel(
     outer_ptr, sums_ptr, matrices_ptr, means_in_ptr, scales_ptr, gains_ptr, products_ptr, of_matrices_ptr,
     of_weights_ptr, own_ptr, constants_ptr, num_chunks, pixels,
     C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr,

@@ -23,15 +23,13 @@ _MAX_CHUNKS = 64
 
 
 @triton.jit
-def _store_sums(  # type: ignore[no-untyped-def]
-    sums_ptr, place, first, second, channel, C: tl.constexpr
-):
+def _store_sums(sums_ptr, place, first, second, channel, C: tl.constexpr):
     tl.store(sums_ptr + 2 * place * C + channel, first, mask=channel < C)
     tl.store(sums_ptr + (2 * place + 1) * C + channel, second, mask=channel < C)
 
 
 @triton.jit
-def _sums_of(sums_ptr, own, num, num_chunks, channel, C: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
+def _sums_of(sums_ptr, own, num, num_chunks, channel, C: tl.constexpr, PADDED: tl.constexpr):
     """Both sums of one pool over all chunks."""
     first, second = tl.zeros((PADDED,), tl.float32), tl.zeros((PADDED,), tl.float32)
     for chunk in range(num_chunks):
@@ -42,7 +40,7 @@ def _sums_of(sums_ptr, own, num, num_chunks, channel, C: tl.constexpr, PADDED: t
 
 
 @triton.jit
-def _moved(count, mean, squares, value, mask, num):  # type: ignore[no-untyped-def]
+def _moved(count, mean, squares, value, mask, num):
     """Mean of `count` values and their squared deviations from it, with `num` values more (Chan et al., 1979)."""
     own = tl.sum(tl.where(mask, value, 0.0), 0) / tl.maximum(num, 1.0)
     deviation = tl.where(mask, value - own[None, :], 0.0)
@@ -52,7 +50,7 @@ def _moved(count, mean, squares, value, mask, num):  # type: ignore[no-untyped-d
 
 
 @triton.jit
-def pool_kernel(  # type: ignore[no-untyped-def]
+def pool_kernel(
     x_ptr, pools_ptr, places_ptr, sums_ptr, num_pixels, pixels_of_a_chunk, height, width, rows, columns,
     C: tl.constexpr, PADDED: tl.constexpr, NUM: tl.constexpr, MAXIMUM: tl.constexpr, AVERAGE: tl.constexpr,
     STRIDE: tl.constexpr, BLOCK: tl.constexpr,
@@ -97,7 +95,7 @@ def pool_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def norm_kernel(  # type: ignore[no-untyped-def]
+def norm_kernel(
     pools_ptr, sums_ptr, means_ptr, variances_ptr, scales_ptr, num_chunks, pixels_of_a_chunk, num_pixels, epsilon,
     C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -125,7 +123,7 @@ def norm_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def gradient_sums_kernel(  # type: ignore[no-untyped-def]
+def gradient_sums_kernel(
     pools_ptr, gradients, sums_ptr, num_pixels, pixels_of_a_chunk,
     C: tl.constexpr, PADDED: tl.constexpr, NUM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -146,9 +144,7 @@ def gradient_sums_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _of_pool(  # type: ignore[no-untyped-def]
-    pools_ptr, gradient_ptr, at, mask, scale, mean, product, own, num_pixels, C: tl.constexpr
-):
+def _of_pool(pools_ptr, gradient_ptr, at, mask, scale, mean, product, own, num_pixels, C: tl.constexpr):
     """Gradient of a pool before its norm."""
     gradient = tl.load(gradient_ptr + at, mask=mask, other=0.0).to(tl.float32)
     y = tl.load(pools_ptr + own * num_pixels * C + at, mask=mask, other=0.0).to(tl.float32)
@@ -156,7 +152,7 @@ def _of_pool(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def backward_kernel(  # type: ignore[no-untyped-def]
+def backward_kernel(
     pools_ptr, gradients, places_ptr, scales_ptr, sums_ptr, of_x_ptr, num_chunks, num_inputs, num_pixels, height,
     width, rows, columns,
     C: tl.constexpr, PADDED: tl.constexpr, NUM: tl.constexpr, MAXIMUM: tl.constexpr, AVERAGE: tl.constexpr,

@@ -18,13 +18,13 @@ from torch import Tensor
 from search_core.kernels.gpu import launch as launching
 from search_core.kernels.gpu.depthwise import flat, strides_of
 
-_BLOCK = 32  # pixels that a program has in registers at once
-_MAX_CHUNKS = 64
+_BLOCK, _BLOCK_OF_SUMS = 32, 16  # pixels that a program has in registers at once
+_MAX_CHUNKS, _MIN_CHUNK = 64, 512  # parts of a sum over pixels; smaller ones take less memory than their sums
 STEP = 16  # channels that a product takes at once: more do not fit the registers
 
 
 @triton.jit
-def _rows(pointer, pixel, num_pixels, stride, channel, C: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rows(pointer, pixel, num_pixels, stride, channel, C: tl.constexpr):
     """Pixels of a map as float32, (pixels, channels); 0 outside."""
     mask = (pixel < num_pixels)[:, None] & (channel < C)[None, :]
     at = pointer + pixel.to(tl.int64)[:, None] * stride + channel[None, :]
@@ -32,16 +32,14 @@ def _rows(pointer, pixel, num_pixels, stride, channel, C: tl.constexpr):  # type
 
 
 @triton.jit
-def matrix_of(pointer, row, column, of_row, of_column, C: tl.constexpr):  # type: ignore[no-untyped-def]
+def matrix_of(pointer, row, column, of_row, of_column, C: tl.constexpr):
     """Rows and columns of a matrix, (rows, columns); 0 outside."""
     mask = (row < C)[:, None] & (column < C)[None, :]
     return tl.load(pointer + row[:, None] * of_row + column[None, :] * of_column, mask=mask, other=0.0)
 
 
 @triton.jit
-def _store_sums(  # type: ignore[no-untyped-def]
-    squares_ptr, sums_ptr, squares, sums, place, channel, C: tl.constexpr
-):
+def _store_sums(squares_ptr, sums_ptr, squares, sums, place, channel, C: tl.constexpr):
     known = channel < C
     at = squares_ptr + place * C * C + channel[:, None] * C + channel[None, :]
     tl.store(at, squares, mask=known[:, None] & known[None, :])
@@ -49,7 +47,7 @@ def _store_sums(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _flags(keep_ptr, number, pixel, num_pixels, size, num_images, KEEPS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _flags(keep_ptr, number, pixel, num_pixels, size, num_images, KEEPS: tl.constexpr):
     """Drop path's flag of one term for every pixel, 1 without drop path."""
     if KEEPS:
         at = keep_ptr + number * num_images + pixel // size
@@ -58,7 +56,7 @@ def _flags(keep_ptr, number, pixel, num_pixels, size, num_images, KEEPS: tl.cons
 
 
 @triton.jit
-def sums_kernel(  # type: ignore[no-untyped-def]
+def sums_kernel(
     packed_ptr, shifts_ptr, sums_ptr, grams_ptr, num_maps, num_pixels, pixels_of_a_chunk, stride, of_edge, of_map,
     C: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -78,7 +76,7 @@ def sums_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def add_kernel(  # type: ignore[no-untyped-def]
+def add_kernel(
     packed_ptr, matrices_ptr, gains_ptr, biases_ptr, features, factors_ptr, bases, keep_ptr, total_ptr, num_pixels,
     size, num_images, stride, of_edge, of_map, factors_edge, factors_map,
     C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr, MAPS: tl.constexpr, FEATURES: tl.constexpr,
@@ -112,7 +110,7 @@ def add_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def reduce_kernel(  # type: ignore[no-untyped-def]
+def reduce_kernel(
     packed_ptr, gradient_ptr, keep_ptr, sums_ptr, outer_ptr, num_maps, num_terms, num_pixels, pixels_of_a_chunk, size,
     num_images, stride, of_edge, of_map, gradient_edge, gradient_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KEEPS: tl.constexpr, BLOCK: tl.constexpr,
@@ -135,7 +133,7 @@ def reduce_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def maps_kernel(  # type: ignore[no-untyped-def]
+def maps_kernel(
     packed_ptr, gradient_ptr, keep_ptr, matrices_ptr, gains_ptr, own_ptr, constants_ptr, of_packed_ptr, num_maps,
     num_terms, num_pixels, size, num_images, stride, of_edge, of_map, gradient_edge, gradient_stride,
     C: tl.constexpr, PADDED: tl.constexpr, STEP: tl.constexpr, KEEPS: tl.constexpr, BLOCK: tl.constexpr,
@@ -168,7 +166,7 @@ def sums(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     launching.launch(
         sums_kernel, (len(sums), packed.shape[3] * packed.shape[4]), packed, shifts, sums, grams,
         packed.shape[4], packed[..., 0, 0, 0].numel(), chunk, *packed.stride()[2:5], **constants_of(packed),
-        BLOCK=_BLOCK,
+        BLOCK=_BLOCK_OF_SUMS,
     )  # fmt: skip
     return sums, grams, shifts
 
@@ -199,7 +197,8 @@ def reduce(packed: Tensor, gradients: Tensor, keep: Tensor | None) -> tuple[Tens
         reduce_kernel, (len(sums), packed.shape[3] * packed.shape[4]), packed, gradients,
         packed if keep is None else keep, sums, outer, packed.shape[4], 0 if keep is None else keep.shape[1],
         packed[..., 0, 0, 0].numel(), chunk, packed.shape[1] * packed.shape[2], len(packed), *packed.stride()[2:5],
-        *strides_of(gradients), **constants_of(packed), KEEPS=keep is not None, BLOCK=_BLOCK,
+        *strides_of(gradients), **constants_of(packed), KEEPS=keep is not None,
+        BLOCK=_BLOCK_OF_SUMS,
     )  # fmt: skip
     return outer, sums
 
@@ -226,7 +225,7 @@ def _chunks(packed: Tensor) -> tuple[Tensor, Tensor, int]:
     """Room for sums (T, B, K, C) and (T, B, K, C, C), and the pixels of a chunk."""
     num_edges, num_maps, channels = packed.shape[3:]
     num_pixels = packed[..., 0, 0, 0].numel()
-    chunk = triton.cdiv(triton.cdiv(num_pixels, _MAX_CHUNKS), _BLOCK) * _BLOCK
+    chunk = max(triton.cdiv(num_pixels, _MAX_CHUNKS * _BLOCK) * _BLOCK, _MIN_CHUNK)
     shape = (triton.cdiv(num_pixels, chunk), num_edges, num_maps, channels)
     sums = packed.new_empty(shape, dtype=torch.float32)
     return sums, packed.new_empty((*shape, channels), dtype=torch.float32), chunk
