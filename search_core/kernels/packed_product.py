@@ -70,7 +70,8 @@ class PackedSum(Function):
         backward = _backward_on_gpu if ctx.on_gpu and ctx.training else _backward
         terms = _Terms(packed, features, factors, ctx.keep)
         unfolded, of_packed = backward(terms, stacked, matrices, folded, means_in if ctx.training else None)
-        of_factors, of_features = None, ()
+        of_factors: Tensor | None = None
+        of_features: Sequence[Tensor] = ()
         if features:
             of_factors, of_features = _features_backward(stacked, factors, torch.stack(features), ctx.keep)
         of_bases = (gradient if has else None for gradient, has in zip(stacked, ctx.has_base, strict=True))
@@ -147,10 +148,11 @@ def _add_up_on_gpu(
 
 
 def _backward_on_gpu(
-    terms: _Terms, stacked: Tensor, matrices: Tensor, folded: Folded, means_in: Tensor
+    terms: _Terms, stacked: Tensor, matrices: Tensor, folded: Folded, means_in: Tensor | None
 ) -> tuple[Unfolded, Tensor]:
     from search_core.kernels.gpu import fold, product
 
+    assert means_in is not None, "only batches with their own statistics go this way"
     packed, keep, pixels = terms.packed, terms.keep, stacked[0, ..., 0].numel()
     outer, sums = product.reduce(packed, stacked, keep)
     of_matrices, of_weights, own, constants = fold.unfold(
