@@ -18,7 +18,7 @@ from torch import Tensor
 from search_core.kernels.backend import torch_only
 from search_core.kernels.depthwise import relu_depthwise
 from search_core.kernels.pools import normalised_pools
-from search_core.kernels.product import normalised_sum
+from search_core.kernels.product import Statistics, normalised_sum
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
@@ -81,7 +81,15 @@ def pools(channels: int, size: tuple[int, int], stride: int, names: Sequence[str
     compare(compute, normal(3, *size, channels, seed=1).round(decimals=1))
 
 
-def product(channels: int, num_maps: int, num_features: int, *, has_base: bool = True, drops: bool = False) -> None:
+def product(
+    channels: int,
+    num_maps: int,
+    num_features: int,
+    *,
+    has_base: bool = True,
+    drops: bool = False,
+    evaluates: bool = False,
+) -> None:
     """One map is shared by all edges, as pixels of a factorized reduction are."""
     size, num_edges = (3, 4, 7, channels), 2
     maps = [normal(1 if k == 1 else num_edges, *size, seed=k) + k for k in range(num_maps)]
@@ -90,10 +98,13 @@ def product(channels: int, num_maps: int, num_features: int, *, has_base: bool =
     if drops:
         keep = (normal(num_edges, num_maps + num_features, 3, seed=4) > -0.5).to(torch.uint8)
 
+    shape = (num_maps, num_edges, channels)
+    given = Statistics(normal(*shape, seed=5), normal(*shape, seed=6).square() + 0.1) if evaluates else None
+
     def compute(matrices: Tensor, weights: Tensor, factors: Tensor, base: Tensor, *tensors: Tensor) -> list[Tensor]:
         outputs, statistics = normalised_sum(
             tensors[:num_maps], matrices, weights, features_NHWC=tensors[num_maps:], factors_BQ=factors,
-            bases_NHWC=[base if has_base else None] * num_edges, keep_BON=keep,
+            bases_NHWC=[base if has_base else None] * num_edges, statistics=given, keep_BON=keep,
         )  # fmt: skip
         return [*outputs, *statistics]
 
@@ -138,6 +149,7 @@ CASES: dict[str, Callable[[], None]] = {
     **{f"product {channels}": partial(product, channels, 2, 1) for channels in (4, 6, 12, 16, 20, 33, 48, 64)},
     "product without bases": partial(product, 8, 3, 0, has_base=False),
     "product with drop path": partial(product, 8, 2, 2, drops=True),
+    "product in evaluation": partial(product, 8, 2, 1, evaluates=True),
     "network": network,
 }
 
