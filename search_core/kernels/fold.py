@@ -12,11 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search_core.kernels.backend import use_triton
 from search_core.kernels.pools import EPSILON
-
-#: Wider matrices do not fit the registers of a program.
-_MAX_GPU_CHANNELS = 64
 
 
 class Moments(NamedTuple):
@@ -69,23 +65,6 @@ def fold(
     return Folded(means, variances, scales, gains, gains * means, products)
 
 
-def fold_sums(
-    matrices_BKCC: Tensor, weights_BK: Tensor, sums_BKC: Tensor, grams_BKCC: Tensor, shifts_BKC: Tensor, pixels: int
-) -> tuple[Tensor, Folded]:
-    """Means of z, and the fold by moments that `Moments.of_sums` takes from sums; on a GPU in one launch."""
-    if _fits(matrices_BKCC):
-        from search_core.kernels.gpu import fold as on_gpu
-
-        means_in, *folded = on_gpu.fold(sums_BKC, grams_BKCC, shifts_BKC, matrices_BKCC, weights_BK, pixels, EPSILON)
-        return means_in, Folded(*folded)
-    moments = Moments.of_sums(sums_BKC, grams_BKCC, shifts_BKC, pixels)
-    return moments.means, fold(matrices_BKCC, weights_BK, moments, None)
-
-
-def _fits(matrices_LCC: Tensor) -> bool:
-    return use_triton(matrices_LCC) and 0 < matrices_LCC.shape[-1] <= _MAX_GPU_CHANNELS and matrices_LCC.numel() > 0
-
-
 class Unfolded(NamedTuple):
     """Gradients through a fold.
 
@@ -116,13 +95,6 @@ def unfold(
         pixels: P.
     """
     gains = folded.gains
-    if means_in_LC is not None and _fits(matrices_LCC):
-        from search_core.kernels.gpu import fold as on_gpu
-
-        matrices, weights, own, constants = on_gpu.unfold(
-            outer_LCC, sums_LC, matrices_LCC, means_in_LC, folded.scales, gains, folded.products, pixels
-        )
-        return Unfolded(matrices, weights, own, constants)
     if means_in_LC is not None:
         outer_LCC = torch.addcmul(outer_LCC, sums_LC.unsqueeze(-1), means_in_LC.unsqueeze(-2), value=-1)
     of_rows = (outer_LCC * matrices_LCC).sum(-1)

@@ -8,15 +8,18 @@ Shape suffixes: as in `product`; P pixels, X = (B, K) flat.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from search_core.kernels.backend import defined
-from search_core.kernels.fold import Folded, fold, fold_sums, unfold
+from search_core.kernels.backend import defined, use_triton
+from search_core.kernels.fold import Folded, Moments, Unfolded, fold, unfold
+from search_core.kernels.pools import EPSILON
+
+_MAX_GPU_CHANNELS = 64
 
 
 class PackedSum(Function):
@@ -33,21 +36,21 @@ class PackedSum(Function):
         bases = tensors[len(tensors) - num_edges :]
         matrices = matrices.transpose(0, 1).contiguous()
         packed = _packed(maps, matrices, size)  # type: ignore[arg-type]
-        if given is None:
-            means_in, folded = fold_sums(matrices, weights, *_sums_of(packed, matrices.dtype))
-        else:
+        ctx.on_gpu = _fits(matrices, num_maps)
+        if given is not None:
             means, variances = (values.transpose(0, 1) for values in given)
             means_in, folded = matrices.new_empty(0), fold(matrices, weights, None, (means, variances))
-        total = _start(bases, size, matrices, stacked)
-        right = _folded_matrices(folded.gains, matrices)
-        has_base = [base is not None for base in bases]
-        _add_products(total, _side_by_side(_kept(packed, keep)), right.transpose(1, 2), beta=int(any(has_base)))
-        total -= _biases(folded.biases, keep)
-        if features:
-            _add_features(total, factors, torch.stack(features), keep)  # type: ignore[arg-type]
-        ctx.save_for_backward(matrices, factors, means_in, right, *folded, packed, *features)
+        elif ctx.on_gpu:
+            means_in, folded = _fold_on_gpu(packed, matrices, weights)
+        else:
+            moments = _moments(packed, matrices.dtype)
+            means_in, folded = moments.means, fold(matrices, weights, moments, None)
+        terms = _Terms(packed, features, factors, keep)  # type: ignore[arg-type]
+        add_up = _add_up_on_gpu if ctx.on_gpu else _add_up
+        total = add_up(terms, matrices, folded, bases, stacked)
+        ctx.save_for_backward(matrices, factors, means_in, *folded, packed, *features)
         ctx.keep, ctx.training, ctx.stacked = keep, given is None, stacked
-        ctx.lengths, ctx.has_base = [len(z) for z in maps if z is not None], has_base
+        ctx.lengths, ctx.has_base = [len(z) for z in maps if z is not None], [base is not None for base in bases]
         results = (total,) if stacked else total.unbind()
         if given is not None:
             return results
@@ -60,26 +63,15 @@ class PackedSum(Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all that `forward` got."""
-        matrices, factors, means_in, right, *saved = ctx.saved_tensors
+        matrices, factors, means_in, *saved = ctx.saved_tensors
         num = len(Folded._fields)
         folded, packed, features = Folded(*saved[:num]), saved[num], saved[num + 1 :]
-        num_edges, num_maps = matrices.shape[:2]
-        stacked = gradients[0] if ctx.stacked else torch.stack(defined(gradients[:num_edges]))
-        rows = stacked.flatten(1, 3)
-        kept = _side_by_side(_kept(packed, ctx.keep)).to(rows.dtype)
-        outer = torch.bmm(rows.transpose(1, 2), kept).unflatten(2, (num_maps, matrices.shape[3])).transpose(1, 2)
-        unfolded = unfold(
-            outer, _sums(stacked, ctx.keep, num_maps), matrices, folded, means_in if ctx.training else None,
-            rows.shape[1],
-        )  # fmt: skip
-        of_packed = torch.empty_like(packed, memory_format=torch.contiguous_format)
-        _side_by_side(of_packed).baddbmm_(rows.to(packed.dtype), right.to(packed.dtype), beta=0)
-        if ctx.keep is not None:
-            of_packed *= _flags(ctx.keep, num_maps)
-        if unfolded.own is not None and unfolded.constants is not None:
-            _each(of_packed).baddbmm_(_each(packed), unfolded.own.flatten(0, 1).to(packed.dtype))
-            of_packed += unfolded.constants
-        of_factors, of_features = None, ()
+        stacked = gradients[0] if ctx.stacked else torch.stack(defined(gradients[: len(matrices)]))
+        backward = _backward_on_gpu if ctx.on_gpu and ctx.training else _backward
+        terms = _Terms(packed, features, factors, ctx.keep)
+        unfolded, of_packed = backward(terms, stacked, matrices, folded, means_in if ctx.training else None)
+        of_factors: Tensor | None = None
+        of_features: Sequence[Tensor] = ()
         if features:
             of_factors, of_features = _features_backward(stacked, factors, torch.stack(features), ctx.keep)
         of_bases = (gradient if has else None for gradient, has in zip(stacked, ctx.has_base, strict=True))
@@ -87,6 +79,87 @@ class PackedSum(Function):
             None, None, None, None, None, unfolded.matrices.transpose(0, 1), unfolded.weights, of_factors,
             *_of_maps(of_packed, ctx.lengths), *of_features, *of_bases,
         )  # fmt: skip
+
+
+class _Terms(NamedTuple):
+    """What a sum is made of, as in `normalised_sum`; the maps side by side."""
+
+    packed: Tensor
+    features: Sequence[Tensor]
+    factors: Tensor
+    keep: Tensor | None
+
+
+def _add_up(terms: _Terms, matrices: Tensor, folded: Folded, bases: Sequence[Tensor | None], stacked: bool) -> Tensor:
+    """Outputs (B, N, H, W, C)."""
+    packed, features, factors, keep = terms
+    size = torch.Size((*packed.shape[:3], packed.shape[5]))
+    total, beta = _start(bases, size, matrices, stacked), int(any(base is not None for base in bases))
+    right = _folded_matrices(folded.gains, matrices).transpose(1, 2)
+    _add_products(total, _side_by_side(_kept(packed, keep)), right, beta=beta)
+    total -= _biases(folded.biases, keep)
+    if features:
+        _add_features(total, factors, torch.stack(list(features)), keep)
+    return total
+
+
+def _backward(
+    terms: _Terms, stacked: Tensor, matrices: Tensor, folded: Folded, means_in: Tensor | None
+) -> tuple[Unfolded, Tensor]:
+    """Gradients of matrices and weights, and of the maps side by side."""
+    packed, keep, rows, num_maps = terms.packed, terms.keep, stacked.flatten(1, 3), matrices.shape[1]
+    kept = _side_by_side(_kept(packed, keep)).to(rows.dtype)
+    outer = torch.bmm(rows.transpose(1, 2), kept).unflatten(2, (num_maps, matrices.shape[3])).transpose(1, 2)
+    unfolded = unfold(outer, _sums(stacked, keep, num_maps), matrices, folded, means_in, rows.shape[1])
+    of_packed = torch.empty_like(packed, memory_format=torch.contiguous_format)
+    right = _folded_matrices(folded.gains, matrices).to(packed.dtype)
+    _side_by_side(of_packed).baddbmm_(rows.to(packed.dtype), right, beta=0)
+    if keep is not None:
+        of_packed *= _flags(keep, num_maps)
+    if unfolded.own is not None and unfolded.constants is not None:
+        _each(of_packed).baddbmm_(_each(packed), unfolded.own.flatten(0, 1).to(packed.dtype))
+        of_packed += unfolded.constants
+    return unfolded, of_packed
+
+
+# The same with Triton
+
+
+def _fits(matrices_BKCC: Tensor, num_maps: int) -> bool:
+    """Wider matrices do not fit the registers of a program."""
+    return use_triton(matrices_BKCC) and num_maps > 0 and matrices_BKCC.shape[-1] <= _MAX_GPU_CHANNELS
+
+
+def _fold_on_gpu(packed: Tensor, matrices: Tensor, weights: Tensor) -> tuple[Tensor, Folded]:
+    from search_core.kernels.gpu import fold, product
+
+    pixels = packed[..., 0, 0, 0].numel()
+    means_in, *folded = fold.fold(*product.sums(packed), matrices, weights, pixels, EPSILON)
+    return means_in, Folded(*folded)
+
+
+def _add_up_on_gpu(
+    terms: _Terms, matrices: Tensor, folded: Folded, bases: Sequence[Tensor | None], stacked: bool
+) -> Tensor:
+    from search_core.kernels.gpu import product
+
+    packed, features, factors, keep = terms
+    return product.add_up(packed, matrices, folded.gains, folded.biases, features, factors, bases, keep)
+
+
+def _backward_on_gpu(
+    terms: _Terms, stacked: Tensor, matrices: Tensor, folded: Folded, means_in: Tensor | None
+) -> tuple[Unfolded, Tensor]:
+    from search_core.kernels.gpu import fold, product
+
+    assert means_in is not None, "only batches with their own statistics go this way"
+    packed, keep, pixels = terms.packed, terms.keep, stacked[0, ..., 0].numel()
+    outer, sums = product.reduce(packed, stacked, keep)
+    of_matrices, of_weights, own, constants = fold.unfold(
+        outer, sums, matrices, means_in, folded.scales, folded.gains, folded.products, pixels
+    )
+    of_packed = product.of_maps(packed, stacked, keep, matrices, folded.gains, own, constants)
+    return Unfolded(of_matrices, of_weights, own, constants), of_packed
 
 
 # Views of maps side by side, (N, H, W, B, K, C)
@@ -130,13 +203,12 @@ def _kept(packed: Tensor, keep: Tensor | None) -> Tensor:
 # Forward
 
 
-def _sums_of(packed: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Sums (B, K, C) over pixels of `z - shift`, of its products with itself (B, K, C, C), the shifts, and P."""
+def _moments(packed: Tensor, dtype: torch.dtype) -> Moments:
     shifts = packed[0].mean((0, 1), dtype=dtype)
     shifted = packed - shifts  # in the type of the weights, whatever that of the maps
     rows = _each(shifted)
     grams = torch.bmm(rows.transpose(1, 2), rows).unflatten(0, shifts.shape[:2])
-    return shifted.sum((0, 1, 2)), grams, shifts, rows.shape[1]
+    return Moments.of_sums(shifted.sum((0, 1, 2)), grams, shifts, rows.shape[1])
 
 
 def _start(bases: Sequence[Tensor | None], size: torch.Size, like: Tensor, stacked: bool) -> Tensor:

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from search_core.kernels.backend import check_layout, defined, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import check_layout, defined, kind_of, num_parts, over_images, use_native, use_triton
 
 EPSILON = 1e-5  # of every batch norm, as in `torch.nn.BatchNorm2d`
 
@@ -47,14 +47,22 @@ def normalised_pools(
 class _NormalisedPools(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, names: tuple[str, ...], stride: int, *given: Tensor) -> tuple[Tensor, ...]:
-        ctx.native = use_native(x)
+        ctx.names, ctx.stride, ctx.training = names, stride, not given
+        ctx.native, ctx.on_gpu = use_native(x), not given and use_triton(x)
+        if ctx.on_gpu:
+            from search_core.kernels.gpu import pools as on_gpu
+
+            pools, means, variances, scales, places = on_gpu.forward(x, names, stride, EPSILON)
+            ctx.save_for_backward(x, pools, scales, places)
+            ctx.mark_non_differentiable(means, variances)
+            ctx.set_materialize_grads(False)
+            return *pools.unbind(), means, variances
         pools = (_native_pools if ctx.native else _torch_pools)(x, names, stride)
         means, variances = given or (_native_moments if ctx.native else _torch_moments)(pools)
         scales = (variances + EPSILON).rsqrt_()
         offsets_QC, scales_QC = (values[:, None, None, None] for values in (-means * scales, scales))
         torch.addcmul(offsets_QC, pools, scales_QC, out=pools)
         ctx.save_for_backward(x, pools, scales)
-        ctx.names, ctx.stride, ctx.training = names, stride, not given
         if given:
             return pools.unbind()
         ctx.mark_non_differentiable(means, variances)
@@ -64,9 +72,13 @@ class _NormalisedPools(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, normalised, scales = ctx.saved_tensors
+        x, normalised, scales, *places = ctx.saved_tensors
         of_norms = defined(gradients[: len(ctx.names)])
-        if ctx.native:
+        if ctx.on_gpu:
+            from search_core.kernels.gpu import pools as on_gpu
+
+            x_gradient = on_gpu.backward(x.shape, ctx.names, ctx.stride, of_norms, normalised, scales, *places)
+        elif ctx.native:
             of_pools: Sequence[Tensor] = [
                 _norm_backward(gradient, output, scale) if ctx.training else gradient * scale
                 for gradient, output, scale in zip(of_norms, normalised, scales, strict=True)

@@ -182,9 +182,11 @@ class SearchCell(nn.Module):
         weights = [self.operations[primitive].get_parameter(name).flatten(2) for primitive, name in names]
         if not weights and not more:
             channels = self.plan.channels
-            none = next(self.inputs.parameters()).new_empty((sum(self.lengths), 0, channels, channels))
-            return none.split(self.lengths)
-        return torch.stack([*weights, *more], 1).split(self.lengths)
+            stacked = next(self.inputs.parameters()).new_empty((sum(self.lengths), 0, channels, channels))
+        else:
+            stacked = torch.stack([*weights, *more], 1)
+        by_source: tuple[Tensor, ...] = stacked.split(self.lengths)
+        return by_source
 
     def _last_matrices(self) -> list[Tensor]:
         """(K, B, C, C) of every source."""
@@ -337,7 +339,8 @@ class SearchCell(nn.Module):
         """Move running statistics towards those of the batch, the variance without bias, as `torch.nn.BatchNorm2d`."""
         unbiased = (1.0, num_values / max(num_values - 1, 1))
         for kind, position, factor in zip(("mean", "var"), (0, 1), unbiased, strict=True):
-            running, batch = [], []
+            running: list[Tensor] = []
+            batch: list[Tensor] = []
             layout = self.layouts[self.strides[-1]]
             own = [norm for norm in layout.norms if norm[0] != "skip_connect"]
             first = [source.statistics[position] for source in sent if source.statistics is not None]

@@ -49,11 +49,12 @@ LAUNCH_S, BYTES_PER_S = 2.5e-6, 3.35e12
 _ROOT = Path(__file__).parents[2]
 _PRODUCT = (f"{_ROOT}/search_core/", f"{_ROOT}/tests/search_core/", f"{_ROOT}/tests/benchmarks/")
 _PHASES = {
-    "clip_grad.py": "clip",
-    "sgd.py": "theta",
-    "adam.py": "alpha",
-    "supernet.py": "forward",
-    "plain_supernet.py": "forward",
+    "utils/clip_grad.py": "clip",
+    "optim/sgd.py": "theta",
+    "training/optimisers.py": "theta",
+    "optim/adam.py": "alpha",
+    "network/supernet.py": "forward",
+    "search_core/plain_supernet.py": "forward",
 }
 
 
@@ -160,12 +161,12 @@ def _origin(frame: FrameType | None) -> tuple[str, str]:
     phase, file = "other", ""
     while frame is not None:
         path, function = frame.f_code.co_filename, frame.f_code.co_name
-        name = path.rpartition("/")[2]
+        place = "/".join(path.rsplit("/", 2)[-2:])
         if function == "_engine_run_backward":
             return "backward", file or "autograd"
         if phase == "other":
-            phase = _PHASES.get(name, phase)
+            phase = _PHASES.get(place, phase)
         if not file and path.startswith(_PRODUCT):
-            file = name
+            file = place.rpartition("/")[2]
         frame = frame.f_back
     return phase, file

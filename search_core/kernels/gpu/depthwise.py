@@ -23,14 +23,14 @@ _MAX_CHUNKS = 64  # parts of a sum over pixels
 
 
 @triton.jit
-def _at(row, column, image, height, width, is_known):  # type: ignore[no-untyped-def]
+def pixel_at(row, column, image, height, width, is_known):
     """Numbers of pixels, and which of them there are."""
     inside = is_known & (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return (image * height + row) * width + column, inside
 
 
 @triton.jit
-def _rectified(x_ptr, pixel, inside, stride, channel, known):  # type: ignore[no-untyped-def]
+def _rectified(x_ptr, pixel, inside, stride, channel, known):
     """ReLU of pixels, NaN included, as float32; 0 outside."""
     at = x_ptr + pixel[:, None] * stride + channel[None, :]
     x = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
@@ -38,7 +38,7 @@ def _rectified(x_ptr, pixel, inside, stride, channel, known):  # type: ignore[no
 
 
 @triton.jit
-def _convolve(  # type: ignore[no-untyped-def]
+def _convolve(
     x_ptr, weight_ptr, output_ptr, num_pixels, height, width, rows, columns, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -50,7 +50,7 @@ def _convolve(  # type: ignore[no-untyped-def]
     for i in range(K):  # unrolled, both need more registers than there are
         for j in tl.static_range(K):
             y, x = row * STRIDE + (i - K // 2) * DILATION, column * STRIDE + (j - K // 2) * DILATION
-            source, inside = _at(y, x, image, height, width, pixel < num_pixels)
+            source, inside = pixel_at(y, x, image, height, width, pixel < num_pixels)
             weight = tl.load(weight_ptr + channel * (K * K) + i * K + j, mask=known, other=0.0).to(tl.float32)
             total += _rectified(x_ptr, source, inside, x_stride, channel, known) * weight[None, :]
     place = output_ptr + pixel[:, None] * C + channel[None, :]
@@ -58,7 +58,7 @@ def _convolve(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def forward_kernel(  # type: ignore[no-untyped-def]
+def forward_kernel(
     x_ptr, weights, outputs, num_pixels, height, width, rows, columns, x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, NUM: tl.constexpr,
     STRIDE: tl.constexpr, BLOCK: tl.constexpr,
@@ -75,7 +75,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _convolve_back(  # type: ignore[no-untyped-def]
+def _convolve_back(
     total, gradient_ptr, weight_ptr, pixel, image, row, column, num_pixels, rows, columns, stride, channel, known,
     K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
 ):  # fmt: skip
@@ -84,7 +84,7 @@ def _convolve_back(  # type: ignore[no-untyped-def]
         for j in tl.static_range(K):
             y, x = row - (i - K // 2) * DILATION, column - (j - K // 2) * DILATION
             is_read = (pixel < num_pixels) & (y >= 0) & (x >= 0) & (y % STRIDE == 0) & (x % STRIDE == 0)
-            source, inside = _at(y // STRIDE, x // STRIDE, image, rows, columns, is_read)
+            source, inside = pixel_at(y // STRIDE, x // STRIDE, image, rows, columns, is_read)
             at = gradient_ptr + source[:, None] * stride + channel[None, :]
             gradient = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
             weight = tl.load(weight_ptr + channel * (K * K) + i * K + j, mask=known, other=0.0).to(tl.float32)
@@ -93,7 +93,7 @@ def _convolve_back(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def backward_kernel(  # type: ignore[no-untyped-def]
+def backward_kernel(
     x_ptr, weights, gradients, edge_strides, strides, of_x_ptr, num_edges, num_pixels, height, width, rows, columns,
     x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, NUM: tl.constexpr,
@@ -119,7 +119,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _correlate(  # type: ignore[no-untyped-def]
+def _correlate(
     x_ptr, gradient_ptr, place_ptr, tap, num_pixels, pixels_of_a_chunk, height, width, rows, columns, x_stride, stride,
     C: tl.constexpr, PADDED: tl.constexpr, K: tl.constexpr, DILATION: tl.constexpr, STRIDE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -132,7 +132,7 @@ def _correlate(  # type: ignore[no-untyped-def]
         pixel = first + tl.arange(0, BLOCK)
         image, row, column = pixel // (rows * columns), pixel // columns % rows, pixel % columns
         y, x = row * STRIDE + (tap // K - K // 2) * DILATION, column * STRIDE + (tap % K - K // 2) * DILATION
-        source, inside = _at(y, x, image, height, width, pixel < num_pixels)
+        source, inside = pixel_at(y, x, image, height, width, pixel < num_pixels)
         at = gradient_ptr + pixel[:, None] * stride + channel[None, :]
         gradient = tl.load(at, mask=inside[:, None] & known[None, :], other=0.0).to(tl.float32)
         total += gradient * _rectified(x_ptr, source, inside, x_stride, channel, known)
@@ -140,7 +140,7 @@ def _correlate(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def weights_kernel(  # type: ignore[no-untyped-def]
+def weights_kernel(
     x_ptr, gradients, edge_strides, strides, sums_ptr, num_taps, num_pixels, pixels_of_a_chunk, height, width, rows,
     columns, x_edge, x_stride,
     C: tl.constexpr, PADDED: tl.constexpr, KERNELS: tl.constexpr, DILATIONS: tl.constexpr, FIRSTS: tl.constexpr,
@@ -160,14 +160,14 @@ def weights_kernel(  # type: ignore[no-untyped-def]
 
 def forward(x: Tensor, dilations: Sequence[int], stride: int, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """As `relu_depthwise`, in one launch."""
-    x = _flat(x)
+    x = flat(x)
     num_images, (rows, columns) = x.shape[1], _size(x, stride)
     outputs = tuple(x.new_empty((len(weight), num_images, rows, columns, x.shape[4])) for weight in weights)
     constants = _constants(x, dilations, stride, weights)
     num_pixels = num_images * rows * columns
     launching.launch(
         forward_kernel, (triton.cdiv(num_pixels, constants["BLOCK"]), len(weights[0]), len(weights)), x,
-        tuple(weights), outputs, num_pixels, *x.shape[2:4], rows, columns, *_strides(x), **constants,
+        tuple(weights), outputs, num_pixels, *x.shape[2:4], rows, columns, *strides_of(x), **constants,
     )  # fmt: skip
     return outputs
 
@@ -176,12 +176,12 @@ def backward(
     x: Tensor, dilations: Sequence[int], stride: int, weights: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradients of x and of the weights, in three launches."""
-    x, gradients = _flat(x), [_flat(gradient) for gradient in gradients]
+    x, gradients = flat(x), [flat(gradient) for gradient in gradients]
     num_images, height, width, channels = x.shape[1:]
     constants, num_edges = _constants(x, dilations, stride, weights), len(weights[0])
-    strides = zip(*(_strides(gradient) for gradient in gradients), strict=True)
+    strides = zip(*(strides_of(gradient) for gradient in gradients), strict=True)
     sent = (tuple(gradients), *strides)
-    sizes = (height, width, *_size(x, stride), *_strides(x))
+    sizes = (height, width, *_size(x, stride), *strides_of(x))
     of_x, num_pixels = x.new_empty(x.shape), num_images * height * width
     launching.launch(
         backward_kernel, (triton.cdiv(num_pixels, constants["BLOCK"]), len(x)), x, tuple(weights), *sent, of_x,
@@ -201,7 +201,7 @@ def backward(
     return of_x, [taps.transpose(1, 2).reshape(weight.shape).to(weight.dtype) for taps, weight in of_weights]
 
 
-def _flat(x_GNHWC: Tensor) -> Tensor:
+def flat(x_GNHWC: Tensor) -> Tensor:
     """The same, with a fixed distance from pixel to pixel."""
     _, num_images, height, width, _ = x_GNHWC.shape
     _, of_image, of_row, of_pixel, of_channel = x_GNHWC.stride()
@@ -209,7 +209,7 @@ def _flat(x_GNHWC: Tensor) -> Tensor:
     return x_GNHWC if is_flat else x_GNHWC.contiguous()
 
 
-def _strides(x_GNHWC: Tensor) -> tuple[int, int]:
+def strides_of(x_GNHWC: Tensor) -> tuple[int, int]:
     """From edge to edge, 0 where all share one, and from pixel to pixel."""
     return x_GNHWC.stride(0) if len(x_GNHWC) > 1 else 0, x_GNHWC.stride(3)
 
