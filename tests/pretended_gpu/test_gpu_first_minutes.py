@@ -29,7 +29,7 @@ def test_parts_run_on_a_gpu_and_say_what_they_found() -> None:
     assert [name for name in _HERE if "error" in result[name]] == [], result
     steps = ("snas_float32", "snas_bfloat16", "darts_float32")
     assert {f"{name}_{how}_ms" for name in steps for how in ("one_by_one", "graph")} <= result["step"].keys()
-    assert all(result["step"][f"{name}_losses_apart"] < 1e-4 for name in steps)
+    assert all(result["step"][f"{name}_losses_apart"] < 1e-2 for name in steps)
     assert all(error < 1e-5 for name, error in result["gram"].items() if name.endswith("_error"))
     assert result["depthwise"]["4x8x8_gradients_apart"] < 1e-5
     assert len(result["epoch"]["images_per_s"]) == 2
