@@ -182,7 +182,8 @@ def _beside_the_child(
              "customdata": [trial.number for trial in trials],
              "hovertemplate": "trial %{customdata}, recalibrated: %{y:.2f}%<extra></extra>"}
         )  # fmt: skip
-    tested = [(place, tests[trial.number]) for place, trial in enumerate(trials) if trial.number in tests]
+    numbers = [(place, trial.number) for place, trial in enumerate(trials)]
+    tested = [(place, tests[number]) for place, number in numbers if number is not None and number in tests]
     if tested:
         spans = [(found.value, *(found.interval or (found.value, found.value))) for _, found in tested]
         traces.append(
