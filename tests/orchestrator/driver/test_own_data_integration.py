@@ -134,7 +134,7 @@ def test_data_that_a_store_names_are_not_loaded_in_another_process(shapes: Done,
 @pytest.mark.slow
 @pytest.mark.integration
 def test_lines_of_the_models_description_work(shapes: Done, model: str, tmp_path: Path) -> None:
-    (text,) = {version.description for version in shapes.client.search_model_versions() if version.version == "1"}
+    (text,) = {version.description for version in shapes.client.search_model_versions() if int(version.version) == 1}
     printed = re.findall(r"`(mlflow[^`]*)`", text)
     assert [line.split(" ")[0].split("(")[0] for line in printed] == [
         "mlflow.pytorch.load_model",
