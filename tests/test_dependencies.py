@@ -20,6 +20,8 @@ from tests.search_core.test_imports import ROOT, imports, sources
 OWN = {"search_core", "orchestrator", "dashboards", "studies", "tests"}
 #: Imported, but not to be installed: stubs that only type checkers have, and peers that their benchmarks describe.
 NOT_INSTALLED = {"_typeshed", "confopt", "model_search", "nni"}
+#: Brought by PyTorch's builds for GPUs; without it PyTorch's operations compute the same.
+OF_TORCH = {"triton"}
 #: Declared though nothing imports them: why.
 NOT_IMPORTED = {
     "scikit-learn": "its digits, whose file is read",
@@ -36,13 +38,22 @@ NOT_IMPORTED = {
     "snas-orchestrator": "its own extra",
 }
 #: Modules that no documentation names, and private attributes that the standard library documents.
-UNDOCUMENTED, STANDARD = ("mlflow.utils.", "ray.train.v2.", "numba.core."), ("_replace", "_exit")
-#: Private interfaces outside `orchestrator/adapters`: what makes an inner loop fast is used where it stands.
-FAST = {
+UNDOCUMENTED, STANDARD = ("mlflow.utils.", "ray.train.v2.", "numba.core."), ("_replace", "_fields", "_exit")
+#: Private interfaces outside `orchestrator/adapters`: what makes an inner loop fast, and what sees every operation of a
+#: module, is used where it stands.
+PRIVATE = {
     ("search_core/kernels/tiles.py", "numba.core.cgutils"),
-    ("search_core/kernels/product.py", "torch._foreach_copy_"),
     ("search_core/network/search_cell.py", "torch._foreach_lerp_"),
     ("search_core/network/search_cell.py", "torch._foreach_mul"),
+    ("search_core/primitives/measured.py", "func._overloadpacket"),
+    ("search_core/primitives/measured.py", "torch.ops.aten._adaptive_avg_pool2d"),
+    ("search_core/primitives/measured.py", "torch.utils._python_dispatch.TorchDispatchMode"),
+    ("search_core/primitives/measured.py", "torch.utils._pytree.tree_leaves"),
+    ("search_core/training/optimisers.py", "torch._foreach_add"),
+    ("search_core/training/optimisers.py", "torch._foreach_add_"),
+    ("search_core/training/optimisers.py", "torch._foreach_mul"),
+    ("search_core/training/optimisers.py", "torch._foreach_mul_"),
+    ("search_core/training/optimisers.py", "torch._foreach_sub_"),
 }
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -67,7 +78,7 @@ def imported(package: str) -> set[str]:
 
 def third_party(packages: Iterable[str]) -> set[str]:
     """Third-party modules that the packages import."""
-    return set().union(*map(imported, packages)) - set(sys.stdlib_module_names) - OWN - NOT_INSTALLED
+    return set().union(*map(imported, packages)) - set(sys.stdlib_module_names) - OWN - NOT_INSTALLED - OF_TORCH
 
 
 def skipped_without(tree: ast.AST) -> set[str]:
@@ -158,9 +169,9 @@ def test_private_interfaces_are_used_by_the_adapters_alone_and_their_libraries_h
             libraries |= {library} - {"__init__"}
         else:
             elsewhere |= {(str(path.relative_to(ROOT)), use) for use in uses}
-    assert elsewhere == FAST
+    assert elsewhere == PRIVATE
     assert libraries == {"ray", "optuna", "mlflow"}
-    for name in libraries | {use.split(".")[0] for _, use in FAST}:
+    for name in libraries | {use.split(".")[0] for _, use in PRIVATE}:
         (holder,) = distributions([name])[name] & set(declared())
         bounds = [specifier.operator for specifier in declared()[holder].specifier]
         assert "<" in bounds, f"{holder} has no upper bound"
