@@ -45,7 +45,6 @@ PRIVATE = {
     ("search_core/kernels/tiles.py", "numba.core.cgutils"),
     ("search_core/network/search_cell.py", "torch._foreach_lerp_"),
     ("search_core/network/search_cell.py", "torch._foreach_mul"),
-    ("search_core/primitives/measured.py", "func._overloadpacket"),
     ("search_core/primitives/measured.py", "torch.ops.aten._adaptive_avg_pool2d"),
     ("search_core/primitives/measured.py", "torch.utils._python_dispatch.TorchDispatchMode"),
     ("search_core/primitives/measured.py", "torch.utils._pytree.tree_leaves"),

@@ -39,7 +39,7 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        packet = func._overloadpacket
+        packet = func.overloadpacket
         flops: Callable[..., int] | None = flop_registry.get(packet)
         if flops is not None:
             self.madds += flops(*args, **(kwargs or {}), out_val=out) // 2
