@@ -269,7 +269,7 @@ def torn_line(copy: Copy) -> None:
 
 
 def bad_genotype(entries: list[dict[str, Any]]) -> None:
-    entries[0]["genotype"] = {**entries[0]["genotype"], "normal": [["no_such_operation", 0, 2]]}
+    entries[0]["genotype"] = {**entries[0]["genotype"], "normal": [["no such operation", 0, 2]]}
 
 
 def set_status(unit: str, status: str) -> Callable[[Copy], object]:
