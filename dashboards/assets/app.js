@@ -85,7 +85,8 @@
     const isDeferred = (graph) => deferredGraphs((one) => graph.contains(one)).length > 0;
     if (!graphs.every((graph) => graph.querySelector(".main-svg") || isDeferred(graph))) return false;
     const inGrid = '.ag-row [col-id="trial"] a, .ag-overlay-no-rows-center';  // rows come first, their texts later
-    return !main.querySelector("#trials") || main.querySelector(inGrid) !== null;
+    if (!main.querySelector("#trials") || main.querySelector(inGrid)) return true;
+    return main.querySelector("#trials-count").textContent === ", 0 shown";  // filters leave no row
   }
 
   /* Dash's list catches the focus with a field that is hidden from screen readers; its button can do that itself. */
