@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+import psutil
 import pytest
 from mlflow.entities import Run
 
@@ -48,15 +50,17 @@ class Steered(StudyProcess):
 
 @pytest.fixture(scope="module")
 def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
-    process = Steered(tmp_path_factory.mktemp("steered"), STEERED)
+    process, held = Steered(tmp_path_factory.mktemp("steered"), STEERED), None
     try:
         process.start()
         process.wait_until(lambda: min(len(process.journal(number).epochs) for number in (0, 1)) > 0)
-        process._worker(0).suspend()  # it must not end while commands are tried
+        held = process._worker(0)
+        held.suspend()  # it must not end while commands are tried
         yield process
     finally:
-        for worker in process.workers():
-            worker.resume()
+        if held is not None:
+            with suppress(psutil.NoSuchProcess):
+                held.resume()
         process.kill()
 
 
