@@ -48,7 +48,7 @@ def test_page_searches_retrains_and_exports(tmp_path: Path) -> None:
     assert "test accuracy" in snas(tmp_path, *words, "--name", "again")
     madds = snas(tmp_path, "profile", "cell.json", "--plugin", "ghost.py:GhostConv", "--json")
     assert '"madds"' in madds
-    model = ["--model", "again/1"]
-    snas(tmp_path, "export", *model, "--to", "child", "--format", "python", code=2)
-    snas(tmp_path, "export", *model, "--to", "child", "--format", "python", "--plugin", "ghost.py:GhostConv")
+    export = ["export", "--model", "again-child/1", "--to", "child", "--format", "python"]
+    assert "--plugin" in snas(tmp_path, *export, code=2)
+    snas(tmp_path, *export, "--plugin", "ghost.py:GhostConv")
     assert "class GhostConv" in (tmp_path / "child" / "child.py").read_text()
