@@ -54,6 +54,7 @@ def test_study_of_the_page_is_valid_and_its_images_are_checked(tmp_path: Path, m
     assert f"study.yaml:5: search.dataset.name: {tmp_path}/shapes.py must be a readable file of Python" in gone.said
 
 
+@pytest.mark.slow
 def test_a_function_that_gives_other_images_each_time_is_refused(tmp_path: Path) -> None:
     written_page(tmp_path)
     file = tmp_path / "shapes.py"

@@ -87,6 +87,7 @@ def test_commands_on_a_study_that_does_not_run(tmp_path: Path) -> None:
     assert pending(study.folder.requests) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
