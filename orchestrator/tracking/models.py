@@ -26,6 +26,7 @@ from orchestrator.tracking.descriptions import describe_model, describe_version
 from orchestrator.tracking.stored import stored_file
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.datasets import ImageData
+from search_core.errors import printable
 from search_core.export import PixelChild
 from search_core.export.formats import without_auxiliary
 from search_core.space.choices import CellChoices
@@ -104,7 +105,7 @@ def _register(tracker: Tracker, run_id: str, model: PixelChild, data: ImageData,
             input_example=example.numpy(),
             signature=infer_signature(example.numpy(), logits.numpy()),
             registered_model_name=registered_name,
-            metadata={"classes": list(model.classes)},
+            metadata={"classes": [printable(name) for name in model.classes]},
             pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "snas-orchestrator")],
         )
 

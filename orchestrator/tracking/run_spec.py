@@ -14,6 +14,7 @@ from typing import Any, Literal
 from dashboards.formatting import shown_number, shown_setting
 from orchestrator.study.hours import HOURS
 from search_core.data.datasets import ImageData
+from search_core.errors import printable
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.space.genotype import PRIMITIVES, Genotype
 
@@ -128,7 +129,7 @@ def run_tags(data: ImageData) -> dict[str, str]:
         "dataset": data.name,
         "dataset.digest": data.digest,
         "dataset.split_digest": data.split_digest,
-        "dataset.classes": ", ".join(data.classes)[:_MOST_CHARACTERS],
+        "dataset.classes": ", ".join(map(printable, data.classes))[:_MOST_CHARACTERS],
         "dataset.mean": json.dumps(data.mean),
         "dataset.std": json.dumps(data.std),
         **environment_tags(),

@@ -625,7 +625,8 @@ def test_runs_are_the_same_on_a_tracking_server(
     assert study_run(again, tmp_path) == parent
     again.sync(unit, Journal(written_journal(file, records[2:], "complete")))
     again.close_study(parent, complete=True)
-    study, trial = runs_of(again.client, experiment)
+    by_unit = by_label(again, experiment)
+    study, trial = by_unit["study"], by_unit["trial-0000"]
     assert [run.info.status for run in (study, trial)] == ["FINISHED", "FINISHED"]
     assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
     assert steps_of(again.client, trial.info.run_id, "child_val_error") == [0, 1, 2]
