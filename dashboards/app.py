@@ -29,6 +29,7 @@ from dashboards.player.page import render_player
 from dashboards.ports import port_error
 from dashboards.records import RunRecord
 from dashboards.store import Store
+from search_core.space.genotype import Genotype
 
 HOST = "127.0.0.1"
 _LOG = logging.getLogger(__name__)
@@ -244,6 +245,15 @@ def _add_callback(app: Dash, store: Store) -> None:
         app.clientside_callback(in_browser[name], target, source, prevent_initial_call=True)
 
 
+def _asked_cell(store: Store) -> Genotype | Response:
+    """The cell of the run that is asked for, or the answer that says why there is none."""
+    try:
+        cell = store.genotype(_run(store, _asked_path()))
+    except DashboardError as error:
+        return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
+    return _text("this run has no genotype yet", 404) if cell is None else cell
+
+
 def _add_files(app: Dash, store: Store) -> None:
     server = app.server
 
@@ -270,22 +280,16 @@ def _add_files(app: Dash, store: Store) -> None:
 
     @server.get("/genotype/<path:_>")  # type: ignore[untyped-decorator]
     def genotype(_: str) -> Response:
-        try:
-            cell = store.genotype(_run(store, _asked_path()))
-        except DashboardError as error:
-            return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
-        if cell is None:
-            return _text("this run has no genotype yet", 404)
+        cell = _asked_cell(store)
+        if isinstance(cell, Response):
+            return cell
         return Response(cell.to_json(), mimetype="application/json")
 
     @server.get("/cells/<path:_>")  # type: ignore[untyped-decorator]
     def cells(_: str) -> Response:
-        try:
-            cell = store.genotype(_run(store, _asked_path()))
-        except DashboardError as error:
-            return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
-        if cell is None:
-            return _text("this run has no genotype yet", 404)
+        cell = _asked_cell(store)
+        if isinstance(cell, Response):
+            return cell
         theme = THEMES["dark" if request.args.get("theme") == "dark" else "light"]
         picture = small_cells_svg(cell, ink=theme.ink, muted=theme.muted, ground=theme.surface)
         return Response(picture, mimetype="image/svg+xml", headers={"Cache-Control": "max-age=3600"})
