@@ -17,6 +17,7 @@ from orchestrator.files.decisions import Decisions, Request, RequestKind, pendin
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import trial_label
 from orchestrator.files.lock import driver_lock, lock_holder
+from orchestrator.files.whole_file import write_whole
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
@@ -226,15 +227,7 @@ def _withdraw(request: Request, decisions: Decisions) -> None:
 def write_study_file(study: Study) -> None:
     """Keep the settings of a study in its folder, whole or not at all."""
     draft = study.folder.path / f"study-{os.getpid()}.tmp"
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(dump_yaml(study.spec.resolved()))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(study.folder.spec_file)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    write_whole(study.folder.spec_file, dump_yaml(study.spec.resolved()).encode(), draft)
 
 
 def checked_values(sweep: Mapping[str, SweepEntry], values: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.files.whole_file import write_whole
 
 _NAME = re.compile(r"epoch-(\d+)\.pt")
 #: What a file that is no checkpoint may raise in torch.load.
@@ -76,8 +76,8 @@ class CheckpointFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / f"epoch-{epoch:04d}.pt"
         # The checksum first: a state without one would count as damaged.
-        _write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
-        _write_whole(file, content)
+        write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
+        write_whole(file, content)
         self.thin(self.keep)
         return file
 
@@ -141,17 +141,3 @@ def _checked_bytes(file: Path) -> bytes:
 
 def _checksum_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
-
-
-def _write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Write so that a kill or a full disk leaves the old file or the new one, never a part."""
-    draft = file.with_name(f"{file.name}.tmp")
-    try:
-        with draft.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise

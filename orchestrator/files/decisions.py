@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.json_lines import JsonLines
+from orchestrator.files.whole_file import write_whole
 
 #: What may be asked for.
 RequestKind = Literal["extend", "enqueue", "cancel", "retry", "pause"]
@@ -121,16 +122,8 @@ def post(folder: Path, kind: RequestKind, **facts: Any) -> Request:
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{time.time_ns():020d}-{os.getpid()}"
-    file, draft = folder / f"{name}.json", folder / f"{name}.tmp"
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            json.dump({"kind": kind, **facts}, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+    file = folder / f"{name}.json"
+    write_whole(file, json.dumps({"kind": kind, **facts}).encode(), folder / f"{name}.tmp")
     return Request(name, kind, facts, file)
 
 
