@@ -319,7 +319,7 @@ def test_checkpoint_that_cannot_be_written_does_not_end_the_search(monkeypatch: 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     whole = records(search(epochs=3, checkpoints="undisturbed"))
-    monkeypatch.setattr("orchestrator.files.checkpoint.os.fsync", full)
+    monkeypatch.setattr("orchestrator.files.whole_file.os.fsync", full)
     reports = list(steps(search(epochs=3)))
     assert reports[0].checkpoint_fault == "the checkpoint of epoch 1 could not be written: No space left on device"
     assert [report.record["genotype"] for report in reports if report.record] == [kept["genotype"] for kept in whole]
