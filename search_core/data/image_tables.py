@@ -118,7 +118,7 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 def _read_hub(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A data set of Hugging Face, from its hub, its cache or a folder of files."""
     try:
-        import datasets  # type: ignore[import-not-found,unused-ignore]
+        import datasets
     except ImportError as error:
         raise DataError(f"{HUB}{name} needs the package datasets (`pip install datasets`), got: {error}") from error
     columns = {key: options.pop(key) for key in _COLUMNS if key in options}
