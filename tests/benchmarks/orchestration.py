@@ -1,8 +1,8 @@
 """What a study costs beside its searches: time, memory of the driver, reports.
 
 Run: `python -m tests.benchmarks.orchestration [--parts scale,start,overhead] [--trials 1000 --reports 20]
-[--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe] [--picture-every N]
-[--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
+[--starts 20] [--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe]
+[--picture-every N] [--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
 by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
 second: `scale`, whose searches take no time, draws them at the end only; the other parts draw as a study does.
 
@@ -65,7 +65,7 @@ from tests.benchmarks.timed_trials import (
 )
 
 PARTS = ("scale", "start", "overhead")
-SHOWN = ("trials", "reports", "sampler", "picture_every", "seconds", "searches", "repeats", "work", "concurrent")
+SHOWN = ("trials", "reports", "starts", "sampler", "picture_every", "seconds", "searches", "repeats", "work", "concurrent")
 MARKER = "child_val_error"  # logged by every epoch
 #: A search whose epochs are short, so that a minute is many of them.
 SEARCH: dict[str, Any] = {
@@ -204,7 +204,7 @@ def all_runs(client: MlflowClient, name: str) -> list[Run]:
 
 def measure_start(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How long a worker waits for its next trial."""
-    spec = study_spec(given, "start", trials=20 * given.concurrent, epochs=4)
+    spec = study_spec(given, "start", trials=given.starts * given.concurrent, epochs=4)
     _, steps = stubbed_study(spec, folder, StubTrainable, StudyView(), stub_seconds=0.25)
     waits = starts_of(steps)
     return {
@@ -330,6 +330,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--parts", default=",".join(PARTS), help="some of scale, start and overhead")
     parser.add_argument("--trials", type=int, default=1000, help="scale: trials of the study")
     parser.add_argument("--reports", type=int, default=20, help="scale: reports of a trial")
+    parser.add_argument("--starts", type=int, default=20, help="start: trials of each worker")
     parser.add_argument("--sampler", default="tpe", help="scale and start: as in a study file")
     parser.add_argument("--picture-every", type=int, help="as `tracking.picture_every` of a study file; scale: 0")
     parser.add_argument("--seconds", type=float, default=60, help="overhead: what a search takes")

@@ -15,6 +15,8 @@ SMALL = [
     "6",
     "--reports",
     "3",
+    "--starts",
+    "4",
     "--seconds",
     "0.5",
     "--searches",
