@@ -27,6 +27,7 @@ from tests.orchestrator.tiny import (
     artifact_paths,
     image_steps,
     runs_of,
+    snas,
     steps_of,
     tiny_spec,
 )
@@ -54,7 +55,7 @@ def study(postgres: PostgresServer, mlflow_on_postgres: MlflowServer, tmp_path: 
     return ran
 
 
-def test_study_on_servers_is_all_there(
+def test_study_on_servers_is_all_there_and_all_gone_when_deleted(
     study: Study, postgres: PostgresServer, mlflow_on_postgres: MlflowServer
 ) -> None:
     client = MlflowClient(mlflow_on_postgres.uri)
@@ -82,6 +83,22 @@ def test_study_on_servers_is_all_there(
     assert list(mlflow_on_postgres.artifacts.rglob("history.parquet")), "in the server's folder"
     root = study.runs.root
     assert not [*root.glob("*.db"), *root.glob("mlartifacts")], "no store of its own"
+
+    _delete(study, client)
+    assert postgres.sql("SELECT count(*) FROM studies", "optuna") == "0"
+
+
+def _delete(study: Study, client: MlflowClient) -> None:
+    """`snas study delete`, and what must be gone from a tracking server then."""
+    before = client.get_experiment_by_name("served")
+    assert before is not None
+    done = snas("study", "delete", "served", "--yes", "--runs", study.runs.root)
+    assert done.code == 0, done.said
+    assert f"mlflow gc --experiment-ids {before.experiment_id}" in " ".join(done.said.split()), "its owner's part"
+    assert client.get_experiment_by_name("served") is None, "its name is free"
+    assert client.get_experiment(before.experiment_id).lifecycle_stage == "deleted"
+    assert client.search_registered_models() == []
+    assert not study.folder.path.exists()
 
 
 @pytest.mark.parametrize("leave", ["stop", "kill"])
