@@ -422,15 +422,24 @@ def test_render_cells_memory_does_not_grow_over_many_frames():
     assert bytes_after - bytes_before < 25_000_000
 
 
-def test_render_cells_takes_well_under_half_a_second():
-    render_cells(MILD)
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        render_cells(MILD, probabilities=probabilities_of(MILD))
-        durations.append(time.perf_counter() - start)
-    # The aim is 0.12 s on a free core; a shared machine gets room, a lost cache or an axes per frame does not.
-    assert min(durations) < 0.4
+def test_render_cells_takes_no_longer_than_two_plain_figures():
+    def plain_figure():
+        figure = Figure(figsize=(9, 4.5), dpi=100)
+        for axes in figure.subplots(1, 2):
+            axes.plot(range(10))
+        figure.savefig(io.BytesIO(), format="png")
+
+    def seconds(draw):
+        def once():
+            start = time.process_time()
+            draw()
+            return time.process_time() - start
+
+        draw()
+        return min(once() for _ in range(5))
+
+    # As long as one was measured.
+    assert seconds(lambda: render_cells(MILD, probabilities=probabilities_of(MILD))) < 2 * seconds(plain_figure)
 
 
 def test_pictures_import_no_pyplot_and_no_orchestrator():
