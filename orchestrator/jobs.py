@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dashboards.formatting import counted
 from orchestrator.study_file.sections import RetrainSection
 from orchestrator.study_file.validation import from_plain
 from search_core.data.dataset_options import DatasetOptions
@@ -39,6 +40,22 @@ class Reservation:
     gpu: float
     memory_gb: float | None
     explanation: str = field(default="as the study file says", compare=False)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The trial at whose checkpoint another was forked.
+
+    Attributes:
+        trial: its number.
+        epoch: how many of its epochs the other takes over.
+    """
+
+    trial: int
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"trial {self.trial} after {counted(self.epoch, 'epoch')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +94,18 @@ class SearchJob(Job):
     Attributes:
         options: of the search.
         wants_scores: whether the last record says what the strategy thinks of every genotype.
-        trunk: checkpoints of the shared epochs from which it grows as long as it has none of its own.
+        keep_every: its checkpoints after every so many epochs stay; None for none.
+        trunk: checkpoints of the epochs of another from which it grows as long as it has none of its own.
         trunk_epochs: how many these are.
+        parent: whose they are; None for the shared epochs.
     """
 
     options: SearchOptions
     wants_scores: bool = False
+    keep_every: int | None = None
     trunk: Path | None = None
     trunk_epochs: int = 0
+    parent: Parent | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import get_args
 
 from dash import html
@@ -11,7 +12,7 @@ from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
 from dashboards.errors import NotFoundError
-from dashboards.formatting import MISSING, duration, hours_text, metric_name, shown_metric, shown_number
+from dashboards.formatting import MISSING, counted, duration, hours_text, metric_name, shown_metric, shown_number
 from dashboards.history import History
 from dashboards.mlflow_store.databases import snas_command
 from dashboards.pages.asked import asked
@@ -142,6 +143,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         ("state", badge(run.state)),
         ("epochs", f"{run.num_epochs} of {trial.planned_epochs or MISSING}"),
         *((key, shown_number(value)) for key, value in trial.values.items()),
+        *([("forked from", _parent(name, run.tags))] if "snas.fork.trial" in run.tags else []),
         *([] if tested is None else [("test error, retrained", said_test(study, tested))]),
         *((metric_name(key), shown_metric(key, run.metrics[key])) for key in FACTS if key in run.metrics),
         *(("reserved", hours_text(key, run.metrics[key])) for key in _HOURS if key in run.metrics),
@@ -168,6 +170,12 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         facts(entries),
         slot([*reason, *noted]),
     ]
+
+
+def _parent(study: str, tags: Mapping[str, str]) -> Component:
+    """The trial at whose checkpoint this one began."""
+    number, epochs = tags["snas.fork.trial"], int(tags["snas.fork.epoch"])
+    return link(f"trial {number} after {counted(epochs, 'epoch')}", href=trial_address(study, int(number), ""))
 
 
 def _player(trial: Trial, history: History | None, request: Request) -> Component:

@@ -1,4 +1,4 @@
-"""`snas study extend | enqueue | pause` and `snas trial cancel | retry`: requests to a study, running or not."""
+"""`snas study extend | enqueue | pause` and `snas trial cancel | retry | fork`: requests to a study, running or not."""
 
 from __future__ import annotations
 
@@ -105,6 +105,30 @@ def retry(study: StudyArgument, number: NumberArgument, runs: RunsOption = DEFAU
     _ask(study, runs, "retry", trial=number)
 
 
+def fork(
+    study: StudyArgument,
+    number: NumberArgument,
+    epoch: Annotated[int, typer.Option(metavar="E", min=1, help="After which epoch, of those with a kept checkpoint.")],
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A swept key and its value from there on; repeatable."),
+    ] = [],  # noqa: B006 - typer copies it
+    trials: Annotated[
+        int, typer.Option(metavar="K", min=1, help="How many; with several, what is swept and not given is drawn.")
+    ] = 1,
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Begin another trial of the study at a checkpoint of this one, with another penalty, temperature or limit.
+
+    `snas trial show` names the checkpoints; `storage: {keep: {every: 10}}` in the study file keeps more of them.
+
+    Example: `snas trial fork digits-quickstart 3 --epoch 10 --set penalty.strength=0.01`
+    """
+    from orchestrator.study_file.yaml_file import read_settings
+
+    _ask(study, runs, "fork", trial=number, epoch=epoch, values=read_settings(settings), count=trials)
+
+
 def note(
     study: StudyArgument,
     number: NumberArgument,
@@ -162,6 +186,6 @@ def _ask(name: str, runs: Any, kind: Any, **facts: Any) -> None:
 
     study = Study.load(name, Runs(runs))
     text = said(ask(study, kind, **facts))
-    if kind in ("extend", "enqueue", "retry") and lock_holder(study.folder.lock_file) is None:
+    if kind in ("extend", "enqueue", "retry", "fork") and lock_holder(study.folder.lock_file) is None:
         text += f"; `{study.runs.command('study', 'resume', name)}` runs what is open"
     stdout.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -69,6 +69,7 @@ def show(
 
 app.command()(steering.cancel)
 app.command()(steering.retry)
+app.command()(steering.fork)
 app.command()(steering.note)
 app.command()(steering.star)
 app.command()(steering.tag)
@@ -96,6 +97,9 @@ def _print(facts: dict[str, Any]) -> None:
         "checkpoints": f"{counted(len(facts['checkpoints']['files']), 'file')} in {facts['checkpoints']['folder']}",
         "MLflow run": facts["run_id"] or "not found: the store does not answer, or has none yet",
     }
+    if facts["parent"] is not None:
+        parent = facts["parent"]
+        rows["forked from"] = f"trial {parent['trial']} after {counted(parent['epoch'], 'epoch')}"
     for name, text in rows.items():
         _line(f"  {name:<12} {text}")
     marks = facts["marks"]

@@ -17,7 +17,7 @@ from orchestrator.doctor.mlflow_store import READ_ERRORS
 from orchestrator.doctor.report import Check, Finding, Notes, Report
 from orchestrator.doctor.requests import check_requests
 from orchestrator.doctor.settings import check_settings
-from orchestrator.doctor.trunk import check_trunk
+from orchestrator.doctor.trunk import check_forks, check_trunk
 from orchestrator.doctor.truth import check_truth
 from orchestrator.doctor.units import (
     RETRAINS,
@@ -74,6 +74,7 @@ def examine(name: str, runs: Runs) -> Report:
     check_settings(case, store, notes)
     check_truth(case, notes)
     check_trunk(case, notes)
+    check_forks(case, notes)
     check_searches(case, notes)
     check_children(case, notes)
     check_retrains(case, notes)

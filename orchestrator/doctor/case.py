@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -14,7 +15,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import End, Journal
 from orchestrator.files.layout import Phase, StudyFolder, trial_label, unit_label
-from orchestrator.jobs import RetrainJob
+from orchestrator.jobs import Parent, RetrainJob
+from orchestrator.study.lineage import parent_of
 from orchestrator.study.records import open_among
 from orchestrator.study.study import Study
 from search_core.errors import GenotypeError
@@ -125,6 +127,19 @@ class Case:
         searches = self.searches if self.trials is None else {trial_label(trial.number) for trial in self.trials}
         retrains = self.retrains if self.jobs is None else {job.label for job in self.jobs}
         return frozenset(unit.unit for unit in self.units if unit.label not in {*searches, *retrains})
+
+    def taken_over(self, recorded: Recorded) -> int:
+        """How many epochs at the beginning of a journal are those of another, from which it was forked."""
+        fork = self.study.spec.fork
+        if recorded.phase == "search" and recorded.label in self.parents:
+            return self.parents[recorded.label].epoch
+        return fork.epoch if recorded.phase == "search" and fork is not None else 0
+
+    @cached_property
+    def parents(self) -> dict[str, Parent]:
+        """Where trials were forked from others, by label."""
+        found = {trial_label(trial.number): parent_of(trial) for trial in self.trials or ()}
+        return {label: parent for label, parent in found.items() if parent is not None}
 
     @property
     def is_done(self) -> bool:

@@ -16,6 +16,7 @@ from orchestrator.doctor.mlflow_store import READ_ERRORS, Artifacts, Points, Stu
 from orchestrator.doctor.model_checks import check_models
 from orchestrator.doctor.report import Notes, Severity
 from orchestrator.errors import StoreStateError, first_line
+from orchestrator.study.lineage import fork_tags
 from orchestrator.study.standing import ENDS
 from orchestrator.tracking.artifacts import CELLS, GENOTYPE, HISTORY, PLAYER
 from orchestrator.tracking.curves import FOLDER, file_of
@@ -145,6 +146,10 @@ class RunsCheck:
         if wanted is not None and got != wanted.info.run_id:
             message = f"its run must lie below {wanted.info.run_id}, the run of `{parent}` ({_PARENT}), got {got}"
             self._add(RUNS, unit.unit, self._case.lag, message, self._case.bring_up)
+        for tag, value in fork_tags(self._case.parents.get(unit.label) if unit.phase == "search" else None).items():
+            if (got := run.data.tags.get(tag)) != value:
+                message = f"the tag {tag} of its run must be {value}, where it was forked, got {got}"
+                self._add(RUNS, unit.unit, self._case.lag, message, self._case.bring_up)
 
     def _check_study_run(self) -> None:
         run = self._runs.get("study")

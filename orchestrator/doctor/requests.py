@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from dashboards.formatting import counted
 from orchestrator.doctor.case import Case
 from orchestrator.doctor.report import Notes
 from orchestrator.driver.steering import REQUEST
@@ -31,10 +32,12 @@ def check_requests(case: Case, notes: Notes) -> None:
     trials = patiently(lambda: study.optuna_study.get_trials(deepcopy=False))
     enqueued = Counter(str(trial.user_attrs[REQUEST]) for trial in trials if REQUEST in trial.user_attrs)
     for entry in decisions.entries:
-        if entry["kind"] not in ("enqueue", "retry") or entry["request"] in waiting:
+        if "values" not in entry or entry["request"] in waiting:
             continue
-        if (count := enqueued[entry["request"]]) != 1:
-            message = f"one trial must have been queued for the request {entry['request']}, got {count}"
+        if (count := enqueued[entry["request"]]) != (wanted := entry.get("count", 1)):
+            message = (
+                f"{counted(wanted, 'trial')} must have been queued for the request {entry['request']}, got {count}"
+            )
             notes.add(REQUESTS, study.spec.name, case.lag, message, "restore Optuna's storage from a backup")
     most = max((entry["trials"] for entry in decisions.entries if "trials" in entry), default=0)
     if study.spec.trials < most and not waiting and len(trials) > study.spec.trials:

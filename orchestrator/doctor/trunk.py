@@ -1,4 +1,4 @@
-"""Checks of a fork: the epochs that all trials share, run once."""
+"""Checks of forks: the epochs that all trials share, run once, and those that a trial took over from another."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
 from orchestrator.files.checkpoint import CheckpointFolder, is_whole
-from orchestrator.files.layout import TRUNK
+from orchestrator.files.layout import TRUNK, trial_label
+from orchestrator.sampling.samplers import patiently
+from orchestrator.study.hours import HOURS
+from orchestrator.study.lineage import parent_of
 
-SHARED = "shared epochs"
+SHARED, FORKS = "shared epochs", "forked trials"
 
 
 def check_trunk(case: Case, notes: Notes) -> None:
@@ -23,7 +26,7 @@ def check_trunk(case: Case, notes: Notes) -> None:
         return
     _check_end(case, trunk, fork.epoch, notes)
     for recorded in case.searches.values():
-        _check_beginning(recorded, trunk, fork.epoch, notes)
+        _check_beginning(SHARED, recorded, trunk, fork.epoch, notes)
     if trunk.end == "complete" and case.has_open_trials:
         folder = case.study.folder.checkpoints(case.study.spec, "trunk", TRUNK)
         newest = next((file for file in CheckpointFolder(folder).files() if is_whole(file)), None)
@@ -47,12 +50,35 @@ def _check_end(case: Case, trunk: Recorded, epochs: int, notes: Notes) -> None:
         notes.add(SHARED, TRUNK, "error", message, f"{case.resume} resumes them")
 
 
-def _check_beginning(recorded: Recorded, trunk: Recorded, epochs: int, notes: Notes) -> None:
+def check_forks(case: Case, notes: Notes) -> None:
+    """Trials that were forked begin with the epochs of their parents, and open ones can still grow from them."""
+    for label, parent in case.parents.items():
+        notes.look(FORKS)
+        source = case.searches.get(trial_label(parent.trial))
+        if source is not None and not source.damage:  # else that is reported
+            _check_beginning(FORKS, case.searches[label], source, parent.epoch, notes)
+    if case.trials is None:
+        return
+    study = case.study
+    trials = patiently(lambda: study.optuna_study.get_trials(deepcopy=False))  # also those that wait
+    for trial in trials:
+        forked, label = parent_of(trial), trial_label(trial.number)
+        if forked is None or trial.state.is_finished():
+            continue
+        file = CheckpointFolder(study.folder.fork_point(study.spec, forked.trial, forked.epoch)).file(forked.epoch)
+        if not CheckpointFolder(study.folder.checkpoints(study.spec, "search", label)).files() and not is_whole(file):
+            message = f"it grows from {file}, which must be a whole checkpoint of {forked}"
+            notes.add(FORKS, f"trial-{label}", case.lag, message, "restore it from a backup, or else the trial fails")
+
+
+def _check_beginning(check: str, recorded: Recorded, trunk: Recorded, epochs: int, notes: Notes) -> None:
+    """Hours are left out: a trial has not reserved those of its parent."""
     if recorded.damage:
         return
     pairs = zip(recorded.metrics[:epochs], trunk.metrics, strict=False)
-    texts = [[json.dumps(metrics, sort_keys=True) for metrics in pair] for pair in pairs]  # NaN equals NaN as a text
+    # NaN equals NaN as a text.
+    texts = [[json.dumps({**one, **dict.fromkeys(HOURS)}, sort_keys=True) for one in pair] for pair in pairs]
     others = [epoch for epoch, (own, shared) in enumerate(texts) if own != shared]
     if others:
         message = f"its epoch {others[0]} must be that of {trunk.file}, got another one"
-        notes.add(SHARED, recorded.unit, "error", message, f"restore {recorded.file} from a backup")
+        notes.add(check, recorded.unit, "error", message, f"restore {recorded.file} from a backup")

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes, Severity
-from orchestrator.files.checkpoint import CheckpointFolder, is_whole
+from orchestrator.files.checkpoint import CheckpointFolder, epoch_of, is_whole
 from orchestrator.files.layout import trial_label
 from orchestrator.sampling.ranking import is_result
 from orchestrator.study_file.spec import search_options
@@ -179,10 +179,9 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
     """An unfinished trial or retraining resumes from its newest whole checkpoint.
 
     Of a finished one only the newest file is read: nothing but a fork or a model that is still to be logged takes it.
-    Whether a fork still has what it needs is checked by `check_trunk`.
+    Whether a fork still has what it needs is checked by `check_trunk` and `check_forks`.
     """
     spec, folder = case.study.spec, case.study.folder
-    fork = case.study.spec.fork
     for recorded in case.journals:
         if recorded.damage:
             continue
@@ -196,22 +195,17 @@ def check_checkpoints(case: Case, notes: Notes) -> None:
         falls_back = f"{whole[0].name} is whole and takes its place" if whole else "no other is whole"
         for file in torn:
             notes.add(CHECKPOINTS, recorded.unit, "warning", f"{file} is damaged; {falls_back}", f"delete {file}")
-        shared = fork.epoch if fork is not None and recorded.phase == "search" else 0  # these need no checkpoint
+        shared = case.taken_over(recorded)  # these need no checkpoint
         if recorded.has_children:  # they have the checkpoints
             continue
         if recorded.end is None and len(recorded.metrics) > shared and not whole:
             message = f"it must have a whole checkpoint of its {len(recorded.metrics)} epochs, got none in {storage}"
             remedy = "restore one from a backup, or resume: it then repeats these epochs, none is recorded twice"
             notes.add(CHECKPOINTS, recorded.unit, case.lag, message, remedy)
-        elif recorded.end is None and whole and (done := _num_epochs(whole[0].stem)) > len(recorded.metrics) + 1:
+        elif recorded.end is None and whole and (done := epoch_of(whole[0])) > len(recorded.metrics) + 1:
             message = f"{whole[0]} must be at most one epoch ahead of the {len(recorded.metrics)} in the journal"
             remedy = f"restore {recorded.file} from a backup, or move checkpoints beyond that away; got epoch {done}"
             notes.add(CHECKPOINTS, recorded.unit, case.lag, message, remedy)
-
-
-def _num_epochs(stem: str) -> int:
-    """`epoch-0008` -> 8."""
-    return int(stem.rpartition("-")[2])
 
 
 def report_faults(case: Case, notes: Notes) -> None:

@@ -16,16 +16,19 @@ from orchestrator.cluster.packing import find_reservation, grown, retrain_reserv
 from orchestrator.driver.callback import PhaseCallback
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.control import Control
+from orchestrator.driver.forking import drop_fork_points
 from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, RayGaveUpError, run_phase
 from orchestrator.driver.progress import StudyView
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError, StudyFailed, last_line
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.journal import Journal
-from orchestrator.files.layout import TRUNK, Phase, trial_label
-from orchestrator.jobs import Job, Reservation, RetrainJob, SearchJob, TruthJob
+from orchestrator.files.layout import TRUNK, Phase, split_child_label, trial_label
+from orchestrator.jobs import Job, Parent, Reservation, RetrainJob, SearchJob, TruthJob
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study.ground_truth import read_truth, truth_jobs, write_table
+from orchestrator.study.hours import shared_of
+from orchestrator.study.lineage import taken_over
 from orchestrator.study.records import FORK_SHARE
 from orchestrator.tracking.run_spec import swept_values
 from orchestrator.tracking.study_runs import StudyLog
@@ -310,17 +313,26 @@ class Driver:
             reservation=self._reservation_of("search", label),
             options=options,
             wants_scores=self._spec.ground_truth is not None,
+            keep_every=self._spec.storage.keep.every,
         )
-        return job if self._spec.fork is None else self._forked(job)
+        is_child = split_child_label(label) is not None
+        parent = None if is_child else self._study.parent(int(label))
+        return job if parent is None and self._spec.fork is None else self._forked(job, parent)
 
-    def _forked(self, job: SearchJob) -> SearchJob:
-        """Begin the journal of a trial with the shared epochs, and say from where the trial resumes."""
-        journal, trunk = self._journal("search", job.label), self._trunk
-        for record in trunk.epochs[len(journal.epochs) :]:
+    def _forked(self, job: SearchJob, parent: Parent | None) -> SearchJob:
+        """Begin the journal of a trial with the epochs before its fork, and say from where the trial resumes."""
+        records = self._trunk.epochs if self._spec.fork is not None else []
+        if parent is None:
+            folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
+        else:
+            folder = self._folder.fork_point(self._spec, parent.trial, parent.epoch)
+            records = taken_over(self._trial_journal(parent.trial), parent.epoch, shared_of(self._trunk)[1])
+        journal = self._journal("search", job.label)
+        for record in records[len(journal.epochs) :]:
             journal.append_epoch(record)
-        self._log.track(job)
-        folder = self._folder.checkpoints(self._spec, "trunk", TRUNK)
-        return replace(job, trunk=folder, trunk_epochs=len(trunk.epochs))
+        forked = replace(job, trunk=folder, trunk_epochs=len(records), parent=parent)
+        self._log.track(forked)
+        return forked
 
     def _reservation(self, phase: Phase, journal: Journal) -> Reservation | None:
         """What a unit takes: more after each time that it ran out of memory; None if there is no more to take."""
@@ -343,8 +355,8 @@ class Driver:
         if isinstance(job, SearchJob):
             self._control.saw(int(job.label), journal)
         if journal.end is not None:
-            if isinstance(job, SearchJob) and self._spec.storage.keep == "last":
-                CheckpointFolder(job.checkpoints).thin(1)
+            if isinstance(job, SearchJob) and self._spec.storage.keep.kind == "last":
+                CheckpointFolder(job.checkpoints, every=job.keep_every).thin(1)
             self._log.ended(job, journal, at_once)
 
     def _report_reservations(self) -> None:
@@ -362,6 +374,7 @@ class Driver:
             StudyFailed: if all searches or all retrainings failed.
             TrackingAwayError: if MLflow is away.
         """
+        drop_fork_points(self._study)
         self._view.step("logging to MLflow: what is left, models, summary")
         missing, reasons = self._log.finish(self._study.retrain_jobs(), self._control.ending)
         if missing:

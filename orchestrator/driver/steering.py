@@ -8,21 +8,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from dashboards.formatting import counted
+from orchestrator.driver.forking import forked_values, keep_fork_point, require_fit
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.files.decisions import Decisions, Request, RequestKind, pending, post
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import trial_label
 from orchestrator.files.lock import driver_lock, lock_holder
 from orchestrator.files.whole_file import write_whole
+from orchestrator.jobs import Parent
 from orchestrator.sampling.samplers import patiently
+from orchestrator.study.lineage import FORK, parent_of
 from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.spec import search_options
-from orchestrator.study_file.sweep import Scalar, SweepEntry, parents_first
+from orchestrator.study_file.sweep import Scalar
+from orchestrator.study_file.sweep_check import checked_values
 from orchestrator.study_file.yaml_file import dump_yaml
 from search_core.errors import OptionsError
 
@@ -68,6 +74,7 @@ class Steering:
             "enqueue": self._enqueued,
             "cancel": self._cancelled,
             "retry": self._retried,
+            "fork": self._forked,
             "pause": self._paused,
         }
         try:
@@ -92,8 +99,7 @@ class Steering:
         checked = checked_values(spec.sweep, values)
         if not checked:
             raise OrchestratorError("at least one `--set KEY=VALUE` must be given, with a swept key")
-        if all(key in checked or not spec.sweep[key].is_active(checked) for key in parents_first(spec.sweep)):
-            search_options(spec, checked)  # else the rest is drawn, and a misfit fails the trial with its reason
+        require_fit(spec, checked)
         room = spec.num_trials - len(self._trials())
         return {"values": checked, **self._grown(spec.trials + (room < 1))}
 
@@ -111,7 +117,21 @@ class Steering:
         if end in (None, "complete"):
             how = "unfinished" if end is None else end
             raise OrchestratorError(f"trial {trial} must have failed or been stopped to be tried again, it is {how}")
-        return {"of": trial, "values": found.params, **self._grown(self._study.spec.trials + 1)}
+        parent = parent_of(found)
+        if parent is not None:  # it began there, so it does again
+            keep_fork_point(self._study, parent, self._open_journal(parent.trial))
+        forked = {} if parent is None else {"parent": asdict(parent)}
+        return {"of": trial, "values": found.params, **forked, **self._grown(self._study.spec.trials + 1)}
+
+    def _forked(self, trial: int, epoch: int, values: Mapping[str, Scalar], count: int) -> dict[str, Any]:
+        self._refuse_grid("searches each point once")
+        spec, parent, params = self._study.spec, Parent(trial, epoch), self._trial(trial).params
+        if epoch >= (last := search_options(spec, params).epochs):
+            raise OrchestratorError(f"--epoch must be below {last}, after which trial {trial} is over, got {epoch}")
+        taken = forked_values(spec, params, values, count)
+        grown = self._grown(spec.trials + count)
+        keep_fork_point(self._study, parent, self._open_journal(trial))
+        return {"parent": asdict(parent), "values": taken, "count": count, **grown}
 
     def _paused(self) -> dict[str, Any]:
         if not self.is_running:
@@ -143,10 +163,12 @@ class Steering:
 
     def _carry_out(self, decision: Mapping[str, Any]) -> None:
         """Do what was decided; once more, if it was done already."""
-        if decision["kind"] in ("enqueue", "retry"):
-            known = (trial.user_attrs.get(REQUEST) for trial in self._trials())
-            if decision["request"] not in known:
-                attributes = {REQUEST: decision["request"]}
+        if "values" in decision:
+            attributes = {REQUEST: decision["request"]}
+            if "parent" in decision:
+                attributes[FORK] = decision["parent"]
+            num_known = sum(trial.user_attrs.get(REQUEST) == decision["request"] for trial in self._trials())
+            for _ in range(num_known, decision.get("count", 1)):
                 patiently(lambda: self._study.optuna_study.enqueue_trial(decision["values"], user_attrs=attributes))
         if "trials" in decision and decision["trials"] > self._study.spec.trials:
             # One object in the whole driver, frozen but for this: whoever counts sees it at once.
@@ -166,10 +188,13 @@ class Steering:
 def said(decision: Mapping[str, Any]) -> str:
     """A decision on a request in words."""
     kind, total = decision["kind"], f"the study has {decision.get('num_trials')} trials"
+    parent = Parent(**decision["parent"]) if "parent" in decision else None
     words = {
         "extend": f"{total} now",
         "enqueue": f"queued {_listed(decision.get('values', {}))}; {total}",
         "retry": f"trial {decision.get('of')} is tried again with its values, as another trial; {total} now",
+        "fork": f"{counted(decision.get('count', 1), 'trial')} forked from {parent}, with "
+        f"{_listed(decision.get('values', {}))}; {total} now",
         "cancel": f"trial {decision.get('trial')} is cancelled",
         "pause": "pausing: trials stop at their checkpoints",
         "refused": f"refused to {decision.get('asked')}: {decision.get('reason')}",
@@ -228,28 +253,3 @@ def write_study_file(study: Study) -> None:
     """Keep the settings of a study in its folder, whole or not at all."""
     draft = study.folder.path / f"study-{os.getpid()}.tmp"
     write_whole(study.folder.spec_file, dump_yaml(study.spec.resolved()).encode(), draft)
-
-
-def checked_values(sweep: Mapping[str, SweepEntry], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Values for some swept keys, as Optuna stores them.
-
-    Raises:
-        OptionsError: if a key is not swept, a value is not one of its range, or a condition does not hold.
-    """
-    faults = [(key, f"must be a swept key ({', '.join(sweep) or 'none is'})") for key in values if key not in sweep]
-    checked: dict[str, Scalar] = {}
-    for key in (key for key in parents_first(sweep) if key in values):
-        entry, value = sweep[key], values[key]
-        unmet = {parent: allowed for parent, allowed in entry.when.items() if values.get(parent) not in allowed}
-        if unmet:
-            needed = " and ".join(f"`{parent}` {' or '.join(map(str, allowed))}" for parent, allowed in unmet.items())
-            faults.append((key, f"must be given with {needed}, without which it is not drawn"))
-        elif not entry.allows(value):
-            form = "one of" if entry.kind == "choice" else f"{entry.kind} in"
-            faults.append((key, f"must be {form} {list(entry.values)}, got {value}"))
-        else:
-            is_float = entry.kind in ("uniform", "log_uniform")
-            checked[key] = float(value) if is_float and value is not None else value
-    if faults:
-        raise OptionsError(tuple(faults))
-    return checked

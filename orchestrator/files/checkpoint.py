@@ -54,10 +54,12 @@ class CheckpointFolder:
     Args:
         path: the folder; it is made with the first checkpoint.
         keep: how many of the newest are kept, at least 2: the newest may be damaged.
+        every: those after every so many epochs are kept as well; None for none.
     """
 
     path: Path
     keep: int = 3
+    every: int | None = None
 
     def save(self, epoch: int, state: Mapping[str, Any], record: Mapping[str, Any] | None) -> Path:
         """Write a checkpoint, then drop the oldest ones.
@@ -72,29 +74,48 @@ class CheckpointFolder:
         """
         buffer = io.BytesIO()
         torch.save({"state": dict(state), "record": record}, buffer)
-        content = buffer.getbuffer()
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / f"epoch-{epoch:04d}.pt"
-        # The checksum first: a state without one would count as damaged.
-        write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
-        write_whole(file, content)
+        file = self.file(epoch)
+        _write(file, buffer.getbuffer())
         self.thin(self.keep)
         return file
 
     def thin(self, keep: int) -> None:
-        """Drop all but the newest `keep`."""
+        """Drop all but the newest `keep` and those that are kept for good."""
         for old in self.files()[keep:]:
-            _checksum_file(old).unlink(missing_ok=True)
-            old.unlink(missing_ok=True)
+            if self.every is None or epoch_of(old) % self.every:
+                _checksum_file(old).unlink(missing_ok=True)
+                old.unlink(missing_ok=True)
+
+    def copy(self, epoch: int, to: CheckpointFolder) -> bool:
+        """Copy a checkpoint to another folder; False if it is not there, or damaged.
+
+        Raises:
+            OSError: if the copy cannot be written.
+        """
+        try:
+            content = _checked_bytes(self.file(epoch))
+        except DamagedCheckpointError:
+            return False
+        _write(to.file(epoch), content)
+        return True
+
+    def file(self, epoch: int) -> Path:
+        """Where the checkpoint after so many epochs lies, if there is one."""
+        return self.path / f"epoch-{epoch:04d}.pt"
 
     def files(self) -> list[Path]:
         """All checkpoint files, newest first."""
-        named = [(match, path) for path in self.path.glob("epoch-*.pt") if (match := _NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(named, key=lambda pair: int(pair[0][1]), reverse=True)]
+        named = [path for path in self.path.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
+        return sorted(named, key=epoch_of, reverse=True)
 
     def newest_whole(self) -> Checkpoint | None:
         """The newest checkpoint that is not damaged, or None."""
         return next((found for found in map(_try_load, self.files()) if found is not None), None)
+
+
+def epoch_of(file: Path) -> int:
+    """After how many epochs a checkpoint was taken: `epoch-0008.pt` -> 8."""
+    return int(file.stem.rpartition("-")[2])
 
 
 def is_whole(file: Path) -> bool:
@@ -137,6 +158,13 @@ def _checked_bytes(file: Path) -> bytes:
     if wanted != [found]:
         raise DamagedCheckpointError(f"{file} must have the SHA-256 {' '.join(wanted)}, got {found}: it is damaged")
     return content
+
+
+def _write(file: Path, content: bytes | memoryview) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # The checksum first: a state without one would count as damaged.
+    write_whole(_checksum_file(file), f"{hashlib.sha256(content).hexdigest()}  {file.name}\n".encode())
+    write_whole(file, content)
 
 
 def _checksum_file(file: Path) -> Path:

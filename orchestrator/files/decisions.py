@@ -22,7 +22,7 @@ from orchestrator.files.json_lines import JsonLines
 from orchestrator.files.whole_file import write_whole
 
 #: What may be asked for.
-RequestKind = Literal["extend", "enqueue", "cancel", "retry", "pause"]
+RequestKind = Literal["extend", "enqueue", "cancel", "retry", "fork", "pause"]
 
 
 @dataclass(frozen=True)

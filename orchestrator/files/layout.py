@@ -17,6 +17,7 @@ runs/<study>/decisions.jsonl        what was decided on it: more trials, pauses,
 runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
+runs/<study>/checkpoints/fork-0003-0010/  that of trial 3 after 10 epochs, while trials that are forked there are open
 """
 
 from __future__ import annotations
@@ -161,3 +162,7 @@ class StudyFolder:
         """Folder of the checkpoints of one trial, child or retraining."""
         name, _, child = label.partition("-") if phase == "search" else (label, "", "")
         return self.storage(spec) / unit_label(phase, name) / child
+
+    def fork_point(self, spec: StudySpec, trial: int, epoch: int) -> Path:
+        """Folder of the copy of a trial's checkpoint after so many epochs, from which forked trials begin."""
+        return self.storage(spec) / f"fork-{trial_label(trial)}-{epoch:04d}"

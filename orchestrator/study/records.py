@@ -15,10 +15,11 @@ from dashboards.formatting import schedule_text
 from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, StudyFolder, trial_label
-from orchestrator.jobs import RetrainJob
+from orchestrator.jobs import Parent, RetrainJob
 from orchestrator.sampling.constraints import broken_limits, violations
 from orchestrator.sampling.ranking import best_trials, ranked_trials
 from orchestrator.sampling.samplers import patiently
+from orchestrator.study.lineage import parent_of
 from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
@@ -59,6 +60,7 @@ class TrialRecord:
         metrics: of the last epoch; empty before the first.
         genotype: of the last epoch, plain data.
         choices: what its child chose beside the genotype, as in the report of the last epoch; empty for most searches.
+        parent: where it was forked from another trial; None if it was not.
         reason: why it failed or was stopped, or which limits it broke.
         survived: how many faults of each kind (`journal.Event`) did not end it.
         is_result: whether it counts for the front, the best, comparisons and relations.
@@ -80,6 +82,7 @@ class TrialRecord:
     seconds: float
     violations: Mapping[str, float] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
+    parent: Parent | None = None
 
     @property
     def cell(self) -> Cell | None:
@@ -301,6 +304,7 @@ def _read_trial(trial: FrozenTrial, folder: StudyFolder, on_front: bool) -> Tria
         seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
         violations=broken,
         choices=last.get("choices", {}) if last else {},
+        parent=parent_of(trial),
     )
 
 

@@ -17,8 +17,9 @@ from orchestrator.errors import OrchestratorError, first_line
 from orchestrator.files.decisions import Decisions, Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Runs, StudyFolder
-from orchestrator.jobs import RetrainJob
-from orchestrator.sampling.samplers import STORAGE_ERRORS, load_optuna_study
+from orchestrator.jobs import Parent, RetrainJob
+from orchestrator.sampling.samplers import STORAGE_ERRORS, load_optuna_study, patiently
+from orchestrator.study.lineage import parent_of
 from orchestrator.study.records import (
     IMAGES,
     ForkSavings,
@@ -137,6 +138,10 @@ class Study:
     def fork_savings(self) -> ForkSavings | None:
         """What running the shared epochs once saved; None without `fork`, or before they are over."""
         return fork_savings(self.optuna_study, self.spec, self.folder)
+
+    def parent(self, trial: int) -> Parent | None:
+        """Where a trial was forked from another; None if it was not."""
+        return parent_of(patiently(lambda: self.optuna_study.get_trials(deepcopy=False))[trial])
 
     @property
     def trunk_failure(self) -> str:

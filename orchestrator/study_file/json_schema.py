@@ -51,11 +51,12 @@ def study_schema() -> dict[str, Any]:
     schema["$defs"]["DatasetOptions"]["properties"]["name"]["examples"] = list(BUILT_IN)
     properties = schema["properties"]
     properties["name"]["pattern"] = f"^{NAME_PATTERN.pattern}$"
-    kinds = schema["$defs"]["Scheduler"]["properties"]["kind"]["enum"]
-    properties["scheduler"] = {
-        "anyOf": [{"$ref": "#/$defs/Scheduler"}, {"enum": kinds}],
-        "description": properties["scheduler"]["description"],
-    }
+    for inside, name in ((properties, "scheduler"), (schema["$defs"]["Storage"]["properties"], "keep")):
+        kinds = schema["$defs"][name.title()]["properties"]["kind"]["enum"]
+        inside[name] = {
+            "anyOf": [{"$ref": f"#/$defs/{name.title()}"}, {"enum": kinds}],
+            "description": inside[name]["description"],
+        }
     properties["sweep"] |= {"additionalProperties": _entry(), "propertyNames": {"enum": sorted(SEARCH_KEYS)}}
     return schema
 

@@ -157,8 +157,9 @@ def load_recurrent(path: Path | str, overrides: Sequence[str] = ()) -> Recurrent
 
 
 def _study(file: YamlFile) -> StudySpec:
-    if isinstance(file.data.get("scheduler"), str):
-        file.data["scheduler"] = {"kind": file.data["scheduler"]}
+    for section, name in ((file.data, "scheduler"), (file.data.get("storage"), "keep")):
+        if isinstance(section, dict) and isinstance(section.get(name), str):
+            section[name] = {"kind": section[name]}
     search = file.data.get("search")
     if isinstance(search, dict) and "seed" in search:
         message = "must be left out: the study's own `seed` seeds its searches; or sweep `seed`"

@@ -311,6 +311,22 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Which checkpoints of a search stay; in a file, the bare kind is short for `{kind: ...}`.
+
+    Attributes:
+        kind: of one that is over: the `last`, or the `newest` three as of one that runs.
+        every: and those after every so many epochs, at least 1, from which `snas trial fork` can begin; default: none.
+    """
+
+    kind: Literal["last", "newest"] = "last"
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        require(("every", self.every is None or self.every >= 1, f"must be at least 1, got {self.every}"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Storage:
     """Where the study's state is kept; default: under the runs folder.
 
@@ -318,12 +334,12 @@ class Storage:
         url: Optuna storage URL, without a password, since the study file is kept; default: `OPTUNA_STORAGE`, or else
             SQLite under the runs folder.
         path: directory of checkpoints, shared by all nodes of a cluster.
-        keep: checkpoints of a trial that is over: the `last`, or the `newest` three as of one that runs.
+        keep: which checkpoints of a search stay.
     """
 
     url: str | None = None
     path: str | None = None
-    keep: Literal["last", "newest"] = "last"
+    keep: Keep = Keep()
 
     def __post_init__(self) -> None:
         require(

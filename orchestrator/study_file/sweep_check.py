@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from orchestrator.errors import did_you_mean
-from orchestrator.study_file.sweep import Scalar, SweepEntry, condition_faults, corner_points, with_conditions
+from orchestrator.study_file.sweep import (
+    Scalar,
+    SweepEntry,
+    condition_faults,
+    corner_points,
+    parents_first,
+    with_conditions,
+)
 from orchestrator.study_file.validation import leaf_keys, parse
 from search_core.errors import OptionsError, Rule
 from search_core.search.options import SearchOptions
@@ -47,6 +54,31 @@ def apply_values(search: SearchOptions, values: Values) -> SearchOptions:
         OptionsError: if the settings are invalid together.
     """
     return parse(SearchFile, {"search": _with_values(_settings(search), values)}).search
+
+
+def checked_values(sweep: Mapping[str, SweepEntry], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Values for some swept keys, as Optuna stores them.
+
+    Raises:
+        OptionsError: if a key is not swept, a value is not one of its range, or a condition does not hold.
+    """
+    faults = [(key, f"must be a swept key ({', '.join(sweep) or 'none is'})") for key in values if key not in sweep]
+    checked: dict[str, Scalar] = {}
+    for key in (key for key in parents_first(sweep) if key in values):
+        entry, value = sweep[key], values[key]
+        unmet = {parent: allowed for parent, allowed in entry.when.items() if values.get(parent) not in allowed}
+        if unmet:
+            needed = " and ".join(f"`{parent}` {' or '.join(map(str, allowed))}" for parent, allowed in unmet.items())
+            faults.append((key, f"must be given with {needed}, without which it is not drawn"))
+        elif not entry.allows(value):
+            form = "one of" if entry.kind == "choice" else f"{entry.kind} in"
+            faults.append((key, f"must be {form} {list(entry.values)}, got {value}"))
+        else:
+            is_float = entry.kind in ("uniform", "log_uniform")
+            checked[key] = float(value) if is_float and value is not None else value
+    if faults:
+        raise OptionsError(tuple(faults))
+    return checked
 
 
 def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:

@@ -15,9 +15,10 @@ from orchestrator.files.checkpoint import Checkpoint, CheckpointFolder
 from orchestrator.files.decisions import Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, trial_label, unit_label
-from orchestrator.jobs import RetrainJob, SearchJob
+from orchestrator.jobs import Parent, RetrainJob, SearchJob
 from orchestrator.sampling.samplers import patiently
 from orchestrator.study.hours import shared_of
+from orchestrator.study.lineage import fork_tags, parent_of
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.standing import Tally
 from orchestrator.study_file.spec import search_options
@@ -93,7 +94,7 @@ class StudyLog:
         if isinstance(job, RetrainJob):
             self._track("retrain", job.label, lambda: self._retrain_unit(job))
         else:
-            self._track("search", job.label, lambda: self._search_unit(job.label, asdict(job.options)))
+            self._track("search", job.label, lambda: self._search_unit(job.label, asdict(job.options), job.parent))
 
     def ended(self, job: SearchJob | RetrainJob, journal: Journal, at_once: int) -> None:
         """Count a unit that is over, and have the study's own run brought up to it.
@@ -142,7 +143,7 @@ class StudyLog:
         self.tally.is_ended = ending is not None
         trials = self._study.trials()
         for trial in trials:
-            self._track("search", trial_label(trial.number), partial(self._trial_unit, trial.number, trial.values))
+            self._track("search", trial_label(trial.number), partial(self._trial_unit, trial))
         for job in jobs:
             self.track(job)
         missing = self._delivery.drain(_PATIENCE_S)
@@ -266,23 +267,27 @@ class StudyLog:
             choices=job.choices,
         )
 
-    def _trial_unit(self, number: int, values: Mapping[str, Scalar]) -> Unit:
-        return self._search_unit(trial_label(number), self._plain_options(values))
+    def _trial_unit(self, trial: TrialRecord) -> Unit:
+        return self._search_unit(trial_label(trial.number), self._plain_options(trial.values), trial.parent)
 
-    def _search_unit(self, label: str, options: Mapping[str, Any]) -> Unit:
+    def _search_unit(self, label: str, options: Mapping[str, Any], parent: Parent | None = None) -> Unit:
         """The MLflow run of a search."""
+        forked = "" if parent is None else f", forked from {parent}"
         epochs = int(options.get("epochs", 1))
         return Unit(
             label=unit_label("search", label),
             kind="search",
             parent=self._parent,
             params=flatten(options),
-            tags={"snas.checkpoints": str(self._folder.checkpoints(self._spec, "search", label))},
+            tags={
+                "snas.checkpoints": str(self._folder.checkpoints(self._spec, "search", label)),
+                **fork_tags(parent),
+            },
             metrics=logged_metrics(*(objective.metric for objective in self._spec.objectives)),
             primitives=NetworkOptions.from_dict(options["network"]).operations if "network" in options else (),
             pictures=picture_epochs(self._spec.tracking.picture_every, epochs),
             histories=picture_epochs(None, epochs),
-            about=about_search(options),
+            about=about_search(options) + forked,
         )
 
     def _retrain_unit(self, job: RetrainJob) -> Unit:
@@ -315,7 +320,8 @@ class StudyLog:
         """MLflow run of a trial; looked up once, since every report of a retraining asks for it."""
         if number not in self._trial_runs:
             trial = self._study.optuna_study.get_trials(deepcopy=False)[number]
-            self._trial_runs[number] = self._tracker.run_id(self._trial_unit(number, trial.params))
+            unit = self._search_unit(trial_label(number), self._plain_options(trial.params), parent_of(trial))
+            self._trial_runs[number] = self._tracker.run_id(unit)
         return self._trial_runs[number]
 
 

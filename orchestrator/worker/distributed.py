@@ -261,8 +261,8 @@ class _RankOfRetrain(RetrainTrainable):
         self.ranks = Ranks(context.get_world_rank(), context.get_world_size())
         super().setup(config)
 
-    def checkpoints(self, path: Path) -> CheckpointFolder:
-        return _SharedCheckpoints(path, ranks=self.ranks)
+    def checkpoints(self, job: Job) -> CheckpointFolder:
+        return _SharedCheckpoints(job.checkpoints, ranks=self.ranks)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from search_core.training.retrain import Retrain
 
 
 class MissingParentError(OrchestratorError):
-    """A child is to begin with weights that are not there; another child may be trained all the same."""
+    """A child or trial is to begin with a checkpoint that is not there; others may run all the same."""
 
 
 class EpochTrainable(tune.Trainable):
@@ -63,7 +63,7 @@ class EpochTrainable(tune.Trainable):
         if self._job is None:
             return
         job = self._job
-        self._folder = self.checkpoints(job.checkpoints)
+        self._folder = self.checkpoints(job)
         self._last_epoch = job.epochs
         self._unsent: Mapping[str, Any] | None = None
         self.work = self.build(job)
@@ -78,9 +78,9 @@ class EpochTrainable(tune.Trainable):
     def _fork(self, job: Any) -> None:
         """Only searches grow from others."""
 
-    def checkpoints(self, path: Path) -> CheckpointFolder:
+    def checkpoints(self, job: Job) -> CheckpointFolder:
         """Where the checkpoints are written and read."""
-        return CheckpointFolder(path)
+        return CheckpointFolder(job.checkpoints, every=job.keep_every if isinstance(job, SearchJob) else None)
 
     def build(self, job: Any) -> Search | ChildTraining | Retrain | GroundTruth:
         """The work that a job describes, at its beginning."""
@@ -155,8 +155,10 @@ class SearchTrainable(EpochTrainable):
             found = CheckpointFolder(job.trunk).newest_whole()
             # From an older one its own values would begin too early.
             if found is None or found.epoch != job.trunk_epochs:
-                rule = f"{job.trunk} must have a whole checkpoint of {job.trunk_epochs} shared epochs"
-                raise StateError(f"{rule}, got {'none' if found is None else f'only that of {found.epoch}'}")
+                whose = f"{job.trunk_epochs} shared epochs" if job.parent is None else str(job.parent)
+                got = "none" if found is None else f"only that of {found.epoch}"
+                kind = StateError if job.parent is None else MissingParentError
+                raise kind(f"{job.trunk} must have a whole checkpoint of {whose}, got {got}")
             self.work.fork_from(dict(found.state))
 
     def build(self, job: SearchJob | ChildJob) -> Search | ChildTraining:

@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 
 from orchestrator.driver.budget import BudgetWatch
+from orchestrator.driver.forking import forked_values, keep_fork_point
 from orchestrator.driver.searcher import tell
-from orchestrator.driver.steering import Steering, ask, checked_values
+from orchestrator.driver.steering import Steering, ask
 from orchestrator.errors import OrchestratorError
+from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.decisions import Decisions, Ending, pending, post
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs, trial_label
 from orchestrator.files.lock import driver_lock
+from orchestrator.jobs import Parent
+from orchestrator.study.lineage import taken_over
 from orchestrator.study.records import num_open
 from orchestrator.study.study import Study
 from orchestrator.study_file.sweep import suggest
+from orchestrator.study_file.sweep_check import checked_values
 from orchestrator.study_file.yaml_file import dump_yaml
 from search_core.errors import OptionsError
 from tests.orchestrator.tiny import ONE_OBJECTIVE, made_up_record, opened_study, snas, tiny_spec, written_journal
@@ -28,6 +33,9 @@ SWEEP = {
     "temperature.kind": {"choice": ["linear", "exponential"]},
     "temperature.rate": {"uniform": [0.1, 0.9], "when": {"temperature.kind": "exponential"}},
 }
+
+
+FORK = ("trial", "fork", "steered", 0, "--epoch")
 
 
 def begun(root: Path, *ends: str | None, **changes: Any) -> Study:
@@ -46,6 +54,12 @@ def begun(root: Path, *ends: str | None, **changes: Any) -> Study:
     return study
 
 
+def checkpointed(study: Study, trial: int, *epochs: int) -> None:
+    folder = CheckpointFolder(study.folder.checkpoints(study.spec, "search", trial_label(trial)))
+    for epoch in epochs:
+        folder.save(epoch, {"epoch": epoch}, None)
+
+
 def states(study: Study) -> list[str]:
     return [trial.state.name for trial in Study.load("steered", study.runs).optuna_study.get_trials(deepcopy=False)]
 
@@ -53,7 +67,9 @@ def states(study: Study) -> list[str]:
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """One trial is complete, one unfinished; for tests that change nothing of it."""
-    return begun(tmp_path_factory.mktemp("half"), "complete", None)
+    study = begun(tmp_path_factory.mktemp("half"), "complete", None)
+    checkpointed(study, 0, 1, 2)  # the second is ahead of the journal
+    return study
 
 
 @pytest.mark.slow
@@ -107,6 +123,15 @@ def test_commands_on_a_study_that_does_not_run(tmp_path: Path) -> None:
             "must be given with `temperature.kind` expo",
         ),
         (("study", "enqueue", "steered", "--set", "penalty.strength"), "must have the form key=value"),
+        ((*FORK, 1, "--set", "penalty.strength=2"), "must be log_uniform in [1e-05, 0.1], got 2"),
+        ((*FORK, 1), "at least one `--set KEY=VALUE` must be given"),
+        ((*FORK, 1, "--set", "seed=1"), "`seed` must be a swept key of penalty, temperature, constraints (penalty.str"),
+        ((*FORK, 2, "--set", "penalty.strength=0.01"), "--epoch must be below 2, after which trial 0 is over, got 2"),
+        (
+            (*FORK[:3], 1, *FORK[4:], 1, "--trials", 2),
+            "whole checkpoint after epoch 1, kept are none; `storage.keep.ev",
+        ),
+        ((*FORK[:3], 7, *FORK[4:], 1, "--trials", 2), "the study must have trial 7, it has 2"),
     ],
 )
 def test_refused(words: tuple[object, ...], rule: str, half: Study) -> None:
@@ -119,10 +144,17 @@ def test_refused(words: tuple[object, ...], rule: str, half: Study) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "facts"), [("extend", {"more": 4}), ("retry", {"trial": 0}), ("cancel", {"trial": 1})]
+    ("kind", "facts"),
+    [
+        ("extend", {"more": 4}),
+        ("retry", {"trial": 0}),
+        ("cancel", {"trial": 1}),
+        ("fork", {"trial": 0, "epoch": 1, "values": {"penalty.strength": 0.1}, "count": 2}),
+    ],
 )
 def test_killed_between_decision_and_deed(kind: Any, facts: dict[str, Any], tmp_path: Path) -> None:
     study = begun(tmp_path, "failed", None)
+    checkpointed(study, 0, 1)
     request = post(study.folder.requests, kind, **facts)
     text = request.file.read_text(encoding="utf-8")
     first = Steering(Study.load("steered", study.runs))
@@ -133,10 +165,45 @@ def test_killed_between_decision_and_deed(kind: Any, facts: dict[str, Any], tmp_
         request.file.write_text(text, encoding="utf-8")
         assert [decision["kind"] for decision in Steering(Study.load("steered", study.runs)).take()] == [kind]
     fresh = Study.load("steered", study.runs)
-    assert fresh.spec.trials == {"extend": 7, "retry": 4, "cancel": 3}[kind]
-    wanted = {"extend": ["FAIL", "RUNNING"], "retry": ["FAIL", "RUNNING", "WAITING"], "cancel": ["FAIL", "PRUNED"]}
-    assert states(study) == wanted[kind]
+    assert fresh.spec.trials == {"extend": 7, "retry": 4, "cancel": 3, "fork": 5}[kind]
+    left = {"cancel": ["PRUNED"], "retry": ["RUNNING", "WAITING"], "fork": ["RUNNING", "WAITING", "WAITING"]}
+    assert states(study) == ["FAIL", *left.get(kind, ["RUNNING"])]
     assert len(Decisions(study.folder.decisions_file).entries) == 1
+
+
+def test_forked_values_are_the_parents_but_for_what_is_given_or_drawn() -> None:
+    spec = tiny_spec(sweep={**SWEEP, "seed": {"int": [0, 9]}})
+    parent = {"penalty.strength": 0.01, "temperature.kind": "exponential", "temperature.rate": 0.5, "seed": 3}
+    assert forked_values(spec, parent, {"penalty.strength": 0.1}, 1) == {**parent, "penalty.strength": 0.1}
+    assert forked_values(spec, parent, {"penalty.strength": 0.1}, 4) == {"penalty.strength": 0.1, "seed": 3}
+    linear = {"temperature.kind": "linear"}
+    assert forked_values(spec, parent, linear, 1) == {"penalty.strength": 0.01, "seed": 3, **linear}
+    single = tiny_spec(sweep={"penalty.strength": SWEEP["penalty.strength"]})
+    with pytest.raises(OrchestratorError, match="--trials must be 1, got 2: `--set` leaves nothing that could differ"):
+        forked_values(single, {"penalty.strength": 0.01}, {"penalty.strength": 0.1}, 2)
+
+
+def test_checkpoint_of_another_epoch_or_a_damaged_one_is_refused_with_those_that_are_kept(tmp_path: Path) -> None:
+    study = Study(tiny_spec(name="steered"), Runs(tmp_path))
+    checkpointed(study, 0, 5, 6)
+    folder = CheckpointFolder(study.folder.checkpoints(study.spec, "search", "0000"))
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", [made_up_record(epoch) for epoch in range(6)]))
+    with pytest.raises(OrchestratorError, match="whole checkpoint after epoch 4, kept are those after 5, 6; `storage"):
+        keep_fork_point(study, Parent(0, 4), journal)
+    keep_fork_point(study, Parent(0, 5), journal)
+    for file in folder.files():
+        file.write_bytes(b"damaged")
+    keep_fork_point(study, Parent(0, 5), journal)  # it is there
+    with pytest.raises(OrchestratorError, match="whole checkpoint after epoch 6"):
+        keep_fork_point(study, Parent(0, 6), journal)
+    assert [path.name for path in study.folder.storage(study.spec).glob("fork-*")] == ["fork-0000-0005"]
+
+
+def test_hours_of_a_parent_are_not_those_of_its_fork(tmp_path: Path) -> None:
+    records = [made_up_record(epoch, gpu_hours=epoch + 1.0, train_loss=0.5) for epoch in range(3)]
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", records))
+    taken = [record["metrics"] for record in taken_over(journal, 2, 1.5)]
+    assert taken == [{"gpu_hours": 1.0, "train_loss": 0.5}, {"gpu_hours": 1.5, "train_loss": 0.5}]
 
 
 @pytest.mark.slow

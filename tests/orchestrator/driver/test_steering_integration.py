@@ -11,10 +11,13 @@ import pytest
 from mlflow.entities import Run
 
 from dashboards.mlflow_store.mlflow_store import MlflowStore
+from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.decisions import Decisions, pending, post
 from orchestrator.files.layout import Runs
+from orchestrator.jobs import Parent
+from orchestrator.study.hours import HOURS
 from orchestrator.study.study import Study
-from tests.integration.studies import StudyProcess
+from tests.integration.studies import CLOCKS, StudyProcess
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, Outcome, runs_of, snas, study_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -28,6 +31,7 @@ STEERED: dict[str, Any] = study_data(
     trials=2,
     max_concurrent=2,
     resources={"cpu": 0.5},
+    storage={"keep": {"every": 5}},
 )
 
 
@@ -99,13 +103,17 @@ def test_paused_and_whole(steered: Steered) -> None:
 def test_killed_with_requests_underway(steered: Steered) -> None:
     before = [list(steered.journal(number).epochs) for number in (0, 2)]
     steered.resume()
-    steered.wait_until(lambda: len(steered.journal(0).epochs) > len(before[0]))
+    steered.wait_until(lambda: len(steered.journal(0).epochs) > max(len(before[0]), 5))
+    eta = steered.study.trials()[0].values["penalty.strength"]
+    fork = ("trial", "fork", "steered", 0, "--set", f"penalty.strength={eta!r}", "--epoch")
+    assert "must have a whole checkpoint after epoch 1, kept are those after 5" in steered.said(*fork, 1, code=2)
+    assert "1 trial forked from trial 0 after 5 epochs" in steered.said(*fork, 5)
     post(steered.study.folder.requests, "retry", trial=1)
     steered.kill()
     assert "steered" in steered.said("study", "doctor", "steered", code=1), "trials are unfinished, nothing else"
     steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.01")
     assert pending(steered.study.folder.requests) == []
-    assert steered.study.spec.trials == 5
+    assert steered.study.spec.trials == 6
     for number, epochs in zip((0, 2), before, strict=True):
         assert steered.journal(number).epochs[: len(epochs)] == epochs
 
@@ -120,22 +128,59 @@ def test_budget_ends_it_and_a_larger_one_continues(steered: Steered) -> None:
     steered.start("resume", "steered", "--set", "budget.trials=null", "--set", "budget.hours=0.0000001")
     steered.finish()
     assert "done (the budget of 1e-07 hours is spent)" in steered.said("study", "show", "steered"), "at once"
+    steered.said("trial", "fork", "steered", 2, "--epoch", 10, "--set", "penalty.strength=0.09")
     steered.start("resume", "steered", "--set", "budget.hours=24")
+    steered.wait_until(lambda: len(steered.journal(6).epochs) > 10)
+    steered.kill()
+    report = steered.said("study", "doctor", "steered", code=1)
+    assert "forked trials 2 ok" in report, "trials are unfinished, nothing else"
+    steered.resume()
     steered.finish()
     assert "snas.ending" not in run_tags(steered)
+
+
+def test_forks_continue_their_parents_exactly(steered: Steered) -> None:
+    same, parent = ([exact(epoch) for epoch in steered.journal(number).epochs] for number in (3, 0))
+    assert same == parent, "with the values of its parent a forked trial is that search"
+    other, parent = (steered.journal(number).epochs for number in (6, 2))
+    assert [exact(epoch) for epoch in other[:10]] == [exact(epoch) for epoch in parent[:10]]
+    assert [epoch["metrics"]["eta"] for epoch in other] == [0.05] * 10 + [0.09] * 10
+    assert [record.parent for record in steered.study.trials()] == [None] * 3 + [
+        Parent(0, 5),
+        None,
+        None,
+        Parent(2, 10),
+    ]
+    tags = run_named(steered, "trial-0006").data.tags
+    assert (tags["snas.fork.trial"], tags["snas.fork.epoch"]) == ("2", "10")
+    assert "forked from trial 2 after 10 epochs" in tags["mlflow.note.content"]
+    assert "forked from trial 2 after 10 epochs" in steered.said("trial", "show", "steered", 6)
+    own = sum(epoch["metrics"]["seconds"] for epoch in other[10:]) * 0.5 / 3600
+    assert other[-1]["metrics"]["cpu_core_hours"] == pytest.approx(own), "those of the parent are counted there"
+    kept = [file.name for file in CheckpointFolder(steered.checkpoints(6)).files()]
+    assert kept == ["epoch-0020.pt", "epoch-0015.pt"]
+    assert list(steered.checkpoints(6).parent.glob("fork-*")) == [], "no trial needs them any more"
 
 
 def test_all_agree_at_the_end(steered: Steered) -> None:
     assert "the study is whole" in steered.said("study", "doctor", "steered")
     records = steered.study.trials()
-    assert [record.state for record in records] == ["complete", "cancelled", "complete", "complete", "complete"]
+    assert [record.state for record in records] == [
+        "complete",
+        "cancelled",
+        "complete",
+        "complete",
+        "complete",
+        "complete",
+        "complete",
+    ]
     assert {record.epochs for record in records} - {EPOCHS} == {records[1].epochs}
-    retried = next(record for record in records[3:] if record.values == records[1].values)
+    retried = next(record for record in records[4:] if record.values == records[1].values)
     again, first = steered.journal(retried.number).epochs, steered.journal(1).epochs
     assert [plain(epoch) for epoch in again[: len(first)]] == [plain(epoch) for epoch in first], "the same search again"
-    assert run_tags(steered)["snas.trials"] == "5"
+    assert run_tags(steered)["snas.trials"] == "7"
     overview = MlflowStore(f"sqlite:///{steered.runs}/mlflow.db").study("steered").overview
-    assert (overview.num_trials, sum(overview.ended.values()), overview.ended["cancelled"]) == (5, 5, 1)
+    assert (overview.num_trials, sum(overview.ended.values()), overview.ended["cancelled"]) == (7, 7, 1)
     assert "refused" in steered.kinds, "to try a trial again that runs"
 
 
@@ -143,7 +188,7 @@ def test_marks_and_edited_descriptions_survive(steered: Steered) -> None:
     tags = run_named(steered, "trial-0000").data.tags
     assert (tags["snas.end"], tags["mlflow.note.content"]) == ("complete", "edited by a person")
     assert run_tags(steered)["mlflow.note.content"] == "mine"
-    assert "5 of 5 searches are over" in run_note(steered), "the experiment's own is not edited"
+    assert "7 of 7 searches are over" in run_note(steered), "the experiment's own is not edited"
     shown = steered.said("trial", "show", "steered", 0)
     assert "starred, paper=yes" in shown
     assert "looks odd" in shown
@@ -160,6 +205,11 @@ def run_tags(steered: Steered) -> dict[str, str]:
 def run_note(steered: Steered) -> str:
     experiment = steered.client.get_experiment_by_name("steered")
     return str(experiment.tags["mlflow.note.content"])
+
+
+def exact(epoch: dict[str, Any]) -> dict[str, Any]:
+    clocks = ("time", *CLOCKS, *HOURS)
+    return {**epoch, "time": 0.0, "metrics": {k: v for k, v in epoch["metrics"].items() if k not in clocks}}
 
 
 def plain(epoch: dict[str, Any]) -> dict[str, Any]:

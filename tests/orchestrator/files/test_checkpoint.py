@@ -45,6 +45,17 @@ def test_folder_keeps_the_newest_by_number(tmp_path: Path) -> None:
     assert newest.epoch == 12
 
 
+def test_those_after_every_so_many_epochs_are_kept_for_good(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "own", every=5)
+    for epoch in range(1, 13):
+        folder.save(epoch, state(epoch), None)
+    folder.thin(1)
+    assert [file.name for file in folder.files()] == ["epoch-0012.pt", "epoch-0010.pt", "epoch-0005.pt"]
+    assert folder.copy(5, CheckpointFolder(tmp_path / "copy"))
+    assert load(tmp_path / "copy" / "epoch-0005.pt").epoch == 5
+    assert not folder.copy(6, CheckpointFolder(tmp_path / "copy")), "it is not kept"
+
+
 def test_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path / "missing").newest_whole() is None
     assert CheckpointFolder(tmp_path / "missing").files() == []

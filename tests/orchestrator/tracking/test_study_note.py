@@ -271,7 +271,7 @@ def test_search_without_pictures_has_its_history_while_it_runs(
         lambda phase, label: Journal(study.folder.journal(phase, label)),
     )
     unit = log._search_unit("0000", {"epochs": 20})
-    swept = log._trial_unit(1, {"network.primitives": "none skip_connect"})
+    swept = log._search_unit("0001", log._plain_options({"network.primitives": "none skip_connect"}))
     log.stop()
     assert swept.primitives == ("none", "skip_connect"), "a trial's own, not the study's"
     assert (unit.pictures, unit.histories) == ([], [*range(0, 20, 2), 19])
