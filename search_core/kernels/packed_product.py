@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from search_core.kernels.backend import defined, use_triton
+from search_core.kernels.backend import defined
 from search_core.kernels.fold import Folded, Moments, Unfolded, fold, unfold
-from search_core.kernels.pools import EPSILON
-
-_MAX_GPU_CHANNELS = 64
 
 
 class PackedSum(Function):
@@ -36,18 +33,14 @@ class PackedSum(Function):
         bases = tensors[len(tensors) - num_edges :]
         matrices = matrices.transpose(0, 1).contiguous()
         packed = _packed(maps, matrices, size)  # type: ignore[arg-type]
-        ctx.on_gpu = _fits(matrices, num_maps)
         if given is not None:
             means, variances = (values.transpose(0, 1) for values in given)
             means_in, folded = matrices.new_empty(0), fold(matrices, weights, None, (means, variances))
-        elif ctx.on_gpu:
-            means_in, folded = _fold_on_gpu(packed, matrices, weights)
         else:
             moments = _moments(packed, matrices.dtype)
             means_in, folded = moments.means, fold(matrices, weights, moments, None)
         terms = _Terms(packed, features, factors, keep)  # type: ignore[arg-type]
-        add_up = _add_up_on_gpu if ctx.on_gpu else _add_up
-        total = add_up(terms, matrices, folded, bases, stacked)
+        total = _add_up(terms, matrices, folded, bases, stacked)
         ctx.save_for_backward(matrices, factors, means_in, *folded, packed, *features)
         ctx.keep, ctx.training, ctx.stacked = keep, given is None, stacked
         ctx.lengths, ctx.has_base = [len(z) for z in maps if z is not None], [base is not None for base in bases]
@@ -67,9 +60,8 @@ class PackedSum(Function):
         num = len(Folded._fields)
         folded, packed, features = Folded(*saved[:num]), saved[num], saved[num + 1 :]
         stacked = gradients[0] if ctx.stacked else torch.stack(defined(gradients[: len(matrices)]))
-        backward = _backward_on_gpu if ctx.on_gpu and ctx.training else _backward
         terms = _Terms(packed, features, factors, ctx.keep)
-        unfolded, of_packed = backward(terms, stacked, matrices, folded, means_in if ctx.training else None)
+        unfolded, of_packed = _backward(terms, stacked, matrices, folded, means_in if ctx.training else None)
         of_factors: Tensor | None = None
         of_features: Sequence[Tensor] = ()
         if features:
@@ -120,46 +112,6 @@ def _backward(
         _each(of_packed).baddbmm_(_each(packed), unfolded.own.flatten(0, 1).to(packed.dtype))
         of_packed += unfolded.constants
     return unfolded, of_packed
-
-
-# The same with Triton
-
-
-def _fits(matrices_BKCC: Tensor, num_maps: int) -> bool:
-    """Wider matrices do not fit the registers of a program."""
-    return use_triton(matrices_BKCC) and num_maps > 0 and matrices_BKCC.shape[-1] <= _MAX_GPU_CHANNELS
-
-
-def _fold_on_gpu(packed: Tensor, matrices: Tensor, weights: Tensor) -> tuple[Tensor, Folded]:
-    from search_core.kernels.gpu import fold, product
-
-    pixels = packed[..., 0, 0, 0].numel()
-    means_in, *folded = fold.fold(*product.sums(packed), matrices, weights, pixels, EPSILON)
-    return means_in, Folded(*folded)
-
-
-def _add_up_on_gpu(
-    terms: _Terms, matrices: Tensor, folded: Folded, bases: Sequence[Tensor | None], stacked: bool
-) -> Tensor:
-    from search_core.kernels.gpu import product
-
-    packed, features, factors, keep = terms
-    return product.add_up(packed, matrices, folded.gains, folded.biases, features, factors, bases, keep)
-
-
-def _backward_on_gpu(
-    terms: _Terms, stacked: Tensor, matrices: Tensor, folded: Folded, means_in: Tensor | None
-) -> tuple[Unfolded, Tensor]:
-    from search_core.kernels.gpu import fold, product
-
-    assert means_in is not None, "only batches with their own statistics go this way"
-    packed, keep, pixels = terms.packed, terms.keep, stacked[0, ..., 0].numel()
-    outer, sums = product.reduce(packed, stacked, keep)
-    of_matrices, of_weights, own, constants = fold.unfold(
-        outer, sums, matrices, means_in, folded.scales, folded.gains, folded.products, pixels
-    )
-    of_packed = product.of_maps(packed, stacked, keep, matrices, folded.gains, own, constants)
-    return Unfolded(of_matrices, of_weights, own, constants), of_packed
 
 
 # Views of maps side by side, (N, H, W, B, K, C)

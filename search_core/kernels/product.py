@@ -33,9 +33,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from search_core.kernels.backend import FLAGS, check_layout, kind_of, num_parts, over_images, use_native
+from search_core.kernels.backend import FLAGS, check_layout, kind_of, num_parts, over_images, use_native, use_triton
 from search_core.kernels.fold import Folded, Moments, fold, unfold
 from search_core.kernels.packed_product import PackedSum
+
+_MAX_TRITON_CHANNELS = 64
 
 
 class Statistics(NamedTuple):
@@ -55,7 +57,6 @@ def normalised_sum(
     bases_NHWC: Sequence[Tensor | None] | None = None,
     statistics: Statistics | None = None,
     keep_BON: Tensor | None = None,
-    stacked: bool = False,
 ) -> tuple[tuple[Tensor, ...], Statistics]:
     """`out_b = base_b + sum_q factor_bq feature_q + sum_k w_bk batch_norm(W_kb z_kb)` for every edge b.
 
@@ -68,22 +69,65 @@ def normalised_sum(
         bases_NHWC: what the outputs are added to, None for nothing.
         statistics: statistics to normalise with (evaluation); None for those of the batch.
         keep_BON: drop path, uint8, the K maps first, then the Q features: where it is 0 the term is left out.
-        stacked: whether to return all outputs as one tensor (B, N, H, W, C).
 
     Returns:
         The B outputs, each (N, H, W, C), and the statistics of the batch (or the given ones), without gradient.
     """
     factors_BQ = weights_BK.new_empty((len(weights_BK), 0)) if factors_BQ is None else factors_BQ
     bases = tuple(bases_NHWC) if bases_NHWC is not None else (None,) * len(weights_BK)
-    like = maps_GNHWC[0][0] if maps_GNHWC else features_NHWC[0]
-    with torch.autocast(like.device.type, enabled=False):  # what is cheap in half precision, and right, is cast below
-        function = _NativeSum if use_native(features_NHWC[0] if features_NHWC else like) else PackedSum
+    return _apply(
+        maps_GNHWC, matrices_KBCC, weights_BK, factors_BQ, features_NHWC, bases, statistics, keep_BON, stacked=False
+    )
+
+
+def normalised_products(
+    maps_BNHWC: Sequence[Tensor], matrices_BKCC: Tensor, weights_BK: Tensor, statistics: Statistics | None
+) -> tuple[Sequence[Tensor], Statistics]:
+    """`out_kb = w_bk batch_norm(W_kb z_kb)`: terms of `normalised_sum` by themselves, each (B, N, H, W, C)."""
+    num_maps, factors = len(maps_BNHWC), weights_BK.new_empty((len(weights_BK), 0))
+    matrices = matrices_BKCC.transpose(0, 1)
+    if _fits_triton(matrices):
+        return _apply(maps_BNHWC, matrices, weights_BK, factors, (), (), statistics, None, stacked=True)
+    if use_native(maps_BNHWC[0]):
+        results = []
+        for k, z in enumerate(maps_BNHWC):
+            given, weights = statistics and Statistics(*(v[k : k + 1] for v in statistics)), weights_BK[:, k : k + 1]
+            none = (None,) * len(weights)
+            results.append(_apply([z], matrices[k : k + 1], weights, factors, (), none, given, None, stacked=True))
+        batch = Statistics(*(torch.cat(values) for values in zip(*(own for _, own in results), strict=True)))
+        return [between for (between,), _ in results], batch
+    # All at once, as if on edges of their own.
+    matrices, joined = matrices_BKCC.flatten(0, 1).unsqueeze(0), torch.stack(list(maps_BNHWC), 1).flatten(0, 1)
+    given = statistics and Statistics(*(values.transpose(0, 1).flatten(0, 1)[None] for values in statistics))
+    weights, none = weights_BK.reshape(-1, 1), (None,) * len(joined)
+    factors = weights.new_empty((len(joined), 0))
+    (between,), batch = _apply([joined], matrices, weights, factors, (), none, given, None, stacked=True)
+    apart = (values[0].unflatten(0, (-1, num_maps)).transpose(0, 1) for values in batch)
+    return between.unflatten(0, (-1, num_maps)).unbind(1), Statistics(*apart)
+
+
+def _apply(
+    maps: Sequence[Tensor], matrices: Tensor, weights: Tensor, factors: Tensor, features: Sequence[Tensor],
+    bases: Sequence[Tensor | None], statistics: Statistics | None, keep: Tensor | None, *, stacked: bool,
+) -> tuple[tuple[Tensor, ...], Statistics]:  # fmt: skip
+    """In the code that runs there. `stacked`: each map has one output (B, N, H, W, C)."""
+    like = maps[0][0] if maps else features[0]
+    function: type[Function] = _NativeSum if use_native(features[0] if features else like) else PackedSum
+    if maps and _fits_triton(matrices):
+        from search_core.kernels.gpu.normalised_sum import TritonSum
+
+        function = TritonSum
+    with torch.autocast(like.device.type, enabled=False):  # what is cheap in half precision, and right, is cast inside
         results = function.apply(
-            like.shape, keep_BON, statistics, stacked, len(maps_GNHWC), matrices_KBCC, weights_BK, factors_BQ,
-            *maps_GNHWC, *features_NHWC, *bases,
-        )  # fmt: skip
-    num_outputs = 1 if stacked else len(bases)
+            like.shape, keep, statistics, stacked, len(maps), matrices, weights, factors, *maps, *features, *bases
+        )
+    num_outputs = len(maps) if stacked else len(bases)
     return results[:num_outputs], statistics or Statistics(*results[num_outputs:])
+
+
+def _fits_triton(matrices: Tensor) -> bool:
+    """Wider matrices do not fit the registers of a program."""
+    return use_triton(matrices) and matrices.shape[-1] <= _MAX_TRITON_CHANNELS
 
 
 class _Terms(NamedTuple):

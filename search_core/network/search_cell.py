@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_core.kernels.backend import use_native
 from search_core.kernels.depthwise import relu_depthwise
-from search_core.kernels.product import Statistics, normalised_sum
+from search_core.kernels.product import Statistics, normalised_products, normalised_sum
 from search_core.network.blocks import CellInputs, FrozenNorms
 from search_core.network.cell_sources import DropPath, Layout, Sent, Source, even_and_odd, factorized_conv, pools
 from search_core.network.edge_weights import EdgeWeights
@@ -276,31 +275,11 @@ class SearchCell(nn.Module):
         if not layout.twice:
             return maps, None
         num = len(layout.twice)
-        between, batch = self._pointwise(maps[:num], source)
+        ones = self.one.expand(len(source.matrices), num)
+        between, batch = normalised_products(maps[:num], source.matrices, ones, source.statistics)
         for position, kernel in enumerate(source.second_kernels):
             (maps[position],) = relu_depthwise(between[position], [kernel], [1], 1)
         return maps, batch
-
-    def _pointwise(self, maps: Sequence[Tensor], source: Source) -> tuple[Sequence[Tensor], Statistics]:
-        """First pointwise products of separable convolutions with their norms, and the batch's statistics (K, B, C)."""
-        matrices_BKCC, num_maps = source.matrices, len(maps)
-        if use_native(maps[0]):
-            results = []
-            for position, z in enumerate(maps):
-                running = source.statistics and Statistics(
-                    *(values[position : position + 1] for values in source.statistics)
-                )
-                matrices, ones = matrices_BKCC[:, position].unsqueeze(0), self.one.expand(len(matrices_BKCC), 1)
-                results.append(normalised_sum([z], matrices, ones, statistics=running, stacked=True))
-            batch = Statistics(*(torch.cat(values) for values in zip(*(own for _, own in results), strict=True)))
-            return [between for (between,), _ in results], batch
-        # All at once, as if on edges of their own.
-        matrices = matrices_BKCC.flatten(0, 1).unsqueeze(0)
-        running = source.statistics and Statistics(*(v.transpose(0, 1).flatten(0, 1)[None] for v in source.statistics))
-        joined, ones = torch.stack(list(maps), 1).flatten(0, 1), self.one.expand(matrices.shape[1], 1)
-        (between,), batch = normalised_sum([joined], matrices, ones, statistics=running, stacked=True)
-        apart = (values[0].unflatten(0, (-1, num_maps)).transpose(0, 1) for values in batch)
-        return between.unflatten(0, (-1, num_maps)).unbind(1), Statistics(*apart)
 
     # Running statistics. The two maps of a factorized reduction are halves of one norm: each is zero where the other
     # has channels, so mean and variance of the whole are their sums.

@@ -8,7 +8,8 @@ A step is sampling Z, logits, loss and penalty, one backward pass, clipped SGD o
 - published: every operation of every edge by itself (`tests/search_core/plain_supernet.py`).
 
 Kernels do not depend on batch and image; bytes do. `predicted_ms_graph` is a sum over kernels of the larger of 2.5 us
-and their bytes at 3.35 TB/s: a model, no measurement.
+and their bytes at 3.35 TB/s: a model, no measurement. It and `syncs_per_step` are of the fast form where no other is
+named; `bytes_of_*` says which operations move most.
 """
 
 from __future__ import annotations
@@ -61,12 +62,17 @@ def measure(setting: Setting) -> dict[str, Any]:
         result |= {
             f"launches_{form}": launches.kernels.total(),
             f"bytes_{form}": launches.num_bytes,
-            f"predicted_ms_graph_{form}": round(1e3 * launches.graph_s, 2),
-            f"syncs_per_step_{form}": syncs,
+            f"predicted_ms_graph{_named(form)}": round(1e3 * launches.graph_s, 2),
+            f"syncs_per_step{_named(form)}": syncs,
             f"phases_{form}": phases,
             f"operations_{form}": dict(launches.operations.most_common(20)),
+            f"bytes_of_{form}": dict(launches.bytes_of.most_common(20)),
         }
     return result
+
+
+def _named(form: str) -> str:
+    return "" if form == "fast" else f"_{form}"
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -74,12 +80,14 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [f"{'':12}{'launches':>10}{'GB':>8}{'waits':>7}{'ms in a graph, predicted':>26}"]
     for form in FORMS:
         launches, gigabytes = result[f"launches_{form}"], result[f"bytes_{form}"] / 1e9
-        waits, predicted = result[f"syncs_per_step_{form}"], result[f"predicted_ms_graph_{form}"]
+        waits, predicted = (result[f"{key}{_named(form)}"] for key in ("syncs_per_step", "predicted_ms_graph"))
         lines.append(f"{form:12}{launches:10,}{gigabytes:8.1f}{waits:7}{predicted:26.1f}")
     for form in FORMS:
         for phase, origins in result[f"phases_{form}"].items():
             parts = ", ".join(f"{origin} {count:,}" for origin, count in origins.items())
             lines.append(f"{form} {phase}: {sum(origins.values()):,} ({parts})")
+        parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in result[f"bytes_of_{form}"].items())
+        lines.append(f"{form} GB: {parts}")
     return "\n".join(lines)
 
 

@@ -26,15 +26,15 @@ _NAME = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 _FLOATS, _NUMBERS = ("*fp32",) * 4, ("i32",) * 4
 #: Types of arguments that are no number; any other `..._ptr` points to float32.
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("weights", "outputs", "gradients", "features", "bases"), _FLOATS),
-    **dict.fromkeys(("strides", "edge_strides"), _NUMBERS),
+    **dict.fromkeys(("weights", "outputs", "gradients", "features", "bases", "maps"), _FLOATS),
+    **dict.fromkeys(("strides", "edge_strides", "of_edges"), _NUMBERS),
     "keep_ptr": "*u8",
     "places_ptr": "*i8",
     "epsilon": "fp32",
 }
 _CONVOLUTIONS = {"KERNELS": (3, 5, 3, 5), "DILATIONS": (1, 1, 2, 2), "FIRSTS": (0, 9, 34, 43), "NUM": 4, "STRIDE": 1}
 _POOLS = {"NUM": 2, "MAXIMUM": 0, "AVERAGE": 1, "STRIDE": 1}
-_SUM = {"MAPS": 4, "FEATURES": 4, "BASES": 4, "KEEPS": True, "STEP": product.STEP}
+_SUM = {"MAPS": 4, "FEATURES": 4, "BASES": 4, "NUM": 4, "KEEPS": True, "APART": False, "STEP": product.STEP}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def kernels(channels: int) -> Iterator[tuple[Any, dict[str, Any]]]:
         yield kernel, by_matrix | {"BLOCK": 16}
     for kernel in (product.add_kernel, product.maps_kernel):
         yield kernel, by_matrix
+    yield product.features_kernel, by_matrix | {"BLOCK": 2048 // by_matrix["PADDED"]}
     for kernel in (fold.fold_kernel, fold.unfold_kernel):
         yield kernel, by_matrix
 

@@ -23,7 +23,7 @@ from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
 
-_USERS = ("depthwise", "packed_product", "pools")
+_USERS = ("depthwise", "pools", "product")
 
 
 @contextmanager

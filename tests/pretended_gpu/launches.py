@@ -65,14 +65,19 @@ class Launches:
     Attributes:
         kernels: by phase and file.
         operations: kernels by operation.
-        num_bytes: read and written, each tensor of an operation once.
+        bytes_of: read and written by operation, each tensor of one once.
         graph_s: predicted time of the kernels in a CUDA graph.
     """
 
     kernels: Counter[tuple[str, str]] = field(default_factory=Counter)
     operations: Counter[str] = field(default_factory=Counter)
-    num_bytes: int = 0
+    bytes_of: Counter[str] = field(default_factory=Counter)
     graph_s: float = 0.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all operations."""
+        return self.bytes_of.total()
 
     def clear(self) -> None:
         """Forget all."""
@@ -83,12 +88,13 @@ class Launches:
         num_bytes = sum({_memory(tensor): _bytes(tensor) for tensor in tensors}.values())
         self.kernels[_origin(sys._getframe(1))] += kernels
         self.operations[name] += kernels
-        self.num_bytes += num_bytes
+        self.bytes_of[name] += num_bytes
         self.graph_s += max(kernels * LAUNCH_S, num_bytes / BYTES_PER_S)
 
     def add_triton(self, kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
         """In place of `search_core.kernels.gpu.launch.launch`: one kernel, not run, since counts need no numbers."""
-        self.add(kernel.fn.__name__, 1, [_memory_of(tensor) for tensor in tensors_of(arguments)])
+        name = f"{kernel.fn.__module__.rpartition('.')[2]}.{kernel.fn.__name__}"
+        self.add(name, 1, [_memory_of(tensor) for tensor in tensors_of(arguments)])
 
     def observe(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """One operation of PyTorch."""
