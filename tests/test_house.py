@@ -54,6 +54,7 @@ ARROWS = {
         "history": "pictures",
         "analysis": "history",
         "player": "history pictures",
+        "one_file": "analysis history pictures player",
         "mlflow_store": "analysis history",
         "store": "history",
         "charts": "analysis history pictures",
@@ -66,8 +67,8 @@ ABROAD = {
     "search_core": "",
     "dashboards": "search_core.primitives search_core.space search_core.errors search_core.json_text",
     "orchestrator": (
-        "search_core dashboards.analysis dashboards.mlflow_store dashboards.pictures dashboards.player "
-        "dashboards.formatting dashboards.history dashboards.errors dashboards.ports"
+        "search_core dashboards.analysis dashboards.mlflow_store dashboards.one_file dashboards.pictures "
+        "dashboards.player dashboards.formatting dashboards.history dashboards.errors dashboards.ports"
     ),
 }
 #: Python files of a folder, and lines of a file.

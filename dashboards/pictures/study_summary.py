@@ -101,6 +101,17 @@ def render_study(trials: Sequence[TrialPoint], *, title: str, columns: Literal[1
     return figure
 
 
+def render_front(trials: Sequence[TrialPoint]) -> Figure:
+    """Draw the first panel of the summary alone, with its colours; at least one trial."""
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
+    figure = Figure(figsize=(8.0, 4.6), dpi=110, facecolor="white", layout=layout)
+    axes = figure.subplots()
+    scale = _EtaScale(trials)
+    _draw_front(axes, trials, scale)
+    scale.draw_key(figure, [axes])
+    return figure
+
+
 class _EtaScale:
     """Colours by penalty strength on a logarithmic scale that copes with zeros and with a single value."""
 

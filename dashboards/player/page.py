@@ -33,17 +33,31 @@ def render_player(history: History, *, title: str, subtitle: str = "") -> str:
         ValueError: if the history has no cells or no epochs, if its shapes or genotypes do not fit together, or if a
             probability lies outside of [0, 1].
     """
-    data = json.dumps(player_data(history, title=title, subtitle=subtitle), separators=(",", ":"), allow_nan=False)
-    page = _template("player.html").replace("/*STYLE*/", _template("player.css"))
-    page = page.replace("/*SCRIPT*/", "".join(_template(name) for name in _SCRIPTS))
-    return page.replace("/*DATA*/", _inside_script(data))  # last, so that nothing in the data is taken for a mark
+    # The data comes last, so that nothing in it is taken for a mark.
+    return player_template().replace("/*DATA*/", player_json(history, title=title, subtitle=subtitle))
+
+
+def player_template(wishes: str = "") -> str:
+    """The page of any search, with the mark `/*DATA*/` where `player_json` goes.
+
+    Args:
+        wishes: what stands behind `#`, for a page that has no address of its own.
+    """
+    page = _template("player.html").replace("/*STYLE*/", _template("player.css")).replace("/*WISHES*/", wishes)
+    return page.replace("/*SCRIPT*/", "".join(_template(name) for name in _SCRIPTS))
+
+
+def player_json(history: History, *, title: str, subtitle: str = "") -> str:
+    """The data of a search for `player_template`; arguments and errors as those of `render_player`."""
+    data = player_data(history, title=title, subtitle=subtitle)
+    return inside_script(json.dumps(data, separators=(",", ":"), allow_nan=False))
 
 
 def _template(name: str) -> str:
     return resources.files("dashboards").joinpath("player", name).read_text(encoding="utf-8")
 
 
-def _inside_script(text: str) -> str:
+def inside_script(text: str) -> str:
     """JSON that cannot end the script element around it; `json.dumps` has escaped all but ASCII, U+2028 included."""
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

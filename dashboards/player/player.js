@@ -106,7 +106,7 @@ function onKey(event) {
 
 /** What the address asks for behind `#`: theme=dark|light, epoch=N|last, compact. */
 function obeyAddress() {
-  const wishes = new URLSearchParams(location.hash.slice(1)), theme = wishes.get("theme"), epoch = wishes.get("epoch");
+  const wishes = new URLSearchParams(location.hash.slice(1) || document.documentElement.dataset.wishes), theme = wishes.get("theme"), epoch = wishes.get("epoch");
   document.documentElement.style.colorScheme = theme === "dark" || theme === "light" ? theme : "";
   document.documentElement.classList.toggle("compact", wishes.has("compact"));
   if (epoch === state.wish) return; // only the theme has changed: stay where the reader is

@@ -172,6 +172,32 @@ def report(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
 
 @app.command()
+def html(
+    name: NameArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="Where to write it.")],
+    runs: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Write a study as one HTML file to share: answer, front, players of its cells, claims, settings.
+
+    It needs no network, and takes less than 3 MB. A file that is there already is never overwritten.
+
+    Example: `snas study html digits-quickstart --to study.html`
+    """
+    from orchestrator.reports.one_file import study_page
+    from orchestrator.study.study import Study
+
+    page = study_page(Study.load(name, Runs(runs)))
+    try:
+        with to.open("x", encoding="utf-8") as file:
+            file.write(page)
+    except FileExistsError as error:
+        raise OrchestratorError(
+            f"--to must name a file that is not there yet, got {to}: nothing was written"
+        ) from error
+    stdout.print(f"wrote {to}, {to.stat().st_size / 1e6:.2g} MB", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def validate(file: FileArgument, settings: SetOption = [], runs: RunsOption = DEFAULT_RUNS) -> None:  # noqa: B006
     """Check a study file whole; all faults are listed.
 

@@ -6,13 +6,12 @@ import json
 from typing import TYPE_CHECKING
 
 from dashboards.pictures.figures import figure_png
-from dashboards.pictures.study_summary import TrialPoint, render_study
-from orchestrator.files.journal import Journal
-from orchestrator.files.layout import trial_label
+from dashboards.pictures.study_summary import render_study
 from orchestrator.reports.comparison import compare
 from orchestrator.reports.comparison_text import comparison_markdown
-from orchestrator.study.records import TrialRecord, front_rows
-from orchestrator.study_file.spec import StudySpec, search_options
+from orchestrator.reports.one_file import study_page, trial_point
+from orchestrator.study.records import front_rows
+from orchestrator.study_file.spec import StudySpec
 from orchestrator.tracking.artifacts import log_files
 from orchestrator.tracking.tracker import Tracker
 from search_core.cost.counts import child_cost
@@ -23,7 +22,7 @@ from search_core.space.plan import NetworkSize
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
 
-PUBLISHED_COSTS, SUMMARY = "published.json", "summary.png"
+PUBLISHED_COSTS, SUMMARY, PAGE = "published.json", "summary.png", "study.html"
 COMPARISON = "comparison"
 #: The same picture for descriptions, which MLflow shows at its own size in about 800 pixels.
 NARROW = "summary-narrow.png"
@@ -64,7 +63,7 @@ def log_comparison(tracker: Tracker, run_id: str, study: Study) -> None:
 
 
 def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:
-    """Log the one-page picture, the table of the front and what a fork saved to the parent run.
+    """Log the one-page picture, the page to share, the table of the front and what a fork saved to the parent run.
 
     Returns:
         Whether there is a picture: there is none of a study without searches.
@@ -79,21 +78,6 @@ def log_summary(tracker: Tracker, run_id: str, study: Study) -> bool:
     if points:
         figure = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches")
         narrow = render_study(points, title=f"Study {study.spec.name}: {len(points)} searches", columns=1)
-        log_files(tracker.client, run_id, {SUMMARY: figure_png(figure), NARROW: figure_png(narrow, dpi=96)})
+        pictures = {SUMMARY: figure_png(figure), NARROW: figure_png(narrow, dpi=96)}
+        log_files(tracker.client, run_id, {**pictures, PAGE: study_page(study).encode()})
     return bool(points)
-
-
-def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
-    """What the summary picture shows of one trial."""
-    epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
-    return TrialPoint(
-        number=trial.number,
-        eta=search_options(study.spec, trial.values).penalty.eta,
-        error=trial.metrics["child_val_error"],
-        madds=trial.metrics["child_madds"],
-        on_front=trial.on_front,
-        epochs=[record["epoch"] for record in epochs],
-        entropy=[record["metrics"]["entropy_total"] for record in epochs],
-        gap=[record["metrics"]["discretization_gap"] for record in epochs],
-        temperature=[record["metrics"]["temperature"] for record in epochs],
-    )

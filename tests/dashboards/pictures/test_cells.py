@@ -207,26 +207,28 @@ def test_render_cells_strength_grows_with_probability():
     assert ink[0] < ink[1] < ink[2]
 
 
+LAYERS = Genotype(
+    normal=(Edge("conv_3x1", 0, 2), Edge("conv_5x5", 2, 3), Edge("conv_1x11", 0, 4), Edge("conv_1x11", 3, 4)),
+    normal_concat=(4,),
+    reduce=(),
+    reduce_concat=(),
+    layers=(Layer(24, 2, 3), Layer(36), Layer(48)),
+)
+
+
 def test_render_cells_svg_of_a_chain_has_one_panel_with_filters_and_strides():
-    chain = Genotype(
-        normal=(Edge("conv_3x1", 0, 2), Edge("conv_5x5", 2, 3), Edge("conv_1x11", 0, 4), Edge("conv_1x11", 3, 4)),
-        normal_concat=(4,),
-        reduce=(),
-        reduce_concat=(),
-        layers=(Layer(24, 2, 3), Layer(36), Layer(48)),
-    )
-    svg = render_cells_svg(chain)
-    for edge in chain.normal:
+    svg = render_cells_svg(LAYERS)
+    for edge in LAYERS.normal:
         assert f'id="normal-{edge.source}-{edge.target}-0-{edge.primitive}"' in svg
     for text in ("Chain of layers", "24", "/2x3", "36", "48", "1x11", "4 edges, 3 of 3 nodes fed"):
         assert text in svg
     assert "Reduction cell" not in svg
     names = ("none", "conv_3x1", "conv_5x5", "conv_1x11")
     certain = [[0.0, 0.5, 0.5, 0.0] if nodes == (0, 2) else [1.0, 0.0, 0.0, 0.0] for nodes in cell_edges(3)]
-    drawn = render_cells_svg(chain, probabilities={"normal": certain}, primitives=names)
+    drawn = render_cells_svg(LAYERS, probabilities={"normal": certain}, primitives=names)
     assert "vanished" not in drawn
     with pytest.raises(ValueError, match=r"must have the cell types \['normal'\], got \['normal', 'reduce'\]"):
-        render_cells_svg(chain, probabilities={"normal": certain, "reduce": certain}, primitives=names)
+        render_cells_svg(LAYERS, probabilities={"normal": certain, "reduce": certain}, primitives=names)
 
 
 def test_render_cells_svg_stacked_nodes_have_a_second_ring():
@@ -644,3 +646,10 @@ def test_small_cells_show_every_kept_edge_and_both_inputs_in_any_colours():
         places = [float(node.get("y")) for node in root.iter("{http://www.w3.org/2000/svg}text")]
         assert all(0 < place < box[3] for place in places)
     assert cells_text(empty) == "Normal cell: no edge. Reduction cell: sep 3x3 from 0 to 1."
+
+
+def test_small_cells_show_chains_and_operations_of_plug_ins():
+    svg = small_cells_svg(LAYERS, ink="#1F2A33", muted="#56636E", ground="#FFFFFF")
+    assert [text in svg for text in ("Chain of layers", ">3x1<", ">image<", "Reduction")] == [True, True, True, False]
+    own = Genotype((Edge("ops.py:mine", 0, 2),), (2,), (), (2,))
+    assert ">mine<" in small_cells_svg(own, ink="#1F2A33", muted="#56636E", ground="#FFFFFF")

@@ -12,6 +12,8 @@ from dashboards.app import render
 from dashboards.mlflow_store.mlflow_store import MlflowStore
 from orchestrator.doctor import examine
 from orchestrator.files.layout import Runs
+from orchestrator.reports.one_file import study_page
+from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.spec import search_options
 from search_core.data.datasets import load_data
@@ -121,3 +123,4 @@ def test_page_of_the_search_shows_one_cell(done: Done) -> None:
     view = render(store, "/study/chains/trial/0", "", "light")
     assert [chart.key for chart in view.charts if chart.key.startswith("alpha")] == ["alpha-normal"]
     assert "image" in str(view.body)
+    assert "Chain of layers" in study_page(Study.load("chains", Runs(done.runs)))

@@ -131,7 +131,8 @@ def test_runs_say_where_they_come_from(front: Done) -> None:
 def test_parent_run_has_the_study_and_its_summary(front: Done) -> None:
     run = front.mlflow_runs["front"]
     names = artifact_paths(front.client, run.info.run_id)
-    assert names == ["front.json", "histories", "published.json", "study.yaml", "summary-narrow.png", "summary.png"]
+    pictures = ["study.html", "study.yaml", "summary-narrow.png", "summary.png"]
+    assert names == ["front.json", "histories", "published.json", *pictures]
     study = front.client.download_artifacts(run.info.run_id, "study.yaml")
     assert yaml.safe_load(Path(study).read_text())["retrain"]["seeds"] == 2
     table = json.loads(Path(front.client.download_artifacts(run.info.run_id, "front.json")).read_text())
@@ -226,6 +227,19 @@ def test_show_shows_what_mattered_and_draws_the_best_cell(front: Done) -> None:
     assert f"{words} the cell of trial {kept}: Normal cell:" in said
     assert words in html.unescape(front.mlflow_runs["front"].data.tags["mlflow.note.content"])
     assert document["answer"]["picks"][0]["error"]["interval"] is not None
+
+
+def test_html_is_the_page_in_mlflow_and_is_never_written_over_a_file(front: Done, tmp_path: Path) -> None:
+    file, words = tmp_path / "study.html", front.shown()["answer"]["words"]
+    outcome = snas("study", "html", "front", "--to", file, "--runs", front.runs)
+    assert (outcome.code, outcome.err) == (0, "")
+    page = file.read_text(encoding="utf-8")
+    assert words.partition(". ")[0] in html.unescape(page)
+    logged = front.client.download_artifacts(front.mlflow_runs["front"].info.run_id, "study.html")
+    assert Path(logged).read_text(encoding="utf-8") == page
+    again = snas("study", "html", "front", "--to", file, "--runs", front.runs)
+    assert (again.code, f"got {file}: nothing was written" in again.said) == (2, True)
+    assert file.read_text(encoding="utf-8") == page
 
 
 def front_of(document: dict[str, Any]) -> list[dict[str, Any]]:
