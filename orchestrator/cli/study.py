@@ -15,6 +15,7 @@ from dashboards.formatting import duration, hours_text, metric_name, shown_metri
 from orchestrator.cli import steering
 from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
+from orchestrator.cli.plan import plan
 from orchestrator.cli.views.study_tables import print_answer, print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError, StudyPaused
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
@@ -242,6 +243,7 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
     raise typer.Exit(0 if report.is_whole else 1)
 
 
+app.command()(plan)
 app.command()(steering.extend)
 app.command()(steering.enqueue)
 app.command()(steering.pause)

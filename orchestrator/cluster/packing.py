@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Literal
 
 from orchestrator.cluster.connection import Node, nodes
@@ -46,21 +47,31 @@ def find_reservation(spec: StudySpec) -> Reservation:
         OrchestratorError: if GPU memory is to be measured and no node has a GPU, or if the search cannot be run on one
             of the GPU types.
     """
+    is_measured = "auto" in (spec.resources.gpu, spec.resources.memory_gb)
+    return reservation_by(spec, measure_memory(spec) if is_measured else ())
+
+
+def measure_memory(spec: StudySpec) -> list[Measured]:
+    """Memory of the study's hardest search on each GPU type, or on one node for the CPU; raises as the reservation."""
+    chosen = nodes_to_measure(spec, nodes())
+    return measure_on(chosen, hardest_settings(spec.search, spec.sweep), spec.resources.cpu)
+
+
+def reservation_by(spec: StudySpec, measured: Sequence[Measured]) -> Reservation:
+    """The reservation of one search by what `measure_memory` found, which matters where the file says `auto`."""
     wanted = spec.resources
-    if wanted.gpu != "auto" and wanted.memory_gb != "auto":
-        return Reservation(wanted.cpu, wanted.gpu, wanted.memory_gb)
-    found = nodes()
-    measured = measure_on(_nodes_to_measure(spec, found), hardest_settings(spec.search, spec.sweep), wanted.cpu)
     reasons: list[str] = []
     gpu, memory_gb = wanted.gpu, wanted.memory_gb
     if gpu == "auto":
-        per_gpu, text = pack(measured, found, wanted.cpu)
+        per_gpu, text = pack(measured, nodes(), wanted.cpu)
         gpu = gpu_fraction(per_gpu)
         reasons.append(text)
     if memory_gb == "auto":
         peak_bytes = max(figure.host_bytes for figure in measured)
         memory_gb = memory_to_reserve_gb(peak_bytes)
         reasons.append(f"its process takes {peak_bytes / 1e9:.1f} GB of memory: {memory_gb:g} GB are reserved")
+    if not reasons:
+        return Reservation(wanted.cpu, gpu, memory_gb)
     return Reservation(wanted.cpu, gpu, memory_gb, "; ".join(reasons))
 
 
@@ -164,17 +175,52 @@ def hardest_settings(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> 
     differ in what is kept of a step (`recompute`, `precision`, `cuda_graph`), in the strategy or in the images are
     measured each.
     """
-    largest: dict[object, tuple[int, SearchOptions]] = {}
-    for values in corner_points(_memory_sweep(sweep)):
+
+    def kind(options: SearchOptions) -> object:
+        return options.network.recompute, options.precision, options.has_graph, options.dataset, *_family(options)
+
+    found = _extremes(search, _memory_sweep(sweep), kind, _demand)
+    return [most for _, most in found.values()] or [search]
+
+
+def work_kind(options: SearchOptions) -> object:
+    """What searches have in common that take the same time but for their size."""
+    return options.network.recompute, options.precision, options.has_graph, options.dataset, options.strategy
+
+
+def work_extremes(
+    search: SearchOptions, sweep: Mapping[str, SweepEntry]
+) -> dict[object, tuple[SearchOptions, SearchOptions]]:
+    """The quickest and the longest search of each kind (`work_kind`) in a sweep, by epochs times size of a step."""
+    keys = [
+        key
+        for key, entry in sweep.items()
+        if key in (*_MEMORY_KEYS, "epochs")
+        or key.startswith(("network.", "dataset."))
+        or (key.startswith("strategy.") and entry.is_finite)
+    ]
+    found = _extremes(
+        search, with_conditions(sweep, keys), work_kind, lambda options: options.epochs * _demand(options)
+    )
+    return found or {work_kind(search): (search, search)}
+
+
+def _extremes(
+    search: SearchOptions,
+    sweep: Mapping[str, SweepEntry],
+    kind: Callable[[SearchOptions], object],
+    demand: Callable[[SearchOptions], float],
+) -> dict[object, tuple[SearchOptions, SearchOptions]]:
+    """Of each kind, the corners of a sweep with the least and the most demand."""
+    found: dict[object, list[tuple[float, SearchOptions]]] = {}
+    for values in corner_points(sweep):
         try:
             options = apply_values(search, values)
         except OptionsError:  # ends of ranges that do not go together; such a trial fails before it takes memory
             continue
-        kind = (options.network.recompute, options.precision, options.has_graph, options.dataset, *_family(options))
-        demand = _demand(options)
-        if kind not in largest or demand > largest[kind][0]:
-            largest[kind] = (demand, options)
-    return [options for _, options in largest.values()] or [search]
+        same = [*found.get(kind(options), ()), (demand(options), options)]
+        found[kind(options)] = [min(same, key=itemgetter(0)), max(same, key=itemgetter(0))]
+    return {name: (least, most) for name, ((_, least), (_, most)) in found.items()}
 
 
 def _memory_sweep(sweep: Mapping[str, SweepEntry]) -> dict[str, SweepEntry]:
@@ -199,7 +245,7 @@ def _family(options: SearchOptions) -> tuple[str, int | None]:
     return ("child", strategy.estimate.resolution) if isinstance(strategy, MultiTrialOptions) else (strategy.kind, None)
 
 
-def _nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:
+def nodes_to_measure(spec: StudySpec, nodes: Sequence[Node]) -> list[Node]:
     """One node of each GPU type, or for searches on the CPU the first that is large enough."""
     large = [node for node in nodes if node.cpu >= spec.resources.cpu]
     with_gpu = list({node.gpu_type: node for node in reversed(large) if node.gpu}.values())
