@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from search_core.kernels.backend import torch_only
 from search_core.kernels.depthwise import relu_depthwise
 from search_core.kernels.pools import normalised_pools
-from search_core.kernels.product import Statistics, normalised_sum
+from search_core.kernels.product import Statistics, normalised_products, normalised_sum
 from search_core.network.supernet import Supernet
 from search_core.space.genotype import CELL_TYPES
 from search_core.space.plan import NetworkOptions, NetworkSize, cell_edges
@@ -44,18 +45,20 @@ def normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def compare(compute: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> None:
-    """Results, and gradients of a random linear function of them."""
+def compare(
+    compute: Callable[..., Sequence[Tensor]], *inputs: Tensor, tolerances: tuple[float, float] = (1e-5, 1e-4)
+) -> None:
+    """Results, and gradients of a random linear function of them, each to a tolerance times its largest number."""
     found = []
     for code in (torch_only(), on_triton()):
         leaves = [x.clone().requires_grad_() for x in inputs]
         with code:
             results = compute(*leaves)
             learnt = [result for result in results if result.requires_grad]
-            total = sum((y * normal(*y.shape, seed=50 + i)).sum() for i, y in enumerate(learnt))
+            total = sum((y.float() * normal(*y.shape, seed=50 + i)).sum() for i, y in enumerate(learnt))
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         found.append(([result.detach() for result in results], [g for g in gradients if g is not None]))
-    for (expected, got), tolerance in zip(zip(*found, strict=True), (1e-5, 1e-4), strict=True):
+    for (expected, got), tolerance in zip(zip(*found, strict=True), tolerances, strict=True):
         for plain, ours in zip(expected, got, strict=True):
             torch.testing.assert_close(ours, plain, rtol=0, atol=tolerance * max(plain.abs().max().item(), 1e-3))
 
@@ -119,6 +122,50 @@ def product(
     )
 
 
+def products(channels: int, *, evaluates: bool = False) -> None:
+    """The same without the sum: of three maps, each with its own outputs."""
+    shape = (3, 2, channels)
+    given = Statistics(normal(*shape, seed=5), normal(*shape, seed=6).square() + 0.1) if evaluates else None
+
+    def compute(matrices: Tensor, weights: Tensor, *maps: Tensor) -> list[Tensor]:
+        outputs, statistics = normalised_products(maps, matrices, weights, given)
+        return [*outputs, *statistics]
+
+    matrices = normal(2, 3, channels, channels, seed=20) / channels**0.5
+    maps = [normal(2, 3, 4, 7, channels, seed=k) + k for k in range(3)]
+    compare(compute, matrices, normal(2, 3, seed=21), *maps)
+
+
+def half(channels: int, size: tuple[int, int], stride: int) -> None:
+    """Convolutions, the sum of their products, and the products by themselves, under autocast to bfloat16.
+
+    A number of bfloat16 has a last place of 2^-7, in which the interpreter cuts where PyTorch rounds: results, rounded
+    once, may be that far apart, and gradients, rounded on the way back once more, twice as far.
+    """
+    height, width = -(-size[0] // stride), -(-size[1] // stride)
+
+    def compute(x: Tensor, matrices: Tensor, mixture: Tensor, factors: Tensor, base: Tensor, *weights: Tensor) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = relu_depthwise(x, weights, (1, 2), stride)
+            assert all(z.dtype == torch.bfloat16 for z in maps)
+            added, of_sum = normalised_sum(
+                maps, matrices, mixture, features_NHWC=[base], factors_BQ=factors, bases_NHWC=[base] * 2
+            )
+            apart, of_products = normalised_products(maps, matrices.transpose(0, 1), mixture, None)
+        return [*maps, *added, *of_sum, *apart, *of_products]
+
+    compare(
+        compute,
+        normal(1, 3, *size, channels, seed=1),
+        normal(2, 2, channels, channels, seed=20) / channels**0.5,
+        normal(2, 2, seed=21),
+        normal(2, 1, seed=22),
+        normal(3, height, width, channels, seed=23),
+        *(normal(2, channels, kernel, kernel, seed=kernel) / kernel for kernel in (3, 5)),
+        tolerances=(2**-7, 2**-6),
+    )
+
+
 def network() -> None:
     """Logits and gradients of all weights of a supernet: one reduction cell, whose edges are of both strides."""
     primitives = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3", "conv_7x1_1x7")
@@ -150,6 +197,10 @@ CASES: dict[str, Callable[[], None]] = {
     "product without bases": partial(product, 8, 3, 0, has_base=False),
     "product with drop path": partial(product, 8, 2, 2, drops=True),
     "product in evaluation": partial(product, 8, 2, 1, evaluates=True),
+    "products apart": partial(products, 12),
+    "products apart in evaluation": partial(products, 4, evaluates=True),
+    "bfloat16 8": partial(half, 8, (5, 6), 1),
+    "bfloat16 20 stride 2": partial(half, 20, (6, 7), 2),
     "network": network,
 }
 

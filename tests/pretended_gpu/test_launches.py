@@ -23,6 +23,13 @@ def test_launches_of_a_step_keep_to_the_budget(form: str, most: int) -> None:
     assert {phase for phase, _ in launches.kernels} == {"forward", "backward", "clip", "theta", "alpha", "other"}
 
 
+@pytest.mark.slow
+def test_bytes_of_a_step_keep_to_the_budget() -> None:
+    network = NetworkOptions(nodes=4, cells=8, init_channels=16)
+    setting = Setting(network=network, image=(3, 32, 32), batch=64, repeats=1, device=torch.device("cuda"))
+    assert launches_of(setting, "fast")[0].num_bytes <= 25e9
+
+
 def test_kernels_and_bytes_of_operations_are_counted_by_phase_and_file() -> None:
     launches, backward = Launches(), Launches()
     with pretended_gpu() as gpu:

@@ -113,7 +113,8 @@ def backward_kernel(
                 columns, strides[conv], channel, known, KERNELS[conv], DILATIONS[conv], STRIDE,
             )  # fmt: skip
     mask = (pixel < num_pixels)[:, None] & known[None, :]
-    x = tl.load(x_ptr + own * x_edge + pixel[:, None] * x_stride + channel[None, :], mask=mask, other=0.0)
+    at = x_ptr + own * x_edge + pixel[:, None] * x_stride + channel[None, :]
+    x = tl.load(at, mask=mask, other=0.0).to(tl.float32)
     place = of_x_ptr + own * num_pixels * C + pixel[:, None] * C + channel[None, :]
     tl.store(place, tl.where(x <= 0, 0.0, total), mask=mask)
 
