@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from search_core.errors import Rule, literal_rules, require
 
@@ -212,11 +212,13 @@ def penalty_strength_at(options: PenaltyOptions, epoch: int) -> float:
     return options.eta
 
 
-def final_strength(options: PenaltyOptions, metrics: Mapping[str, float]) -> float:
+def final_strength(options: PenaltyOptions | Mapping[str, Any], metrics: Mapping[str, float]) -> float:
     """The strength that a search is known by: the study file's, or with `target` the last one, at least 0.
 
     Args:
-        options: of the search.
+        options: of the search, or the plain data of them.
         metrics: of its last report.
     """
-    return options.eta if options.target is None else max(metrics.get("eta", options.eta), 0.0)
+    plain = options if isinstance(options, Mapping) else vars(options)
+    eta: float = plain["strength"]
+    return eta if plain.get("target") is None else max(metrics.get("eta", eta), 0.0)
