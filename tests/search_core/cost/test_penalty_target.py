@@ -8,11 +8,17 @@ from search_core.cost.constraints import ChildLimits, Constraints
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import CostTarget, PenaltyOptions, final_strength
 from search_core.cost.penalty_target import EtaSteering, WholeCost
+from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import OptionsError
+from search_core.search.options import SearchOptions
+from search_core.search.search import Search
+from search_core.search.temperature import TemperatureOptions
 from search_core.space.code_space import Code
 from search_core.space.codes import genotype_space
 from search_core.space.genotype import CELL_TYPES, CellType
-from tests.search_core.tiny import TINY_SIZE, seeded
+from search_core.space.plan import NetworkOptions
+from search_core.strategies.optimiser_options import AlphaOptions, ThetaOptions
+from tests.search_core.tiny import TINY_SIZE, images_of, seeded
 
 SPACE = genotype_space(TINY_SIZE.network)
 LIMITS = ChildLimits(Constraints(), TINY_SIZE)
@@ -92,3 +98,23 @@ def test_strength_of_a_search_is_the_last_one_where_it_was_steered() -> None:
     fixed, steered = PenaltyOptions(strength=0.1), PenaltyOptions(strength=0.1, target=CostTarget(params=9))
     assert [final_strength(options, {"eta": 3.0}) for options in (fixed, steered)] == [0.1, 3.0]
     assert final_strength(steered, {"eta": -3.0}) == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [150_000, 200_000, 250_000])
+def test_child_of_digits_meets_the_target_within_10_percent(target: int) -> None:
+    """Children of this search cost 100,800 to 310,464 multiply-adds, one operation of the normal cell 11,648 or so."""
+    operations = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
+    options = SearchOptions(
+        dataset=DatasetOptions(name="digits", train_images=480, validation_images=120),
+        network=NetworkOptions(nodes=3, cells=2, init_channels=8, primitives=operations),
+        temperature=TemperatureOptions(end=0.1),
+        penalty=PenaltyOptions(target=CostTarget(madds=target)),
+        theta=ThetaOptions(lr=0.1),
+        alpha=AlphaOptions(lr=0.2),
+        epochs=15,
+        batch_size=160,
+        recalibration_batches=1,
+    )
+    *_, last = Search(options, images_of(options.dataset))
+    assert abs(last.child_madds / target - 1) < 0.1
