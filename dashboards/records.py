@@ -134,8 +134,10 @@ class Trial:
 
     @cached_property
     def eta(self) -> float | None:
-        """Penalty strength, at least 0; None if the run does not say."""
+        """Penalty strength, at least 0, the last one where a target steered it; None if the run does not say."""
         eta = _number(self.run.params.get("penalty.strength"))
+        if any(name.startswith("penalty.target.") for name in self.run.params) and "eta" in self.run.metrics:
+            eta = max(self.run.metrics["eta"], 0.0)
         return eta if eta is not None and 0 <= eta < math.inf else None
 
     @property

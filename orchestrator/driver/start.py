@@ -39,9 +39,11 @@ from orchestrator.tracking.run_spec import run_tags
 from orchestrator.tracking.tracker import STUDY_FOLDER, Tracker
 from search_core.cost.constraints import ChildLimits
 from search_core.cost.latency_measure import latency_of_children
-from search_core.cost.latency_table import table_for
+from search_core.cost.latency_table import LatencyTable, table_for
+from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_target import WholeCost
 from search_core.data.datasets import ImageData, check_batch_size, load_data
-from search_core.errors import DataError
+from search_core.errors import DataError, require
 from search_core.search.child_search import check_estimate
 from search_core.search.options import SearchOptions
 from search_core.space.cell_files import load_genotype
@@ -143,10 +145,12 @@ def _check_work(study: Study, data: ImageData) -> None:
         size = NetworkSize(search.network, data.input_shape, data.num_classes)
         table = table_for(anywhere, size, torch.device("cpu"))
         corners = list(strategy_corners(search, study.spec.sweep))
-        if not _sweeps_limits(study) and any(map(_keeps_limits, corners)):
+        if not _sweeps_limits(study):
             latency = latency_of_children(anywhere, table, size, torch.device("cpu"), is_measured=False)
             limits = ChildLimits(search.constraints, size, latency)
-            limits.sample(genotype_space(search.network), torch.Generator().manual_seed(search.seed))
+            if any(map(_keeps_limits, corners)):
+                limits.sample(genotype_space(search.network), torch.Generator().manual_seed(search.seed))
+            _check_targets(study, limits, size, table)
         for options in corners:
             if isinstance(options.strategy, MultiTrialOptions):
                 check_estimate(options, data)
@@ -157,6 +161,15 @@ def _check_work(study: Study, data: ImageData) -> None:
         check_recipe(study.spec.retrain, data, study.spec.retrain.workers)
         if study.spec.retrain.genotype is not None:
             load_genotype(study.spec.retrain.genotype)
+
+
+def _check_targets(study: Study, limits: ChildLimits, size: NetworkSize, table: LatencyTable | None) -> None:
+    """Refuse costs to aim at that no child has, all of them at once."""
+    corners = strategy_corners(study.spec.search, study.spec.sweep, "penalty.")
+    targets = dict.fromkeys(target for options in corners if (target := options.penalty.target) is not None)
+    if targets:
+        costs, space = CostTable(size, latency=table), genotype_space(study.spec.search.network)
+        require(*(WholeCost.of(target, costs, limits, space).rule() for target in targets))
 
 
 def _graph_notes(study: Study) -> set[str]:

@@ -18,6 +18,7 @@ from orchestrator.study.ground_truth import read_truth
 from orchestrator.study.hours import hours_of
 from orchestrator.study.records import Cell, RetrainRecord, TrialRecord
 from orchestrator.study_file.spec import search_options
+from search_core.cost.penalty_options import final_strength
 
 if TYPE_CHECKING:
     from orchestrator.study.study import Study
@@ -240,7 +241,7 @@ def _claim(letter: str, searches: Sequence[Searched], ours: str, other: str) -> 
 def _searched(study: Study, group: tuple[str, str], trial: TrialRecord) -> Searched:
     return Searched(
         strategy=_row_name(*group),
-        eta=search_options(study.spec, trial.values).penalty.eta,
+        eta=final_strength(search_options(study.spec, trial.values).penalty, trial.metrics),
         num_epochs=trial.epochs,
         metrics=trial.metrics,
         accuracies=[record["metrics"]["supernet_val_accuracy"] for record in _journal(study, trial).epochs],

@@ -17,6 +17,7 @@ from orchestrator.study.records import TrialRecord, front_rows
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
 from orchestrator.study_file.yaml_file import dump_yaml
+from search_core.cost.penalty_options import final_strength
 from search_core.space.genotype import Genotype
 
 
@@ -61,7 +62,7 @@ def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
     epochs = Journal(study.folder.journal("search", trial_label(trial.number))).epochs
     return TrialPoint(
         number=trial.number,
-        eta=search_options(study.spec, trial.values).penalty.eta,
+        eta=final_strength(search_options(study.spec, trial.values).penalty, trial.metrics),
         error=trial.metrics["child_val_error"],
         madds=trial.metrics["child_madds"],
         on_front=trial.on_front,

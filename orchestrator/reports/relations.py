@@ -20,6 +20,7 @@ from orchestrator.study.records import RetrainRecord, TrialRecord, described
 from orchestrator.study.standing import reserved_hours, time_left_s
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import StudySpec, search_options
+from search_core.cost.penalty_options import final_strength
 
 _CLEAR = 0.3
 
@@ -70,7 +71,7 @@ def study_answer(study: Study, trials: Sequence[TrialRecord], retrains: Sequence
         candidates.append(
             Candidate(
                 trial=trial.number,
-                eta=options.penalty.eta,
+                eta=final_strength(options.penalty, trial.metrics),
                 schedule=described(options.temperature),
                 strategy=options.strategy.kind,
                 error=error if trial.is_result else math.nan,
@@ -119,7 +120,8 @@ def _relations(spec: StudySpec, results: Sequence[TrialRecord]) -> list[dict[str
     by_strategy: dict[str, list[tuple[float, TrialRecord]]] = {}
     for trial in results:
         options = search_options(spec, trial.values)
-        by_strategy.setdefault(options.strategy.kind, []).append((options.penalty.eta, trial))
+        eta = final_strength(options.penalty, trial.metrics)
+        by_strategy.setdefault(options.strategy.kind, []).append((eta, trial))
     swept = {kind: pairs for kind, pairs in by_strategy.items() if len({eta for eta, _ in pairs}) > 1}
     groups = {"eta" if len(by_strategy) == 1 else f"eta of {kind}": pairs for kind, pairs in swept.items()}
     together = [pair for pairs in by_strategy.values() for pair in pairs]

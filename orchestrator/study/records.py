@@ -22,6 +22,7 @@ from orchestrator.sampling.samplers import patiently
 from orchestrator.study.lineage import parent_of
 from orchestrator.study_file.spec import StudySpec, search_options
 from orchestrator.study_file.sweep import Scalar
+from search_core.cost.penalty_options import final_strength
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.search.temperature import TemperatureOptions
 from search_core.space.cell_files import load_genotype
@@ -257,7 +258,7 @@ def front_rows(
         rows.append(
             {
                 "trial": trial.number,
-                "eta": options.penalty.eta,
+                "eta": final_strength(options.penalty, trial.metrics),
                 "temperature": described(options.temperature),
                 **{name: trial.metrics[name] for name in FRONT_METRICS},
                 **{name: trial.metrics[name] for name in (*OPTIONAL_METRICS, *FINAL_METRICS) if name in trial.metrics},

@@ -19,6 +19,7 @@ from orchestrator.sampling.ranking import is_result
 from orchestrator.study.hours import HOURS, hours_of
 from orchestrator.study.records import described, reported_cell
 from orchestrator.study_file.spec import StudySpec
+from search_core.cost.penalty_options import final_strength
 from search_core.search.temperature import TemperatureOptions
 
 ENDS: tuple[End, ...] = ("complete", "stopped", "collapsed", "cancelled", "failed")
@@ -120,7 +121,7 @@ class Tally:
             metrics={name: last["metrics"][name] for name in READ_METRICS if name in last["metrics"]},
             hours=hours_of(last["metrics"]),
             seconds=sum(record["metrics"].get("seconds", 0.0) for record in journal.epochs),
-            eta=penalty["strength"] if isinstance(penalty, Mapping) else None,
+            eta=final_strength(penalty, last["metrics"]) if isinstance(penalty, Mapping) else None,
             temperature=described(TemperatureOptions(**temperature)) if isinstance(temperature, Mapping) else "",
             strategy=strategy["kind"] if isinstance(strategy, Mapping) else "",
             cell=hash(reported_cell(last)) if "genotype" in last else None,

@@ -186,6 +186,10 @@ class StudySpec(pydantic.BaseModel):
         yield from self._fork_rules()
         yield from self._ground_truth_rules()
         yield from self._multi_trial_rules()
+        targets = [f"sweep.{key}" for key in self.sweep if key.startswith("penalty.target.")]
+        targets += ["search.penalty.target"] if self.search.penalty.target is not None else []
+        rule = "must be left out with `penalty.target`, which decides the strength itself: sweep one or the other"
+        yield "sweep.penalty.strength", "penalty.strength" not in self.sweep or not targets, rule, *targets
         for key, entry in self.sweep.items():
             listable = self.sampler != "grid" or entry.is_finite
             yield (

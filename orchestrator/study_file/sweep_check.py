@@ -81,9 +81,17 @@ def checked_values(sweep: Mapping[str, SweepEntry], values: Mapping[str, Scalar]
     return checked
 
 
-def strategy_corners(search: SearchOptions, sweep: Mapping[str, SweepEntry]) -> Iterator[SearchOptions]:
-    """The settings of every swept strategy at the ends of its own swept settings, those that fit together."""
-    for values in corner_points(with_conditions(sweep, [key for key in sweep if key.startswith("strategy.")])):
+def strategy_corners(
+    search: SearchOptions, sweep: Mapping[str, SweepEntry], section: str = "strategy."
+) -> Iterator[SearchOptions]:
+    """The settings of every swept strategy at the ends of its own swept settings, those that fit together.
+
+    Args:
+        search: fixed settings.
+        sweep: of the study.
+        section: with which the swept keys begin; another than that of the strategy has its ends likewise.
+    """
+    for values in corner_points(with_conditions(sweep, [key for key in sweep if key.startswith(section)])):
         with suppress(OptionsError):
             yield apply_values(search, values)
 

@@ -101,10 +101,11 @@ def about_search(options: Mapping[str, Any]) -> str:
     flat = flatten(options)
     start, end = (flat.get(f"temperature.{name}") for name in ("start", "end"))
     kind = flat.get("temperature.kind")
+    eta, cost = flat.get("penalty.strength"), flat.get("penalty.cost", "not known")
+    targets = {key.split(".")[-1]: value for key, value in flat.items() if key.startswith("penalty.target.")}
+    aims = "".join(f", steered to {name} {shown_number(value)}" for name, value in targets.items())
     parts = {
-        "eta": f"{shown_number(flat['penalty.strength'])} with cost {flat.get('penalty.cost', 'not known')}"
-        if isinstance(flat.get("penalty.strength"), float | int)
-        else None,
+        "eta": f"{shown_number(eta)} with cost {cost}{aims}" if isinstance(eta, float | int) else None,
         "temperature": None if kind is None else f"{kind} {start}" + (f" to {end}" if kind != "constant" else ""),
         "strategy": flat.get("strategy.kind"),
         "seed": flat.get("seed"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from search_core.errors import literal_rules, require
+from search_core.errors import Rule, literal_rules, require
 
 Named = TypeVar("Named")
 
@@ -44,11 +45,54 @@ class CostMix:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostTarget:
+    """What the child of a search should cost at the size of the search; exactly one is given, above 0.
+
+    Attributes:
+        params: parameters.
+        madds: multiply-adds of one image.
+        latency_ms: milliseconds by `latency.table`.
+    """
+
+    params: float | None = None
+    madds: float | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        names = tuple(vars(self))
+        require(
+            *(
+                (name, value > 0 and math.isfinite(value), f"must be a finite number above 0, got {value}")
+                for name, value in given.items()
+            ),
+            (
+                "",
+                len(given) == 1,
+                f"must have exactly one of {', '.join(names)}, got {' and '.join(given) or 'none'}",
+                *names,
+            ),
+        )
+
+    @property
+    def kind(self) -> str:
+        """Which of them is given."""
+        return next(name for name, value in vars(self).items() if value is not None)
+
+    @property
+    def value(self) -> float:
+        """The one that is given."""
+        value: float = getattr(self, self.kind)
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
 class PenaltyOptions:
     """The resource penalty `eta * E_Z[C(Z)]` of the SNAS objective (SNAS section 3.3).
 
     Attributes:
-        strength: eta, 0 or above; for `cost: snas` also a name of `STRENGTHS`, in whose place its number is kept.
+        strength: eta, 0 or above; for `cost: snas` also a name of `STRENGTHS`, in whose place its number is kept. With
+            `target` eta of the first epoch, above 0.
         cost: what C counts. `snas` is the authors' own: the mean of the logarithms of parameters, FLOPs and memory
             access (`counts.snas_cost`), a sum below 1 counting as 1. `mix` weighs the next three by `mix`; `latency`
             is the time of operations by `latency.table`; `child_latency` is that of the sampled child as a whole, by
@@ -67,6 +111,7 @@ class PenaltyOptions:
         warmup_epochs: for `warmup` only (required there), at least 1.
         on_epoch: for `step` only (default 0).
         off_epoch: for `step` only (default: never).
+        target: what the child should cost: eta then follows from the search, see `penalty_target.EtaSteering`.
 
     Raises:
         OptionsError: if a value is out of range or given for another schedule.
@@ -82,6 +127,7 @@ class PenaltyOptions:
     warmup_epochs: int | None = None
     on_epoch: int | None = None
     off_epoch: int | None = None
+    target: CostTarget | None = None
 
     def __post_init__(self) -> None:
         eta = named_strength(self.strength)
@@ -138,8 +184,16 @@ class PenaltyOptions:
             ("on_epoch", on is None or on >= 0, f"must be at least 0, got {on}"),
             ("off_epoch", off is None or schedule == "step", f"is for schedule step only, not {schedule}", "schedule"),
             ("off_epoch", off is None or off > (on or 0), f"must be after `on_epoch` {on or 0}, got {off}", "on_epoch"),
+            *self._target_rules(),
         )
         object.__setattr__(self, "strength", eta)  # a run keeps the number, whatever the name may mean later
+
+    def _target_rules(self) -> Iterator[Rule]:
+        has_target, eta = self.target is not None, named_strength(self.strength)
+        rule = f"must be above 0 with `target`, as eta moves in multiples of it, got {self.strength}"
+        yield "strength", not has_target or isinstance(eta, str) or eta > 0, rule, "target"
+        rule = f"must be constant with `target`, which decides eta itself, got {self.schedule}"
+        yield "schedule", not has_target or self.schedule == "constant", rule, "target"
 
     @property
     def eta(self) -> float:
@@ -149,10 +203,22 @@ class PenaltyOptions:
 
 
 def penalty_strength_at(options: PenaltyOptions, epoch: int) -> float:
-    """Penalty strength eta of `epoch` (0-based); schedules in `PenaltyOptions`."""
+    """Penalty strength eta of `epoch` (0-based) by the schedule; with `target` only that of the first."""
     if options.schedule == "warmup":
         return options.eta * min(1.0, epoch / (options.warmup_epochs or 1))
     if options.schedule == "step":
         is_on = (options.on_epoch or 0) <= epoch and (options.off_epoch is None or epoch < options.off_epoch)
         return options.eta if is_on else 0.0
     return options.eta
+
+
+def final_strength(options: PenaltyOptions | Mapping[str, Any], metrics: Mapping[str, float]) -> float:
+    """The strength that a search is known by: the study file's, or with `target` the last one, at least 0.
+
+    Args:
+        options: of the search, or the plain data of them.
+        metrics: of its last report.
+    """
+    plain = options if isinstance(options, Mapping) else vars(options)
+    eta: float = plain["strength"]
+    return eta if plain.get("target") is None else max(metrics.get("eta", eta), 0.0)

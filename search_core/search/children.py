@@ -20,6 +20,7 @@ from search_core.cost.counts import COST_KINDS
 from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
+from search_core.cost.penalty_options import penalty_strength_at
 from search_core.data.datasets import ImageData
 from search_core.errors import NonFiniteLossError
 from search_core.search.child_recipe import child_recipe
@@ -264,6 +265,7 @@ class ProposedChildren:
             train_loss=metrics["train_loss"],
             train_accuracy=metrics["train_accuracy"],
             train_penalty=0.0,
+            eta=penalty_strength_at(self.options.penalty, self.epoch),
             supernet_val_loss=metrics["val_loss"],
             child_val_loss=metrics["val_loss"],
             seconds=seconds,

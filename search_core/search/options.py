@@ -25,6 +25,7 @@ _LATER = (
     ("network.chain", asdict(ChainOptions())),
     ("dataset.colour_jitter", False),
     ("alpha.grad_clip", None),
+    ("penalty.target", None),
     ("strategy.drop_path", 0.0),
     ("strategy.auxiliary_weight", 0.0),
     ("strategy.stop_margin", None),
@@ -103,6 +104,7 @@ class SearchOptions:
             ),
             *self._space_rules(),
             *self._latency_rules(),
+            *self._target_rules(),
             ("epochs", self.epochs >= 1, f"must be at least 1, got {self.epochs}"),
             ("batch_size", self.batch_size >= 2, f"must be at least 2, got {self.batch_size}"),
             (
@@ -149,6 +151,7 @@ class SearchOptions:
         is_whole = self.penalty.cost == "child_latency"
         needed = {"penalty.cost latency": self.penalty.cost == "latency"}
         needed["constraints.latency_ms"] = self.constraints.latency_ms is not None
+        needed["penalty.target"] = self.penalty.target is not None and self.penalty.target.latency_ms is not None
         for what, is_asked in needed.items():
             rule = f"must be given for `{what}`: the file that `snas latency measure` writes"
             yield "latency.table", not is_asked or self.latency.table is not None, rule, what.split()[0]
@@ -156,6 +159,14 @@ class SearchOptions:
         rule = "must be snas with `sample_per` batch for `penalty.cost` child_latency, which looks at the sampled child"
         rule += f", got {self.strategy.kind}"
         yield "strategy.kind", not is_whole or one_sample, rule, "penalty.cost", "strategy"
+
+    def _target_rules(self) -> Iterator[Rule]:
+        """A cost to aim at needs a penalty, and costs that are sums over edges."""
+        target, kind, space = self.penalty.target, self.strategy.kind, self.network.space
+        rule = f"must be left out with strategy {kind}, which has no penalty that eta could steer"
+        yield "penalty.target", target is None or "penalty" in self.strategy.uses, rule, "strategy.kind"
+        rule = f"must be left out with `network.space` {space}: its costs are no sums over edges"
+        yield "penalty.target", target is None or space == "darts", rule, "network.space"
 
     @property
     def has_graph(self) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from search_core.cost.counts import NetworkCost
-from search_core.cost.penalty_options import penalty_strength_at
 from search_core.search.temperature import temperature_at
 from search_core.space.code_space import Code
 from search_core.space.genotype import CellType, Genotype
@@ -216,7 +215,6 @@ def epoch_report(
         entropy_reduce=entropies.get("reduce", 0.0),
         entropy_total=sum(entropies.values()),
         temperature=temperature_at(options.temperature, epoch, options.epochs),
-        eta=penalty_strength_at(options.penalty, epoch),
         child_params=child_cost.params,
         child_madds=child_cost.madds,
         child_memory_access=child_cost.memory_access,

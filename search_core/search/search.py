@@ -15,6 +15,7 @@ from search_core.cost.latency_measure import latency_of_children
 from search_core.cost.latency_table import table_for
 from search_core.cost.penalty import CostTable
 from search_core.cost.penalty_options import penalty_strength_at
+from search_core.cost.penalty_target import EtaSteering, WholeCost
 from search_core.data.datasets import ImageData, check_batch_size
 from search_core.errors import NonFiniteLossError, OptionsError, StateError, require
 from search_core.network.supernet import Supernet
@@ -47,7 +48,7 @@ class Search(Resumable[EpochReport]):
         ConstraintsError: if no genotype keeps the hard limits.
         LatencyError: if the latency table cannot be used.
         OptionsError: if a CUDA graph or bfloat16 is asked for on another device, or if the strategy is
-            multi-trial, which `child_search.ChildSearch` runs.
+            multi-trial, which `child_search.ChildSearch` runs; or if no child can meet `penalty.target`.
     """
 
     state_format = 3
@@ -68,6 +69,7 @@ class Search(Resumable[EpochReport]):
         )
         self._context = build_context(options, data, self._device)
         self.strategy: Strategy = build_strategy(strategy, self._context)
+        self._steering = build_steering(options, self._context)
         self._generators = make_generators(options.seed, ("data", "architecture", "validation"), self._device)
 
     @property
@@ -87,6 +89,8 @@ class Search(Resumable[EpochReport]):
         train_seconds = time.perf_counter() - start
         self.strategy.end_epoch(self._generators["architecture"])
         report = self._report(totals, num_images, start, train_seconds)
+        if self._steering is not None:
+            self._steering.update(self.strategy.probabilities(), report.genotype, self._settings().progress)
         self.epoch += 1
         return report
 
@@ -111,8 +115,10 @@ class Search(Resumable[EpochReport]):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to resume bit for bit after this epoch; loads with `weights_only=True`."""
+        steering = {} if self._steering is None else {"eta_steering": self._steering.state_dict()}
         return {
             **self.stamp(),
+            **steering,
             "epoch": self.epoch,
             "strategy": copy.deepcopy(self.strategy.state_dict()),  # training continues in place
             "generators": generator_states(self._generators),
@@ -133,6 +139,8 @@ class Search(Resumable[EpochReport]):
         check_states(self._generators, state["generators"])
         self.strategy.load_state_dict(copy.deepcopy(state["strategy"]))
         restore_generators(self._generators, state["generators"])
+        if self._steering is not None and "eta_steering" in state:  # a search that it forks from may have none
+            self._steering.load_state_dict(state["eta_steering"])
         self.epoch = state["epoch"]
 
     def definition(self) -> dict[str, Any]:
@@ -148,7 +156,7 @@ class Search(Resumable[EpochReport]):
         cosine = (1 + math.cos(math.pi * self.epoch / self.options.epochs)) / 2
         return EpochSettings(
             temperature=temperature_at(self.options.temperature, self.epoch, self.options.epochs),
-            eta=penalty_strength_at(self.options.penalty, self.epoch),
+            eta=penalty_strength_at(self.options.penalty, self.epoch) if self._steering is None else self._steering.eta,
             theta_lr=theta.lr_min + (theta.lr - theta.lr_min) * cosine,
             progress=self.epoch / last if last else 1.0,
             is_last=self.epoch == last,
@@ -195,6 +203,7 @@ class Search(Resumable[EpochReport]):
             _cell_reports(strategy),
             expected_cost=self._context.costs.expected_of_kinds(strategy.probabilities()),
             child_cost=strategy.child_cost(self._context.limits),
+            eta=self._settings().eta,
             supernet_val_accuracy=supernet.accuracy,
             child_val_accuracy=inherited.accuracy,
             child_val_accuracy_recalibrated=recalibrated.accuracy,
@@ -262,6 +271,19 @@ def build_context(options: SearchOptions, data: ImageData, device: torch.device)
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
         child_latency=child_latency,
     )
+
+
+def build_steering(options: SearchOptions, context: SearchContext) -> EtaSteering | None:
+    """What steers eta of a search; None without `penalty.target`.
+
+    Raises:
+        OptionsError: if no child can meet the target.
+    """
+    target = options.penalty.target
+    if target is None:
+        return None
+    whole = WholeCost.of(target, context.costs, context.limits, genotype_space(options.network))
+    return EtaSteering(options.penalty.eta, whole)
 
 
 def _cell_reports(strategy: Strategy) -> dict[CellType, CellReport]:

@@ -29,7 +29,7 @@ from orchestrator.files.lock import driver_lock, lock_holder
 from orchestrator.sampling.samplers import open_storage
 from orchestrator.study.study import Study
 from search_core.data.datasets import load_data
-from search_core.errors import ConstraintsError
+from search_core.errors import ConstraintsError, OptionsError
 from tests.orchestrator.tiny import SEARCH, runs_of, snas, tiny_spec, with_empty_store
 
 
@@ -156,6 +156,18 @@ def test_limits_that_no_genotype_keeps_are_refused_before_anything_begins(tmp_pa
         run_study(study)
     assert not study.folder.path.exists()
     run_study(tiny(tmp_path, search=search, sweep={"constraints.params.max": {"choice": [1.0, 1e6]}}, trials=1))
+
+
+def test_targets_that_no_child_meets_are_refused_at_once_before_anything_begins(tmp_path: Path) -> None:
+    targets = {"penalty.target.madds": {"choice": [1, 45_000, 1e9]}}
+    study = tiny(tmp_path, sweep=targets, trials=2)
+    with pytest.raises(OptionsError) as caught:
+        run_study(study)
+    assert [(name, rule.split(", got ")[1]) for name, rule in caught.value.faults] == [
+        ("penalty.target.madds", "1"),
+        ("penalty.target.madds", "1e+09"),
+    ]
+    assert not study.folder.path.exists()
 
 
 def test_strategy_that_is_free_to_leave_the_limits_begins(tmp_path: Path, drivers: list[str]) -> None:

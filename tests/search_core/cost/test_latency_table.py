@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from search_core.cost.constraints import Constraints, Limit
+from search_core.cost.constraints import ChildLimits, Constraints, Limit
 from search_core.cost.latency_measure import TimingOptions, compare, measure_child, measure_table, time_rounds
 from search_core.cost.latency_options import LatencyOptions
-from search_core.cost.latency_parts import child_parts, network_parts
+from search_core.cost.latency_parts import child_parts, network_parts, sum_key
 from search_core.cost.latency_table import Comparison, LatencyTable, Place, Timing, load_table, table_for
 from search_core.cost.penalty import CostTable
-from search_core.cost.penalty_options import PenaltyOptions
+from search_core.cost.penalty_options import CostTarget, PenaltyOptions
+from search_core.cost.penalty_target import WholeCost
 from search_core.errors import ConstraintsError, LatencyError, OptionsError, StateError
 from search_core.network.child import Child
 from search_core.search.options import SearchOptions
@@ -372,6 +373,7 @@ WHOLE = PenaltyOptions(cost="child_latency", estimator="score_function")
     [
         ({"penalty": PenaltyOptions(cost="latency")}, "latency.table"),
         ({"constraints": Constraints(latency_ms=Limit(max=3.0))}, "latency.table"),
+        ({"penalty": PenaltyOptions(target=CostTarget(latency_ms=3.0))}, "latency.table"),
         ({"penalty": WHOLE, "strategy": SnasOptions(sample_per="cell")}, "strategy.kind"),
         ({"penalty": WHOLE, "strategy": RandomSamplingOptions()}, "strategy.kind"),
         ({"penalty": WHOLE, "cuda_graph": True}, "cuda_graph"),
@@ -387,6 +389,21 @@ def test_search_options_are_checked_across_sections(changes: dict[str, Any], pla
 def test_black_box_cost_excludes_what_needs_a_sum(changes: dict[str, Any]) -> None:
     with pytest.raises(OptionsError, match=f"{next(iter(changes))}.*child_latency"):
         replace(WHOLE, **changes)
+
+
+def test_target_in_latency_counts_an_addition_of_each_node_more_than_the_child_has() -> None:
+    table, space, generator = made_up_table(), genotype_space(TINY_NETWORK), seeded()
+    limits = ChildLimits(Constraints(), TINY_SIZE, lambda genotype: table.child_ms(genotype, TINY_SIZE))
+    cost = WholeCost.of(CostTarget(latency_ms=100.0), CostTable(TINY_SIZE, latency=table), limits, space)
+    for code in (space.sample(generator) for _ in range(5)):
+        genotype = space.decode(code)
+        rows = torch.nn.functional.one_hot(torch.tensor(code), len(TINY_NETWORK.primitives)).chunk(2)
+        more = sum(
+            table.part_ms(sum_key(cell)) * len({edge.target for edge in genotype.edges(cell.cell_type)})
+            for cell in plan_supernet(TINY_SIZE).cells
+        )
+        expected = cost.expected(dict(zip(CELL_TYPES, rows, strict=True)))
+        assert expected == pytest.approx(cost.of_child(genotype) + more, rel=1e-6)  # float32 sums
 
 
 # --- the differentiable cost

@@ -15,7 +15,7 @@ import torch
 from search_core.cost.constraints import Constraints, Limit
 from search_core.cost.counts import COST_KINDS, child_cost
 from search_core.cost.penalty import CostTable
-from search_core.cost.penalty_options import PenaltyOptions
+from search_core.cost.penalty_options import CostTarget, PenaltyOptions
 from search_core.data.dataset_options import DatasetOptions
 from search_core.errors import DataError, NonFiniteLossError, OptionsError, StateError
 from search_core.network.child import Child
@@ -211,6 +211,24 @@ def test_fork_continues_with_its_own_settings(changes: dict[str, Any], metric: s
     assert report.epoch == 1
     assert getattr(report, metric) != getattr(other, metric)
     assert report.cells["normal"].alpha != other.cells["normal"].alpha
+
+
+def test_what_steers_eta_is_resumed_and_forked() -> None:
+    steered = tiny_options(epochs=EPOCHS, penalty=PenaltyOptions(target=CostTarget(madds=40_000)))
+    trunk = make(steered)
+    first = trunk.run_epoch()
+    state = through_file(trunk.state_dict())
+    rest = list(map(timeless, trunk))
+    assert len({report.eta for report in (first, *rest)}) == EPOCHS, "it moves in every epoch"
+    resumed = make(steered)
+    resumed.load_state_dict(state)
+    assert list(map(timeless, resumed)) == rest
+    target = CostTarget(madds=45_000)
+    fork = make(replace(steered, penalty=PenaltyOptions(target=target)))
+    fork.fork_from(state)
+    assert fork.run_epoch().eta == rest[0].eta, "decided before the fork"
+    assert fork.run_epoch().eta < rest[1].eta, "from there by its own target, which is higher"
+    assert forked(penalty=PenaltyOptions(strength=0.5, target=target)).run_epoch().eta == 0.5, "nothing steered before"
 
 
 def test_spos_chooses_under_other_limits_from_one_supernet() -> None:
