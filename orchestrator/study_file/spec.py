@@ -81,7 +81,7 @@ class StudySpec(pydantic.BaseModel):
         trials: how many searches at most; 0 with `retrain.genotype`. See `num_trials`.
         budget: what the searches may take; default: as much as they need.
         max_concurrent: trials at a time; default: as many as the resources allow.
-        scheduler: early stopping; with two objectives it follows the first unless it names a metric.
+        scheduler: early stopping; with two objectives it follows the first unless it names a metric, or is `front`.
         stop: when a search counts as collapsed and is stopped.
         warm_start: a finished study whose best values are tried first; default: none.
         fork: first epochs that all trials share; default: none.
