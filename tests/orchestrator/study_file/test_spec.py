@@ -175,7 +175,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("negative seed", replaced("seed: 0", "seed: -1"), [("seed", "must be in [0, 2^31), got -1")]),
     ("unknown metric", replaced("child_val_error", "child_val_eror"), [("objectives[0].metric", "got `child_val_eror`; did you mean `child_val_error`? metrics: supernet_val_accuracy, child_val_accuracy, child_val_error")]),
     ("same metric twice", replaced("child_madds", "child_val_error"), [("objectives", "must differ in their metric")]),
-    ("three objectives", replaced("objectives:\n", "objectives:\n  - {metric: child_params, mode: min}\n"), [("objectives", "must be one or two, got 3")]),
+    ("five objectives", replaced("objectives:\n", "objectives:\n" + "".join(f"  - {{metric: {name}, mode: min}}\n" for name in ("child_params", "train_loss", "child_memory_access"))), [("objectives", "must be one to four, got 5")]),
     ("unknown sampler", replaced("sampler: tpe", "sampler: tpee"), [("sampler", "must be tpe, nsga2, gp, random or grid, got `tpee`; did you mean `tpe`?")]),
     ("grid over a range", replaced("sampler: tpe", "sampler: grid"), [("sweep.penalty.strength", "must be a `choice` or `int` for sampler grid, got `log_uniform`"), ("sweep.temperature.end", "sampler grid")]),
     ("identical trials", SMALL.replace("1", "5"), [("trials", "must be 1 with an empty `sweep`, since all trials would be identical, got 5; or sweep `seed`")]),
