@@ -287,6 +287,8 @@ def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
     ending = f" ({overview['ending']})" if overview["ending"] else ""
     stdout.print(f"study {overview['name']}: {overview['state']}{ending}, {ends}", soft_wrap=True)
     parts = [f"best {metric_name(metric)} {shown_metric(metric, value)}" for metric, value in facts["best"].items()]
+    if facts["hypervolume"] is not None:
+        parts.append(f"hypervolume of the front {facts['hypervolume']:.3f}")
     parts += [f"{hours_text(metric, hours)} in searches" for metric, hours in facts["hours"].items()]
     if facts["running"]:
         left = facts["time_left_s"]

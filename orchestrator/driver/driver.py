@@ -14,11 +14,13 @@ from ray import tune
 from orchestrator.cluster.connection import cluster, nodes
 from orchestrator.cluster.packing import find_reservation, grown, retrain_reservation
 from orchestrator.driver.callback import PhaseCallback
+from orchestrator.driver.changes import num_begun
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.control import Control
 from orchestrator.driver.forking import drop_fork_points
 from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, RayGaveUpError, run_phase
 from orchestrator.driver.progress import StudyView
+from orchestrator.driver.schedulers import make_scheduler
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError, StudyFailed, last_line
 from orchestrator.files.checkpoint import CheckpointFolder
@@ -229,6 +231,7 @@ class Driver:
                 fault=fault,
                 stopper=PhaseStopper(open_journal, lambda: self._control.halts(phase), collapse),
                 searcher=searcher,
+                scheduler=make_scheduler(self._spec, self._begun) if searcher else None,
                 jobs=jobs,
             )
         except RayGaveUpError as error:
@@ -277,6 +280,11 @@ class Driver:
             children,
             self._control.may_begin,
         )
+
+    def _begun(self) -> list[tuple[str, Journal]]:
+        """Labels and journals of the searches that have begun."""
+        labels = [trial_label(number) for number in range(num_begun(self._study.optuna_study))]
+        return [(label, Journal(self._folder.journal("search", label))) for label in labels]
 
     def _trial_journal(self, number: int) -> Journal:
         return self._journal("search", trial_label(number))

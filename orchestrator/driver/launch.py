@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.tune import Callback
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
@@ -54,19 +54,21 @@ def run_phase(
     fault: OwnFault,
     stopper: Stopper | None = None,
     searcher: Searcher | None = None,
+    scheduler: TrialScheduler | None = None,
     jobs: Sequence[Job] = (),
 ) -> None:
     """Run trials until the searcher is done or all jobs are.
 
     Args:
-        spec: resources, concurrency, scheduler and faults.
+        spec: resources, concurrency and faults.
         trainable: what a trial runs.
         reservation: what each takes, unless its job says otherwise.
         stopper: says which trials end early; default: none does.
         callback: is called with every report.
         fault: what our own code raised meanwhile.
         searcher: gives the trials' jobs; or
-        jobs: a fixed list of them, which no scheduler stops.
+        jobs: a fixed list of them.
+        scheduler: stops trials that do worse than others; default: none does.
 
     Raises:
         RayGaveUpError: if Ray gives up.
@@ -85,7 +87,7 @@ def run_phase(
             param_space={} if searcher else {"job": tune.grid_search([job.to_config()["job"] for job in jobs])},
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=make_scheduler(spec) if searcher else None,
+                scheduler=scheduler,
                 num_samples=-1 if searcher else 1,
                 max_concurrent_trials=max_concurrent,
                 reuse_actors=True,
@@ -112,25 +114,6 @@ def run_phase(
                 release(job)
         if fault.error is not None:
             raise fault.error
-
-
-def make_scheduler(spec: StudySpec) -> TrialScheduler | None:
-    """The study's scheduler, counting epochs rather than seconds; None for first in, first out."""
-    goal, options = spec.scheduler_goal, spec.scheduler
-    if options.kind == "asha":
-        return AsyncHyperBandScheduler(
-            time_attr="epochs",
-            metric=goal.metric,
-            mode=goal.mode,
-            max_t=spec.search.epochs,
-            grace_period=min(options.grace_period, spec.search.epochs),
-            reduction_factor=options.reduction_factor,
-        )
-    if options.kind == "median":
-        return MedianStoppingRule(
-            time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
-        )
-    return None
 
 
 class PhaseStopper(Stopper):

@@ -29,8 +29,8 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
     """Facts about a study as plain data.
 
     Keys: `answer` (which cell to keep, an `Answer` or None), `running` (whether a driver is at work), `best` (per
-    objective), `hours`, `time_left_s` (while it runs), `importance` (per objective: parameter -> share, or why there is
-    none), `relations`, `failures`.
+    objective), `hypervolume` (of the front, `ranking.front_volume`), `hours`, `time_left_s` (while it runs),
+    `importance` (per objective: parameter -> share, or why there is none), `relations`, `failures`.
     """
     spec = study.spec
     is_running = lock_holder(study.folder.lock_file) is not None
@@ -47,6 +47,7 @@ def study_facts(study: Study, trials: Sequence[TrialRecord], retrains: Sequence[
             for goal in spec.objectives
             if front
         },
+        "hypervolume": study.front_volume(),
         "hours": reserved_hours((hours_of(trial.metrics) for trial in trials), trunk_hours),
         "time_left_s": _time_left_s(spec, trials, trunk_s) if is_running else None,
         "importance": {goal.metric: _importance(study, index) for index, goal in enumerate(spec.objectives)},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from dashboards.mlflow_store.databases import sqlite_file
 from orchestrator.adapters.optuna_internals import storage_of
 from orchestrator.errors import OrchestratorError, did_you_mean
-from orchestrator.sampling.ranking import ranked_trials
+from orchestrator.sampling.ranking import ranked_by_front
 from orchestrator.sampling.samplers import open_storage
 from orchestrator.study_file.spec import StudySpec
 from orchestrator.study_file.sweep import Scalar, SweepEntry, parents_first
@@ -105,9 +103,9 @@ def _no_source(name: str, known: list[str]) -> OrchestratorError:
 def warm_points(spec: StudySpec, source: optuna.Study) -> list[WarmPoint]:
     """The values of the best complete trials of a study that fit into the sweep of this one, best first.
 
-    With two objectives the trials are ranked by Pareto fronts, and within a front by the first objective. Trials whose
-    values lie outside this study's ranges, or belong to keys that its conditions leave out, are passed over for the
-    next best, and so are those that repeat a better one's values.
+    With several objectives the trials are ranked by Pareto fronts, and within a front by the first. Trials whose values
+    lie outside this study's ranges, or belong to keys that its conditions leave out, are passed over for the next best,
+    and so are those that repeat a better one's values.
 
     Args:
         spec: its `warm_start` says how many.
@@ -137,25 +135,6 @@ def warm_points(spec: StudySpec, source: optuna.Study) -> list[WarmPoint]:
             f"{len(misfits)} in `{source.study_name}`: {reasons}{'; ...' if len(misfits) > 3 else ''}"
         )
     return points
-
-
-def ranked_by_front(source: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials of a study of one or two objectives, the best first: by Pareto fronts, then the first objective.
-
-    In the order of the first objective, ties by the second, a trial belongs to the first front whose second objective
-    it improves on, since all that came before are as good in the first (Kung et al., JACM 1975).
-    """
-    trials = ranked_trials(source)
-    if len(source.directions) == 1:
-        return trials
-    signs = [1 if direction == StudyDirection.MINIMIZE else -1 for direction in source.directions]
-    costs = {trial.number: (signs[0] * trial.values[0], signs[1] * trial.values[1]) for trial in trials}
-    lowest: list[float] = []  # second cost of each front so far, which rises from front to front
-    fronts: dict[tuple[float, float], int] = {}  # trials with equal values do not dominate each other
-    for cost in sorted(set(costs.values())):
-        front = fronts[cost] = bisect.bisect_right(lowest, cost[1])
-        lowest[front : front + 1] = [cost[1]]
-    return sorted(trials, key=lambda trial: fronts[costs[trial.number]])
 
 
 def _check_objectives(spec: StudySpec, source: optuna.Study) -> None:

@@ -18,6 +18,7 @@ from orchestrator.files.decisions import Decisions, Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Runs, StudyFolder
 from orchestrator.jobs import Parent, RetrainJob
+from orchestrator.sampling.ranking import front_volume
 from orchestrator.sampling.samplers import STORAGE_ERRORS, load_optuna_study, patiently
 from orchestrator.study.lineage import parent_of
 from orchestrator.study.records import (
@@ -116,6 +117,10 @@ class Study:
     def retrains(self) -> list[RetrainRecord]:
         """State of the retrainings."""
         return read_retrains(self.retrain_jobs(), self.folder) if self.num_open_trials() == 0 else []
+
+    def front_volume(self) -> float | None:
+        """How much of what is possible the front dominates (`ranking.front_volume`); None with one objective."""
+        return front_volume(self.optuna_study)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """A row a trial (`frames.trials_frame`)."""

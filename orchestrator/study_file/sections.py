@@ -53,18 +53,23 @@ class Scheduler:
     """Early stopping of trials; in a file, the bare kind is short for `{kind: ...}`.
 
     Attributes:
-        kind: `none`, `asha` (successive halving) or `median` (stop below the median of the others).
-        metric: what is compared; default: the study's first objective.
+        kind: `none`; `asha` (successive halving); `hyperband` (several of these, which let a trial run for different
+            times before the first halving); `median` (stop below the median of the others); or `front` (stop what
+            enough others beat in all objectives).
+        metric: what is compared; default: the study's first objective. `front` compares all objectives.
         mode: given with `metric`, and only then.
         grace_period: epochs that each trial may run, at least 1.
-        reduction_factor: for `asha`, one of this many trials continues at each rung, at least 2.
+        reduction_factor: for `asha` and `hyperband`, one of this many trials continues at each rung, at least 2.
+        dominated_by: for `front`, how many others must be better in one objective and worse in none at the same epoch
+            for a trial to be stopped, at least 1.
     """
 
-    kind: Literal["none", "asha", "median"] = "none"
+    kind: Literal["none", "asha", "hyperband", "median", "front"] = "none"
     metric: str | None = None
     mode: Mode | None = None
     grace_period: int = 1
     reduction_factor: int = 4
+    dominated_by: int = 3
 
     def __post_init__(self) -> None:
         require(
@@ -77,6 +82,13 @@ class Scheduler:
             ),
             ("grace_period", self.grace_period >= 1, f"must be at least 1 epoch, got {self.grace_period}"),
             ("reduction_factor", self.reduction_factor >= 2, f"must be at least 2, got {self.reduction_factor}"),
+            ("dominated_by", self.dominated_by >= 1, f"must be at least 1, got {self.dominated_by}"),
+            (
+                "metric",
+                self.kind != "front" or self.metric is None,
+                f"must be left out with `kind` front, which compares all objectives, got {self.metric}",
+                "kind",
+            ),
         )
 
 

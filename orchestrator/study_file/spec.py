@@ -76,12 +76,12 @@ class StudySpec(pydantic.BaseModel):
         seed: seed of the searches, unless `seed` is swept, and of the sampler.
         search: fixed settings of every search.
         sweep: dotted key inside `search` -> what it may be.
-        objectives: one or two.
+        objectives: one to four.
         sampler: how Optuna chooses values. `grid` needs `choice` and `int` entries only.
         trials: how many searches at most; 0 with `retrain.genotype`. See `num_trials`.
         budget: what the searches may take; default: as much as they need.
         max_concurrent: trials at a time; default: as many as the resources allow.
-        scheduler: early stopping; with two objectives it follows the first unless it names a metric.
+        scheduler: early stopping; with several objectives it follows the first unless it names a metric, or is `front`.
         stop: when a search counts as collapsed and is stopped.
         warm_start: a finished study whose best values are tried first; default: none.
         fork: first epochs that all trials share; default: none.
@@ -149,7 +149,7 @@ class StudySpec(pydantic.BaseModel):
             f"must not be one of {', '.join(RESERVED_NAMES)}, got `{self.name}`",
         )
         yield "seed", 0 <= self.seed < 2**31, f"must be in [0, 2^31), got {self.seed}"
-        yield "objectives", len(metrics) in (1, 2), f"must be one or two, got {len(metrics)}"
+        yield "objectives", 1 <= len(metrics) <= 4, f"must be one to four, got {len(metrics)}"
         yield (
             "objectives",
             len(set(metrics)) == len(metrics),

@@ -631,12 +631,12 @@ def test_trial_of_a_killed_driver_is_unfinished(copy: Copy) -> None:
 
 def test_forked_trial_that_is_not_its_parents_is_named(copy: Copy) -> None:
     copy.interrupt()
-    for number in (0, 1):  # trial 0 is open, and has no checkpoint
+    for number, parent in ((0, 2), (2, 0)):  # trial 0 is open, and has no checkpoint
         copy.sql(
             "optuna",
             "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'snas.fork', ? FROM trials "
             "WHERE number = ?",
-            json.dumps({"trial": 2, "epoch": 1}),
+            json.dumps({"trial": parent, "epoch": 1}),
             number,
         )
     shutil.rmtree(copy.folder / "checkpoints" / "trial-0000", ignore_errors=True)
@@ -644,10 +644,10 @@ def test_forked_trial_that_is_not_its_parents_is_named(copy: Copy) -> None:
     point = copy.folder / "checkpoints" / "fork-0002-0001" / "epoch-0001.pt"
     message = f"it grows from {point}, which must be a whole checkpoint of trial 2 after 1 epoch"
     assert ("forked trials", "trial-0000", message) in found
-    message = f"its epoch 0 must be that of {copy.journal(2)}, got another one"
-    assert ("forked trials", "trial-0001", message) in found
+    message = f"its epoch 0 must be that of {copy.journal(0)}, got another one"
+    assert ("forked trials", "trial-0002", message) in found
     message = "the tag snas.fork.epoch of its run must be 1, where it was forked, got None"
-    assert ("MLflow runs", "trial-0001", message) in found
+    assert ("MLflow runs", "trial-0002", message) in found
 
 
 def test_trial_whose_end_was_not_reported_is_unfinished(copy: Copy) -> None:

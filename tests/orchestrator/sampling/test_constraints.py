@@ -26,9 +26,8 @@ from orchestrator.sampling.constraints import (
     store_excesses,
     violations,
 )
-from orchestrator.sampling.ranking import best_trials, ranked_trials
+from orchestrator.sampling.ranking import best_trials, ranked_by_front, ranked_trials
 from orchestrator.sampling.samplers import make_sampler
-from orchestrator.sampling.warm_start import ranked_by_front
 from orchestrator.study.records import FRONT_METRICS, front_rows, read_trials, retrain_jobs
 from orchestrator.study.standing import Tally
 from orchestrator.study_file.spec import StudySpec

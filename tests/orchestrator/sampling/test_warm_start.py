@@ -17,13 +17,12 @@ from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs, trial_label
-from orchestrator.sampling.ranking import best_trials
+from orchestrator.sampling.ranking import best_trials, front_volume, ranked_by_front
 from orchestrator.sampling.warm_start import (
     WarmPoint,
     check_warm_start,
     enqueue_warm_start,
     find_source,
-    ranked_by_front,
     warm_points,
 )
 from orchestrator.study_file.spec import StudySpec
@@ -93,11 +92,20 @@ def dominates(left: Sequence[float], right: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(left, right, strict=True)) and tuple(left) != tuple(right)
 
 
-def test_two_objectives_rank_by_fronts_then_by_the_first(url: str) -> None:
+FOUR_OBJECTIVES = [
+    *TWO_OBJECTIVES,
+    *({"metric": f"child_{name}", "mode": "min"} for name in ("params", "memory_access")),
+]
+
+
+@pytest.mark.parametrize("objectives", [TWO_OBJECTIVES, FOUR_OBJECTIVES[:3], FOUR_OBJECTIVES])
+def test_several_objectives_rank_by_fronts_then_by_the_first(objectives: list[dict[str, str]], url: str) -> None:
     """Every front is found once more by comparing all pairs; equal values share a front."""
-    source = opened_study(tiny_spec(name="old", sweep=SWEEP, objectives=TWO_OBJECTIVES), url)
+    source = opened_study(tiny_spec(name="old", sweep=SWEEP, objectives=objectives), url)
     grid = list(itertools.product((0.3, 0.1, 0.2), (30.0, 10.0, 20.0)))
-    costs = [*grid, (0.15, 12.0), (0.1, 10.0), (0.25, 5.0), (0.05, 40.0)]
+    pairs = [*grid, (0.15, 12.0), (0.1, 10.0), (0.25, 5.0), (0.05, 40.0)]
+    others = [(float(seed * 7 % 5), float(seed * 3 % 4)) for seed in range(len(pairs))]
+    costs = [(*pair, *more)[: len(objectives)] for pair, more in zip(pairs, others, strict=True)]
     for seed, cost in enumerate(costs):
         add(source, {**LINEAR, "seed": seed}, *cost)
     expected: list[int] = []
@@ -109,6 +117,23 @@ def test_two_objectives_rank_by_fronts_then_by_the_first(url: str) -> None:
         expected += sorted(front, key=lambda number: (costs[number][0], number))
         rest -= front
     assert [trial.number for trial in ranked_by_front(source)] == expected
+
+
+def test_hypervolume_is_the_share_of_the_box_that_the_front_dominates(url: str) -> None:
+    objectives = [*ONE_OBJECTIVE, {"metric": "child_val_accuracy", "mode": "max"}, *FOUR_OBJECTIVES[1:2]]
+    source = opened_study(tiny_spec(name="old", sweep=SWEEP, objectives=objectives), url)
+    assert front_volume(source) is None
+    for values in ((0.1, 0.5, 30.0), (0.3, 0.9, 30.0), (0.3, 0.5, 10.0)):
+        add(source, LINEAR, *values)
+    assert front_volume(source) == 0.0, "each is worst in two objectives, so no volume lies behind it"
+    add(source, LINEAR, 0.2, 0.7, 20.0)
+    assert front_volume(source) == pytest.approx(1 / 8), "the middle of the box"
+    add(source, LINEAR, 0.15, 0.6, 15.0)
+    # 3/4 x 1/4 x 3/4 more, without what both have: 1/2 x 1/4 x 1/2.
+    assert front_volume(source) == pytest.approx(1 / 8 + 9 / 64 - 1 / 16)
+    one = opened_study(tiny_spec(name="one", sweep=SWEEP, objectives=ONE_OBJECTIVE), url)
+    add(one, LINEAR, 0.1)
+    assert front_volume(one) is None
 
 
 def test_values_that_do_not_fit_are_passed_over_and_repeats_count_once(old: optuna.Study) -> None:

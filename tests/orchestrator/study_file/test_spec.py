@@ -115,7 +115,7 @@ def test_transfer_study_searches_nothing(tmp_path: Path) -> None:
     assert spec.retrain.genotype == "SNAS_mild"
 
 
-@pytest.mark.parametrize("kind", ["asha", "median", "none"])
+@pytest.mark.parametrize("kind", ["asha", "hyperband", "median", "front", "none"])
 def test_scheduler_may_be_its_bare_kind(tmp_path: Path, kind: str) -> None:
     assert load_study(written(tmp_path, SMALL + f"scheduler: {kind}\n")).scheduler == Scheduler(kind=kind)  # type: ignore[arg-type]
 
@@ -175,7 +175,7 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("negative seed", replaced("seed: 0", "seed: -1"), [("seed", "must be in [0, 2^31), got -1")]),
     ("unknown metric", replaced("child_val_error", "child_val_eror"), [("objectives[0].metric", "got `child_val_eror`; did you mean `child_val_error`? metrics: supernet_val_accuracy, child_val_accuracy, child_val_error")]),
     ("same metric twice", replaced("child_madds", "child_val_error"), [("objectives", "must differ in their metric")]),
-    ("three objectives", replaced("objectives:\n", "objectives:\n  - {metric: child_params, mode: min}\n"), [("objectives", "must be one or two, got 3")]),
+    ("five objectives", replaced("objectives:\n", "objectives:\n" + "".join(f"  - {{metric: {name}, mode: min}}\n" for name in ("child_params", "train_loss", "child_memory_access"))), [("objectives", "must be one to four, got 5")]),
     ("unknown sampler", replaced("sampler: tpe", "sampler: tpee"), [("sampler", "must be tpe, nsga2, gp, random or grid, got `tpee`; did you mean `tpe`?")]),
     ("grid over a range", replaced("sampler: tpe", "sampler: grid"), [("sweep.penalty.strength", "must be a `choice` or `int` for sampler grid, got `log_uniform`"), ("sweep.temperature.end", "sampler grid")]),
     ("identical trials", SMALL.replace("1", "5"), [("trials", "must be 1 with an empty `sweep`, since all trials would be identical, got 5; or sweep `seed`")]),
@@ -186,8 +186,9 @@ BROKEN: list[tuple[str, str, list[tuple[str, str]]]] = [
     ("workers", replaced("top: front", "workers: 0"), [("retrain.workers", "must be at least 1, got 0")]),
     ("workers that cannot share", replaced("top: front", "workers: 5"), [("retrain.batch_size", "must divide by 5 workers, at least 2 images for each, got ")]),
     ("registered name", replaced("top: front", "register_as: a/b"), [("retrain.register_as", "without / and :, got `a/b`")]),
-    ("scheduler kind", replaced("trials: 8", "trials: 8\nscheduler: ashaa"), [("scheduler.kind", "must be none, asha or median, got `ashaa`")]),
+    ("scheduler kind", replaced("trials: 8", "trials: 8\nscheduler: ashaa"), [("scheduler.kind", "must be none, asha, hyperband, median or front, got `ashaa`")]),
     ("scheduler", replaced("trials: 8", "trials: 8\nscheduler: {kind: asha, metric: child_madds, grace_period: 0, reduction_factor: 1}"), [("scheduler.mode", "together with `metric`"), ("scheduler.grace_period", "at least 1 epoch, got 0"), ("scheduler.reduction_factor", "at least 2, got 1")]),
+    ("scheduler of the front", replaced("trials: 8", "trials: 8\nscheduler: {kind: front, metric: child_madds, mode: min, dominated_by: 0}"), [("scheduler.dominated_by", "at least 1, got 0"), ("scheduler.metric", "must be left out with `kind` front")]),
     ("resources", replaced("cpu: 1", "cpu: 0, gpu: 1.5, memory: 3"), [("resources.cpu", "above 0, got 0.0"), ("resources.gpu", "fraction of 1 or a whole number, got 1.5"), ("resources.memory", "did you mean `memory_gb`?")]),
     ("amount of memory", replaced("cpu: 1", "memory_gb: -1"), [("resources.memory_gb", "must be `auto` or a finite number above 0, got -1.0")]),
     ("word for an amount", replaced("cpu: 1", "gpu: automatic, memory_gb: '3'"), [("resources.gpu", "must be `auto` or a number, got the text `automatic`"), ("resources.memory_gb", "must be `auto` or a number, got the text `3`")]),
