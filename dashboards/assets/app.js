@@ -309,13 +309,13 @@
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   }
 
-  /* A trial's point in a chart leads to its page; the table of trials does the same for the keyboard. */
+  /* A trial's point or line in a chart leads to its page; the table of trials does the same for the keyboard. */
   document.addEventListener("click", (event) => {
     const hover = event.target.closest(".js-plotly-plot");
     const view = document.getElementById("main").dataset.view;
-    if (!hover || view !== "study" || !hover._hoverdata || !hover._hoverdata.length) return;
+    if (!hover || !["study", "curves"].includes(view) || !hover._hoverdata || !hover._hoverdata.length) return;
     const number = hover._hoverdata[0].customdata;
-    if (typeof number === "number") follow(window.location.pathname.replace(/\/$/, "") + "/trial/" + number);
+    if (typeof number === "number") follow(window.location.pathname.replace(/(\/curves)?\/?$/, "") + "/trial/" + number);
   }, true);
 
   /* A player says how high it is. It has no origin of its own, so it is known by its window. */

@@ -13,6 +13,8 @@ function show(time) {
   const epoch = search.epochs[state.time];
   part("epoch-number").textContent = epoch;
   part("slider").value = state.time;
+  part("change").textContent = changeWords(state.time);
+  part("next-change").disabled = nextChange(state.time) < 0;
   for (const view of [...graphs, details, ...panels]) view.show(state.time);
   if (!state.playing) describe();
 }
@@ -23,7 +25,7 @@ function describe() {
   part("slider").setAttribute("aria-valuetext", epoch);
   for (const view of [...graphs, ...panels]) view.describe(state.time);
   const cells = graphs.map((graph) => `${graph.cell.name}: ${graph.summary}`).join(". ");
-  part("words").textContent = `${epoch}. ${cells}. ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
+  part("words").textContent = `${epoch}. ${changeWords(state.time)} ${cells}. ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
 }
 
 function setPlaying(playing) {
@@ -50,6 +52,11 @@ function tick(now) {
   if (time !== state.time) show(time);
   if (state.time === numEpochs - 1) setPlaying(false);
   else requestAnimationFrame(tick);
+}
+
+function goToChange() {
+  const time = nextChange(state.time);
+  if (time >= 0) goTo(time);
 }
 
 /** The reader takes over: stop and show. */
@@ -92,6 +99,7 @@ function onKey(event) {
     ArrowRight: () => goTo(state.time + 1),
     Home: () => goTo(0),
     End: () => goTo(numEpochs - 1),
+    n: goToChange,
     ArrowUp: () => setSpeed(state.speed + 1),
     ArrowDown: () => setSpeed(state.speed - 1),
     "+": () => setSpeed(state.speed + 1),
@@ -128,6 +136,8 @@ document.title = search.title ? `${search.title} – cell player` : "Cell player
 part("title").textContent = search.title || "Cell player";
 part("subtitle").textContent = search.subtitle;
 part("subtitle").hidden = !search.subtitle;
+part("story").textContent = storyWords();
+drawChanges();
 part("epoch-last").textContent = ` of ${search.epochs[numEpochs - 1]}`;
 part("slider").max = numEpochs - 1;
 const graphs = search.cells.map((cell) => new CellGraph(cell, choose));
@@ -141,6 +151,7 @@ part("back").addEventListener("click", () => goTo(state.time - 1));
 part("play").addEventListener("click", () => setPlaying(!state.playing));
 part("forth").addEventListener("click", () => goTo(state.time + 1));
 part("last").addEventListener("click", () => goTo(numEpochs - 1));
+part("next-change").addEventListener("click", goToChange);
 part("slower").addEventListener("click", () => setSpeed(state.speed - 1));
 part("faster").addEventListener("click", () => setSpeed(state.speed + 1));
 part("slider").addEventListener("input", () => goTo(Number(part("slider").value)));
