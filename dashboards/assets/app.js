@@ -318,11 +318,18 @@
     if (typeof number === "number") follow(window.location.pathname.replace(/(\/curves)?\/?$/, "") + "/trial/" + number);
   }, true);
 
-  /* A player says how high it is. It has no origin of its own, so it is known by its window. */
+  /* A player says how high it is, and which epoch its reader went to; all others follow. It has no origin of its own, so
+     it is known by its window. */
   window.addEventListener("message", (event) => {
-    const height = event.data && event.data.snasPlayerHeight;
+    const { snasPlayerHeight: height, snasPlayerEpoch: epoch } = event.data || {};
+    const frames = [...document.querySelectorAll("iframe.player")];
+    if (typeof epoch === "number" && frames.some((frame) => frame.contentWindow === event.source)) {
+      for (const frame of frames) {
+        if (frame.contentWindow !== event.source) frame.contentWindow.postMessage({ snasPlayerEpoch: epoch }, "*");
+      }
+    }
     if (typeof height !== "number") return;
-    for (const frame of document.querySelectorAll("iframe.player")) {
+    for (const frame of frames) {
       if (frame.contentWindow === event.source) {
         frame.style.height = Math.min(2400, Math.max(240, Math.ceil(height))) + "px";
       }

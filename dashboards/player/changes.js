@@ -1,6 +1,6 @@
 // What changes from one epoch to the next: edges that vanish or come back, and those whose operation is another.
 
-const MOST_NAMED = 3;
+const MOST_NAMED = 2;
 const changes = search.epochs.map((_, time) => (time ? search.cells.flatMap((cell) => changesOf(cell, time)) : []));
 
 function changesOf(cell, time) {

@@ -25,7 +25,7 @@ function describe() {
   part("slider").setAttribute("aria-valuetext", epoch);
   for (const view of [...graphs, ...panels]) view.describe(state.time);
   const cells = graphs.map((graph) => `${graph.cell.name}: ${graph.summary}`).join(". ");
-  part("words").textContent = `${epoch}. ${changeWords(state.time)} ${cells}. ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
+  part("words").textContent = `${epoch}. ${cells}. ${changeWords(state.time)} ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
 }
 
 function setPlaying(playing) {
@@ -49,7 +49,10 @@ function restartClock() {
 function tick(now) {
   if (!state.playing) return;
   const time = state.startTime + Math.floor((Math.max(0, now - state.started) / 1000) * SPEEDS[state.speed]);
-  if (time !== state.time) show(time);
+  if (time !== state.time) {
+    show(time);
+    sayEpoch();
+  }
   if (state.time === numEpochs - 1) setPlaying(false);
   else requestAnimationFrame(tick);
 }
@@ -63,6 +66,20 @@ function goToChange() {
 function goTo(time) {
   if (state.playing) setPlaying(false);
   show(time);
+  sayEpoch();
+}
+
+/** A page with several players keeps them in step: it passes on what one of them says. */
+function sayEpoch() {
+  if (window.parent !== window) window.parent.postMessage({ snasPlayerEpoch: search.epochs[state.time] }, "*");
+}
+
+function keepStep(event) {
+  const epoch = event.data?.snasPlayerEpoch;
+  if (event.source !== window.parent || event.source === window || typeof epoch !== "number") return;
+  const time = search.epochs.findLastIndex((own) => own <= epoch);
+  if (state.playing) setPlaying(false);
+  show(Math.max(0, time)); // one that ended earlier stays at its end
 }
 
 function setSpeed(place) {
@@ -120,7 +137,8 @@ function obeyAddress() {
   if (epoch === state.wish) return; // only the theme has changed: stay where the reader is
   state.wish = epoch;
   const time = search.epochs.indexOf(Number(epoch ?? NaN));
-  goTo(time >= 0 ? time : numEpochs - 1);
+  if (state.playing) setPlaying(false);
+  show(time >= 0 ? time : numEpochs - 1);
 }
 
 function fit() {
@@ -157,5 +175,6 @@ part("faster").addEventListener("click", () => setSpeed(state.speed + 1));
 part("slider").addEventListener("input", () => goTo(Number(part("slider").value)));
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", obeyAddress);
+window.addEventListener("message", keepStep);
 obeyAddress();
 new ResizeObserver(fit).observe(document.querySelector("main"));
