@@ -309,20 +309,27 @@
     window.dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
   }
 
-  /* A trial's point in a chart leads to its page; the table of trials does the same for the keyboard. */
+  /* A trial's point or line in a chart leads to its page; the table of trials does the same for the keyboard. */
   document.addEventListener("click", (event) => {
     const hover = event.target.closest(".js-plotly-plot");
     const view = document.getElementById("main").dataset.view;
-    if (!hover || view !== "study" || !hover._hoverdata || !hover._hoverdata.length) return;
+    if (!hover || !["study", "curves"].includes(view) || !hover._hoverdata || !hover._hoverdata.length) return;
     const number = hover._hoverdata[0].customdata;
-    if (typeof number === "number") follow(window.location.pathname.replace(/\/$/, "") + "/trial/" + number);
+    if (typeof number === "number") follow(window.location.pathname.replace(/(\/curves)?\/?$/, "") + "/trial/" + number);
   }, true);
 
-  /* A player says how high it is. It has no origin of its own, so it is known by its window. */
+  /* A player says how high it is, and which epoch its reader went to; all others follow. It has no origin of its own, so
+     it is known by its window. */
   window.addEventListener("message", (event) => {
-    const height = event.data && event.data.snasPlayerHeight;
+    const { snasPlayerHeight: height, snasPlayerEpoch: epoch } = event.data || {};
+    const frames = [...document.querySelectorAll("iframe.player")];
+    if (typeof epoch === "number" && frames.some((frame) => frame.contentWindow === event.source)) {
+      for (const frame of frames) {
+        if (frame.contentWindow !== event.source) frame.contentWindow.postMessage({ snasPlayerEpoch: epoch }, "*");
+      }
+    }
     if (typeof height !== "number") return;
-    for (const frame of document.querySelectorAll("iframe.player")) {
+    for (const frame of frames) {
       if (frame.contentWindow === event.source) {
         frame.style.height = Math.min(2400, Math.max(240, Math.ceil(height))) + "px";
       }

@@ -1,10 +1,10 @@
-"""Curves over epochs: of one search, of many, of retrainings."""
+"""Curves over epochs: of one search, of a few, of retrainings."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from dashboards.charts.points import escaped
 from dashboards.charts.theme import DASHES, SYMBOLS, Theme, axis, layout
 from dashboards.formatting import counted, metric_factor, metric_name, metric_title, shown_metric
 from dashboards.history import History
-from dashboards.records import Trial
 
 _FEW = 7  # series that still get a colour and a dash of their own
 
@@ -77,89 +76,7 @@ def compared_curves(
     )  # fmt: skip
 
 
-def many_curves(trials: Sequence[Trial], curves: Mapping[int, History], metric: str, theme: Theme) -> Chart:
-    """One metric of many trials over epochs; those on the front stand out.
-
-    Colour says which strategy a trial has, or where all have the same one, how strong its penalty is.
-    """
-    shown = [(trial, curves[trial.number]) for trial in trials if trial.number is not None and trial.number in curves]
-    shown = [(trial, history) for trial, history in shown if metric in history.metrics]
-    key, title = "many-curves", f"{metric_name(metric).capitalize()} per epoch"
-    if not shown:
-        return Chart(key=key, title=title, empty="None of these trials has recorded this metric yet.")
-    strokes = _strokes([trial for trial, _ in shown], theme)
-    data: list[dict[str, Any]] = []
-    # Lines of one look are one trace with gaps: a hundred traces would take a second to draw.
-    groups: dict[tuple[_Stroke, bool], list[tuple[Trial, History]]] = {}
-    for stroke, (trial, history) in zip(strokes, shown, strict=True):
-        groups.setdefault((stroke, trial.on_front), []).append((trial, history))
-    named: set[str] = set()
-    for (stroke, on_front), members in sorted(groups.items(), key=lambda item: (item[0][1], item[0][0].name)):
-        x: list[int | None] = []
-        y: list[float | None] = []
-        numbers: list[str] = []
-        for trial, history in members:
-            values = _floats(history.metrics[metric] * metric_factor(metric))
-            x += [*history.epochs.tolist(), None]
-            y += [*values, None]
-            numbers += [escaped(trial.title)] * len(values) + [""]
-        data.append(
-            {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": numbers, "name": escaped(stroke.name),
-             "legendgroup": escaped(stroke.name), "showlegend": stroke.name not in named,
-             "line": {"color": stroke.colour, "width": 2.4 if on_front else 1.0, "dash": stroke.dash},
-             "opacity": 1.0 if on_front else 0.65, "hovertemplate": "%{text}, epoch %{x}: %{y:.4g}<extra></extra>"}
-        )  # fmt: skip
-        named.add(stroke.name)
-    is_named = named != {""}
-    meaning = (
-        "colour and dash say the strategy."
-        if is_named
-        else "darker (on dark paper: brighter) lines have a stronger penalty; dashed lines have none."
-    )
-    heavy = sum(trial.on_front for trial, _ in shown)
-    return Chart(
-        key=key,
-        title=f"{title} of {counted(len(shown), 'search', 'searches')}",
-        summary=f"{title} of {counted(len(shown), 'search', 'searches')}, {heavy} of them on the front.",
-        figure={"data": data, "layout": layout(theme, x="epoch", y=metric_title(metric), height=460,
-                                               showlegend=is_named, hovermode="closest")},
-        columns=("trial", "epoch", metric),
-        rows=[
-            (trial.number, int(epoch), float(value))
-            for trial, history in shown
-            for epoch, value in zip(history.epochs, history.metrics[metric], strict=True)
-        ],
-        note=f"Heavy lines are on the front; {meaning}",
-    )  # fmt: skip
-
-
-class _Stroke(NamedTuple):
-    """Look of a line, and what it stands for in the legend, if there is one."""
-
-    name: str
-    colour: str
-    dash: str
-
-
-def _strokes(trials: Sequence[Trial], theme: Theme) -> list[_Stroke]:
-    """The stroke of each trial: by strategy where there are several, else by penalty."""
-    strategies = sorted({trial.strategy for trial in trials})
-    if len(strategies) > 1:
-        looks = {name: _Stroke(name, *_colour_and_dash(place, theme)) for place, name in enumerate(strategies)}
-        return [looks[trial.strategy] for trial in trials]
-    etas = [math.log10(trial.eta) for trial in trials if trial.eta]
-    low, high = (min(etas), max(etas)) if etas else (0.0, 0.0)
-
-    def by_penalty(eta: float | None) -> _Stroke:
-        if not eta:
-            return _Stroke("", theme.muted, "dash")
-        share = 0.5 if high == low else (math.log10(eta) - low) / (high - low)
-        return _Stroke("", theme.sequential[min(4, int(5 * share))][1], "solid")
-
-    return [by_penalty(trial.eta) for trial in trials]
-
-
-def _colour_and_dash(place: int, theme: Theme) -> tuple[str, str]:
+def colour_and_dash(place: int, theme: Theme) -> tuple[str, str]:
     """Of the series at this place: after the last colour comes the first with another dash."""
     return theme.categories[place % _FEW], DASHES[(place + place // _FEW) % _FEW]
 
@@ -222,17 +139,17 @@ def _panel_title(name: str, metrics: Sequence[str], theme: Theme) -> str:
 
 
 def _line(epochs: np.ndarray, values: np.ndarray, name: str, place: int, theme: Theme) -> dict[str, Any]:
-    colour, dash = _colour_and_dash(place, theme)
+    colour, dash = colour_and_dash(place, theme)
     return {
         "type": "scatter", "mode": "lines+markers" if len(epochs) <= 30 else "lines", "name": escaped(name),
-        "x": epochs.tolist(), "y": _floats(values),
+        "x": epochs.tolist(), "y": floats(values),
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"symbol": SYMBOLS[(place + 2 * (place // _FEW)) % _FEW], "size": 5},
         "hovertemplate": "%{y:.4g}<extra>%{fullData.name}</extra>",
     }  # fmt: skip
 
 
-def _floats(values: np.ndarray) -> list[float | None]:
+def floats(values: np.ndarray) -> list[float | None]:
     """Numbers for JSON with six figures; gaps where there is none."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values.tolist()]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from dash import html
 
-from dashboards.charts.curve_charts import many_curves
+from dashboards.charts.many_curves import Axis, CurveLook, Scale, Show, many_curves
 from dashboards.formatting import metric_name
 from dashboards.pages.asked import asked
 from dashboards.pages.parts import chart_card, choices, prose, slot
@@ -27,6 +29,7 @@ METRICS = (
 #: Of these only what a chosen search reported is offered: a few strategies have them.
 OPTIONAL = ("pruned_kl",)
 _MOST = 100
+_SMOOTHING = {"1": "none", "5": "5 epochs", "15": "15 epochs"}
 
 
 def curves_view(store: Store, request: Request) -> View:
@@ -39,11 +42,18 @@ def curves_view(store: Store, request: Request) -> View:
     said: list[Component] = []
     curves = asked(lambda: store.curves(study, numbers), "Some curves cannot be shown", said) or {}
     body.append(slot(said))
-    chart = many_curves(chosen, curves, metric, request.theme)
+    look = CurveLook(
+        along=request.option("x", get_args(Axis)),  # type: ignore[arg-type]
+        scale=request.option("scale", get_args(Scale)),  # type: ignore[arg-type]
+        smoothing=int(request.option("smoothing", tuple(_SMOOTHING))),
+        show=request.option("show", get_args(Show)),  # type: ignore[arg-type]
+    )
+    chart = many_curves(chosen, curves, metric, request.theme, look)
     reported = {name for trial in chosen for name in trial.run.metrics} | {metric}
     offered = [name for name in METRICS if name in reported or name not in OPTIONAL]
     control = choices("metric", "Metric", {name: metric_name(name) for name in offered}, metric, request)
-    body.append(html.Div([chart_card(chart, request, wide=True, controls=[control])], className="cards"))
+    controls = [control, html.Div(_looks(look, request), className="looks")]
+    body.append(html.Div([chart_card(chart, request, wide=True, controls=controls)], className="cards"))
     if len(chosen) < len(study.trials):
         body.append(
             html.P(
@@ -62,6 +72,18 @@ def curves_view(store: Store, request: Request) -> View:
         is_live=study.overview.state == "running",
         version=study.version,
     )
+
+
+def _looks(look: CurveLook, request: Request) -> list[Component]:
+    """How the curves are drawn; quartiles are over epochs."""
+    show = choices("show", "Show", {"searches": "every search", "quartiles": "quartiles"}, look.show, request)
+    x = choices("x", "Along", {"epoch": "epochs", "time": "time"}, look.along, request)
+    return [
+        show,
+        *([x] if look.show == "searches" else []),
+        choices("scale", "Scale", {"linear": "linear", "log": "logarithmic"}, look.scale, request),
+        choices("smoothing", "Smoothing", _SMOOTHING, str(look.smoothing), request),
+    ]
 
 
 def _chosen(study: StudyRecord, words: str) -> list[Trial]:

@@ -126,7 +126,11 @@ def _cards(charts: tuple[Chart, ...], request: Request) -> list[Component]:
         return []
     curves, *heat = charts
     shown = request.option("show", get_args(Quantity))
-    options = {"probability": "probability", "alpha": "\N{GREEK SMALL LETTER ALPHA}"}
+    options = {
+        "operation": "the most probable",
+        "probability": "all probabilities",
+        "alpha": "\N{GREEK SMALL LETTER ALPHA}",
+    }
     control = choices("show", "Show", options, shown, request)
     return [
         html.Div([chart_card(curves, request, wide=True)], className="cards"),
@@ -180,7 +184,10 @@ def _parent(study: str, tags: Mapping[str, str]) -> Component:
 
 def _player(trial: Trial, history: History | None, request: Request) -> Component:
     return html.Section(
-        [html.H2("The cells, epoch by epoch", className="hidden-title"), player_frame(trial, history, request)],
+        [
+            html.H2("The cells, epoch by epoch", className="hidden-title"),
+            player_frame(trial, history, request, compact=True),
+        ],
         className="card wide player-card",
     )
 

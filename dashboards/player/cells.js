@@ -117,7 +117,7 @@ class CellGraph {
     let kept = 0;
     cell.edges.forEach((edge, number) => {
       const at = time * numEdges + number, operation = cell.shown[at], isKept = cell.kept[at] === 1;
-      const gone = operation === UNKNOWN_OPERATION || (!isKept && operation === noneOperation);
+      const gone = isGone(cell, at);
       if (isKept) {
         kept++;
         read.add(edge.source);

@@ -27,6 +27,11 @@ function probability(cell, time, edge, operation) {
   return steps === UNKNOWN_PROBABILITY ? NaN : steps / 1000;
 }
 
+/** Whether an edge has vanished; `at` counts (epoch, edge). */
+function isGone(cell, at) {
+  return cell.shown[at] === UNKNOWN_OPERATION || (cell.kept[at] !== 1 && cell.shown[at] === noneOperation);
+}
+
 /** Values of one edge over all epochs, from an array in the order (epoch, edge). */
 function overEpochs(values, cell, edge) {
   return Array.from({ length: numEpochs }, (_, time) => values[time * cell.edges.length + edge]);

@@ -12,7 +12,14 @@ from importlib import resources
 from dashboards.history import History
 from dashboards.player.payload import player_data
 
-_SCRIPTS = ("data.js", "cells.js", "details.js", "curves.js", "player.js")  # in the order in which they need each other
+_SCRIPTS = (
+    "data.js",
+    "changes.js",
+    "cells.js",
+    "details.js",
+    "curves.js",
+    "player.js",
+)  # in the order in which they need each other
 
 
 def render_player(history: History, *, title: str, subtitle: str = "") -> str:

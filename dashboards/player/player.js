@@ -13,6 +13,8 @@ function show(time) {
   const epoch = search.epochs[state.time];
   part("epoch-number").textContent = epoch;
   part("slider").value = state.time;
+  part("change").textContent = changeWords(state.time);
+  part("next-change").disabled = nextChange(state.time) < 0;
   for (const view of [...graphs, details, ...panels]) view.show(state.time);
   if (!state.playing) describe();
 }
@@ -23,7 +25,7 @@ function describe() {
   part("slider").setAttribute("aria-valuetext", epoch);
   for (const view of [...graphs, ...panels]) view.describe(state.time);
   const cells = graphs.map((graph) => `${graph.cell.name}: ${graph.summary}`).join(". ");
-  part("words").textContent = `${epoch}. ${cells}. ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
+  part("words").textContent = `${epoch}. ${cells}. ${changeWords(state.time)} ${panels.map((panel) => panel.words(state.time)).join(", ")}`;
 }
 
 function setPlaying(playing) {
@@ -47,15 +49,37 @@ function restartClock() {
 function tick(now) {
   if (!state.playing) return;
   const time = state.startTime + Math.floor((Math.max(0, now - state.started) / 1000) * SPEEDS[state.speed]);
-  if (time !== state.time) show(time);
+  if (time !== state.time) {
+    show(time);
+    sayEpoch();
+  }
   if (state.time === numEpochs - 1) setPlaying(false);
   else requestAnimationFrame(tick);
+}
+
+function goToChange() {
+  const time = nextChange(state.time);
+  if (time >= 0) goTo(time);
 }
 
 /** The reader takes over: stop and show. */
 function goTo(time) {
   if (state.playing) setPlaying(false);
   show(time);
+  sayEpoch();
+}
+
+/** A page with several players keeps them in step: it passes on what one of them says. */
+function sayEpoch() {
+  if (window.parent !== window) window.parent.postMessage({ snasPlayerEpoch: search.epochs[state.time] }, "*");
+}
+
+function keepStep(event) {
+  const epoch = event.data?.snasPlayerEpoch;
+  if (event.source !== window.parent || event.source === window || typeof epoch !== "number") return;
+  const time = search.epochs.findLastIndex((own) => own <= epoch);
+  if (state.playing) setPlaying(false);
+  show(Math.max(0, time)); // one that ended earlier stays at its end
 }
 
 function setSpeed(place) {
@@ -92,6 +116,7 @@ function onKey(event) {
     ArrowRight: () => goTo(state.time + 1),
     Home: () => goTo(0),
     End: () => goTo(numEpochs - 1),
+    n: goToChange,
     ArrowUp: () => setSpeed(state.speed + 1),
     ArrowDown: () => setSpeed(state.speed - 1),
     "+": () => setSpeed(state.speed + 1),
@@ -112,7 +137,8 @@ function obeyAddress() {
   if (epoch === state.wish) return; // only the theme has changed: stay where the reader is
   state.wish = epoch;
   const time = search.epochs.indexOf(Number(epoch ?? NaN));
-  goTo(time >= 0 ? time : numEpochs - 1);
+  if (state.playing) setPlaying(false);
+  show(time >= 0 ? time : numEpochs - 1);
 }
 
 function fit() {
@@ -128,6 +154,8 @@ document.title = search.title ? `${search.title} – cell player` : "Cell player
 part("title").textContent = search.title || "Cell player";
 part("subtitle").textContent = search.subtitle;
 part("subtitle").hidden = !search.subtitle;
+part("story").textContent = storyWords();
+drawChanges();
 part("epoch-last").textContent = ` of ${search.epochs[numEpochs - 1]}`;
 part("slider").max = numEpochs - 1;
 const graphs = search.cells.map((cell) => new CellGraph(cell, choose));
@@ -141,10 +169,12 @@ part("back").addEventListener("click", () => goTo(state.time - 1));
 part("play").addEventListener("click", () => setPlaying(!state.playing));
 part("forth").addEventListener("click", () => goTo(state.time + 1));
 part("last").addEventListener("click", () => goTo(numEpochs - 1));
+part("next-change").addEventListener("click", goToChange);
 part("slower").addEventListener("click", () => setSpeed(state.speed - 1));
 part("faster").addEventListener("click", () => setSpeed(state.speed + 1));
 part("slider").addEventListener("input", () => goTo(Number(part("slider").value)));
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", obeyAddress);
+window.addEventListener("message", keepStep);
 obeyAddress();
 new ResizeObserver(fit).observe(document.querySelector("main"));

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image
 
 from dashboards.app import serve
@@ -115,10 +116,12 @@ def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
     page.wait_for_selector("main[data-drawn=true]", timeout=_DRAWN_MS)
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # graphs out of sight too
     for frame in page.query_selector_all("iframe"):
+        frame.scroll_into_view_if_needed()  # out of sight it is not drawn
         content = frame.content_frame()
         if content is not None:
             content.wait_for_selector("#epoch-number:not(:empty)", timeout=_DRAWN_MS)
     page.wait_for_function("[...document.querySelectorAll('iframe.player')].every((frame) => frame.style.height)")
+    page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(1500)  # the grid draws its rows, graphs take the width that is left
     if shot.part:
         page.add_style_tag(content=".top { position: static !important; }")  # it would lie over the part
@@ -134,20 +137,24 @@ def _taken(page: Page, shot: Shot, address: str, file: Path) -> Path:
 def quantised(png: bytes) -> bytes:
     """The same picture with a palette: a third of the bytes, and nothing that an eye would miss.
 
-    The colours of large areas are kept as they are; the others share the rest of the palette, however rare they are.
+    The colours of large areas are kept as they are; each further one is the colour that is furthest from those before.
     """
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    by_count = sorted(picture.getcolors(picture.width * picture.height), reverse=True)
-    often, rare = [colour for _, colour in by_count[:_OFTEN]], [colour for _, colour in by_count[_OFTEN:]]
-    colours = [part for colour in often for part in colour]
-    if rare:
-        line = Image.new("RGB", (len(rare), 1))
-        line.putdata(rare)
-        colours += line.quantize(256 - _OFTEN).getpalette()[: 3 * (256 - _OFTEN)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(colours)
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    packed = pixels.astype(np.int64) @ (65536, 256, 1)
+    values, place, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colours = np.stack((values >> 16, values >> 8 & 255, values & 255), axis=1)
+    chosen = list(np.argsort(-counts, kind="stable")[:_OFTEN])
+    distance = np.min([((colours - colours[index]) ** 2).sum(1) for index in chosen], axis=0)
+    nearest = np.argmin([((colours - colours[index]) ** 2).sum(1) for index in chosen], axis=0)
+    while len(chosen) < min(256, len(values)):
+        chosen.append(int(distance.argmax()))
+        own = ((colours - colours[chosen[-1]]) ** 2).sum(1)
+        nearest = np.where(own < distance, len(chosen) - 1, nearest)
+        distance = np.minimum(own, distance)
+    picture = Image.fromarray(nearest[place].reshape(packed.shape).astype(np.uint8), "P")
+    picture.putpalette(colours[chosen].astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

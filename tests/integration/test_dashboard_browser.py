@@ -370,6 +370,8 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
         player = visit.player(place)
         expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
         expect(visit.page.get_by_role("heading", name=f"trial {place}")).to_be_visible()
+    visit.player(1).get_by_role("button", name="First epoch").click()
+    expect(visit.player(0).locator("#epoch-number")).to_have_text("0")  # in step
     differing = visit.page.get_by_role("table", name="Settings that differ")
     names = differing.get_by_role("rowheader").all_inner_texts()
     first, second = done.study.trials()[:2]

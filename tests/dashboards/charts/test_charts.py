@@ -15,8 +15,9 @@ from dashboards.analysis.retrained import retrained_cells
 from dashboards.analysis.study_answer import answer_of
 from dashboards.charts import retrain_charts
 from dashboards.charts.chart import Chart
-from dashboards.charts.curve_charts import compared_curves, many_curves, retrain_curves, search_curves
+from dashboards.charts.curve_charts import compared_curves, retrain_curves, search_curves
 from dashboards.charts.heat_charts import alpha_chart, credit_chart
+from dashboards.charts.many_curves import many_curves
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.study_charts import front_chart, importance_chart

@@ -8,8 +8,9 @@ import pytest
 
 from dashboards.analysis.retrained import retrained_cells, said_error
 from dashboards.charts import retrain_charts
-from dashboards.charts.curve_charts import compared_curves, many_curves, retrain_curves, search_curves
+from dashboards.charts.curve_charts import compared_curves, retrain_curves, search_curves
 from dashboards.charts.heat_charts import alpha_chart, credit_chart, edge_names
+from dashboards.charts.many_curves import CurveLook, many_curves, smoothed
 from dashboards.charts.theme import DASHES, THEMES
 from dashboards.history import CellHistory, History
 from dashboards.pages.retrain import retrain_view
@@ -52,15 +53,37 @@ def test_many_curves_group_by_penalty_and_mark_the_front(theme):
     chart = many_curves(trials, curves, "temperature", theme)
     assert chart.title == "Temperature per epoch of 4 searches"
     assert chart.summary.endswith("4 searches, 1 of them on the front.")
-    lines = {tuple(filter(None, trace["text"])): trace["line"] for trace in chart.figure["data"]}
-    assert lines["trial 0", "trial 0", "trial 3", "trial 3"]["dash"] == "dash"
-    assert lines["trial 1", "trial 1"]["color"] == theme.sequential[0][1]
-    assert lines["trial 2", "trial 2"] == {"color": theme.sequential[-1][1], "width": 2.4, "dash": "solid"}
-    assert chart.figure["data"][-1]["text"][0] == "trial 2"  # above all others
+    lines = {tuple(trace["customdata"]): trace["line"] for trace in chart.figure["data"]}
+    assert lines[0, 0, None, 3, 3, None]["dash"] == "dash"
+    assert lines[1, 1, None]["color"] == theme.sequential[0][1]
+    assert lines[2, 2, None] == {"color": theme.sequential[-1][1], "width": 2.4, "dash": "solid"}
+    assert chart.figure["data"][-1]["customdata"][0] == 2  # above all others
     assert chart.rows[0] == (0, 0, 1.0)
     assert len(chart.rows) == 8
     for trace in chart.figure["data"]:
-        assert len(trace["x"]) == len(trace["y"]) == len(trace["text"])
+        assert len(trace["x"]) == len(trace["y"]) == len(trace["customdata"])
+
+
+def test_many_curves_over_time_smoothed_and_logarithmic_keep_the_numbers():
+    look = CurveLook(along="time", scale="log", smoothing=3)
+    history = curve(loss=[4.0, 1.0, math.nan, 2.0], seconds=[60.0, 30.0, 30.0, 60.0])
+    chart = many_curves([trial(0)], {0: history}, "loss", LIGHT, look)
+    (line,) = chart.figure["data"]
+    assert line["x"] == [1.0, 1.5, 2.0, 3.0, None]
+    assert line["y"] == [2.5, 2.5, None, 2.0, None]
+    assert chart.figure["layout"]["yaxis"]["type"] == "log"
+    assert [row[:3] for row in chart.rows[:2]] == [(0, 0, 4.0), (0, 1, 1.0)]
+    assert smoothed(np.array([1.0, 3.0]), 15).tolist() == [2.0, 2.0]
+
+
+def test_many_curves_as_quartiles_have_a_band_for_each_penalty():
+    trials = [trial(n, eta=1e-4 if n < 5 else 1e-1) for n in range(6)]
+    curves = {n: curve(loss=[float(n), 2.0 * n]) for n in range(6)}
+    chart = many_curves(trials, curves, "loss", LIGHT, CurveLook(show="quartiles"))
+    low, high, middle, *strong = chart.figure["data"]
+    assert (low["y"], middle["y"], high["y"]) == ([1.0, 2.0], [2.0, 4.0], [3.0, 6.0])
+    assert (middle["name"], strong[-1]["name"]) == ("η 0.0001 (n = 5)", "η 0.1 (n = 1)")
+    assert len(strong) == 3
 
 
 def test_many_curves_of_several_strategies_are_distinguished_by_colour_dash_and_legend():
@@ -134,10 +157,22 @@ def test_alpha_chart_has_a_row_per_edge_and_operation():
     )
     (heat,) = chart.figure["data"]
     assert heat["x"] == [3, 4]
+    assert [tick[-12:] for tick in chart.figure["layout"]["yaxis"]["ticktext"]][1::2] == ["sep_conv_3x3"] * 2
     assert np.array(heat["z"]) == pytest.approx(np.array([[0.5, 0.1], [0.5, 0.9], [0.5, 0.75], [0.5, 0.25]]))
     assert (heat["zmin"], heat["zmax"]) == (0, 1)
     assert chart.rows[5] == (4, "k\N{MINUS SIGN}2 → 0", "sep_conv_3x3", pytest.approx(0.9))
     assert chart.columns == ("epoch", "edge", "operation", "probability")
+
+
+def test_operation_chart_has_a_row_per_edge_and_a_colour_per_operation():
+    chart = alpha_chart(_history(), "normal", "operation", LIGHT)
+    heat, *legend = chart.figure["data"]
+    # Operation o takes the numbers from o to o + 1, the more probable the higher.
+    assert np.array(heat["z"]) == pytest.approx(np.array([[0.5, 1.9], [0.5, 0.75]]))
+    assert heat["text"] == [["none 0.500", "sep_conv_3x3 0.900"], ["none 0.500", "none 0.750"]]
+    assert [place for place, _ in heat["colorscale"]] == [0.0, 0.5, 0.5, 1.0]
+    assert [entry["name"] for entry in legend] == ["none", "sep_conv_3x3"]
+    assert chart.rows == alpha_chart(_history(), "normal", "probability", LIGHT).rows
 
 
 def test_alpha_itself_has_a_scale_around_zero():

@@ -12,7 +12,7 @@ from playwright import sync_api
 
 from dashboards.pictures.cell_layout import cell_edges
 from dashboards.player.page import render_player
-from search_core.space.genotype import CELL_TYPES, PRIMITIVES
+from search_core.space.genotype import CELL_TYPES, PRIMITIVES, Genotype
 from tests.browser import serious_faults
 from tests.dashboards.searches import made_up_search
 
@@ -99,6 +99,27 @@ def test_player_keys_do_the_same_while_the_slider_has_the_focus(player):
     player.keyboard.press("ArrowUp")
     assert player.locator("#speed").inner_text() != before
     assert epoch_of(player) == 6
+
+
+@pytest.mark.slow
+def test_player_says_what_changes_and_goes_from_change_to_change(player):
+    genotypes = [Genotype.from_json(text) for text in SEARCH.genotypes]
+    looks = [tuple(genotype.edges(kind) for kind in CELL_TYPES) for genotype in genotypes]
+    changed = [epoch for epoch in range(1, EPOCHS) if looks[epoch] != looks[epoch - 1]]
+    assert len(changed) > 1
+    assert player.locator("#changes line").count() == len(changed)
+    player.keyboard.press("Home")
+    assert player.locator("#change").inner_text() == "The first epoch."
+    for epoch in changed:
+        player.get_by_role("button", name="Next change").click()
+        assert epoch_of(player) == epoch
+        assert re.search("vanished|came back as|became", player.locator("#change").inner_text())
+    assert player.get_by_role("button", name="Next change").is_disabled()
+    player.keyboard.press("n")
+    assert epoch_of(player) == changed[-1]
+    gone = sum(2 * len(cell_edges(4)) - sum(map(len, edges)) for edges in looks[-1:])
+    said = f"{gone} of 28 edges have vanished at the end; the last change came in epoch {changed[-1]} of 23."
+    assert player.locator("#story").inner_text() == said
 
 
 @pytest.mark.slow
