@@ -20,8 +20,8 @@ _BELOW = -0.12  # where searches without a setting cross it
 def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Every complete trial as a line over what was swept and what came out."""
     complete = [trial for trial in study.trials if trial.is_result]
-    trials = _thinned(complete, study)
-    swept = _varied(study, trials)
+    trials = thinned(complete, study)
+    swept = varied(study, trials)
     results = [objective.metric for objective in study.objectives]
     key, title = "parallel", "How the swept settings lead to the results"
     if not trials or not swept:
@@ -78,13 +78,13 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     )
 
 
-def _varied(study: StudyRecord, trials: Sequence[Trial]) -> list[str]:
+def varied(study: StudyRecord, trials: Sequence[Trial]) -> list[str]:
     """Swept settings that differ between trials, or of a single trial all: what never changes leads nowhere."""
     values = {key: {trial.values.get(key) for trial in trials} - {None} for key in study.swept}
     return [key for key, of in values.items() if len(of) > 1] or [key for key, of in values.items() if of]
 
 
-def _thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:
+def thinned(trials: list[Trial], study: StudyRecord) -> list[Trial]:
     """The best, and evenly chosen others: more lines than this hide each other, and take a browser long."""
     if len(trials) <= _MOST_LINES:
         return trials

@@ -50,7 +50,7 @@ def points(
     """
     on_front = set(front)
     labels = _labels(trials, x, y, front)
-    scale = _eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
+    scale = eta_scale([math.log10(trial.eta) for trial in trials if trial.eta], theme)
     traces: list[dict[str, Any]] = []
     for place, (name, members) in enumerate(_groups(trials, colour_by)):
         marker: dict[str, Any] = {"color": theme.categories[place % len(theme.categories)]}
@@ -133,7 +133,8 @@ def _standing(trial: Trial, is_on_front: bool) -> str:
     return "front" if is_on_front else "complete" if trial.is_result else "early"
 
 
-def _eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
+def eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
+    """The palette of the penalty strength with its bar, for a marker whose colours are these logarithms."""
     low, high = min(logarithms, default=0.0), max(logarithms, default=0.0)
     if high - low < 0.2:
         low, high = low - 0.5, high + 0.5

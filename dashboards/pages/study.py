@@ -10,6 +10,7 @@ from dashboards.analysis.study_answer import answer_of
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
+from dashboards.charts.slices import slices_chart
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs, known_errors
 from dashboards.formatting import (
     MISSING,
@@ -66,6 +67,7 @@ def study_view(store: Store, request: Request) -> View:
     answer = answer_of(study)
     penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by, answer=answer)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
+    slices = slices_chart(study, request.theme)
     trials = trials_chart(study)
     controls = [
         choices("error", "Error", {str(kind): str(kind) for kind in errors}, error, request),
@@ -91,6 +93,7 @@ def study_view(store: Store, request: Request) -> View:
                 chart_card(penalty, request, wide=True),
                 chart_card(parallel, request),
                 chart_card(importance, request),
+                chart_card(slices, request, wide=True),
             ],
             className="cards",
         ),
@@ -101,7 +104,7 @@ def study_view(store: Store, request: Request) -> View:
         name="study",
         title=study.overview.name,
         body=[html.Div(body, className="page")],
-        charts=(front, penalty, parallel, importance, trials),
+        charts=(front, penalty, parallel, importance, slices, trials),
         is_live=study.overview.state == "running",
         version=study.version,
     )

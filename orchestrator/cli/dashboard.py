@@ -16,6 +16,8 @@ from orchestrator.files.layout import DEFAULT_RUNS, Runs
 from orchestrator.files.relocation import relocate
 
 _HOST = "127.0.0.1"
+#: Studies whose pages `snas ui` names.
+_MOST_VIEWS = 10
 
 
 def dashboard(
@@ -71,7 +73,28 @@ def ui(
         raise OrchestratorError(f"--port: {error}; choose another one") from error
     relocate(folder, None, lambda line: stdout.print(line, markup=False, highlight=False, soft_wrap=True))
     stdout.print(f"MLflow on http://{_HOST}:{port} (Ctrl-C stops it)", highlight=False)
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # saves about 1 GB
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # not on the command line, which every user of the machine can read
+    for name, address in training_views(uri, port).items():
+        stdout.print(f"  {name}: {address}", markup=False, highlight=False, soft_wrap=True)
+    os.environ |= server_environment(uri)
     command = ["mlflow", "ui", "--host", _HOST, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", *command])
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """Environment of MLflow's server on a store."""
+    given = os.environ.get("PYTHONWARNINGS")
+    return {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),  # 1 GB
+        "MLFLOW_BACKEND_STORE_URI": uri,  # not on the command line, which every user of the machine can read
+        # Each of MLflow's processes would say that a part of Starlette which it imports is deprecated.
+        "PYTHONWARNINGS": ",".join(filter(None, (given, "ignore:starlette.middleware.wsgi is deprecated"))),
+    }
+
+
+def training_views(uri: str, port: int) -> dict[str, str]:
+    """Address of MLflow's view for model training of each study, newest first; without asking, it may show another."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient(uri).search_experiments(max_results=_MOST_VIEWS, filter_string="name != 'Default'")
+    page = f"http://{_HOST}:{port}/#/experiments/{{}}/runs?workflowType=machine_learning"
+    return {experiment.name: page.format(experiment.experiment_id) for experiment in found}

@@ -115,7 +115,7 @@ def plan_study(spec: StudySpec, address: str | None, step: Callable[[str], None]
             step("measuring the memory of a search")
             measured = measure_memory(spec)
         reserved = reservation_by(spec, measured)
-        searches = _searches(spec, reserved, step) if spec.num_trials else None
+        searches = plan_searches(spec, reserved, step) if spec.num_trials else None
         retrainings = None if spec.retrain is None else _retrainings(spec, spec.retrain, step)
     gpu_bytes = [figure.gpu_bytes for figure in measured if figure.gpu_bytes is not None]
     return StudyPlan(
@@ -131,7 +131,8 @@ def plan_study(spec: StudySpec, address: str | None, step: Callable[[str], None]
     )
 
 
-def _searches(spec: StudySpec, reserved: Reservation, step: Callable[[str], None]) -> Searches:
+def plan_searches(spec: StudySpec, reserved: Reservation, step: Callable[[str], None]) -> Searches:
+    """Measure the searches of a study on the connected cluster; arguments and errors as of `plan_study`."""
     ends = work_extremes(spec.search, spec.sweep)
     subjects: list[Subject] = []
     for quick, long in ends.values():

@@ -28,7 +28,15 @@ from orchestrator.study_file.yaml_file import dump_yaml
 from orchestrator.tracking.artifacts import CHOICES
 from orchestrator.tracking.delivery import STORE_ERRORS, sync_now
 from orchestrator.tracking.models import log_child
-from orchestrator.tracking.run_spec import Unit, about_search, flatten, logged_metrics, picture_epochs, run_tags
+from orchestrator.tracking.run_spec import (
+    Unit,
+    about_search,
+    dataset_input,
+    flatten,
+    logged_metrics,
+    picture_epochs,
+    run_tags,
+)
 from orchestrator.tracking.stored import existing_store, stored_file
 from orchestrator.tracking.tracker import Tracker
 from search_core.data.dataset_options import DatasetOptions
@@ -86,7 +94,7 @@ def run_search(
     if note is not None and device.type == "cuda" and options.graph_note is not None:
         note(options.graph_note)
     search = make_search(options, data, device, build_proposer)
-    tracker = open_tracker(runs, SEARCHES, data)
+    tracker = open_tracker(runs, SEARCHES, options.dataset, data)
     folder = _new_folder(runs.root / SEARCHES, name, tracker)
     kept = with_copies(asdict(options), folder)
     write_copies(kept)
@@ -156,7 +164,7 @@ def run_retrain(
     check_name(name, *seeds.values())
     dataset = section.dataset_for(config.dataset)
     data = _load(dataset, device, warn)
-    tracker = open_tracker(runs, RETRAINS, data, parent_run)
+    tracker = open_tracker(runs, RETRAINS, dataset, data, parent_run)
     results = []
     for seed, suffix in seeds.items():
         retrain = Retrain(genotype, section, data, device, seed=seed, choices=choices)
@@ -239,7 +247,9 @@ def study_recipe(runs: Runs, run_id: str) -> RetrainConfig:
         raise OrchestratorError(f"run {run_id} belongs to no study: name a recipe with --config") from error
 
 
-def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str | None = None) -> Tracker:
+def open_tracker(
+    runs: Runs, experiment: str, dataset: DatasetOptions, data: ImageData, parent_run: str | None = None
+) -> Tracker:
     """Tracker of an experiment; with `parent_run`, of the experiment of that run."""
     uri = runs.tracking_uri()
     runs.root.mkdir(parents=True, exist_ok=True)
@@ -249,7 +259,8 @@ def open_tracker(runs: Runs, experiment: str, data: ImageData, parent_run: str |
         if parent_run is not None:
             client = opened_client(uri)
             experiment = client.get_experiment(client.get_run(parent_run).info.experiment_id).name
-        return Tracker(uri, experiment, artifact_location=runs.artifact_location(uri, experiment), tags=tags)
+        location, images = runs.artifact_location(uri, experiment), dataset_input(dataset, data)
+        return Tracker(uri, experiment, artifact_location=location, tags=tags, dataset=images)
     except MlflowException as error:
         raise store_error(f"the MLflow store {uri}", error) from error
 

@@ -35,7 +35,7 @@ from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from orchestrator.study_file.sweep_check import strategy_corners
 from orchestrator.study_file.yaml_file import dump_yaml
-from orchestrator.tracking.run_spec import run_tags
+from orchestrator.tracking.run_spec import dataset_input, run_tags
 from orchestrator.tracking.tracker import STUDY_FOLDER, Tracker
 from search_core.cost.constraints import ChildLimits
 from search_core.cost.latency_measure import latency_of_children
@@ -293,6 +293,7 @@ def _tracker(study: Study, data: ImageData) -> Tracker:
             study.spec.name,
             artifact_location=location,
             tags=tags,
+            dataset=dataset_input(study.spec.search.dataset, data),
             is_new=not study.exists,
         )
     except MlflowException as error:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import platform
 import subprocess
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from mlflow.entities import Dataset, DatasetInput, InputTag
+
 from dashboards.formatting import shown_number, shown_setting
+from orchestrator.credentials import masked
 from orchestrator.study.hours import HOURS
+from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData
 from search_core.errors import printable
 from search_core.search.reports import FINAL_METRICS, OPTIONAL_METRICS
 from search_core.space.genotype import PRIMITIVES, Genotype
 
+#: Characters of a digest that MLflow takes for a data set, at most 36.
+_DIGEST = 32
 _MOST_CHARACTERS = 1000  # of a tag; a thousand classes have more
 
 UnitKind = Literal["search", "retrain"]
@@ -134,7 +141,38 @@ def run_tags(data: ImageData) -> dict[str, str]:
         "dataset.mean": json.dumps(data.mean),
         "dataset.std": json.dumps(data.std),
         **environment_tags(),
+        **user_tags(),
     }
+
+
+def dataset_input(options: DatasetOptions, data: ImageData) -> DatasetInput:
+    """What `mlflow.log_input` logs of a data set: digest, source and sizes, no copy of any image.
+
+    Args:
+        options: where it is from; a password in an option of a user's own function is hidden.
+        data: the images.
+    """
+    asked = {name: value for name, value in asdict(options).items() if name in ("name", "root", "options") and value}
+    shape = [-1, *data.input_shape]
+    dataset = Dataset(
+        name=data.name,
+        digest=data.digest[:_DIGEST],
+        source_type="snas",
+        source=masked(json.dumps(asked, default=str)),
+        schema=json.dumps(
+            {"mlflow_tensorspec": {"features": [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": shape}}]}}
+        ),
+        profile=json.dumps({"images": data.sizes, "classes": data.num_classes, "split_digest": data.split_digest}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def user_tags() -> dict[str, str]:
+    """MLflow's tag of the user, as its pages show it; none where the system has no name for them."""
+    try:
+        return {"mlflow.user": getpass.getuser()}
+    except (KeyError, OSError):  # as in a container that runs under a number
+        return {}
 
 
 def environment_tags() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from alembic.util.exc import CommandError as AlembicError
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -71,6 +71,7 @@ class Tracker:
         experiment: name; created if it does not exist.
         artifact_location: folder of the experiment's artifacts, None where a server decides.
         tags: tags of every run, such as versions.
+        dataset: the images of every run; default: none is logged.
         is_new: whether the experiment must be a new one.
 
     Raises:
@@ -85,6 +86,7 @@ class Tracker:
         *,
         artifact_location: str | None,
         tags: Mapping[str, str],
+        dataset: DatasetInput | None = None,
         is_new: bool = False,
     ) -> None:
         for noisy in ("mlflow", "alembic"):
@@ -94,6 +96,7 @@ class Tracker:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # the progress view has the terminal
         self.tracking_uri = tracking_uri
         self._tags = dict(tags)
+        self._datasets = [] if dataset is None else [dataset]
         self._runs: dict[str, _OpenRun] = {}
         self._listed: dict[str, _OpenRun] | None = None
         self._spare: dict[str, list[str]] = {}  # empty further runs of a label
@@ -140,7 +143,7 @@ class Tracker:
                 self.client.delete_tag(run_id, _PARENT)
             if ENDING in found.tags:
                 self.client.delete_tag(run_id, ENDING)
-        self._log_missing_params(run_id, params, known)
+        self._log_missing(run_id, params, known)
         if "trials" in known and known["trials"] != str(params["trials"]):
             self.client.set_tag(run_id, NUM_TRIALS, str(params["trials"]))
         self.client.log_artifact(run_id, str(spec_file))
@@ -250,7 +253,7 @@ class Tracker:
     def _reopen(self, run_id: str, unit: Unit) -> _OpenRun:
         """Resume a run that a driver left open."""
         next_epoch = self.last_step(run_id, _MARKERS[unit.kind]) + 1
-        self._log_missing_params(run_id, unit.params, known=self.client.get_run(run_id).data.params)
+        self._log_missing(run_id, unit.params, known=self.client.get_run(run_id).data.params)
         self.client.update_run(run_id, status="RUNNING")
         return _OpenRun(run_id, next_epoch, False, picture_steps(self.client, run_id))
 
@@ -307,11 +310,13 @@ class Tracker:
         began_s = records[0]["time"] - records[0]["metrics"].get("seconds", 0.0) if records else time.time()
         made = self.client.create_run(self.experiment_id, int(began_s * 1000), tags, unit.label)
         run_id: str = made.info.run_id
-        self._log_missing_params(run_id, unit.params, known={})
+        self._log_missing(run_id, unit.params, known={})
         return run_id
 
-    def _log_missing_params(self, run_id: str, params: Mapping[str, object], known: Mapping[str, str]) -> None:
-        """Log the parameters that the run has not: a driver may be killed right after it created the run."""
+    def _log_missing(self, run_id: str, params: Mapping[str, object], known: Mapping[str, str]) -> None:
+        """Log images and parameters that the run has not: a driver may be killed right after it created the run."""
+        if self._datasets:  # MLflow knows again what it has
+            self.client.log_inputs(run_id, self._datasets)
         entries = [Param(key, str(value)) for key, value in params.items() if key not in known]
         for first in range(0, len(entries), _MAX_BATCH):
             self.client.log_batch(run_id, params=entries[first : first + _MAX_BATCH])

@@ -129,7 +129,7 @@ def _measured(
     data = load()
     shortened = {name: _Shortened(getattr(data, name), share) for name in ("train", "validation", "test")}
     short = replace(data, **shortened)
-    steps = data.train.num_batches(batch_size, drop_last=True)
+    steps = max(1, data.train.num_batches(batch_size, drop_last=True))  # if there is none, the work refuses it
     shares = [min(1.0, count / steps) for count in (_SHORT, _LONG)]
 
     def timed(work: Work, part: float) -> float:

@@ -65,7 +65,18 @@ from tests.benchmarks.timed_trials import (
 )
 
 PARTS = ("scale", "start", "overhead")
-SHOWN = ("trials", "reports", "starts", "sampler", "picture_every", "seconds", "searches", "repeats", "work", "concurrent")
+SHOWN = (
+    "trials",
+    "reports",
+    "starts",
+    "sampler",
+    "picture_every",
+    "seconds",
+    "searches",
+    "repeats",
+    "work",
+    "concurrent",
+)
 MARKER = "child_val_error"  # logged by every epoch
 #: A search whose epochs are short, so that a minute is many of them.
 SEARCH: dict[str, Any] = {

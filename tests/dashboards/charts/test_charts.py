@@ -20,6 +20,7 @@ from dashboards.charts.heat_charts import alpha_chart, credit_chart
 from dashboards.charts.many_curves import many_curves
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
+from dashboards.charts.slices import slices_chart
 from dashboards.charts.study_charts import front_chart, importance_chart
 from dashboards.charts.theme import THEMES
 from dashboards.history import History
@@ -50,6 +51,7 @@ CHARTS = {
     ),
     "importance": lambda of, curves, history, theme: importance_chart(of, theme),
     "parallel": lambda of, curves, history, theme: parallel_chart(of, theme),
+    "slices": lambda of, curves, history, theme: slices_chart(of, theme),
     "many": lambda of, curves, history, theme: many_curves(of.trials, curves, "child_val_error", theme),
     "retrain": lambda of, curves, history, theme: retrain_curves({str(k): v for k, v in curves.items()}, theme),
     "compared": lambda of, curves, history, theme: compared_curves(
@@ -98,6 +100,32 @@ def test_chart_is_plain_json_and_says_what_it_shows(name, theme, filled):
 
 def _colours_of(name, but):
     return {c for _, c in THEMES[name].sequential} - {c for _, c in THEMES[but].sequential} | {THEMES[name].ink}
+
+
+def test_slices_have_a_panel_for_each_setting_and_one_palette_of_eta():
+    rows = [(1e-4, "linear", 0.3), (1e-1, "cosine", 0.5), (0.0, "cosine", 0.2)]
+    trials = [
+        trial(
+            number,
+            values={"penalty.strength": eta, "temperature.kind": kind},
+            params={"penalty.strength": repr(eta)},
+            metrics={"child_val_error": error},
+        )
+        for number, (eta, kind, error) in enumerate(rows)
+    ]
+    chart = slices_chart(study(trials, swept=["penalty.strength", "temperature.kind"]), LIGHT)
+    panels = [(t["xaxis"], t["name"], list(zip(t["x"], t["y"], strict=True))) for t in chart.figure["data"]]
+    assert panels == [
+        ("x", "by η", [(1e-4, 30.0), (1e-1, 50.0)]),
+        ("x", "no penalty", [(0.0, 20.0)]),
+        ("x2", "by η", [("linear", 30.0), ("cosine", 50.0)]),
+        ("x2", "no penalty", [("cosine", 20.0)]),
+    ]
+    one, _, two, _ = (t["marker"] for t in chart.figure["data"])
+    assert (one["showscale"], two["showscale"]) == (True, False)
+    assert one["color"] == two["color"] == [-4.0, -1.0]
+    assert (one["cmin"], one["cmax"]) == (two["cmin"], two["cmax"]) == (-4.0, -1.0)
+    assert chart.figure["layout"]["xaxis2"]["type"] == "category"
 
 
 @pytest.mark.parametrize("name", CHARTS)

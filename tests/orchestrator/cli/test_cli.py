@@ -21,7 +21,9 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from orchestrator.cli.dashboard import server_environment, training_views
 from orchestrator.files.journal import Journal
+from orchestrator.files.layout import Runs
 from search_core.cost.memory import StepMemory
 from search_core.space.cell_files import load_genotype
 from search_core.space.choices import load_choices
@@ -38,6 +40,7 @@ from tests.orchestrator.tiny import (
     snas,
     steps_of,
     study_data,
+    with_empty_store,
 )
 from tests.search_core.tiny import published_cells
 
@@ -365,6 +368,23 @@ def test_server_names_a_port_that_it_may_not_have(
 
     monkeypatch.setattr("socket.socket.bind", fail)
     refused(snas(command, "--port", 80, "--runs", mlflow_database.parent), "--port", "port 80", rule)
+
+
+def test_ui_names_the_training_view_of_each_study(tmp_path: Path) -> None:
+    uri = Runs(with_empty_store(tmp_path)).tracking_uri()
+    made = MlflowClient(uri).create_experiment("tiny")
+    views = {"tiny": f"http://127.0.0.1:5001/#/experiments/{made}/runs?workflowType=machine_learning"}
+    assert training_views(uri, 5001) == views
+
+
+def test_ui_is_silent_about_what_mlflow_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
+    environment = {**os.environ, **server_environment("sqlite:///any.db")}
+    assert environment["PYTHONWARNINGS"].startswith("error::ResourceWarning,")
+    program = "import warnings; warnings.warn('starlette.middleware.wsgi is deprecated and'); warnings.warn('other')"
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert "starlette" not in ended.stderr.replace(program, "")
+    assert "UserWarning: other" in ended.stderr
 
 
 def test_ui_refuses_a_store_that_is_no_database(tmp_path: Path) -> None:

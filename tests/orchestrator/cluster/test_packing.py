@@ -10,6 +10,7 @@ import pytest
 from orchestrator.cluster import packing
 from orchestrator.cluster.connection import Node, cluster, nodes
 from orchestrator.cluster.memory_trial import Measured, measure_on
+from orchestrator.cluster.pace_trial import Subject, measure_paces
 from orchestrator.cluster.packing import (
     cap_by_cpus,
     find_reservation,
@@ -20,6 +21,7 @@ from orchestrator.cluster.packing import (
     pack,
     retrain_reservation,
 )
+from orchestrator.cluster.plan import plan_searches
 from orchestrator.errors import OrchestratorError
 from orchestrator.jobs import Reservation
 from orchestrator.study_file.spec import StudySpec
@@ -244,6 +246,17 @@ def test_search_that_cannot_run_ends_the_measurement_with_its_reason(this_machin
     too_large = replace(tiny_spec().search, batch_size=100_000)
     with pytest.raises(OrchestratorError, match="must fit on the CPU alone, got: `batch_size` must be at most"):
         measure_on(nodes(), [too_large], cpu=0.5)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_search_that_cannot_run_has_no_plan(this_machine: None) -> None:
+    spec = tiny_spec()
+    too_large = Subject(options=replace(spec.search, batch_size=100_000))
+    with pytest.raises(OrchestratorError, match=r"must run on the CPU, got: .*`batch_size` must be at most"):
+        measure_paces([too_large], nodes(), Reservation(0.5, 0.0, None), 1)
+    with pytest.raises(OrchestratorError, match="`resources` must fit on one node"):
+        plan_searches(spec, Reservation(999.0, 0.0, None), print)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import math
 import os
 import signal
@@ -30,7 +32,16 @@ from mlflow.exceptions import MlflowException
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
-from orchestrator.tracking.run_spec import SEARCH_METRICS, Unit, environment_tags, flatten, picture_epochs
+from orchestrator.tracking.run_spec import (
+    SEARCH_METRICS,
+    Unit,
+    dataset_input,
+    environment_tags,
+    flatten,
+    picture_epochs,
+    run_tags,
+    user_tags,
+)
 from orchestrator.tracking.tracker import Tracker
 from search_core.search.reports import METRICS
 from search_core.space.genotype import Genotype
@@ -45,7 +56,7 @@ from tests.orchestrator.tiny import (
     with_empty_store,
     written_journal,
 )
-from tests.search_core.tiny import FEW_PRIMITIVES
+from tests.search_core.tiny import FEW_PRIMITIVES, TINY_DATASET, images_of
 
 _NAMES = (f"experiment-{number}" for number in count())
 
@@ -558,6 +569,34 @@ def test_environment_tags_name_versions_and_commit() -> None:
     for package in ("torch", "ray", "optuna", "mlflow", "numpy", "python"):
         assert tags[f"version.{package}"][0].isdigit()
     assert len(tags["git.commit"]) in (40, len("not a git checkout"))
+
+
+def test_images_and_user_are_logged_once_with_every_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
+    data, uri = images_of(), runs.tracking_uri()
+    images, tags = dataset_input(TINY_DATASET, data), {"snas.study": experiment, **run_tags(data)}
+    journal = Journal(written_journal(tmp_path / "0000.jsonl", []))
+    for _ in range(2):  # the second is a restarted driver
+        tracker = Tracker(uri, experiment, artifact_location=None, tags=tags, dataset=images)
+        study_run(tracker, tmp_path)
+        tracker.sync(search_unit(), journal)
+    found = by_label(tracker, experiment)
+    assert set(found) == {"study", "trial-0000"}
+    for run in found.values():
+        (logged,) = run.inputs.dataset_inputs
+        assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
+        assert (logged.dataset.name, logged.dataset.digest) == (data.name, data.digest[:32])
+        assert json.loads(logged.dataset.source) == {"name": "fake"}
+        assert json.loads(logged.dataset.profile)["images"] == data.sizes
+        assert run.info.user_id == run.data.tags["mlflow.user"] == getpass.getuser()
+        assert run.data.tags["dataset.digest"] == data.digest
+
+
+def test_nameless_user_of_a_container_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    assert user_tags() == {}
 
 
 def test_flatten_gives_dotted_keys_and_leaves_out_none() -> None:
