@@ -160,7 +160,8 @@ def _measured(
 
 
 def _part_of_searches(searches: Searches) -> Part:
-    trials, keep = searches.num_trials, 1 if searches.spec.storage.keep == "last" else _KEPT
+    trials, keep = searches.num_trials, searches.spec.storage.keep
+    kept = (1 if keep.kind == "last" else _KEPT) + (searches.spec.search.epochs // keep.every if keep.every else 0)
     is_multi = any(isinstance(options.strategy, MultiTrialOptions) for options, _ in searches.ends.values())
     measures = [measure for of_node in searches.measures for measure in of_node]
     return Part(
@@ -169,7 +170,7 @@ def _part_of_searches(searches: Searches) -> Part:
         per_gpu=_per_gpu(searches.gpu),
         one_s=searches.trial_s(),
         all_s=_with_start(searches.clock_s(), measures),
-        disk_bytes=_disk(measures, trials * (_KEPT if is_multi else keep)),
+        disk_bytes=_disk(measures, trials * (_KEPT if is_multi else kept)),
         energy_kwh=_energy(measures, searches.place_s(), searches.gpu),
     )
 

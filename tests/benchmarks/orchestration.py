@@ -2,8 +2,10 @@
 
 Run: `python -m tests.benchmarks.orchestration [--parts scale,start,overhead] [--trials 1000 --reports 20]
 [--starts 20] [--seconds 60 --searches 3 --repeats 2 --work search|stub] [--concurrent 1] [--sampler tpe]
-[--picture-every N] [--json]`. The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced,
-by `tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
+[--picture-every N] [--json]`.
+
+The driver, its journals, Optuna's storage and MLflow's are real; only the class of the trials is replaced, by
+`tests.benchmarks.timed_trials`. Each part runs in a process of its own. A picture of the cells takes a tenth of a
 second: `scale`, whose searches take no time, draws them at the end only; the other parts draw as a study does.
 
 - scale: a study of stubs that report at once, records of a real cell with 4 nodes and 8 operations. `events_per_s`:
