@@ -13,21 +13,20 @@ from tests.pretended_gpu.launches import Launches, counted
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "most"), [("fast", 2_500), ("plain", 7_500)])
-def test_launches_of_a_step_keep_to_the_budget(form: str, most: int) -> None:
-    network = NetworkOptions(nodes=4, cells=8, init_channels=4)  # the count does not depend on channels and images
-    setting = Setting(network=network, image=(3, 16, 16), batch=2, repeats=1, device=torch.device("cuda"))
-    launches, syncs = launches_of(setting, form)
+@pytest.mark.parametrize(
+    ("form", "most", "channels", "size", "batch"), [("fast", 2_500, 16, 32, 64), ("plain", 7_500, 4, 16, 2)]
+)
+def test_launches_and_bytes_of_a_step_keep_to_the_budget(
+    form: str, most: int, channels: int, size: int, batch: int
+) -> None:
+    """Launches do not depend on channels and images; bytes do, and their budget is that of the fast form's setting."""
+    network = NetworkOptions(nodes=4, cells=8, init_channels=channels)
+    image, device = (3, size, size), torch.device("cuda")
+    launches, syncs = launches_of(Setting(network=network, image=image, batch=batch, repeats=1, device=device), form)
     assert launches.kernels.total() <= most
+    assert launches.num_bytes <= 25e9
     assert syncs == 0
     assert {phase for phase, _ in launches.kernels} == {"forward", "backward", "clip", "theta", "alpha", "other"}
-
-
-@pytest.mark.slow
-def test_bytes_of_a_step_keep_to_the_budget() -> None:
-    network = NetworkOptions(nodes=4, cells=8, init_channels=16)
-    setting = Setting(network=network, image=(3, 32, 32), batch=64, repeats=1, device=torch.device("cuda"))
-    assert launches_of(setting, "fast")[0].num_bytes <= 25e9
 
 
 def test_kernels_and_bytes_of_operations_are_counted_by_phase_and_file() -> None:
