@@ -159,9 +159,8 @@ def _quartiles(curves: Sequence[_Curve], strokes: Sequence[_Stroke]) -> list[dic
                 if math.isfinite(value):
                     by_epoch.setdefault(epoch, []).append(value)
         epochs = sorted(by_epoch)
-        low, middle, high = (
-            [float(f"{np.quantile(by_epoch[epoch], share):.6g}") for epoch in epochs] for share in (0.25, 0.5, 0.75)
-        )
+        at_epochs = [np.quantile(by_epoch[epoch], (0.25, 0.5, 0.75)).tolist() for epoch in epochs]
+        low, middle, high = ([float(f"{row[place]:.6g}") for row in at_epochs] for place in range(3))
         name = escaped(f"{stroke.name or _etas(members)} (n = {len(members)})")
         trace = {"type": "scatter", "mode": "lines", "x": epochs, "name": name, "legendgroup": name}
         edge = {**trace, "line": {"width": 0, "color": stroke.colour}, "showlegend": False, "hoverinfo": "skip"}
