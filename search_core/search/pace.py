@@ -104,9 +104,9 @@ def _child_pace(options: SearchOptions, load: Callable[[], ImageData], device: t
     strategy = options.strategy
 
     def build(data: ImageData, epochs: int) -> Work:
-        short = replace(strategy, estimate=replace(strategy.estimate, epochs=epochs))
-        of_child = replace(options, strategy=short)  # type: ignore[arg-type]  # `replace` kept its class
-        return ChildTraining(of_child, data, ChildOrder(number=last, code=code), device)
+        estimate = replace(strategy.estimate, epochs=epochs)
+        short = replace(strategy, estimate=estimate)  # type: ignore[arg-type]  # `replace` kept its class
+        return ChildTraining(replace(options, strategy=short), data, ChildOrder(number=last, code=code), device)
 
     return _measured(build, load, child_recipe(options).batch_size)
 
@@ -127,8 +127,8 @@ def _measured(
 ) -> Pace:
     start, share = time.perf_counter(), _Share()
     data = load()
-    shortened = {name: _Shortened(getattr(data, name), share) for name in ("train", "validation", "test")}
-    short = replace(data, **shortened)
+    train, validation, test = (_Shortened(split, share) for split in (data.train, data.validation, data.test))
+    short = replace(data, train=train, validation=validation, test=test)
     steps = max(1, data.train.num_batches(batch_size, drop_last=True))  # if there is none, the work refuses it
     shares = [min(1.0, count / steps) for count in (_SHORT, _LONG)]
 
