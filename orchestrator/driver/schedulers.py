@@ -64,14 +64,14 @@ class HyperBandScheduler(FIFOScheduler):
     """
 
     def __init__(self, spec: StudySpec) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         grace, factor = spec.scheduler.grace_period, spec.scheduler.reduction_factor
         rungs = []
         while grace < spec.search.epochs:
             rungs.append(grace)
             grace *= factor
-        # By the number of halvings, from none on.
-        self._brackets = [FIFOScheduler(), *(_halving(spec, rung) for rung in reversed(rungs))]
+        none = FIFOScheduler()  # type: ignore[no-untyped-call]
+        self._brackets = [none, *(_halving(spec, rung) for rung in reversed(rungs))]  # by the number of halvings
         weights = [factor**halvings / (halvings + 1) for halvings in range(len(self._brackets))]
         self._shares = [weight / sum(weights) for weight in weights]
         self._places: list[int] = []  # bracket of each trial number
@@ -117,7 +117,7 @@ class FrontScheduler(FIFOScheduler):
     """
 
     def __init__(self, spec: StudySpec, recorded: Iterable[tuple[str, Journal]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._objectives, self._options, self._epochs = spec.objectives, spec.scheduler, spec.search.epochs
         self._costs: dict[int, dict[str, tuple[float, ...]]] = {}  # by epochs done and label
         for label, journal in recorded:
