@@ -207,9 +207,8 @@ def said(decision: Mapping[str, Any]) -> str:
 
 
 def _listed(values: Mapping[str, Scalar]) -> str:
-    return ", ".join(
-        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in values.items()
-    )
+    texts = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def ask(study: Study, kind: RequestKind, **facts: Any) -> dict[str, Any]:

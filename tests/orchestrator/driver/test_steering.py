@@ -52,7 +52,7 @@ FORK = ("trial", "fork", "steered", 0, "--epoch")
 )
 def test_settings_nearby_stay_in_the_range(entry: dict[str, Any], value: Any, up: Any, down: Any) -> None:
     sweep = {"penalty.strength": SweepEntry.from_data(entry), "seed": SweepEntry.from_data({"int": [0, 9]})}
-    found = [explored(sweep, {"penalty.strength": value, "seed": 3}, lambda: draw) for draw in (0.0, 0.9)]
+    found = [explored(sweep, {"penalty.strength": value, "seed": 3}, iter(draws).__next__) for draws in ([0.0], [0.9])]
     assert [list(settings) for settings in found] == [["penalty.strength"]] * 2, "the seed is the parent's"
     assert [settings["penalty.strength"] for settings in found] == [pytest.approx(up), pytest.approx(down)]
 
