@@ -59,7 +59,7 @@ def trials_chart(study: StudyRecord) -> Chart:
 
 
 def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
-    """All trials, or those of a preset, with filter and sort; two to four that are chosen can be compared."""
+    """All trials, or those of a preset, with filter and sort; those that are chosen can be compared."""
     if not study.trials:
         return message("No trial yet", "The first search has not reported an epoch.")
     tests, columns = tests_by_trial(study.retrainings), _columns(study)
@@ -87,7 +87,7 @@ def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component
         "Compare the chosen trials", id="compare-chosen", type="button", disabled=True,
         **{"data-study": study.overview.name, "aria-describedby": "compare-hint"},
     )  # fmt: skip
-    hint = html.Span("Choose two to four with the boxes at the left.", id="compare-hint", className="note")
+    hint = html.Span("Choose two or more with the boxes at the left.", id="compare-hint", className="note")
     return html.Section(
         [
             html.Div(
@@ -138,8 +138,8 @@ def _columns(study: StudyRecord) -> list[_Column]:
         *results[:3],
         *(swept(place, key) for place, key in enumerate(_swept(study))),
         *results[3:],
-        _Column(key="edges", heading="edges left", width=90, value=_edges,
-                text=lambda trial: shown_number(_edges(trial))),
+        _Column(key="edges", heading="edges left", width=90, value=edges_left,
+                text=lambda trial: shown_number(edges_left(trial))),
         _Column(key="epochs", heading="epochs", width=90, value=lambda trial: float(trial.run.num_epochs),
                 text=lambda trial: str(trial.run.num_epochs)),
         _Column(key="state", heading="state", width=104, value=lambda trial: trial.run.state),
@@ -229,7 +229,8 @@ def _in_percent(metric: str, value: float | None) -> float | None:
     return value if value is None or is_count else 100 * value
 
 
-def _edges(trial: Trial) -> float | None:
+def edges_left(trial: Trial) -> float | None:
+    """Edges that the cells of a trial still have; None before its first epoch."""
     metrics = trial.run.metrics
     return metrics["edges_normal"] + metrics.get("edges_reduce", 0.0) if "edges_normal" in metrics else None
 

@@ -1,5 +1,6 @@
 """Views of every address over generated studies, and what the callback makes of them."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_store_without_studies_says_how_to_begin():
     assert view.is_live
     assert "No study yet" in words(plain(view))
     assert "snas study run studies/quickstart.yaml" in words(plain(view))
-    assert "Choose two to four" in words(plain(render(MemoryStore(), "/compare", "", "light")))
+    assert "Choose two or more" in words(plain(render(MemoryStore(), "/compare", "", "light")))
 
 
 def test_studies_say_how_far_they_are(store):
@@ -176,6 +177,37 @@ def test_compare_shows_distances_differences_and_claims(store):
     assert "(a) the snas child keeps the supernet's accuracy" in said
     assert view.charts[0].key == "compare-supernet-val-accuracy"
     assert props(plain(view), "className").count("side-by-side of-2") == 1  # the second 0 is the first
+
+
+def test_compare_draws_how_the_cells_differ(store):
+    record = store.study(_STUDY)
+    first, second, third = (trial.run.run_id for trial in record.trials[:3])
+    view = _render(store, f"/compare?trial={_STUDY}:0&trial={_STUDY}:1&trial={_STUDY}:2")
+    drawn = [source for source in props(plain(view), "src") if source.startswith("/difference")]
+    client = create_app(store).server.test_client()
+    for source, other in zip(drawn, (second, third), strict=True):
+        answer = client.get(source)
+        assert (answer.status_code, answer.mimetype) == (200, "image/svg+xml")
+        mine, theirs = (
+            store.genotype(store.study(_STUDY).trials[place].run) for place in (0, (second, third).index(other) + 1)
+        )
+        both = sum((Counter(mine.normal) & Counter(theirs.normal)).values())
+        assert f"{both} edge" in answer.text
+    missing = client.get(f"/difference/{_STUDY}/{first}?other_study={_STUDY}&other=nonsense")
+    assert (missing.status_code, missing.text) == (404, f"study {_STUDY} has no run nonsense\n")
+
+
+def test_compare_shows_more_than_four_trials_as_a_table(store):
+    record = store.study(_STUDY)
+    chosen = "&".join(f"trial={_STUDY}:{number}" for number in range(6))
+    tree = plain(_render(store, f"/compare?{chosen}"))
+    assert "side-by-side" not in " ".join(props(tree, "className"))
+    said = words(tree)
+    assert "6 trials, with the settings in which they differ" in said
+    for trial in record.trials[:6]:
+        assert f"{trial.title} " in said
+        assert shown_metric("child_madds", trial.run.metrics["child_madds"]) in said
+        assert f" {trial.eta:.3g} " in said
 
 
 def test_curves_offer_an_optional_metric_only_where_a_chosen_search_has_it(store, study):

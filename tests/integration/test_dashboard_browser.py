@@ -378,6 +378,39 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     assert set(names) == {key for key, value in first.values.items() if value != second.values[key]}
 
 
+def test_difference_of_two_cells_is_drawn_and_more_than_four_trials_are_a_table(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["compare"], "compare")
+    drawn = visit.page.get_by_role("img", name="Cells of trial 0 and trial 1 in one drawing")
+    assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    visit.open("/compare?" + "&".join(f"trial={NAME}:{number}" for number in range(6)), "compare")
+    rows = visit.page.get_by_role("table", name="Trials compared").locator("tbody tr")
+    expect(rows).to_have_count(6)
+    expect(rows.nth(0)).to_contain_text(shown_metric("child_madds", done.study.trials()[0].metrics["child_madds"]))
+    assert visit.page.locator("iframe.player").count() == 0
+
+
+def test_line_of_the_search_that_is_pointed_at_is_heavy(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["curves"], "curves")
+    graph = visit.page.locator("#chart-many-curves .js-plotly-plot")
+    heavy = "graph => graph.data.filter(trace => trace.meta === 'pointed').map(trace => [...trace.y])"
+    assert graph.evaluate(heavy) == []
+    errors = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(0).epochs]
+    place = """(graph, [x, y]) => {
+        const { xaxis, yaxis } = graph._fullLayout, box = graph.getBoundingClientRect();
+        return [box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y)];
+    }"""
+    visit.page.mouse.move(*graph.evaluate(place, [EPOCHS // 2, errors[EPOCHS // 2]]), steps=3)
+    label = visit.page.locator(".hoverlayer .hovertext")
+    expect(label).to_contain_text("trial")
+    number = int((label.text_content() or "").split("trial ")[1].split(",")[0])
+    wanted = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(number).epochs]
+    (drawn,) = graph.evaluate(heavy)
+    assert drawn == pytest.approx(wanted, rel=1e-5)
+    visit.page.mouse.move(2, 2)
+    expect(label).to_have_count(0)
+    assert graph.evaluate(heavy) == [[]]
+
+
 def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked) -> None:
     page, keys = visit.page, visit.page.keyboard
     visit.open(f"/compare?study={NAME}", "compare")
