@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from flask import Response, request
 
 from dashboards.charts.theme import THEMES
-from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError, StudyNotFoundError
 from dashboards.memory import keep_memory_small
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
@@ -35,6 +35,7 @@ HOST = "127.0.0.1"
 _LOG = logging.getLogger(__name__)
 _POLL_MS = 3000
 _THREADS = 8
+_NOT_FOUND = "Not found"
 
 #: What pages may load: their own files. Dash and Plotly put styles and a small script into the page.
 _PAGE_POLICY = (
@@ -121,8 +122,10 @@ def render(store: Store, path: str, search: str, theme: str) -> View:
     try:
         asked = Request(path=parts, query=parse_query(search), theme=chosen, location=store.location)
         return _page(parts)(store, asked)
+    except StudyNotFoundError as error:  # one may open the page before the study begins
+        return _failed(_NOT_FOUND, f"{error}. This page looks again every few seconds.", is_live=True)
     except NotFoundError as error:
-        return _failed("Not found", str(error), is_live=False)
+        return _failed(_NOT_FOUND, str(error), is_live=False)
     except StoreAwayError as error:
         text = f"{error} This page tries again every few seconds."
         return _failed("The MLflow store cannot be reached", text, is_live=True)
@@ -313,7 +316,7 @@ def _add_files(app: Dash, store: Store) -> None:
     def csv(_: str) -> Response:
         view = render(store, _asked_path(), request.query_string.decode(errors="replace"), "light")
         if view.name == "error":
-            return _text(f"{view.title}: {view.version}", 503 if view.is_live else 404)
+            return _text(f"{view.title}: {view.version}", 503 if view.is_live and view.title != _NOT_FOUND else 404)
         wanted = request.args.get("chart", "")
         for chart in view.charts:
             if chart.key == wanted and chart.columns:

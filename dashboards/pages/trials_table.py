@@ -25,7 +25,9 @@ _METRICS = ("child_val_error", "child_madds", "child_params", "discretization_ga
 _HIDDEN = ("supernet_val_accuracy", "edges", "epochs", "reason")
 #: Whose filter begins with "at least", since more is better; all others begin with "at most".
 _AT_LEAST = ("supernet_val_accuracy",)
-_ROWS: Mapping[str, str] = {"all": "all", "front": "front", "retrained": "retrained", "failed": "failed or collapsed"}
+_ROWS: Mapping[str, str] = {
+    "all": "all", "front": "front", "retrained": "retrained", "failed": "failed or collapsed", "starred": "starred",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +174,7 @@ def _row(study: StudyRecord, trial: Trial, columns: list[_Column]) -> dict[str, 
         "trial": trial.number,
         "href": trial_address(study.overview.name, trial.number, trial.run.run_id),
         "run": trial.run.run_id,
-        "label": trial.title,
+        "label": trial.title + " ★" * trial.is_starred,
         "shown": {},
     }
     for column in columns:
@@ -199,6 +201,7 @@ def _is_in(trial: Trial, preset: str, tests: Mapping[int, RetrainedCell]) -> boo
         "front": trial.on_front,
         "retrained": trial.number in tests,
         "failed": trial.run.state in ("failed", "collapsed"),
+        "starred": trial.is_starred,
     }[preset]
 
 

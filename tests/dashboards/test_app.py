@@ -7,7 +7,7 @@ import pytest
 
 from dashboards.app import create_app, render
 from dashboards.charts.theme import THEMES
-from dashboards.formatting import shown_metric
+from dashboards.formatting import duration, shown_metric
 from tests.dashboards.generated import HOSTILE, generated_study
 from tests.dashboards.memory_store import MemoryStore
 from tests.dashboards.tree import components, plain, props, words
@@ -82,7 +82,7 @@ def test_every_address_has_its_view(store, address, theme):
 )
 def test_what_is_not_there_is_said(store, address, said):
     view = _render(store, address)
-    assert (view.name, view.is_live) == ("error", False)
+    assert (view.name, view.is_live) == ("error", said.startswith("there is no study")), "a study may begin"
     tree = plain(view)
     assert said in " ".join(words(tree).split())
     assert "/" in props(tree, "href")  # a way back
@@ -115,6 +115,28 @@ def test_studies_say_how_far_they_are(store):
     assert "retrained 9 of 9" in said
     assert "2 h 20 min" in said  # 4200 s for each of two
     assert not render(MemoryStore([generated_study(trials=2, epochs=2)]), "/", "", "light").is_live
+
+
+def test_a_live_study_says_how_far_its_runs_are_and_how_long_they_will_take(store):
+    live = generated_study("live", trials=10, epochs=4, running=2)
+    said = " ".join(words(plain(render(MemoryStore([live]), "/study/live", "", "light"))).split())
+    run = live.record().trials[9].run
+    left = duration((run.last_report_s - run.start_s) / 2 * 2)  # 2 of 4 epochs are over
+    accuracy = shown_metric("val_accuracy", run.metrics["child_val_accuracy"])
+    assert "2 runs at work" in said
+    assert f"trial 9 epoch 2 of 4 {accuracy} " in said
+    assert f"about {left}" in said
+    assert "at work" not in words(plain(_render(store, f"/study/{_STUDY}")))
+
+
+def test_a_page_opened_before_its_study_exists_looks_again_and_downloads_are_not_found(store):
+    store.studies, known = (), store.studies
+    view = _render(store, f"/study/{_STUDY}")
+    assert view.is_live
+    assert "This page looks again" in words(plain(view))
+    assert create_app(store).server.test_client().get(f"/csv/study/{_STUDY}?chart=front").status_code == 404
+    store.studies = known
+    assert _render(store, f"/study/{_STUDY}").name == "study"
 
 
 def test_a_live_study_is_live_and_its_version_moves():
@@ -155,6 +177,15 @@ def test_a_broken_history_of_a_retraining_is_a_message(store):
     store.broken = frozenset({label})
     said = words(plain(render(store, f"/study/{_STUDY}/retrain", "", "light")))
     assert f"history.parquet of run {label} must be a history" in said
+
+
+def test_table_of_trials_shows_the_starred_ones(store, study):
+    page = f"/study/{_STUDY}?rows=starred"
+    assert props(plain(_render(store, page)), "rowData") == [[]]
+    runs = [replace(run, tags={**run.tags, "snas.star": "true"}) if run.label == "trial-0004" else run
+            for run in study.runs]  # fmt: skip
+    (rows,) = props(plain(_render(MemoryStore([replace(study, runs=runs)]), page)), "rowData")
+    assert [row["label"] for row in rows] == ["trial 4 ★"]
 
 
 def test_a_trial_without_files_says_so(store):

@@ -141,7 +141,12 @@ def visit(new_visit: Callable[..., Visit]) -> Visit:
 # --- a study that runs
 
 
-def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked: Tracked) -> None:
+def test_page_of_an_empty_store_shows_the_study_as_it_runs(
+    visit: Visit, new_visit: Callable[..., Visit], tracked: Tracked
+) -> None:
+    early = new_visit()
+    early.open(VIEWS["study"], "error")  # a page of the study before it exists
+    expect(early.page.get_by_text("This page looks again")).to_be_visible()
     visit.open("/", "studies")
     expect(visit.page.get_by_text("No study yet")).to_be_visible()
     visit.mark()
@@ -163,9 +168,15 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
     for number in (3, 5):
         with tracked.process.held(number):
             tracked.process.wait_until(lambda: sorted(visit.column("epochs")) == sorted(reported()))
+            at_work = visit.page.get_by_role("table", name="Runs at work").locator("tbody tr")
+            for trial in (0, 1):
+                row = at_work.filter(has=visit.page.get_by_role("link", name=f"trial {trial}"))
+                expect(row).to_contain_text(f"epoch {reported()[trial]} of {EPOCHS}")
+                expect(row).to_contain_text("about")
     expect(visit.page.get_by_label("state Filter Input")).to_have_value("run")
     assert abs(visit.page.evaluate(place) - before) < 2, "what the reader looks at stays where it is"
     assert visit.is_marked
+    early.shows("study", VIEWS["study"])  # it found the study by itself
 
 
 def test_frame_of_a_live_trial_is_loaded_anew_only_when_there_is_more(visit: Visit, done: Tracked) -> None:
@@ -354,6 +365,19 @@ def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("button", name="reason", exact=True).click()
     expect(page.locator("#trials").get_by_role("columnheader", name="reason")).to_be_attached()
+
+
+def test_table_shows_the_trials_that_have_a_star(visit: Visit, done: Tracked) -> None:
+    visit.open(f"{VIEWS['study']}?rows=starred", "study")
+    assert visit.column("trial") == []
+    done.client.set_tag(done.run_id("trial-0001"), "snas.star", "true")
+    links = visit.page.locator("#trials").get_by_role("link", name="trial 1 ★")
+    for _ in range(10):  # a study that is over is not looked at again by itself
+        visit.open(f"{VIEWS['study']}?rows=starred", "study")
+        if links.count():
+            break
+        visit.page.wait_for_timeout(1000)
+    expect(links).to_have_count(1)
 
 
 def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
