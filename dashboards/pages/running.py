@@ -26,7 +26,7 @@ def running_runs(study: StudyRecord) -> list[Component]:
     title = f"{counted(len(rows), 'run')} at work" + (f"; {_MOST} of them" if len(rows) > _MOST else "")
     note = "Time left: epochs to go x mean time of an epoch so far, in which a pause of the study counts."
     content = [html.H2(title), table("Runs at work", _COLUMNS, rows[:_MOST]), html.P(note, className="note")]
-    return [html.Section(content, className="card wide")]
+    return [html.Section(content, className="card wide at-work")]
 
 
 def _row(title: Component, run: RunRecord) -> list[Component]:
