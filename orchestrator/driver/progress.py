@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.formatting import duration, metric_name, shown_metric
+from dashboards.formatting import duration, epoch_text, metric_name, shown_metric
 from orchestrator.files.journal import Journal
 
 #: The phase whose units are the trials of a study.
@@ -186,9 +186,9 @@ def _accuracy(journal: Journal) -> float | None:
 
 def _numbers(journal: Journal, epochs: int) -> list[str]:
     if not journal.epochs:
-        return [f"epoch 0/{epochs}", "loading images and kernels"]
+        return [epoch_text(0, epochs), "loading images and kernels"]
     metrics = journal.epochs[-1]["metrics"]
-    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
+    shown = [epoch_text(len(journal.epochs), epochs), f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
     if "child_madds" in metrics:
         shown += [
             f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",
