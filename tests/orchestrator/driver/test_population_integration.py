@@ -46,6 +46,7 @@ def test_worse_trials_are_replaced_by_forks_of_better_ones_across_a_kill(tmp_pat
     assert len(trials) == 4 + len(forks())
     replaced = {fork["of"] for fork in forks()}
     assert [trials[number].state for number in sorted(replaced)] == ["stopped"] * len(forks()), "each once"
+    stored = study.optuna_study.get_trials(deepcopy=False)
     parents = {number: parent for number in trials if (parent := study.parent(number)) is not None}
     assert len(parents) == len(forks())
     for number, parent in parents.items():
@@ -53,7 +54,7 @@ def test_worse_trials_are_replaced_by_forks_of_better_ones_across_a_kill(tmp_pat
         assert len(child) >= parent.epoch
         for one, other in zip(child[: parent.epoch], whole, strict=False):
             assert without_clocks(one) == without_clocks(other)
-        eta, of_parent = (trials[n].params["penalty.strength"] for n in (number, parent.trial))
+        eta, of_parent = (stored[n].params["penalty.strength"] for n in (number, parent.trial))
         assert eta / of_parent == pytest.approx(1.25) or eta / of_parent == pytest.approx(0.8)
     assert process.doctor().code == 0, process.doctor().said
 
