@@ -14,7 +14,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html,
 from flask import Response, request
 
 from dashboards.charts.theme import THEMES
-from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, DashboardError, NotFoundError, StoreAwayError, StudyNotFoundError
 from dashboards.memory import keep_memory_small
 from dashboards.pages.compare import compare_view
 from dashboards.pages.curves import curves_view
@@ -23,8 +23,8 @@ from dashboards.pages.retrain import retrain_view
 from dashboards.pages.studies import studies_view
 from dashboards.pages.study import study_view
 from dashboards.pages.trial import trial_view
-from dashboards.pages.view import Request, View, parse_query
-from dashboards.pictures.cell_svg import small_cells_svg
+from dashboards.pages.view import Request, View, address, parse_query
+from dashboards.pictures.cell_svg import cell_difference_svg, small_cells_svg
 from dashboards.player.page import render_player
 from dashboards.ports import port_error
 from dashboards.records import RunRecord
@@ -35,6 +35,7 @@ HOST = "127.0.0.1"
 _LOG = logging.getLogger(__name__)
 _POLL_MS = 3000
 _THREADS = 8
+_NOT_FOUND = "Not found"
 
 #: What pages may load: their own files. Dash and Plotly put styles and a small script into the page.
 _PAGE_POLICY = (
@@ -121,8 +122,10 @@ def render(store: Store, path: str, search: str, theme: str) -> View:
     try:
         asked = Request(path=parts, query=parse_query(search), theme=chosen, location=store.location)
         return _page(parts)(store, asked)
+    except StudyNotFoundError as error:  # one may open the page before the study begins
+        return _failed(_NOT_FOUND, f"{error}. This page looks again every few seconds.", is_live=True)
     except NotFoundError as error:
-        return _failed("Not found", str(error), is_live=False)
+        return _failed(_NOT_FOUND, str(error), is_live=False)
     except StoreAwayError as error:
         text = f"{error} This page tries again every few seconds."
         return _failed("The MLflow store cannot be reached", text, is_live=True)
@@ -245,10 +248,10 @@ def _add_callback(app: Dash, store: Store) -> None:
         app.clientside_callback(in_browser[name], target, source, prevent_initial_call=True)
 
 
-def _asked_cell(store: Store) -> Genotype | Response:
-    """The cell of the run that is asked for, or the answer that says why there is none."""
+def _asked_cell(store: Store, path: str) -> Genotype | Response:
+    """The cell of the run at an address STUDY/RUN, still quoted, or the answer that says why there is none."""
     try:
-        cell = store.genotype(_run(store, _asked_path()))
+        cell = store.genotype(_run(store, path))
     except DashboardError as error:
         return _text(str(error), 503 if isinstance(error, StoreAwayError) else 404)
     return _text("this run has no genotype yet", 404) if cell is None else cell
@@ -280,25 +283,40 @@ def _add_files(app: Dash, store: Store) -> None:
 
     @server.get("/genotype/<path:_>")  # type: ignore[untyped-decorator]
     def genotype(_: str) -> Response:
-        cell = _asked_cell(store)
+        cell = _asked_cell(store, _asked_path())
         if isinstance(cell, Response):
             return cell
         return Response(cell.to_json(), mimetype="application/json")
 
     @server.get("/cells/<path:_>")  # type: ignore[untyped-decorator]
     def cells(_: str) -> Response:
-        cell = _asked_cell(store)
+        cell = _asked_cell(store, _asked_path())
         if isinstance(cell, Response):
             return cell
         theme = THEMES["dark" if request.args.get("theme") == "dark" else "light"]
         picture = small_cells_svg(cell, ink=theme.ink, muted=theme.muted, ground=theme.surface)
         return Response(picture, mimetype="image/svg+xml", headers={"Cache-Control": "max-age=3600"})
 
+    @server.get("/difference/<path:_>")  # type: ignore[untyped-decorator]
+    def difference(_: str) -> Response:
+        cell = _asked_cell(store, _asked_path())
+        other = _asked_cell(store, address(request.args.get("other_study", ""), request.args.get("other", "")))
+        if isinstance(cell, Response):
+            return cell
+        if isinstance(other, Response):
+            return other
+        if bool(cell.layers) is not bool(other.layers):
+            return _text("a chain of layers and cells cannot be drawn in one", 404)
+        theme = THEMES["dark" if request.args.get("theme") == "dark" else "light"]
+        ink, muted, ground, colours = theme.ink, theme.muted, theme.surface, theme.categories[:2]
+        picture = cell_difference_svg(cell, other, ink=ink, muted=muted, ground=ground, colours=colours)
+        return Response(picture, mimetype="image/svg+xml", headers={"Cache-Control": "max-age=3600"})
+
     @server.get("/csv/<path:_>")  # type: ignore[untyped-decorator]
     def csv(_: str) -> Response:
         view = render(store, _asked_path(), request.query_string.decode(errors="replace"), "light")
         if view.name == "error":
-            return _text(f"{view.title}: {view.version}", 503 if view.is_live else 404)
+            return _text(f"{view.title}: {view.version}", 503 if view.is_live and view.title != _NOT_FOUND else 404)
         wanted = request.args.get("chart", "")
         for chart in view.charts:
             if chart.key == wanted and chart.columns:

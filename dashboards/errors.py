@@ -15,6 +15,10 @@ class NotFoundError(DashboardError):
     """There is no study, trial or run of this name."""
 
 
+class StudyNotFoundError(NotFoundError):
+    """There is no study of this name; one may begin."""
+
+
 class BrokenArtifactError(DashboardError):
     """A file of a run is not what it must be, such as a genotype that is not valid."""
 

@@ -152,6 +152,11 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
+def epoch_text(done: int, planned: int | None) -> str:
+    """How far a run is: epochs that are over, and how many it was asked for."""
+    return f"epoch {done} of {MISSING if planned is None else planned}"
+
+
 def moment(unix_s: float | None) -> str:
     """A point in time, UTC."""
     return MISSING if unix_s is None else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")

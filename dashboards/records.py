@@ -63,6 +63,19 @@ class RunRecord:
         return by_status.get(self.status, "running")
 
     @property
+    def planned_epochs(self) -> int | None:
+        """Epochs that a search or retraining was asked for."""
+        epochs = _number(self.params.get("epochs"))
+        return None if epochs is None else int(epochs)
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Epochs to go x mean seconds of an epoch since it began; None before the first, or if it does not run."""
+        if self.state != "running" or not self.num_epochs or self.last_report_s is None or self.planned_epochs is None:
+            return None
+        return max(0, self.planned_epochs - self.num_epochs) * (self.last_report_s - self.start_s) / self.num_epochs
+
+    @property
     def reason(self) -> str:
         """Why it ended early; empty if it did not."""
         return self.tags.get("snas.reason", "")
@@ -128,6 +141,11 @@ class Trial:
         return self.run.state == "collapsed" or 0 in edges
 
     @property
+    def is_starred(self) -> bool:
+        """Whether somebody gave it a star (`snas trial star`)."""
+        return "snas.star" in self.run.tags
+
+    @property
     def title(self) -> str:
         """How people call it."""
         return self.run.label if self.number is None else f"trial {self.number}"
@@ -159,8 +177,7 @@ class Trial:
     @property
     def planned_epochs(self) -> int | None:
         """Epochs that the search was asked for."""
-        epochs = _number(self.run.params.get("epochs"))
-        return None if epochs is None else int(epochs)
+        return self.run.planned_epochs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,11 +59,36 @@
     });
   }
 
+  /* The line of the search that is pointed at is drawn once more, heavy and on top: its trace holds other searches, too. */
+  function highlighting(graph) {
+    let shown = null;
+    const place = () => graph.data.findIndex((trace) => trace.meta === "pointed");
+    const point = (number, source) => {
+      if (number === shown && (number === null || place() >= 0)) return;
+      shown = number;
+      const own = source ? source.x.map((_, i) => i).filter((i) => source.customdata[i] === number) : [];
+      const [x, y] = source ? [own.map((i) => source.x[i]), own.map((i) => source.y[i])] : [[], []];
+      const line = { width: 5, color: source ? source.line.color : undefined, dash: source ? source.line.dash : undefined };
+      if (place() >= 0) plotly.restyle(graph, { x: [x], y: [y], line: [line] }, [place()]);
+      else plotly.addTraces(graph, { type: "scatter", mode: "lines", x, y, line, meta: "pointed", hoverinfo: "skip", showlegend: false });
+    };
+    graph.on("plotly_hover", ({ points: [{ customdata, data }] }) => {
+      if (typeof customdata === "number") point(customdata, data);
+    });
+    graph.on("plotly_unhover", () => point(null, null));
+    return point;
+  }
+
   function deferring(plotly) {
+    const draw = async (graph, ...figure) => {
+      await plotly.react(graph, ...figure);
+      if (graph.closest("#chart-many-curves") && !graph.snasHover) graph.snasHover = highlighting(graph);
+      return graph;
+    };
     const react = (graph, ...figure) => {
-      if (graph.querySelector(".main-svg") || isNear(graph)) return plotly.react(graph, ...figure);
+      if (graph.querySelector(".main-svg") || isNear(graph)) return draw(graph, ...figure);
       return new Promise((resolve) => {
-        deferred.set(graph, () => resolve(graph.isConnected ? plotly.react(graph, ...figure) : graph));
+        deferred.set(graph, () => resolve(graph.isConnected ? draw(graph, ...figure) : graph));
         nearness.observe(graph);
       });
     };
@@ -173,6 +198,7 @@
     }
   }
 
+  const MOST_COMPARED = 40;
   let lastAddress = null;
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     snas: {
@@ -207,7 +233,7 @@
       chosen(names) {
         const query = new URLSearchParams(window.location.search);
         const before = query.getAll("trial");
-        const wanted = (names || []).slice(0, 4);
+        const wanted = (names || []).slice(0, MOST_COMPARED);
         if (before.join("\n") === wanted.join("\n")) return window.dash_clientside.no_update;
         query.delete("trial");
         wanted.forEach((name) => query.append("trial", name));
@@ -219,7 +245,7 @@
       },
       selected(rows) {
         window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
-        return window.snasSelected.length < 2 || window.snasSelected.length > 4;
+        return window.snasSelected.length < 2 || window.snasSelected.length > MOST_COMPARED;
       },
     },
   });

@@ -15,7 +15,7 @@ from typing import TypeVar
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 
-from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, StoreAwayError, StudyNotFoundError
 from dashboards.history import History, read_curves, read_history
 from dashboards.mlflow_store.artifact_cache import ArtifactCache
 from dashboards.mlflow_store.databases import current_address, experiment_fault
@@ -99,7 +99,7 @@ class MlflowStore:
                 raise
             listing, notice = known, f"This is what was known before: {error}."
         if not listing.records:
-            raise NotFoundError(f"there is no study `{name}` in {self.location}: it has no runs of searches")
+            raise StudyNotFoundError(f"there is no study `{name}` in {self.location}: it has no runs of searches")
         as_of_s, state = listing.as_of_s or time.time(), (listing.changes, notice)
         known_record = self._records.get(name)
         if known_record is None or known_record[0] != state:
@@ -239,7 +239,7 @@ class MlflowStore:
             return known[1]
         try:
             line = self.study(name).overview
-        except NotFoundError:  # deleted since
+        except StudyNotFoundError:  # deleted since
             return overview(name, parent)
         if parent.status != "RUNNING":
             self._old[name] = parent, line
@@ -252,7 +252,7 @@ class MlflowStore:
             return known
         experiment = self._access.ask(lambda client: client.get_experiment_by_name(name))
         if experiment is None or experiment.lifecycle_stage != "active":
-            raise NotFoundError(self._unknown(name, experiment))
+            raise StudyNotFoundError(self._unknown(name, experiment))
         with self._lock:
             known = self._listings.get(name)
             if known is None or known.experiment_id != experiment.experiment_id:

@@ -1,4 +1,4 @@
-"""Two to four trials side by side; two strategies held against the claims of the paper."""
+"""Two to four trials side by side, more as a table; two strategies held against the claims of the paper."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import partial
 from dash import dcc, html
 
 from dashboards.analysis.claims import claims, searches_of
-from dashboards.analysis.importance import differing_params, edit_distance
 from dashboards.analysis.retrained import said_test, tested_cell
 from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import compared_curves
 from dashboards.errors import NotFoundError
-from dashboards.formatting import MISSING, metric_name, shown_metric
+from dashboards.formatting import metric_name, shown_metric
 from dashboards.history import History
 from dashboards.pages.asked import asked
+from dashboards.pages.compared import cell_differences, distances, results_table, setting_differences
 from dashboards.pages.parts import (
     badge,
     chart_card,
@@ -35,7 +35,8 @@ from dashboards.store import Store
 from search_core.space.genotype import Genotype
 
 _CURVES = ("supernet_val_accuracy", "child_val_accuracy", "entropy_normal", "temperature")
-_MOST = 4
+_SIDE_BY_SIDE = 4  # more are a table
+_MOST = 40  # an address has at most fifty options
 _MOST_STUDIES = 5
 _RUN_ID = 16  # so long is no number of a trial, but the id of a run
 _MOST_OPTIONS = 2000
@@ -56,10 +57,12 @@ def compare_view(store: Store, request: Request) -> View:
     body += [notice for study in studies.values() for notice in notices(study)]
     body.append(_picker(studies, names, store))
     charts: tuple[Chart, ...] = ()
-    if len(trials) >= 2:
+    if len(trials) > _SIDE_BY_SIDE:
+        body.append(results_table(dict(zip(_names(trials), trials, strict=True)), studies))
+    elif len(trials) >= 2:
         charts = _add_trials(body, store, trials, studies, request)
     else:
-        body.append(message("Choose two to four trials", "Here, or with the boxes in a study's table of trials."))
+        body.append(message("Choose two or more trials", "Here, or with the boxes in a study's table of trials."))
     body += _strategies(store, studies, request)
     return View(
         name="compare",
@@ -92,7 +95,7 @@ def _picker(studies: Mapping[str, StudyRecord], names: Sequence[str], store: Sto
     ]
     return html.Div(
         [
-            html.Label("Trials to compare, two to four", htmlFor="compare-picker"),
+            html.Label("Trials to compare: up to four side by side, more as a table", htmlFor="compare-picker"),
             dcc.Dropdown(id="compare-picker", options=options[:_MOST_OPTIONS], value=list(names), multi=True),
         ],
         className="card wide picker",
@@ -117,9 +120,7 @@ def _add_trials(
     request: Request,
 ) -> tuple[Chart, ...]:
     """Cells, facts, curves, distances and differences of the chosen trials."""
-    names = [f"{trial.run.study} {trial.title}" for trial in trials]
-    if len({trial.run.study for trial in trials}) == 1:
-        names = [trial.title for trial in trials]
+    names = _names(trials)
     histories: dict[str, History] = {}
     genotypes: dict[str, Genotype] = {}
     for name, trial in zip(names, trials, strict=True):
@@ -132,10 +133,17 @@ def _add_trials(
     body.append(html.Div([_column(studies[trial.run.study], name, trial, histories.get(name), request)
                            for name, trial in zip(names, trials, strict=True)],
                          className=f"side-by-side of-{len(trials)}"))  # fmt: skip
+    body += cell_differences(dict(zip(names, trials, strict=True)), genotypes, request)
     charts = tuple(compared_curves(histories, metric, request.theme) for metric in _CURVES)
     body.append(html.Div([chart_card(chart, request) for chart in charts], className="cards"))
-    body.append(html.Div([_distances(genotypes), _differences(names, trials)], className="cards"))
+    body.append(html.Div([distances(genotypes), setting_differences(names, trials)], className="cards"))
     return charts
+
+
+def _names(trials: Sequence[Trial]) -> list[str]:
+    """What trials are called here: with their study if there are several."""
+    is_one_study = len({trial.run.study for trial in trials}) == 1
+    return [trial.title if is_one_study else f"{trial.run.study} {trial.title}" for trial in trials]
 
 
 def _column(study: StudyRecord, name: str, trial: Trial, history: History | None, request: Request) -> Component:
@@ -147,32 +155,6 @@ def _column(study: StudyRecord, name: str, trial: Trial, history: History | None
         [html.H2(link(name, href=href)), player_frame(trial, history, request, compact=True), facts(entries)],
         className="card",
     )
-
-
-def _distances(genotypes: Mapping[str, Genotype]) -> Component:
-    """How many edges must change to make one cell the other."""
-    title = "Edit distance between the genotypes"
-    if len(genotypes) < 2:
-        return html.Section([html.H2(title), html.P("Fewer than two genotypes are written yet.")], className="card")
-    rows = [
-        [name, *(str(edit_distance(mine, other)) for other in genotypes.values())] for name, mine in genotypes.items()
-    ]
-    note = "Edges to add, drop or give another operation, over both cells."
-    return html.Section(
-        [html.H2(title), table(title, ("", *genotypes), rows), html.P(note, className="note")], className="card"
-    )
-
-
-def _differences(names: Sequence[str], trials: Sequence[Trial]) -> Component:
-    differing = differing_params([trial.run.params for trial in trials])
-    rows = [
-        [key, *(MISSING if value is None else html.Code(value) for value in values)]
-        for key, values in differing.items()
-    ]
-    content: Component = html.P("All settings are the same.")
-    if rows:
-        content = table("Settings that differ", ("setting", *names), rows)
-    return html.Section([html.H2("Differences in configuration"), content], className="card")
 
 
 def _strategies(store: Store, studies: Mapping[str, StudyRecord], request: Request) -> list[Component]:

@@ -37,6 +37,7 @@ from dashboards.pages.parts import (
     trail,
     trial_address,
 )
+from dashboards.pages.running import running_runs
 from dashboards.pages.trials_table import trials_chart, trials_grid
 from dashboards.pages.view import Component, Request, View
 from dashboards.records import StudyRecord
@@ -86,6 +87,7 @@ def study_view(store: Store, request: Request) -> View:
         *above,
         slot([] if answer is None else [answer_card(study, answer, request)]),
         numbers,
+        slot(running_runs(study)),
         slot(said),
         html.Div(
             [

@@ -163,7 +163,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
             for text, index in around if 0 <= index < len(numbers)
         ]  # fmt: skip
         links.append(link("compare", href=address("compare", trial=f"{name}:{trial.number}")))
-    said = " on the front" * trial.on_front + " ★" * ("snas.star" in run.tags)
+    said = " on the front" * trial.on_front + " ★" * trial.is_starred
     note = run.tags.get("snas.note")
     noted = [message("Note", note, kind="notice")] if note else []
     reason = [message("Why it ended", run.reason, kind="notice")] if run.reason else []

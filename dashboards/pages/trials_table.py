@@ -25,7 +25,9 @@ _METRICS = ("child_val_error", "child_madds", "child_params", "discretization_ga
 _HIDDEN = ("supernet_val_accuracy", "edges", "epochs", "reason")
 #: Whose filter begins with "at least", since more is better; all others begin with "at most".
 _AT_LEAST = ("supernet_val_accuracy",)
-_ROWS: Mapping[str, str] = {"all": "all", "front": "front", "retrained": "retrained", "failed": "failed or collapsed"}
+_ROWS: Mapping[str, str] = {
+    "all": "all", "front": "front", "retrained": "retrained", "failed": "failed or collapsed", "starred": "starred",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def trials_chart(study: StudyRecord) -> Chart:
 
 
 def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component:
-    """All trials, or those of a preset, with filter and sort; two to four that are chosen can be compared."""
+    """All trials, or those of a preset, with filter and sort; those that are chosen can be compared."""
     if not study.trials:
         return message("No trial yet", "The first search has not reported an epoch.")
     tests, columns = tests_by_trial(study.retrainings), _columns(study)
@@ -87,7 +89,7 @@ def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component
         "Compare the chosen trials", id="compare-chosen", type="button", disabled=True,
         **{"data-study": study.overview.name, "aria-describedby": "compare-hint"},
     )  # fmt: skip
-    hint = html.Span("Choose two to four with the boxes at the left.", id="compare-hint", className="note")
+    hint = html.Span("Choose two or more with the boxes at the left.", id="compare-hint", className="note")
     return html.Section(
         [
             html.Div(
@@ -138,8 +140,8 @@ def _columns(study: StudyRecord) -> list[_Column]:
         *results[:3],
         *(swept(place, key) for place, key in enumerate(_swept(study))),
         *results[3:],
-        _Column(key="edges", heading="edges left", width=90, value=_edges,
-                text=lambda trial: shown_number(_edges(trial))),
+        _Column(key="edges", heading="edges left", width=90, value=edges_left,
+                text=lambda trial: shown_number(edges_left(trial))),
         _Column(key="epochs", heading="epochs", width=90, value=lambda trial: float(trial.run.num_epochs),
                 text=lambda trial: str(trial.run.num_epochs)),
         _Column(key="state", heading="state", width=104, value=lambda trial: trial.run.state),
@@ -172,7 +174,7 @@ def _row(study: StudyRecord, trial: Trial, columns: list[_Column]) -> dict[str, 
         "trial": trial.number,
         "href": trial_address(study.overview.name, trial.number, trial.run.run_id),
         "run": trial.run.run_id,
-        "label": trial.title,
+        "label": trial.title + " ★" * trial.is_starred,
         "shown": {},
     }
     for column in columns:
@@ -199,6 +201,7 @@ def _is_in(trial: Trial, preset: str, tests: Mapping[int, RetrainedCell]) -> boo
         "front": trial.on_front,
         "retrained": trial.number in tests,
         "failed": trial.run.state in ("failed", "collapsed"),
+        "starred": trial.is_starred,
     }[preset]
 
 
@@ -229,7 +232,8 @@ def _in_percent(metric: str, value: float | None) -> float | None:
     return value if value is None or is_count else 100 * value
 
 
-def _edges(trial: Trial) -> float | None:
+def edges_left(trial: Trial) -> float | None:
+    """Edges that the cells of a trial still have; None before its first epoch."""
     metrics = trial.run.metrics
     return metrics["edges_normal"] + metrics.get("edges_reduce", 0.0) if "edges_normal" in metrics else None
 

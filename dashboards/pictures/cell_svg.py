@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from dashboards.pictures.cell_layout import (
@@ -18,7 +20,7 @@ from dashboards.pictures.cell_layout import (
 )
 from dashboards.pictures.cell_style import readable_colour, styles_of
 from search_core.primitives.base import Style
-from search_core.space.genotype import CellType, Genotype
+from search_core.space.genotype import CellType, Edge, Genotype
 
 CELL_NAMES: dict[CellType, str] = {"normal": "Normal cell", "reduce": "Reduction cell"}
 _FONT = "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, 'DejaVu Sans', sans-serif"
@@ -26,6 +28,18 @@ _ENDS = ("c(k\N{MINUS SIGN}2)", "c(k\N{MINUS SIGN}1)", "c(k)")
 _CHAIN_ENDS = ("image", "\N{EN DASH}", "output")
 _HEADING = 10.0
 _TEXT_CONTRAST, _LINE_CONTRAST = 5.0, 3.0
+_DOUBLE_SIZE = 14  # of names where many edges are double
+_OTHER_DASHES = "9 5"  # of what only the other cell has, so that the two differ without colour
+
+
+class _Stroke(NamedTuple):
+    """How an edge and its name are drawn: colours, width of the line, its dashes as of SVG, size of the name."""
+
+    line: str
+    text: str
+    width: float
+    dashes: str = ""
+    size: float = 17
 
 
 def small_cells_svg(genotype: Genotype, *, ink: str, muted: str, ground: str) -> str:
@@ -37,49 +51,113 @@ def small_cells_svg(genotype: Genotype, *, ink: str, muted: str, ground: str) ->
         muted: colour of what only connects.
         ground: colour of the paper, on which all must be read.
     """
-    drawings = [_Drawing(genotype, cell_type, ink, muted, ground) for cell_type in genotype.cell_types]
+    styles = _styles(genotype)
+    drawings = []
+    for kind in genotype.cell_types:
+        strokes = [(edge, _own_stroke(styles[edge.primitive], ground)) for edge in genotype.edges(kind)]
+        drawings.append(_Drawing((genotype,), kind, strokes, _edge_count(len(strokes)), ink, muted, ground))
+    return _stacked(drawings, cells_text(genotype))
+
+
+def cell_difference_svg(
+    first: Genotype, second: Genotype, *, ink: str, muted: str, ground: str, colours: Sequence[str]
+) -> str:
+    """The cells of two genotypes in one drawing: faint what both have, in colour what only one of them has.
+
+    An edge with another operation is there twice, once for each genotype. What only `second` has is dashed.
+
+    Args:
+        first: cells.
+        second: cells of the same kind: both chains of layers, or both not.
+        ink: as of `small_cells_svg`, like `muted` and `ground`.
+        muted: of what both have, too.
+        ground: of the paper.
+        colours: of what only the first has, and of what only the second has, `#RRGGBB`.
+    """
+    lines = [readable_colour(colour, ground, _LINE_CONTRAST) for colour in colours]
+    texts = [readable_colour(colour, ground, _TEXT_CONTRAST) for colour in colours]
+    looks = zip(lines, texts, ("", _OTHER_DASHES), strict=True)
+    own = [_Stroke(line, text, 3.5, dashes, _DOUBLE_SIZE) for line, text, dashes in looks]
+    drawings, said = [], []
+    for kind in first.cell_types:
+        mine, others = Counter(first.edges(kind)), Counter(second.edges(kind))
+        shared, only = mine & others, (mine - others, others - mine)
+        strokes = [(edge, _Stroke(muted, muted, 1.2, "", _DOUBLE_SIZE)) for edge in shared.elements()]
+        strokes += [(edge, stroke) for edges, stroke in zip(only, own, strict=True) for edge in edges.elements()]
+        count = f"{_edge_count(shared.total())} in both"
+        drawings.append(_Drawing((first, second), kind, strokes, count, ink, muted, ground))
+        said.append(
+            f"{_name(first, kind)}: only in the first: {_edges_text(first, only[0].elements())}; "
+            f"only in the second: {_edges_text(second, only[1].elements())}."
+        )
+    return _stacked(drawings, " ".join(said))
+
+
+def _stacked(drawings: Sequence[_Drawing], title: str) -> str:
     parts, top = [], 0.0
     for drawing in drawings:
         parts.append(f'<g transform="translate(0 {top:g})">{drawing.svg()}</g>')
         top += drawing.height
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {top:g}" font-family="{_FONT}" '
-        f'text-anchor="middle" role="img"><title>{escape(cells_text(genotype))}</title>{"".join(parts)}</svg>'
+        f'text-anchor="middle" role="img"><title>{escape(title)}</title>{"".join(parts)}</svg>'
     )
+
+
+def _own_stroke(style: Style, ground: str) -> _Stroke:
+    line, text = (readable_colour(style.colour, ground, contrast) for contrast in (_LINE_CONTRAST, _TEXT_CONTRAST))
+    return _Stroke(line, text, 3, " ".join(f"{1.6 * length:g}" for length in style.dashes))
+
+
+def _edge_count(count: int) -> str:
+    return f"{count} {'edge' if count == 1 else 'edges'}"
 
 
 def cells_text(genotype: Genotype) -> str:
     """Both cells in a sentence each, such as `Normal cell: sep 3x3 from c(k-2) to 0.`"""
-    return " ".join(f"{_name(genotype, kind)}: {_edges_text(genotype, kind)}." for kind in genotype.cell_types)
+    return " ".join(
+        f"{_name(genotype, kind)}: {_edges_text(genotype, genotype.edges(kind))}." for kind in genotype.cell_types
+    )
 
 
 def _name(genotype: Genotype, kind: CellType) -> str:
     return "Chain of layers" if genotype.layers else CELL_NAMES[kind]
 
 
-def _styles(genotype: Genotype) -> dict[str, Style]:
-    return styles_of(edge.primitive for kind in genotype.cell_types for edge in genotype.edges(kind))
+def _styles(*genotypes: Genotype) -> dict[str, Style]:
+    return styles_of(edge.primitive for cells in genotypes for kind in cells.cell_types for edge in cells.edges(kind))
 
 
-def _edges_text(genotype: Genotype, kind: CellType) -> str:
+def _edges_text(genotype: Genotype, edges: Iterable[Edge]) -> str:
     names = {0: "image"} if genotype.layers else {0: "c(k-2)", 1: "c(k-1)"}
     styles = _styles(genotype)
     said = (
         f"{styles[edge.primitive].label} from {names.get(edge.source, edge.source - 2)} to {edge.target - 2}"
-        for edge in genotype.edges(kind)
+        for edge in edges
     )
     return ", ".join(said) or "no edge"
 
 
 class _Drawing:
-    """One cell; y points down here, as in SVG."""
+    """One cell, of one genotype or of two in one; y points down here, as in SVG."""
 
-    def __init__(self, genotype: Genotype, cell_type: CellType, ink: str, muted: str, ground: str) -> None:
-        self._edges, self._concat = genotype.edges(cell_type), genotype.concat(cell_type)
-        pairs = {(0, 2), (1, 2), *((edge.source, edge.target) for edge in self._edges)}  # both inputs have their room
-        self.layout: CellLayout = cell_layout(genotype.num_nodes(cell_type), tuple(sorted(pairs)))
-        self._name, self._styles = _name(genotype, cell_type), _styles(genotype)
-        self._ends = _CHAIN_ENDS if genotype.layers else _ENDS
+    def __init__(
+        self,
+        genotypes: Sequence[Genotype],
+        kind: CellType,
+        strokes: Sequence[tuple[Edge, _Stroke]],
+        count: str,
+        ink: str,
+        muted: str,
+        ground: str,
+    ) -> None:
+        self._strokes, self._count = strokes, count
+        self._concat = sorted({node for genotype in genotypes for node in genotype.concat(kind)})
+        pairs = {(0, 2), (1, 2), *((edge.source, edge.target) for edge, _ in strokes)}  # both inputs have their room
+        num_nodes = max(genotype.num_nodes(kind) for genotype in genotypes)
+        self.layout: CellLayout = cell_layout(num_nodes, tuple(sorted(pairs)))
+        self._name, self._styles = _name(genotypes[0], kind), _styles(*genotypes)
+        self._ends = _CHAIN_ENDS if genotypes[0].layers else _ENDS
         self._ink, self._muted, self._ground = ink, muted, ground
 
     @property
@@ -91,20 +169,19 @@ class _Drawing:
         """Lines, then names, then nodes."""
         lines, names = [self._line(self.layout.concat_route(node), self._muted, 1.5) for node in self._concat], []
         copies: Counter[tuple[int, int]] = Counter()
-        for primitive, source, target in sorted(self._edges, key=lambda edge: edge.source - edge.target):
+        ordered = sorted(self._strokes, key=lambda entry: entry[0].source - entry[0].target)
+        for (primitive, source, target), stroke in ordered:
             route = self.layout.route(source, target, copies[source, target])
             copies[source, target] += 1
-            style = self._styles[primitive]
-            dashes = " ".join(f"{1.6 * length:g}" for length in style.dashes)
-            lines.append(self._line(route, readable_colour(style.colour, self._ground, _LINE_CONTRAST), 3, dashes))
-            colour = readable_colour(style.colour, self._ground, _TEXT_CONTRAST)
-            names.append(self._text(route.label, style.label, 17, colour, is_rimmed=True))
+            lines.append(self._line(route, stroke.line, stroke.width, stroke.dashes))
+            names.append(
+                self._text(route.label, self._styles[primitive].label, stroke.size, stroke.text, rim=0.4 * stroke.size)
+            )
         nodes = [self._node(node) for node in range(2, self.layout.num_nodes + 2)]
         boxes = [self._box(node, end) for node, end in zip((0, 1, self.layout.output), self._ends, strict=True)]
-        count = f"{len(self._edges)} {'edge' if len(self._edges) == 1 else 'edges'}"
         title = (
             f'<text x="22" y="20" font-size="18" text-anchor="start" fill="{self._ink}">{self._name}'
-            f'<tspan fill="{self._muted}">, {count}</tspan></text>'
+            f'<tspan fill="{self._muted}">, {self._count}</tspan></text>'
         )
         return "".join((title, *lines, *names, *nodes, *boxes))
 
@@ -124,11 +201,11 @@ class _Drawing:
             f'<path d="{head}" fill="{colour}"/>'
         )
 
-    def _text(self, at: Point, text: str, size: float, colour: str, *, is_rimmed: bool = False) -> str:
+    def _text(self, at: Point, text: str, size: float, colour: str, *, rim: float = 0) -> str:
         x, y = self._at(at)
-        rim = f' paint-order="stroke" stroke="{self._ground}" stroke-width="7"' if is_rimmed else ""
+        around = f' paint-order="stroke" stroke="{self._ground}" stroke-width="{rim:g}"' if rim else ""
         place = f'x="{x:.1f}" y="{y + 0.35 * size:.1f}"'
-        return f'<text {place} font-size="{size:g}" fill="{colour}"{rim}>{text}</text>'
+        return f'<text {place} font-size="{size:g}" fill="{colour}"{around}>{text}</text>'
 
     def _node(self, node: int) -> str:
         x, y = self._at(self.layout.places[node])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -24,6 +24,9 @@ _FONT = "DejaVu Sans"
 _UNPENALISED = "#7C858C"  # outside the colour scale: zero has no place on a logarithmic one
 _LOG_SPAN = 10.0
 _MAX_CURVE_LABELS = 10
+_LETTER = 0.017  # room of a letter, as a share of the panel's width
+_COVERED = (0.012, 0.025)  # markers nearer than that cover each other, in shares of the panel
+_STEPS = [0.045 * step for step in range(6)]  # how far a label of the front may be moved, in shares of the height
 _LABEL_GAP = 0.045  # least distance of two curve labels, as a share of the panel's height
 
 
@@ -166,13 +169,9 @@ def _draw_front(axes: Axes, trials: Sequence[TrialPoint], scale: _EtaScale) -> N
         )  # fmt: skip
     x, y = [trial.madds / 1e6 for trial in front], [100 * trial.error for trial in front]
     axes.plot(x, y, color=INK, linewidth=1.1, drawstyle="steps-post", zorder=2)
-    for trial, place_x, place_y in zip(front, x, y, strict=True):
-        axes.annotate(
-            str(trial.number), (place_x, place_y), xytext=(-5, -5), textcoords="offset points", ha="right", va="top",
-            fontsize=8.5, color=INK, zorder=5,
-        )  # fmt: skip
     axes.margins(0.1, 0.12)
     _scale_madds(axes, [trial.madds / 1e6 for trial in shown])
+    _label_front(axes, front)
     _label(
         axes,
         "Error against cost of the children; front by trial number",
@@ -181,6 +180,51 @@ def _draw_front(axes: Axes, trials: Sequence[TrialPoint], scale: _EtaScale) -> N
     )
     if not shown:
         axes.text(0.5, 0.5, "no child evaluated yet", transform=axes.transAxes, ha="center", color=MUTED, fontsize=9)
+
+
+def _label_front(axes: Axes, front: Sequence[TrialPoint]) -> None:
+    """Numbers beside the front's points: points that cover each other share a label, labels keep off all others."""
+    axes.get_xlim(), axes.get_ylim()  # they are computed when they are asked for
+    to_shares = axes.transData + axes.transAxes.inverted()
+    at = {trial.number: tuple(to_shares.transform((trial.madds / 1e6, 100 * trial.error))) for trial in front}
+    numbers: dict[tuple[float, float], list[int]] = {}
+    for number, (x, y) in at.items():
+        place = next((p for p in numbers if abs(p[0] - x) < _COVERED[0] and abs(p[1] - y) < _COVERED[1]), (x, y))
+        numbers.setdefault(place, []).append(number)
+    taken = [_Box(x - 0.01, y - 0.02, x + 0.01, y + 0.02) for x, y in at.values()]
+    for (x, y), members in numbers.items():
+        text = ", ".join(map(str, sorted(members)))
+        width = _LETTER * len(text)
+        places = [
+            _Box(x - 0.012 - width, y - 0.022 - down - _LABEL_GAP, x - 0.012, y - 0.022 - down) for down in _STEPS
+        ]
+        places += [_Box(x + 0.012, y + 0.022 + up, x + 0.012 + width, y + 0.022 + up + _LABEL_GAP) for up in _STEPS]
+        free = (box for box in places if box.is_inside and not any(box.meets(other) for other in taken))
+        box = next(free, places[0])
+        taken.append(box)
+        is_near = box.top in (places[0].top, places[len(_STEPS)].top)
+        axes.annotate(
+            text, (x, y), ((box.left + box.right) / 2, (box.low + box.top) / 2),
+            xycoords="axes fraction", textcoords="axes fraction", ha="center", va="center_baseline",
+            fontsize=8.5, color=INK, zorder=5,
+            arrowprops=None if is_near else {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0},
+        )  # fmt: skip
+
+
+class _Box(NamedTuple):
+    """A rectangle in a panel, in shares of its width and height."""
+
+    left: float
+    low: float
+    right: float
+    top: float
+
+    @property
+    def is_inside(self) -> bool:
+        return self.left >= 0 and self.low >= 0 and self.right <= 1 and self.top <= 1
+
+    def meets(self, other: _Box) -> bool:
+        return self.left < other.right and other.left < self.right and self.low < other.top and other.low < self.top
 
 
 def _scale_madds(axes: Axes, madds: Sequence[float]) -> None:

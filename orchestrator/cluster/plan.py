@@ -161,7 +161,8 @@ def _measured(
 
 def _part_of_searches(searches: Searches) -> Part:
     trials, keep = searches.num_trials, searches.spec.storage.keep
-    kept = (1 if keep.kind == "last" else _KEPT) + (searches.spec.search.epochs // keep.every if keep.every else 0)
+    every = searches.spec.keep_every
+    kept = (1 if keep.kind == "last" else _KEPT) + (searches.spec.search.epochs // every if every else 0)
     is_multi = any(isinstance(options.strategy, MultiTrialOptions) for options, _ in searches.ends.values())
     measures = [measure for of_node in searches.measures for measure in of_node]
     return Part(

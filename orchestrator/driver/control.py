@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 from orchestrator.driver.budget import BudgetWatch
+from orchestrator.driver.forking import explored
 from orchestrator.driver.progress import StudyView
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.driver.steering import Steering, said
 from orchestrator.errors import StudyPaused
-from orchestrator.files.decisions import Ending
+from orchestrator.files.decisions import Ending, post
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Phase
+from orchestrator.jobs import Parent
+from orchestrator.sampling.samplers import patiently
 from orchestrator.study.study import Study
 
 #: How often requests are looked for.
@@ -94,6 +98,32 @@ class Control:
         if self.ending is not None and self.ending.kind == "pause":
             raise StudyPaused(f"{self.ending.reason}; {self._study.resume_hint}")
 
+    @property
+    def replaced(self) -> set[int]:
+        """Numbers of the trials in whose place others were forked."""
+        return {entry["of"] for entry in self._steering.decisions.entries if entry["kind"] == "fork" and "of" in entry}
+
+    def replace(self, trial: int, parent: Parent, draw: Callable[[], float]) -> None:
+        """Ask for a trial that is forked from a better one in place of this one, with settings nearby.
+
+        Args:
+            trial: the number of the one that is stopped.
+            parent: where the other begins.
+            draw: gives numbers in [0, 1).
+        """
+        trials = patiently(lambda: self._study.optuna_study.get_trials(deepcopy=False))
+        values = explored(self._study.spec.sweep, trials[parent.trial].params, draw)
+        post(
+            self._study.folder.requests,
+            "fork",
+            trial=parent.trial,
+            epoch=parent.epoch,
+            values=values,
+            count=1,
+            of=trial,
+        )
+        self._looked = -math.inf  # it is taken before Tune asks for another trial
+
     def saw(self, number: int, journal: Journal) -> None:
         """A trial has a new report, or is over."""
         self._budget.saw(number, journal)
@@ -123,6 +153,7 @@ class Control:
         for decision in self._steering.take():
             self._view.note(said(decision))
             if "trials" in decision:
+                self._view.grown(decision["num_trials"])
                 self._has_more()
             if self._searcher is not None:
                 self._searcher.steered(decision.get("trial"))

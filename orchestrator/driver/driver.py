@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -19,7 +19,7 @@ from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.control import Control
 from orchestrator.driver.forking import drop_fork_points
 from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, RayGaveUpError, run_phase
-from orchestrator.driver.progress import StudyView
+from orchestrator.driver.progress import SEARCHES, StudyView
 from orchestrator.driver.schedulers import make_scheduler
 from orchestrator.driver.searcher import StudySearcher
 from orchestrator.errors import OrchestratorError, StudyFailed, last_line
@@ -134,7 +134,7 @@ class Driver:
         if self._spec.fork is not None:
             self._grow_trunk(self._spec.fork.epoch)
         metrics = [objective.metric for objective in self._spec.objectives]
-        self._view.phase("searches", total - self._study.num_open_trials(), total, metrics)
+        self._view.phase(SEARCHES, total - self._study.num_open_trials(), total, metrics)
         self._control.begin_searches()
         try:
             self._launch_until_done("search", lambda: self._study.num_open_trials() == 0)
@@ -231,7 +231,7 @@ class Driver:
                 fault=fault,
                 stopper=PhaseStopper(open_journal, lambda: self._control.halts(phase), collapse),
                 searcher=searcher,
-                scheduler=make_scheduler(self._spec, self._begun) if searcher else None,
+                scheduler=make_scheduler(self._spec, self._begun, self._control) if searcher else None,
                 jobs=jobs,
             )
         except RayGaveUpError as error:
@@ -281,10 +281,11 @@ class Driver:
             self._control.may_begin,
         )
 
-    def _begun(self) -> list[tuple[str, Journal]]:
-        """Labels and journals of the searches that have begun."""
-        labels = [trial_label(number) for number in range(num_begun(self._study.optuna_study))]
-        return [(label, Journal(self._folder.journal("search", label))) for label in labels]
+    def _begun(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Label and own records of each search that has begun, without those that it took over from another."""
+        for number in range(num_begun(self._study.optuna_study)):
+            label, parent = trial_label(number), self._study.parent(number)
+            yield label, Journal(self._folder.journal("search", label)).epochs[parent.epoch if parent else 0 :]
 
     def _trial_journal(self, number: int) -> Journal:
         return self._journal("search", trial_label(number))
@@ -321,7 +322,7 @@ class Driver:
             reservation=self._reservation_of("search", label),
             options=options,
             wants_scores=self._spec.ground_truth is not None,
-            keep_every=self._spec.storage.keep.every,
+            keep_every=self._spec.keep_every,
         )
         is_child = split_child_label(label) is not None
         parent = None if is_child else self._study.parent(int(label))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
@@ -13,7 +13,7 @@ from orchestrator.sampling.samplers import patiently
 from orchestrator.study.lineage import parent_of
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import StudySpec, search_options
-from orchestrator.study_file.sweep import Scalar, parents_first
+from orchestrator.study_file.sweep import Scalar, SweepEntry, parents_first
 from orchestrator.study_file.sweep_check import checked_values
 from search_core.search.options import FORK_SECTIONS
 
@@ -95,6 +95,42 @@ def forked_values(
     checked = checked_values(spec.sweep, values)
     require_fit(spec, checked)
     return checked
+
+
+def explored(
+    sweep: Mapping[str, SweepEntry], values: Mapping[str, Scalar], draw: Callable[[], float]
+) -> dict[str, Scalar]:
+    """Settings near those of a trial, as population-based training perturbs them (arXiv:1711.09846, section 4.1.1).
+
+    A number of a `log_uniform` range is multiplied by 0.8 or 1.25, one of another range goes up or down by a tenth of
+    it, and a choice becomes one of its neighbours; what would leave the range goes the other way.
+
+    Args:
+        sweep: of the study.
+        values: of the trial.
+        draw: gives numbers in [0, 1).
+    """
+    found: dict[str, Scalar] = {}
+    for key in (key for key in parents_first(sweep) if key in values and key.split(".")[0] in FORK_SECTIONS):
+        up, down = _neighbours(sweep[key], values[key])
+        first, second = (up, down) if draw() < 0.5 else (down, up)
+        found[key] = first if sweep[key].allows(first) else second if sweep[key].allows(second) else values[key]
+    return found
+
+
+def _neighbours(entry: SweepEntry, value: Scalar) -> tuple[Scalar, Scalar]:
+    """The next value upwards and downwards; a choice has others at both ends of its list."""
+    if entry.kind == "choice":
+        place, count = entry.values.index(value), len(entry.values)
+        return entry.values[min(place + 1, count - 1)], entry.values[max(place - 1, 0)]
+    low, high = entry.values
+    assert isinstance(value, int | float)
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    if entry.kind == "log_uniform":
+        return value * 1.25, value * 0.8
+    step = (high - low) / 10 if entry.kind == "uniform" else max(1, round((high - low) / 10))
+    return value + step, value - step
 
 
 def require_fit(spec: StudySpec, values: Mapping[str, Scalar]) -> None:

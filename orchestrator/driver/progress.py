@@ -14,9 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dashboards.formatting import duration, metric_name, shown_metric
+from dashboards.formatting import duration, epoch_text, metric_name, shown_metric
 from orchestrator.files.journal import Journal
 
+#: The phase whose units are the trials of a study.
+SEARCHES = "searches"
 _SHOWN_UNITS = 12
 
 
@@ -28,6 +30,9 @@ class StudyView:
 
     def phase(self, name: str, done: int, total: int, metrics: Sequence[str] = ()) -> None:
         """A phase begins, with `done` of `total` units finished already; `metrics` are the results of a unit."""
+
+    def grown(self, num_trials: int) -> None:
+        """The study has this many searches now."""
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
         """A unit with this many epochs runs; `values` says what makes it differ from others."""
@@ -86,6 +91,11 @@ class ConsoleView(StudyView):
         self._begin_phase(name, done, total, metrics)
         before = f", {done} done before" if done else ""
         self.note(f"{name}: {total} to do{before}; workers load images and kernels first")
+
+    def grown(self, num_trials: int) -> None:
+        """Searches are counted up to the new number; other phases are not concerned."""
+        if self._phase == SEARCHES:
+            self._total = num_trials
 
     def started(self, label: str, epochs: int, journal: Journal, values: str = "") -> None:
         """A unit runs, from its beginning or from its checkpoint."""
@@ -176,9 +186,9 @@ def _accuracy(journal: Journal) -> float | None:
 
 def _numbers(journal: Journal, epochs: int) -> list[str]:
     if not journal.epochs:
-        return [f"epoch 0/{epochs}", "loading images and kernels"]
+        return [epoch_text(0, epochs), "loading images and kernels"]
     metrics = journal.epochs[-1]["metrics"]
-    shown = [f"epoch {len(journal.epochs)}/{epochs}", f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
+    shown = [epoch_text(len(journal.epochs), epochs), f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
     if "child_madds" in metrics:
         shown += [
             f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",

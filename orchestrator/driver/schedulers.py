@@ -1,30 +1,45 @@
 """Early stopping of trials by others, as Ray Tune asks for it; epochs are counted, not seconds.
 
 What Ray's own schedulers have seen is gone with the driver, and a resumed trial is compared with those that reported
-since. `FrontScheduler` knows what the journals say.
+since. `FrontScheduler` and `PopulationScheduler` know what the journals say.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from orchestrator.files.journal import Journal
-from orchestrator.jobs import Job
+from orchestrator.jobs import Job, Parent
 from orchestrator.study_file.sections import Objective
 from orchestrator.study_file.spec import StudySpec
 
+#: Label of a trial, and the records of the epochs that it has run.
+Recorded = Iterable[tuple[str, Sequence[Mapping[str, Any]]]]
 
-def make_scheduler(spec: StudySpec, recorded: Callable[[], Iterable[tuple[str, Journal]]]) -> TrialScheduler | None:
+
+class Replacing(Protocol):
+    """What population-based training needs of the driver."""
+
+    @property
+    def replaced(self) -> set[int]:
+        """Numbers of the trials in whose place others were forked."""
+
+    def replace(self, trial: int, parent: Parent, draw: Callable[[], float]) -> None:
+        """Ask for a trial that is forked from a better one in place of this one, with settings nearby."""
+
+
+def make_scheduler(spec: StudySpec, recorded: Callable[[], Recorded], control: Replacing) -> TrialScheduler | None:
     """The study's scheduler; None for first in, first out.
 
     Args:
         spec: the study file.
-        recorded: gives label and journal of all trials that have begun.
+        recorded: gives label and records of all trials that have begun.
+        control: forks trials.
     """
     goal, options = spec.scheduler_goal, spec.scheduler
     if options.kind == "asha":
@@ -33,6 +48,8 @@ def make_scheduler(spec: StudySpec, recorded: Callable[[], Iterable[tuple[str, J
         return HyperBandScheduler(spec)
     if options.kind == "front":
         return FrontScheduler(spec, recorded())
+    if options.kind == "pbt":
+        return PopulationScheduler(spec, recorded(), control)
     if options.kind == "median":
         return MedianStoppingRule(
             time_attr="epochs", metric=goal.metric, mode=goal.mode, grace_period=options.grace_period
@@ -105,33 +122,26 @@ class HyperBandScheduler(FIFOScheduler):
         self._bracket(trial).on_trial_remove(tune_controller, trial)
 
 
-class FrontScheduler(FIFOScheduler):
-    """Stops a trial that enough others dominate at the same epoch: better in one objective, worse in none.
+class _Compared(FIFOScheduler):
+    """Compares a trial with what all others had at the same epoch, in this launch or one before."""
 
-    Dominance is that of the Pareto front (Deb et al. 2002, section III), so no objective has to be chosen, and what is
-    on the front at an epoch is never stopped there.
-
-    Args:
-        spec: the study file.
-        recorded: label and journal of the trials that have begun.
-    """
-
-    def __init__(self, spec: StudySpec, recorded: Iterable[tuple[str, Journal]]) -> None:
+    def __init__(self, objectives: Sequence[Objective], recorded: Recorded) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._objectives, self._options, self._epochs = spec.objectives, spec.scheduler, spec.search.epochs
+        self._objectives = objectives
         self._costs: dict[int, dict[str, tuple[float, ...]]] = {}  # by epochs done and label
-        for label, journal in recorded:
-            for record in journal.epochs:
+        for label, records in recorded:
+            for record in records:
                 self._note(label, record["epoch"] + 1, record["metrics"])
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Whether a trial continues after a report."""
-        epochs, label = result["epochs"], Job.from_config(trial.config).label
-        own = None if math.isnan(epochs) else self._note(label, epochs, result)
-        if own is None or not self._options.grace_period <= epochs < self._epochs:
-            return TrialScheduler.CONTINUE
-        better = sum(dominates(other, own) for other in self._costs[epochs].values())
-        return TrialScheduler.STOP if better >= self._options.dominated_by else TrialScheduler.CONTINUE
+        epochs, job = result["epochs"], Job.from_config(trial.config)
+        own = None if math.isnan(epochs) else self._note(job.label, epochs, result)
+        is_stopped = own is not None and epochs < job.epochs and self._stops(job.label, epochs, own)
+        return TrialScheduler.STOP if is_stopped else TrialScheduler.CONTINUE
+
+    def _stops(self, label: str, epochs: int, own: tuple[float, ...]) -> bool:
+        raise NotImplementedError
 
     def _note(self, label: str, epochs: int, metrics: Mapping[str, Any]) -> tuple[float, ...] | None:
         """What a trial costs after so many epochs; None if it is not known."""
@@ -139,6 +149,60 @@ class FrontScheduler(FIFOScheduler):
         if not all(map(math.isfinite, costs)):
             return None
         return self._costs.setdefault(epochs, {}).setdefault(label, costs)
+
+
+class FrontScheduler(_Compared):
+    """Stops a trial that enough others dominate at the same epoch: better in one objective, worse in none.
+
+    Dominance is that of the Pareto front (Deb et al. 2002, section III), so no objective has to be chosen, and what is
+    on the front at an epoch is never stopped there.
+
+    Args:
+        spec: the study file.
+        recorded: label and records of the trials that have begun.
+    """
+
+    def __init__(self, spec: StudySpec, recorded: Recorded) -> None:
+        super().__init__(spec.objectives, recorded)
+        self._options = spec.scheduler
+
+    def _stops(self, label: str, epochs: int, own: tuple[float, ...]) -> bool:
+        better = sum(dominates(other, own) for other in self._costs[epochs].values())
+        return epochs >= self._options.grace_period and better >= self._options.dominated_by
+
+
+class PopulationScheduler(_Compared):
+    """Population-based training (Jaderberg et al., arXiv:1711.09846, algorithm 1), with truncation selection.
+
+    After every `interval` epochs a trial among the worst `quantile` of those that got so far is stopped, and another is
+    forked in its place: from one of the best, drawn at random, at its checkpoint of that epoch, with settings nearby
+    (`forking.explored`). What is forked is a trial of its own, so the history of a trial is that of its forks.
+
+    Args:
+        spec: the study file.
+        recorded: label and records of the trials that have begun.
+        control: forks trials.
+    """
+
+    def __init__(self, spec: StudySpec, recorded: Recorded, control: Replacing) -> None:
+        super().__init__([spec.scheduler_goal], recorded)
+        self._options, self._seed, self._control = spec.scheduler, spec.seed, control
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray pickles it for its own restore, which is not used here: the journals and decisions are the state.
+        return {}
+
+    def _stops(self, label: str, epochs: int, own: tuple[float, ...]) -> bool:
+        trial, costs = int(label), self._costs[epochs]
+        if trial in self._control.replaced:
+            return True  # the driver was killed before it had stopped
+        ranked = sorted(costs, key=lambda other: (costs[other], other))
+        count = int(len(ranked) * self._options.quantile)
+        if epochs % self._options.interval or label not in ranked[len(ranked) - count :]:
+            return False
+        generator = np.random.default_rng([self._seed, trial, epochs])
+        self._control.replace(trial, Parent(int(ranked[generator.integers(count)]), epochs), generator.random)
+        return True
 
 
 def costs_of(objectives: Sequence[Objective], metrics: Mapping[str, Any]) -> tuple[float, ...]:

@@ -123,7 +123,9 @@ class Steering:
         forked = {} if parent is None else {"parent": asdict(parent)}
         return {"of": trial, "values": found.params, **forked, **self._grown(self._study.spec.trials + 1)}
 
-    def _forked(self, trial: int, epoch: int, values: Mapping[str, Scalar], count: int) -> dict[str, Any]:
+    def _forked(
+        self, trial: int, epoch: int, values: Mapping[str, Scalar], count: int, of: int | None = None
+    ) -> dict[str, Any]:
         self._refuse_grid("searches each point once")
         spec, parent, params = self._study.spec, Parent(trial, epoch), self._trial(trial).params
         if epoch >= (last := search_options(spec, params).epochs):
@@ -131,7 +133,8 @@ class Steering:
         taken = forked_values(spec, params, values, count)
         grown = self._grown(spec.trials + count)
         keep_fork_point(self._study, parent, self._open_journal(trial))
-        return {"parent": asdict(parent), "values": taken, "count": count, **grown}
+        replaced = {} if of is None else {"of": of}
+        return {"parent": asdict(parent), "values": taken, "count": count, **replaced, **grown}
 
     def _paused(self) -> dict[str, Any]:
         if not self.is_running:
@@ -189,11 +192,12 @@ def said(decision: Mapping[str, Any]) -> str:
     """A decision on a request in words."""
     kind, total = decision["kind"], f"the study has {decision.get('num_trials')} trials"
     parent = Parent(**decision["parent"]) if "parent" in decision else None
+    place = f" in place of trial {decision['of']}" if "of" in decision else ""
     words = {
         "extend": f"{total} now",
         "enqueue": f"queued {_listed(decision.get('values', {}))}; {total}",
         "retry": f"trial {decision.get('of')} is tried again with its values, as another trial; {total} now",
-        "fork": f"{counted(decision.get('count', 1), 'trial')} forked from {parent}, with "
+        "fork": f"{counted(decision.get('count', 1), 'trial')} forked from {parent}{place}, with "
         f"{_listed(decision.get('values', {}))}; {total} now",
         "cancel": f"trial {decision.get('trial')} is cancelled",
         "pause": "pausing: trials stop at their checkpoints",
@@ -203,7 +207,8 @@ def said(decision: Mapping[str, Any]) -> str:
 
 
 def _listed(values: Mapping[str, Scalar]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+    texts = {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()}
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def ask(study: Study, kind: RequestKind, **facts: Any) -> dict[str, Any]:

@@ -54,22 +54,27 @@ class Scheduler:
 
     Attributes:
         kind: `none`; `asha` (successive halving); `hyperband` (several of these, which let a trial run for different
-            times before the first halving); `median` (stop below the median of the others); or `front` (stop what
-            enough others beat in all objectives).
+            times before the first halving); `median` (stop below the median of the others); `front` (stop what enough
+            others beat in all objectives); or `pbt` (population-based training: fork the better in place of the worse).
         metric: what is compared; default: the study's first objective. `front` compares all objectives.
         mode: given with `metric`, and only then.
         grace_period: epochs that each trial may run, at least 1.
         reduction_factor: for `asha` and `hyperband`, one of this many trials continues at each rung, at least 2.
         dominated_by: for `front`, how many others must be better in one objective and worse in none at the same epoch
             for a trial to be stopped, at least 1.
+        interval: for `pbt`, trials are compared after every so many epochs, at least 1.
+        quantile: for `pbt`, the worst share of those that got so far, which is stopped, and the best, which is forked
+            in its place; above 0, at most 0.5.
     """
 
-    kind: Literal["none", "asha", "hyperband", "median", "front"] = "none"
+    kind: Literal["none", "asha", "hyperband", "median", "front", "pbt"] = "none"
     metric: str | None = None
     mode: Mode | None = None
     grace_period: int = 1
     reduction_factor: int = 4
     dominated_by: int = 3
+    interval: int = 5
+    quantile: float = 0.25
 
     def __post_init__(self) -> None:
         require(
@@ -83,6 +88,8 @@ class Scheduler:
             ("grace_period", self.grace_period >= 1, f"must be at least 1 epoch, got {self.grace_period}"),
             ("reduction_factor", self.reduction_factor >= 2, f"must be at least 2, got {self.reduction_factor}"),
             ("dominated_by", self.dominated_by >= 1, f"must be at least 1, got {self.dominated_by}"),
+            ("interval", self.interval >= 1, f"must be at least 1 epoch, got {self.interval}"),
+            ("quantile", 0 < self.quantile <= 0.5, f"must be above 0 and at most 0.5, got {self.quantile}"),
             (
                 "metric",
                 self.kind != "front" or self.metric is None,

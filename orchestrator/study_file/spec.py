@@ -184,6 +184,7 @@ class StudySpec(pydantic.BaseModel):
         yield from self._budget_rules()
         yield from self._warm_start_rules()
         yield from self._fork_rules()
+        yield from self._population_rules()
         yield from self._ground_truth_rules()
         yield from self._multi_trial_rules()
         targets = [f"sweep.{key}" for key in self.sweep if key.startswith("penalty.target.")]
@@ -277,6 +278,19 @@ class StudySpec(pydantic.BaseModel):
                 "fork",
             )
 
+    def _population_rules(self) -> Iterator[Rule]:
+        if self.scheduler.kind != "pbt":
+            return
+        interval, every = self.scheduler.interval, self.storage.keep.every
+        rule = "must be left out with scheduler pbt, which forks trials itself"
+        yield "fork", self.fork is None, rule, "scheduler.kind"
+        rule = "must not be grid with scheduler pbt, which tries other points"
+        yield "sampler", self.sampler != "grid", rule, "scheduler.kind"
+        rule = f"must have a key of {', '.join(FORK_SECTIONS)} with scheduler pbt, which changes these"
+        yield "sweep", any(key.split(".")[0] in FORK_SECTIONS for key in self.sweep), rule, "scheduler.kind"
+        rule = f"must divide `scheduler.interval` {interval}, after which trials are forked, got {every}"
+        yield "storage.keep.every", every is None or interval % every == 0, rule, "scheduler.interval"
+
     def _ground_truth_rules(self) -> Iterator[Rule]:
         if self.ground_truth is None:
             return
@@ -318,6 +332,11 @@ class StudySpec(pydantic.BaseModel):
         if self.sampler != "grid":
             return self.trials
         return len(grid_points(self.sweep, limit=self.trials))
+
+    @property
+    def keep_every(self) -> int | None:
+        """After every how many epochs a checkpoint of a search stays; None for none."""
+        return self.storage.keep.every or (self.scheduler.interval if self.scheduler.kind == "pbt" else None)
 
     @property
     def scheduler_goal(self) -> Objective:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dashboards.errors import BrokenArtifactError, NotFoundError, StoreAwayError
+from dashboards.errors import BrokenArtifactError, StoreAwayError, StudyNotFoundError
 from dashboards.history import History, read_history
 from dashboards.mlflow_store.study_records import overview
 from dashboards.player.page import render_player
@@ -119,7 +119,7 @@ class MemoryStore:
         for study in self.studies:
             if study.name == name:
                 return study
-        raise NotFoundError(f"there is no study `{name}` in {self.location}")
+        raise StudyNotFoundError(f"there is no study `{name}` in {self.location}")
 
     def _unit(self, run: RunRecord) -> GeneratedSearch | GeneratedRetraining | None:
         return self._named(run.study).by_run.get(run.run_id)

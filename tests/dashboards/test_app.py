@@ -1,12 +1,13 @@
 """Views of every address over generated studies, and what the callback makes of them."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from dashboards.app import create_app, render
 from dashboards.charts.theme import THEMES
-from dashboards.formatting import shown_metric
+from dashboards.formatting import duration, shown_metric
 from tests.dashboards.generated import HOSTILE, generated_study
 from tests.dashboards.memory_store import MemoryStore
 from tests.dashboards.tree import components, plain, props, words
@@ -81,7 +82,7 @@ def test_every_address_has_its_view(store, address, theme):
 )
 def test_what_is_not_there_is_said(store, address, said):
     view = _render(store, address)
-    assert (view.name, view.is_live) == ("error", False)
+    assert (view.name, view.is_live) == ("error", said.startswith("there is no study")), "a study may begin"
     tree = plain(view)
     assert said in " ".join(words(tree).split())
     assert "/" in props(tree, "href")  # a way back
@@ -101,7 +102,7 @@ def test_a_store_without_studies_says_how_to_begin():
     assert view.is_live
     assert "No study yet" in words(plain(view))
     assert "snas study run studies/quickstart.yaml" in words(plain(view))
-    assert "Choose two to four" in words(plain(render(MemoryStore(), "/compare", "", "light")))
+    assert "Choose two or more" in words(plain(render(MemoryStore(), "/compare", "", "light")))
 
 
 def test_studies_say_how_far_they_are(store):
@@ -114,6 +115,28 @@ def test_studies_say_how_far_they_are(store):
     assert "retrained 9 of 9" in said
     assert "2 h 20 min" in said  # 4200 s for each of two
     assert not render(MemoryStore([generated_study(trials=2, epochs=2)]), "/", "", "light").is_live
+
+
+def test_a_live_study_says_how_far_its_runs_are_and_how_long_they_will_take(store):
+    live = generated_study("live", trials=10, epochs=4, running=2)
+    said = " ".join(words(plain(render(MemoryStore([live]), "/study/live", "", "light"))).split())
+    run = live.record().trials[9].run
+    left = duration((run.last_report_s - run.start_s) / 2 * 2)  # 2 of 4 epochs are over
+    accuracy = shown_metric("val_accuracy", run.metrics["child_val_accuracy"])
+    assert "2 runs at work" in said
+    assert f"trial 9 epoch 2 of 4 {accuracy} " in said
+    assert f"about {left}" in said
+    assert "at work" not in words(plain(_render(store, f"/study/{_STUDY}")))
+
+
+def test_a_page_opened_before_its_study_exists_looks_again_and_downloads_are_not_found(store):
+    store.studies, known = (), store.studies
+    view = _render(store, f"/study/{_STUDY}")
+    assert view.is_live
+    assert "This page looks again" in words(plain(view))
+    assert create_app(store).server.test_client().get(f"/csv/study/{_STUDY}?chart=front").status_code == 404
+    store.studies = known
+    assert _render(store, f"/study/{_STUDY}").name == "study"
 
 
 def test_a_live_study_is_live_and_its_version_moves():
@@ -156,6 +179,15 @@ def test_a_broken_history_of_a_retraining_is_a_message(store):
     assert f"history.parquet of run {label} must be a history" in said
 
 
+def test_table_of_trials_shows_the_starred_ones(store, study):
+    page = f"/study/{_STUDY}?rows=starred"
+    assert props(plain(_render(store, page)), "rowData") == [[]]
+    runs = [replace(run, tags={**run.tags, "snas.star": "true"}) if run.label == "trial-0004" else run
+            for run in study.runs]  # fmt: skip
+    (rows,) = props(plain(_render(MemoryStore([replace(study, runs=runs)]), page)), "rowData")
+    assert [row["label"] for row in rows] == ["trial 4 ★"]
+
+
 def test_a_trial_without_files_says_so(store):
     store.without_files = frozenset({"trial-0000"})
     view = render(store, f"/study/{_STUDY}/trial/0", "", "light")
@@ -176,6 +208,37 @@ def test_compare_shows_distances_differences_and_claims(store):
     assert "(a) the snas child keeps the supernet's accuracy" in said
     assert view.charts[0].key == "compare-supernet-val-accuracy"
     assert props(plain(view), "className").count("side-by-side of-2") == 1  # the second 0 is the first
+
+
+def test_compare_draws_how_the_cells_differ(store):
+    record = store.study(_STUDY)
+    first, second, third = (trial.run.run_id for trial in record.trials[:3])
+    view = _render(store, f"/compare?trial={_STUDY}:0&trial={_STUDY}:1&trial={_STUDY}:2")
+    drawn = [source for source in props(plain(view), "src") if source.startswith("/difference")]
+    client = create_app(store).server.test_client()
+    for source, other in zip(drawn, (second, third), strict=True):
+        answer = client.get(source)
+        assert (answer.status_code, answer.mimetype) == (200, "image/svg+xml")
+        mine, theirs = (
+            store.genotype(store.study(_STUDY).trials[place].run) for place in (0, (second, third).index(other) + 1)
+        )
+        both = sum((Counter(mine.normal) & Counter(theirs.normal)).values())
+        assert f"{both} edge" in answer.text
+    missing = client.get(f"/difference/{_STUDY}/{first}?other_study={_STUDY}&other=nonsense")
+    assert (missing.status_code, missing.text) == (404, f"study {_STUDY} has no run nonsense\n")
+
+
+def test_compare_shows_more_than_four_trials_as_a_table(store):
+    record = store.study(_STUDY)
+    chosen = "&".join(f"trial={_STUDY}:{number}" for number in range(6))
+    tree = plain(_render(store, f"/compare?{chosen}"))
+    assert "side-by-side" not in " ".join(props(tree, "className"))
+    said = words(tree)
+    assert "6 trials, with the settings in which they differ" in said
+    for trial in record.trials[:6]:
+        assert f"{trial.title} " in said
+        assert shown_metric("child_madds", trial.run.metrics["child_madds"]) in said
+        assert f" {trial.eta:.3g} " in said
 
 
 def test_curves_offer_an_optional_metric_only_where_a_chosen_search_has_it(store, study):

@@ -141,7 +141,12 @@ def visit(new_visit: Callable[..., Visit]) -> Visit:
 # --- a study that runs
 
 
-def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked: Tracked) -> None:
+def test_page_of_an_empty_store_shows_the_study_as_it_runs(
+    visit: Visit, new_visit: Callable[..., Visit], tracked: Tracked
+) -> None:
+    early = new_visit()
+    early.open(VIEWS["study"], "error")  # a page of the study before it exists
+    expect(early.page.get_by_text("This page looks again")).to_be_visible()
     visit.open("/", "studies")
     expect(visit.page.get_by_text("No study yet")).to_be_visible()
     visit.mark()
@@ -163,9 +168,15 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(visit: Visit, tracked
     for number in (3, 5):
         with tracked.process.held(number):
             tracked.process.wait_until(lambda: sorted(visit.column("epochs")) == sorted(reported()))
+            at_work = visit.page.get_by_role("table", name="Runs at work").locator("tbody tr")
+            for trial in (0, 1):
+                row = at_work.filter(has=visit.page.get_by_role("link", name=f"trial {trial}"))
+                expect(row).to_contain_text(f"epoch {reported()[trial]} of {EPOCHS}")
+                expect(row).to_contain_text("about")
     expect(visit.page.get_by_label("state Filter Input")).to_have_value("run")
     assert abs(visit.page.evaluate(place) - before) < 2, "what the reader looks at stays where it is"
     assert visit.is_marked
+    early.shows("study", VIEWS["study"])  # it found the study by itself
 
 
 def test_frame_of_a_live_trial_is_loaded_anew_only_when_there_is_more(visit: Visit, done: Tracked) -> None:
@@ -356,6 +367,19 @@ def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit
     expect(page.locator("#trials").get_by_role("columnheader", name="reason")).to_be_attached()
 
 
+def test_table_shows_the_trials_that_have_a_star(visit: Visit, done: Tracked) -> None:
+    visit.open(f"{VIEWS['study']}?rows=starred", "study")
+    assert visit.column("trial") == []
+    done.client.set_tag(done.run_id("trial-0001"), "snas.star", "true")
+    links = visit.page.locator("#trials").get_by_role("link", name="trial 1 ★")
+    for _ in range(10):  # a study that is over is not looked at again by itself
+        visit.open(f"{VIEWS['study']}?rows=starred", "study")
+        if links.count():
+            break
+        visit.page.wait_for_timeout(1000)
+    expect(links).to_have_count(1)
+
+
 def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["study"], "study")
     button = visit.page.get_by_role("button", name="Compare the chosen trials")
@@ -376,6 +400,39 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     names = differing.get_by_role("rowheader").all_inner_texts()
     first, second = done.study.trials()[:2]
     assert set(names) == {key for key, value in first.values.items() if value != second.values[key]}
+
+
+def test_difference_of_two_cells_is_drawn_and_more_than_four_trials_are_a_table(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["compare"], "compare")
+    drawn = visit.page.get_by_role("img", name="Cells of trial 0 and trial 1 in one drawing")
+    assert drawn.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    visit.open("/compare?" + "&".join(f"trial={NAME}:{number}" for number in range(6)), "compare")
+    rows = visit.page.get_by_role("table", name="Trials compared").locator("tbody tr")
+    expect(rows).to_have_count(6)
+    expect(rows.nth(0)).to_contain_text(shown_metric("child_madds", done.study.trials()[0].metrics["child_madds"]))
+    assert visit.page.locator("iframe.player").count() == 0
+
+
+def test_line_of_the_search_that_is_pointed_at_is_heavy(visit: Visit, done: Tracked) -> None:
+    visit.open(VIEWS["curves"], "curves")
+    graph = visit.page.locator("#chart-many-curves .js-plotly-plot")
+    heavy = "graph => graph.data.filter(trace => trace.meta === 'pointed').map(trace => [...trace.y])"
+    assert graph.evaluate(heavy) == []
+    errors = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(0).epochs]
+    place = """(graph, [x, y]) => {
+        const { xaxis, yaxis } = graph._fullLayout, box = graph.getBoundingClientRect();
+        return [box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y)];
+    }"""
+    visit.page.mouse.move(*graph.evaluate(place, [EPOCHS // 2, errors[EPOCHS // 2]]), steps=3)
+    label = visit.page.locator(".hoverlayer .hovertext")
+    expect(label).to_contain_text("trial")
+    number = int((label.text_content() or "").split("trial ")[1].split(",")[0])
+    wanted = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(number).epochs]
+    (drawn,) = graph.evaluate(heavy)
+    assert drawn == pytest.approx(wanted, rel=1e-5)
+    visit.page.mouse.move(2, 2)
+    expect(label).to_have_count(0)
+    assert graph.evaluate(heavy) == [[]]
 
 
 def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked) -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import psutil
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from dashboards import pictures
 from dashboards.pictures.cell_layout import HEAD_LENGTH, NODE_RADIUS, WIDTH, cell_edges, cell_layout
 from dashboards.pictures.cell_style import STYLES
-from dashboards.pictures.cell_svg import cells_text, small_cells_svg
+from dashboards.pictures.cell_svg import cell_difference_svg, cells_text, small_cells_svg
 from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg, render_recurrent_svg
 from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
@@ -544,8 +545,17 @@ def test_render_study_labels_only_the_front():
     figure = render_study(many_trials(200), title="t")
     assert sorted(texts(figure.axes[0]), key=int) == [str(number) for number in range(0, 200, 10)]
     few = render_study([trial(3, on_front=True), trial(4), trial(5, on_front=True, num_epochs=4)], title="t")
-    for axes in few.axes[:4]:
+    assert texts(few.axes[0]) == ["3, 5"], "they are at one point"
+    for axes in few.axes[1:4]:
         assert sorted(texts(axes)) == ["3", "5"]
+
+
+def test_labels_of_points_close_together_on_the_front_do_not_touch():
+    near = [trial(n, error=0.2 - 0.0001 * n, madds=1e7 + 1e4 * n, on_front=True) for n in (400, 401)]
+    panel = render_study([*many_trials(200), *near], title="t").axes[0]
+    boxes = {text.get_text(): Text.get_window_extent(text) for text in panel.texts}
+    assert set(boxes) == {"400, 401", *(str(n) for n in range(0, 200, 10))}
+    assert not [(a, b) for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
 
 
 def test_render_study_points_are_in_percent_and_millions():
@@ -653,3 +663,25 @@ def test_small_cells_show_chains_and_operations_of_plug_ins():
     assert [text in svg for text in ("Chain of layers", ">3x1<", ">image<", "Reduction")] == [True, True, True, False]
     own = Genotype((Edge("ops.py:mine", 0, 2),), (2,), (), (2,))
     assert ">mine<" in small_cells_svg(own, ink="#1F2A33", muted="#56636E", ground="#FFFFFF")
+
+
+def test_difference_of_cells_has_shared_edges_once_and_others_in_the_colour_of_their_cell():
+    first = Genotype((Edge("skip_connect", 0, 2), Edge("sep_conv_3x3", 1, 2)), (2,), (), (2,))
+    second = Genotype(
+        (Edge("skip_connect", 0, 2), Edge("max_pool_3x3", 1, 2), Edge("skip_connect", 2, 3)), (3,), (), (2,)
+    )
+    root = ElementTree.fromstring(
+        cell_difference_svg(
+            first, second, ink="#000000", muted="#555555", ground="#FFFFFF", colours=("#0000AA", "#AA0000")
+        )
+    )
+    names = [STYLES[name].label for name in ("skip_connect", "sep_conv_3x3", "max_pool_3x3")]
+    texts = [(node.text, node.get("fill").upper()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    skip, separable, pool = names
+    assert sorted(entry for entry in texts if entry[0] in names) == sorted(
+        [(skip, "#555555"), (separable, "#0000AA"), (pool, "#AA0000"), (skip, "#AA0000")]
+    )
+    dashed = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("stroke-dasharray")]
+    assert {path.get("stroke").upper() for path in dashed} == {"#AA0000"}, "they differ without colour"
+    title = root.find("{http://www.w3.org/2000/svg}title").text
+    assert f"only in the first: {separable} from c(k-1) to 0; only in the second" in title

@@ -83,7 +83,7 @@ def test_terminal_has_a_table_that_goes_and_lines_that_stay(tmp_path: Path, out:
         view.phase("searches", 0, 2, ["child_val_error"])
         view.started("0001", EPOCHS, journal, "penalty.strength 0.01")
         assert "searches  0/2 done" in drawn(view)
-        assert "epoch 0/2  loading images and kernels" in drawn(view)
+        assert "epoch 0 of 2  loading images and kernels" in drawn(view)
         searched(view, journal, "0001", 0.07)
         assert "searches  1/2 done   best accuracy 93.00% (0001)" in drawn(view)
     said = out.getvalue()

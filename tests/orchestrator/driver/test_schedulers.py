@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,26 @@ from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.driver.schedulers import FrontScheduler, HyperBandScheduler, costs_of, dominates, make_scheduler
 from orchestrator.files.journal import Journal
-from orchestrator.jobs import JobReport
+from orchestrator.jobs import JobReport, Parent
 from tests.orchestrator.tiny import SEARCH, TWO_OBJECTIVES, made_up_record, search_job, tiny_spec, written_journal
 
 
-def trial(number: int) -> Trial:
-    return Trial("search", stub=True, config=search_job(f"{number:04d}").to_config())
+class Forks:
+    """Notes whom population-based training replaces by a fork of whom, and what it draws."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, Parent, float]] = []
+
+    @property
+    def replaced(self) -> set[int]:
+        return {trial for trial, _, _ in self.asked}
+
+    def replace(self, trial: int, parent: Parent, draw: Callable[[], float]) -> None:
+        self.asked.append((trial, parent, draw()))
+
+
+def trial(number: int, epochs: int = 27) -> Trial:
+    return Trial("search", stub=True, config=search_job(f"{number:04d}", epochs=epochs).to_config())
 
 
 def result(epochs: int, **metrics: float) -> dict[str, Any]:
@@ -27,7 +42,7 @@ def result(epochs: int, **metrics: float) -> dict[str, Any]:
 def scheduler(kind: str, epochs: int = 27, **options: Any) -> Any:
     search = {**SEARCH, "epochs": epochs}
     spec = tiny_spec(search=search, objectives=TWO_OBJECTIVES, scheduler={"kind": kind, **options}, trials=40)
-    return make_scheduler(spec, list)
+    return make_scheduler(spec, list, Forks())
 
 
 def test_hyperband_gives_each_bracket_its_share_and_a_trial_the_same_in_every_driver() -> None:
@@ -77,11 +92,36 @@ def test_front_stops_what_enough_others_beat_in_all_objectives_at_the_same_epoch
 def test_front_knows_after_a_resume_what_the_journals_say(tmp_path: Path) -> None:
     spec = tiny_spec(objectives=TWO_OBJECTIVES, scheduler={"kind": "front", "dominated_by": 1})
     file = written_journal(tmp_path / "0000.jsonl", [made_up_record(0, child_val_error=0.1, child_madds=1.0)])
-    front = make_scheduler(spec, lambda: [("0000", Journal(file))])
+    front = make_scheduler(spec, lambda: [("0000", Journal(file).epochs)], Forks())
     assert front is not None
     worse = result(1, child_val_error=0.2, child_madds=1.0)
     assert front.on_trial_result(None, trial(0), worse) == TrialScheduler.CONTINUE, "its report comes again, unchanged"
     assert front.on_trial_result(None, trial(1), worse) == TrialScheduler.STOP
+
+
+def test_population_replaces_the_worst_by_forks_of_the_best_once() -> None:
+    errors, found = (0.3, 0.1, 0.2, 0.4), []
+    for _ in range(2):
+        forks = Forks()
+        spec = tiny_spec(search={**SEARCH, "epochs": 6}, scheduler={"kind": "pbt", "interval": 2, "quantile": 0.5})
+        past = [(f"{number:04d}", [made_up_record(1, child_val_error=error)]) for number, error in enumerate(errors)]
+        population = make_scheduler(spec, lambda past=past: past, forks)
+        assert population is not None
+
+        def heard(number: int, epochs: int, error: float, population: TrialScheduler = population) -> str:
+            return str(population.on_trial_result(None, trial(number, 6), result(epochs, child_val_error=error)))
+
+        assert heard(3, 1, 0.4) == "CONTINUE", "compared after every second epoch"
+        assert heard(1, 2, 0.1) == "CONTINUE"
+        assert heard(3, 2, 0.4) == "STOP"
+        assert heard(4, 2, 0.9) == "STOP"
+        assert heard(5, 4, 0.9) == "CONTINUE", "no other has got so far"
+        assert heard(6, 6, 0.9) == "CONTINUE", "it is over"
+        assert heard(3, 3, 0.1) == "STOP", "a driver that was killed had no time to"
+        assert [number for number, _, _ in forks.asked] == [3, 4]
+        assert all(parent.epoch == 2 and parent.trial in (1, 2) for _, parent, _ in forks.asked)
+        found.append(forks.asked)
+    assert found[0] == found[1], "drawn by study, trial and epoch"
 
 
 def test_costs_are_less_where_a_value_is_better() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.driver.budget import BudgetWatch
-from orchestrator.driver.forking import forked_values, keep_fork_point
+from orchestrator.driver.forking import explored, forked_values, keep_fork_point
 from orchestrator.driver.searcher import tell
 from orchestrator.driver.steering import Steering, ask
 from orchestrator.errors import OrchestratorError
@@ -22,7 +22,7 @@ from orchestrator.jobs import Parent
 from orchestrator.study.lineage import taken_over
 from orchestrator.study.records import num_open
 from orchestrator.study.study import Study
-from orchestrator.study_file.sweep import suggest
+from orchestrator.study_file.sweep import SweepEntry, suggest
 from orchestrator.study_file.sweep_check import checked_values
 from orchestrator.study_file.yaml_file import dump_yaml
 from search_core.errors import OptionsError
@@ -36,6 +36,25 @@ SWEEP = {
 
 
 FORK = ("trial", "fork", "steered", 0, "--epoch")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "up", "down"),
+    [
+        ({"log_uniform": [1.0e-5, 1.0e-1]}, 1.0e-2, 1.25e-2, 0.8e-2),
+        ({"log_uniform": [1.0e-5, 1.0e-1]}, 0.9e-1, 0.72e-1, 0.72e-1),
+        ({"uniform": [0, 1]}, 0.0, 0.1, 0.1),
+        ({"int": [1, 3]}, 2, 3, 1),
+        ({"choice": ["a", "b", "c"]}, "b", "c", "a"),
+        ({"choice": [0.1, 0.2]}, 0.2, 0.2, 0.1),
+        ({"choice": [None]}, None, None, None),
+    ],
+)
+def test_settings_nearby_stay_in_the_range(entry: dict[str, Any], value: Any, up: Any, down: Any) -> None:
+    sweep = {"penalty.strength": SweepEntry.from_data(entry), "seed": SweepEntry.from_data({"int": [0, 9]})}
+    found = [explored(sweep, {"penalty.strength": value, "seed": 3}, iter(draws).__next__) for draws in ([0.0], [0.9])]
+    assert [list(settings) for settings in found] == [["penalty.strength"]] * 2, "the seed is the parent's"
+    assert [settings["penalty.strength"] for settings in found] == [pytest.approx(up), pytest.approx(down)]
 
 
 def begun(root: Path, *ends: str | None, **changes: Any) -> Study:
