@@ -167,7 +167,9 @@ class Searches:
         ]
         (quick, quick_s), (long, long_s) = ends
         middle = (quick_s[1] + long_s[1]) / 2
-        return [(quick, quick_s[0]), (round((quick + long) / 2), middle), (long, long_s[2])]
+        # Two ends that hardly differ may be measured the other way round.
+        low, high = min(quick_s[0], long_s[0]), max(quick_s[2], long_s[2])
+        return [(quick, low), (round((quick + long) / 2), middle), (long, high)]
 
     def _of(
         self, options: SearchOptions, measures: Sequence[Measure], epochs: int | None
