@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray import tune
 
 from orchestrator.cluster.connection import cluster, nodes
 from orchestrator.cluster.packing import find_reservation, grown, retrain_reservation
 from orchestrator.driver.callback import PhaseCallback
-from orchestrator.driver.changes import num_begun
 from orchestrator.driver.children import DriverChildren
 from orchestrator.driver.control import Control
-from orchestrator.driver.forking import drop_fork_points
+from orchestrator.driver.forking import drop_fork_points, own_records
 from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, RayGaveUpError, run_phase
 from orchestrator.driver.progress import SEARCHES, StudyView
 from orchestrator.driver.schedulers import make_scheduler
@@ -231,7 +230,9 @@ class Driver:
                 fault=fault,
                 stopper=PhaseStopper(open_journal, lambda: self._control.halts(phase), collapse),
                 searcher=searcher,
-                scheduler=make_scheduler(self._spec, self._begun, self._control) if searcher else None,
+                scheduler=make_scheduler(self._spec, partial(own_records, self._study), self._control)
+                if searcher
+                else None,
                 jobs=jobs,
             )
         except RayGaveUpError as error:
@@ -280,12 +281,6 @@ class Driver:
             children,
             self._control.may_begin,
         )
-
-    def _begun(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """Label and own records of each search that has begun, without those that it took over from another."""
-        for number in range(num_begun(self._study.optuna_study)):
-            label, parent = trial_label(number), self._study.parent(number)
-            yield label, Journal(self._folder.journal("search", label)).epochs[parent.epoch if parent else 0 :]
 
     def _trial_journal(self, number: int) -> Journal:
         return self._journal("search", trial_label(number))

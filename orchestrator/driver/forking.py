@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from optuna.trial import TrialState
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
@@ -60,6 +63,17 @@ def drop_fork_points(study: Study) -> None:
     for folder in study.folder.storage(study.spec).glob("fork-*"):
         if folder not in needed:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_records(study: Study) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Label and records of each search that has begun, without those that it took over from another.
+
+    Numbers may have gaps: what is queued has its number before it begins.
+    """
+    for trial in patiently(lambda: study.optuna_study.get_trials(deepcopy=False)):
+        if trial.state != TrialState.WAITING:
+            label, parent = trial_label(trial.number), parent_of(trial)
+            yield label, Journal(study.folder.journal("search", label)).epochs[parent.epoch if parent else 0 :]
 
 
 def forked_values(

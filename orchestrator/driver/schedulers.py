@@ -15,6 +15,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from orchestrator.jobs import Job, Parent
+from orchestrator.study.standing import dominates
 from orchestrator.study_file.sections import Objective
 from orchestrator.study_file.spec import StudySpec
 
@@ -210,8 +211,3 @@ def costs_of(objectives: Sequence[Objective], metrics: Mapping[str, Any]) -> tup
     signs = [1.0 if objective.mode == "min" else -1.0 for objective in objectives]
     values = [float(metrics.get(objective.metric, math.nan)) for objective in objectives]
     return tuple(sign * value for sign, value in zip(signs, values, strict=True))
-
-
-def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether costs are lower in one place and higher in none."""
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

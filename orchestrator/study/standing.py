@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,16 +222,20 @@ class Tally:
 
     def _place(self, trial: EndedTrial) -> None:
         """Bring the front up to one more search."""
-        if not trial.values or any(self._beats(other, trial) for other in self._front):
+        if not trial.values or any(self._dominates(other, trial) for other in self._front):
             return
-        self._front = [other for other in self._front if not self._beats(trial, other)] + [trial]
+        self._front = [other for other in self._front if not self._dominates(trial, other)] + [trial]
 
-    def _beats(self, one: EndedTrial, other: EndedTrial) -> bool:
-        costs, others = self._costs(one), self._costs(other)
-        return costs != others and all(a <= b for a, b in zip(costs, others, strict=True))
+    def _dominates(self, one: EndedTrial, other: EndedTrial) -> bool:
+        return dominates(self._costs(one), self._costs(other))
 
     def _costs(self, trial: EndedTrial) -> tuple[float, ...]:
         return tuple(sign * value for sign, value in zip(self._signs, trial.values, strict=True))
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether costs are lower in one place and higher in none."""
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def reserved_hours(hours: Iterable[tuple[str, float] | None], shared: float) -> dict[str, float]:

@@ -11,9 +11,10 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from orchestrator.driver.schedulers import FrontScheduler, HyperBandScheduler, costs_of, dominates, make_scheduler
+from orchestrator.driver.schedulers import FrontScheduler, HyperBandScheduler, costs_of, make_scheduler
 from orchestrator.files.journal import Journal
 from orchestrator.jobs import JobReport, Parent
+from orchestrator.study.standing import dominates
 from tests.orchestrator.tiny import SEARCH, TWO_OBJECTIVES, made_up_record, search_job, tiny_spec, written_journal
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.driver.budget import BudgetWatch
-from orchestrator.driver.forking import explored, forked_values, keep_fork_point
+from orchestrator.driver.forking import explored, forked_values, keep_fork_point, own_records
 from orchestrator.driver.searcher import tell
 from orchestrator.driver.steering import Steering, ask
 from orchestrator.errors import OrchestratorError
@@ -19,6 +19,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs, trial_label
 from orchestrator.files.lock import driver_lock
 from orchestrator.jobs import Parent
+from orchestrator.study.lineage import FORK as FORK_TAG
 from orchestrator.study.lineage import taken_over
 from orchestrator.study.records import num_open
 from orchestrator.study.study import Study
@@ -77,6 +78,21 @@ def checkpointed(study: Study, trial: int, *epochs: int) -> None:
     folder = CheckpointFolder(study.folder.checkpoints(study.spec, "search", trial_label(trial)))
     for epoch in epochs:
         folder.save(epoch, {"epoch": epoch}, None)
+
+
+def test_own_records_are_those_of_all_that_have_begun_whatever_is_queued_before(tmp_path: Path) -> None:
+    study = begun(tmp_path, "complete")
+    stored = study.optuna_study
+    parent = {"trial": 0, "epoch": 1}
+    stored.enqueue_trial(stored.trials[0].params, user_attrs={FORK_TAG: parent})
+    late = stored._storage.create_new_trial(stored._study_id)  # as another asks for a trial before the queued one runs
+    assert late
+    records = [made_up_record(0, child_val_error=0.4)]
+    written_journal(study.folder.journal("search", "0002"), records)
+    assert {label: len(own) for label, own in own_records(study)} == {"0000": 1, "0002": 1}
+    written_journal(study.folder.journal("search", "0001"), [*records, made_up_record(1, child_val_error=0.3)])
+    stored.ask()
+    assert {label: len(own) for label, own in own_records(study)} == {"0000": 1, "0001": 1, "0002": 1}
 
 
 def states(study: Study) -> list[str]:
