@@ -1,8 +1,10 @@
 import math
+import warnings
 
 import pytest
+from scipy.stats import ttest_ind
 
-from dashboards.analysis.claims import claims, searches_of
+from dashboards.analysis.claims import _difference, claims, searches_of
 from tests.dashboards.written import curve, trial
 
 
@@ -260,3 +262,15 @@ def test_claims_name_the_strategies_they_are_about():
     for claim in claims([], "snas", "enas"):
         assert "snas" in claim.text
         assert "darts" not in claim.text + claim.evidence
+
+
+@pytest.mark.parametrize("before", [(9.0, 9.0), (8.0, 10.0, 7.0)], ids=["constant", "spread"])
+def test_interval_of_a_difference_is_welchs_and_warns_of_nothing(before):
+    after = (4.0, 2.0, 5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _difference(before, after)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that are all the same
+        expected = ttest_ind(after, before, equal_var=False).confidence_interval(0.95)
+    assert found == pytest.approx(tuple(expected))
