@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
+from dashboards.formatting import counted
 from dashboards.pictures.cell_layout import (
     BOX_HEIGHT,
     BOX_WIDTH,
@@ -55,7 +56,7 @@ def small_cells_svg(genotype: Genotype, *, ink: str, muted: str, ground: str) ->
     drawings = []
     for kind in genotype.cell_types:
         strokes = [(edge, _own_stroke(styles[edge.primitive], ground)) for edge in genotype.edges(kind)]
-        drawings.append(_Drawing((genotype,), kind, strokes, _edge_count(len(strokes)), ink, muted, ground))
+        drawings.append(_Drawing((genotype,), kind, strokes, counted(len(strokes), "edge"), ink, muted, ground))
     return _stacked(drawings, cells_text(genotype))
 
 
@@ -84,7 +85,7 @@ def cell_difference_svg(
         shared, only = mine & others, (mine - others, others - mine)
         strokes = [(edge, _Stroke(muted, muted, 1.2, "", _DOUBLE_SIZE)) for edge in shared.elements()]
         strokes += [(edge, stroke) for edges, stroke in zip(only, own, strict=True) for edge in edges.elements()]
-        count = f"{_edge_count(shared.total())} in both"
+        count = f"{counted(shared.total(), 'edge')} in both"
         drawings.append(_Drawing((first, second), kind, strokes, count, ink, muted, ground))
         said.append(
             f"{_name(first, kind)}: only in the first: {_edges_text(first, only[0].elements())}; "
@@ -107,10 +108,6 @@ def _stacked(drawings: Sequence[_Drawing], title: str) -> str:
 def _own_stroke(style: Style, ground: str) -> _Stroke:
     line, text = (readable_colour(style.colour, ground, contrast) for contrast in (_LINE_CONTRAST, _TEXT_CONTRAST))
     return _Stroke(line, text, 3, " ".join(f"{1.6 * length:g}" for length in style.dashes))
-
-
-def _edge_count(count: int) -> str:
-    return f"{count} {'edge' if count == 1 else 'edges'}"
 
 
 def cells_text(genotype: Genotype) -> str:
