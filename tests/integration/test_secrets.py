@@ -21,7 +21,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 DATABASE_CORE, TRACKING_CORE = "pl4ntedAtPostgres7f3a", "pl4ntedAtMlflow9c1e"
 DATABASE_PASSWORD, TRACKING_PASSWORD = f"{DATABASE_CORE}/@ %+", f"{TRACKING_CORE}/@ %+"
 USER = "alice"
-#: A server with logins takes half a second a request, so the epochs are few.
 SPEC: dict[str, Any] = {
     **STUDY,
     "name": "guarded",
