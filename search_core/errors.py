@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from typing import Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 #: Name of an option, whether its rule holds, "must be ..., got ...", and the other options that the rule depends on.
 Rule = tuple[str, bool, str, *tuple[str, ...]]
@@ -124,11 +125,16 @@ def is_permanent(error: Exception) -> bool:
 def literal_rules(options: object) -> tuple[Rule, ...]:
     """Rules for `require`: every `Literal` field of an options class holds one of its values."""
     rules = []
-    for name, hint in get_type_hints(type(options)).items():
-        if get_origin(hint) is Literal:
-            value, allowed = getattr(options, name), get_args(hint)
-            rules.append((name, value in allowed, f"must be one of {', '.join(map(str, allowed))}, got {value!r}"))
+    for name, allowed in _literal_fields(type(options)).items():
+        value = getattr(options, name)
+        rules.append((name, value in allowed, f"must be one of {', '.join(map(str, allowed))}, got {value!r}"))
     return tuple(rules)
+
+
+@cache
+def _literal_fields(options: type) -> dict[str, tuple[Any, ...]]:
+    hints = get_type_hints(options).items()
+    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
 
 
 def require(*rules: Rule) -> None:
