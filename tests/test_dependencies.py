@@ -11,11 +11,14 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.search_core.test_imports import ROOT, imports, sources
+
+pytestmark = pytest.mark.xdist_group("sources")  # all sources are parsed once
 
 OWN = {"search_core", "orchestrator", "dashboards", "studies", "tests"}
 #: Imported, but not to be installed: stubs that only type checkers have, and peers that their benchmarks describe.

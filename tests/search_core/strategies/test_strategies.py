@@ -329,15 +329,13 @@ def test_limits_that_no_child_keeps_are_an_error(name: str, monkeypatch: pytest.
 @every_strategy
 def test_search_resumes_bit_for_bit(name: str) -> None:
     options = tiny_options(**CASES[name])
-    whole, first = (Search(options, images_of()) for _ in range(2))
-    reports = list(whole)
-    first.run_epoch()
-    resumed = Search(options, images_of())
-    resumed.load_state_dict(through_file(first.state_dict()))
-    rest = list(resumed)
-    assert [_lasting(report) for report in reports[1:]] == [_lasting(report) for report in rest]
+    whole, resumed = (Search(options, images_of()) for _ in range(2))
+    first = whole.run_epoch()
+    resumed.load_state_dict(through_file(whole.state_dict()))
+    reports, rest = list(whole), list(resumed)
+    assert [_lasting(report) for report in reports] == [_lasting(report) for report in rest]
     assert differences(whole.state_dict(), resumed.state_dict()) == []
-    for report in reports:
+    for report in (first, *reports):
         assert all(math.isfinite(value) for value in report.metrics().values())
 
 
