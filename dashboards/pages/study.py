@@ -91,9 +91,16 @@ def study_view(store: Store, request: Request) -> View:
         slot(said),
         html.Div(
             [
-                chart_card(front, request, wide=True, controls=controls),
+                chart_card(
+                    front,
+                    request,
+                    wide=True,
+                    controls=controls,
+                    drag="lasso",
+                    below=[html.Div([], id="chosen-cells", className="strip")],
+                ),
                 chart_card(penalty, request, wide=True),
-                chart_card(parallel, request),
+                chart_card(parallel, request, drag="select"),
                 chart_card(importance, request),
                 chart_card(slices, request, wide=True),
             ],
