@@ -5,6 +5,7 @@
 (function () {
   const KEPT = ["filter", "chosen"];
   const MOST_PICTURES = 6;
+  const soon = window.requestIdleCallback || ((draw) => window.setTimeout(draw));
   let listed = null;  // numbers of the trials in the table; null: not known
 
   function set(query, name, text) {
@@ -71,7 +72,8 @@
     graph.on("plotly_deselect", () => choose([]));
   }
 
-  /* In a chart that is drawn, points of trials that are not listed are faint, their lines hidden. */
+  /* In a chart that is drawn, points of trials that are not listed are faint, their lines hidden; some traces are there
+     only while some trials are not listed. */
   function show(graph) {
     const data = graph.data, isListed = (number) => typeof number !== "number" || listed.has(number);
     const ofTrials = data.map((_, place) => place).filter((place) => Array.isArray(data[place].customdata));
@@ -82,7 +84,9 @@
     const [lines, points] = [true, false].map((are) => ofTrials.filter((place) => (data[place].mode === "lines") === are));
     if (points.length) {
       const which = (place) => data[place].customdata.flatMap((number, i) => (isListed(number) ? [i] : []));
-      window.Plotly.restyle(graph, { selectedpoints: isWhole ? null : points.map(which) }, points);
+      const seen = ({ meta, visible = true }) => (meta === "listed" ? !isWhole : visible);
+      const changed = { selectedpoints: isWhole ? null : points.map(which), visible: points.map((place) => seen(data[place])) };
+      window.Plotly.restyle(graph, changed, points);
     }
     if (lines.length) {
       lines.forEach((place) => { data[place].whole ??= data[place].y; });
@@ -107,7 +111,8 @@
         if (!shown) return Array(3).fill(window.dash_clientside.no_update);
         keep("filter", Object.keys(filters || {}).length ? JSON.stringify(filters) : null);
         listed = new Set(shown.map((row) => row.trial));
-        document.querySelectorAll("main .js-plotly-plot:has(.main-svg)").forEach(show);
+        const graphs = document.querySelectorAll("main .js-plotly-plot:has(.main-svg)");
+        graphs.forEach((graph) => soon(() => show(graph)));  // one after the other: the page stays quick
         if (shown.length === all.length) return ["", true, []];
         return [`, ${shown.length} shown`, false, pictures(shown)];
       },

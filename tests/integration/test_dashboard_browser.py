@@ -427,10 +427,14 @@ def _lists(visit: Visit, numbers: set[int]) -> None:
     expect(visit.page.locator("#chosen-cells img")).to_have_count(len(numbers))
     titles = [title for title in visit.column("trial") if title]
     assert {int(title.split()[1]) for title in titles} == numbers
-    shown = """graph => graph.data.flatMap(({ customdata, mode, y, selectedpoints }) => (customdata || []).filter(
-        (number, i) => number !== null && (mode === "lines" ? y[i] !== null : selectedpoints.includes(i))))"""
-    for name in ("front", "penalty", "parallel", "slices"):
-        assert set(visit.page.locator(f"#chart-{name} .js-plotly-plot").evaluate(shown)) == numbers, name
+    visit.page.wait_for_function(
+        """numbers => [...document.querySelectorAll("#card-front, #card-penalty, #card-parallel, #card-slices")]
+            .map((card) => card.querySelector(".js-plotly-plot").data.flatMap(
+                ({ customdata = [], mode, y, selectedpoints }) => customdata.filter((number, i) =>
+                    number !== null && (mode === "lines" ? y[i] !== null : selectedpoints?.includes(i)))))
+            .every((shown) => [...new Set(shown)].sort().join() === numbers.sort().join())""",
+        arg=sorted(numbers),
+    )
 
 
 def test_table_shows_the_trials_that_have_a_star(visit: Visit, done: Tracked) -> None:
