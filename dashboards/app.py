@@ -223,9 +223,7 @@ def _add_callback(app: Dash, store: Store) -> None:
             return no_update, body, said, not view.is_live
         return body, no_update, said, not view.is_live
 
-    in_browser = {
-        name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected", "counted")
-    }
+    in_browser = {name: ClientsideFunction("snas", name) for name in ("shown", "theme", "chosen", "selected")}
     app.clientside_callback(
         in_browser["shown"],
         Output("main", "data-view"),
@@ -234,10 +232,13 @@ def _add_callback(app: Dash, store: Store) -> None:
         State("main", "children"),
     )
     app.clientside_callback(
-        in_browser["counted"],
+        ClientsideFunction("choice", "listed"),
         Output("trials-count", "children"),
+        Output("show-all", "hidden"),
+        Output("chosen-cells", "children"),
         Input("trials", "virtualRowData"),
         State("trials", "rowData"),
+        State("trials", "filterModel"),
         prevent_initial_call=True,
     )
     app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))

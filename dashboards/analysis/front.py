@@ -31,3 +31,24 @@ def front_mask(values: np.ndarray, modes: Sequence[Literal["min", "max"]]) -> np
         left = left[(points[left] < points[left[0]]).any(axis=1)]
     mask[mask] = is_on_front[places.reshape(-1)]
     return mask
+
+
+def volume_shares(losses: np.ndarray) -> list[float]:
+    """Share of the box between the best and the worst value of each loss that the points so far dominate, after each.
+
+    The hypervolume (Zitzler and Thiele 1999) of two losses scaled to [0, 1] by all points, the worst as reference, as
+    `snas study show --json` has it of the whole study. Empty if all points are equal in one loss.
+
+    Args:
+        losses: (N, 2), a row per point in the order in which they came; finite, less is better.
+    """
+    if not len(losses) or not (losses.min(axis=0) < losses.max(axis=0)).all():
+        return []
+    front, share, shares = np.empty((0, 2)), 0.0, []
+    for point in (losses - losses.min(axis=0)) / np.ptp(losses, axis=0):
+        if not (front <= point).all(axis=1).any():
+            front = np.vstack([front[~(point <= front).all(axis=1)], point])
+            front = front[front[:, 0].argsort()]
+            share = float(((1 - front[:, 0]) * -np.diff(front[:, 1], prepend=1)).sum())
+        shares.append(share)
+    return shares

@@ -79,10 +79,24 @@
     return point;
   }
 
+  /* Points beyond a few hundred come once the view is there. */
+  function drawLate(graph) {
+    deferred.set(graph, () => {
+      const late = graph.data.map((_, place) => place).filter((place) => graph.data[place].meta === "late");
+      if (graph.isConnected) plotly.restyle(graph, { visible: true }, late);
+    });
+    if (document.getElementById("main").dataset.drawn === "true") drawRest(waiting);
+  }
+
   function deferring(plotly) {
-    const draw = async (graph, ...figure) => {
-      await plotly.react(graph, ...figure);
+    const draw = async (graph, figure, ...more) => {
+      const late = (data) => (data || []).filter((trace) => trace.meta === "late");
+      const isWhole = late(graph.data).some((trace) => trace.visible);
+      late(figure.data).forEach((trace) => { trace.visible = isWhole; });
+      await plotly.react(graph, figure, ...more);
+      if (!isWhole && late(figure.data).length) drawLate(graph);
       if (graph.closest("#chart-many-curves") && !graph.snasHover) graph.snasHover = highlighting(graph);
+      window.snasChoice.drawn(graph);
       return graph;
     };
     const react = (graph, ...figure) => {
@@ -219,6 +233,7 @@
           window.scrollTo(0, 0);
           document.getElementById("main").focus({ preventScroll: true });
         }
+        window.snasChoice.moved(lastAddress === path);
         lastAddress = path;
         return said.name;
       },
@@ -239,9 +254,6 @@
         wanted.forEach((name) => query.append("trial", name));
         follow("/compare?" + query.toString());
         return wanted;
-      },
-      counted(shown, all) {
-        return shown && shown.length !== (all || []).length ? `, ${shown.length} shown` : "";
       },
       selected(rows) {
         window.snasSelected = (rows || []).filter((row) => row.trial !== null).map((row) => row.trial);
@@ -329,6 +341,7 @@
   }
 
   function follow(href) {
+    href = window.snasChoice.carried(href);
     if (href === window.location.pathname + window.location.search) return;
     setBusy(true);
     window.history.pushState({}, "", href);

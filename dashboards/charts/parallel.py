@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +20,7 @@ _BELOW = -0.12  # where searches without a setting cross it
 
 def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     """Every complete trial as a line over what was swept and what came out."""
-    complete = [trial for trial in study.trials if trial.is_result]
-    trials = thinned(complete, study)
+    trials = [trial for trial in study.trials if trial.is_result]
     swept = varied(study, trials)
     results = [objective.metric for objective in study.objectives]
     key, title = "parallel", "How the swept settings lead to the results"
@@ -32,23 +32,19 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     better = "lower" if study.objectives[0].mode == "min" else "higher"
     sign = 1 if study.objectives[0].mode == "min" else -1
     loss = [sign * trial.run.metrics.get(results[0], math.nan) for trial in trials]
-    data: list[dict[str, Any]] = []
-    # One trace per colour: a thousand traces of one line each would take seconds.
-    for bin_colour, members in _shaded(loss, theme):
-        x: list[float | None] = []
-        y: list[float | None] = []
-        texts: list[str] = []
-        for index in members:
-            places = [dimension.places[index] for dimension in dimensions]
-            x += [*range(len(dimensions)), None]
-            y += [*places, None]
-            name = escaped(trials[index].title)
-            texts += [f"{name}: {escaped(d.texts[index])}" for d in dimensions] + [""]
-        line = {"color": bin_colour, "width": 1.6 if len(trials) <= 60 else 0.8}
-        data.append(
-            {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": texts, "hoverinfo": "text", "line": line}
+    drawn = {trial.run.run_id for trial in thinned(trials, study)}
+    width = 1.6 if len(drawn) <= 60 else 0.8
+    data = [
+        _lines(
+            trials, [i for i in members if trials[i].run.run_id in drawn], dimensions, {"color": shade, "width": width}
         )
+        for shade, members in _shaded(loss, theme)
+    ]
     figure_layout = layout(theme, height=380, hovermode="closest")
+    figure_layout["meta"] = {  # of all trials, for those that are chosen on the axes (`choice.js`)
+        "trials": [trial.number for trial in trials],
+        "places": [[place and round(place, 4) for place in dimension.places] for dimension in dimensions],
+    }
     figure_layout["xaxis"] |= {
         "tickvals": list(range(len(dimensions))), "ticktext": [dimension.heading for dimension in dimensions],
         "tickangle": 0,
@@ -64,18 +60,33 @@ def parallel_chart(study: StudyRecord, theme: Theme) -> Chart:
     ]  # fmt: skip
     return Chart(
         key=key,
-        title=f"{title}: {counted(len(complete), 'complete search', 'complete searches')}",
+        title=f"{title}: {counted(len(trials), 'complete search', 'complete searches')}",
         summary=f"Each line is one search over {', '.join(swept)} and the results {', '.join(results)}.",
         figure={"data": data, "layout": figure_layout},
         columns=("trial", *(f"param {name}" for name in swept), *(f"metric {name}" for name in results)),
         rows=[
             (trial.number, *(trial.values.get(k) for k in swept), *(trial.run.metrics.get(k) for k in results))
-            for trial in complete
+            for trial in trials
         ],
         note=f"Stronger lines have a {better} {metric_name(results[0])}."
         + (f" {MISSING}: searches without this setting." if lowest == _BELOW else "")
-        + (f" Drawn: the best {_MOST_BEST}, and an even selection of the rest." if len(trials) < len(complete) else ""),
+        + (f" Drawn: the best {_MOST_BEST}, and an even selection of the rest." if len(drawn) < len(trials) else ""),
     )
+
+
+def _lines(
+    trials: Sequence[Trial], members: Sequence[int], dimensions: Sequence[_Dimension], line: dict[str, Any]
+) -> dict[str, Any]:
+    """Lines of trials as one trace: a thousand traces of one line each would take seconds."""
+    ends = len(dimensions) + 1
+    texts = [[f"{escaped(trials[i].title)}: {escaped(d.texts[i])}" for d in dimensions] + [""] for i in members]
+    return {
+        "type": "scatter", "mode": "lines", "line": line, "hoverinfo": "text",
+        "x": [*range(len(dimensions)), None] * len(members),
+        "y": [place for i in members for place in (*(dimension.places[i] for dimension in dimensions), None)],
+        "text": list(itertools.chain(*texts)),
+        "customdata": [trials[i].number for i in members for _ in range(ends)],
+    }  # fmt: skip
 
 
 def varied(study: StudyRecord, trials: Sequence[Trial]) -> list[str]:

@@ -72,7 +72,8 @@ def penalty_chart(study: StudyRecord, theme: Theme, *, cost: str, colour_by: Col
              _edges(trial), trial.run.metrics.get("discretization_gap"))
             for trial in trials
         ],
-        note=(f"Line: median of {len(trials)} searches; band: the middle 80% of them. " if is_many else "")
+        note=(f"Line: median of {len(trials)} searches; band: the middle 80% of them; "
+              "points: those that the table lists, once it leaves out some. " if is_many else "")
         + ("Bars: 95% intervals of the test error, by images and seeds. " if tests else "")
         + ("Blue: most cells are not worse than the one to keep, beyond the noise. " if etas else "")
         + ("Orange: most searches lose a cell." if lost else ""),
@@ -135,11 +136,11 @@ def _figure(
             {"text": panel.heading, "xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "x": 0, "y": 1.02,
              "xanchor": "left", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": theme.ink}}
         )  # fmt: skip
-        traces = (
-            _bands(x, panel.values, zero_at, theme)
-            if len(trials) > _MOST_POINTS
-            else points(trials, x, panel.values, [], theme, colour_by, brief=True)
-        )
+        if len(trials) <= _MOST_POINTS:
+            traces = points(trials, x, panel.values, [], theme, colour_by, brief=True)
+        else:
+            traces = _bands(x, panel.values, zero_at, theme)
+            traces += _listed(trials, x, panel.values, theme, colour_by) if place == 0 else []
         traces += _beside_the_child(trials, x, tests, theme) if place == 0 else []
         data += [trace | {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "showlegend": False} for trace in traces]
     errors = [value for value in panels[0].values if math.isfinite(value)] + [100 * t.value for t in tests.values()]
@@ -166,6 +167,14 @@ def _panels(trials: Sequence[Trial], cost: str) -> list[_Panel]:
             for place, (name, values) in enumerate(below)
         ),
     ]
+
+
+def _listed(
+    trials: Sequence[Trial], x: Sequence[float], y: Sequence[float], theme: Theme, colour_by: ColourBy
+) -> list[dict[str, Any]]:
+    """Points that are shown beside the bands only while the table of trials leaves out others (`choice.js`)."""
+    traces = points(trials, x, y, [], theme, colour_by, late=range(len(trials)))
+    return [trace | {"meta": "listed", "unselected": {"marker": {"opacity": 0}}} for trace in traces]
 
 
 def _beside_the_child(

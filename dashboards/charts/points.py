@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 from dashboards.analysis.answer import COSTS
@@ -42,11 +43,13 @@ def points(
     colour_by: ColourBy,
     *,
     brief: bool = False,
+    late: Collection[int] = (),
 ) -> list[dict[str, Any]]:
     """Traces of markers: one per schedule or strategy, or one with a colour scale over eta and another for eta = 0.
 
     Trials on the front are large and carry their number, those that are not complete are hollow. Each standing is a
-    trace of its own, since a browser draws markers that all look the same much faster.
+    trace of its own, since a browser draws markers that all look the same much faster. Those at the places `late` are
+    traces of their own that the browser shows once the page is there (`app.js`), with few words.
     """
     on_front = set(front)
     labels = _labels(trials, x, y, front)
@@ -58,15 +61,16 @@ def points(
         symbol = SYMBOLS[(place + place // len(theme.categories)) % len(SYMBOLS)]
         if colour_by == "eta" and name == _UNPENALISED:
             marker = {"color": theme.muted}
-        for standing, look in _LOOKS.items():
-            chosen = [i for i in members if _standing(trials[i], i in on_front) == standing]
+        for (standing, look), is_late in itertools.product(_LOOKS.items(), (False, True)):
+            alike = [i for i in members if _standing(trials[i], i in on_front) == standing]
+            chosen = [i for i in alike if (i in late) is is_late]
             if not chosen:
                 continue
             own = {**marker, "symbol": symbol + look.suffix, "size": look.size}
             own["line"] = {"color": theme.ink, "width": look.line} if not look.suffix else {"width": look.line}
             if colour_by == "eta" and name != _UNPENALISED:
                 own |= {**scale, "color": [math.log10(trials[i].eta or 1.0) for i in chosen]}
-                own["showscale"] = not any("colorscale" in trace["marker"] for trace in traces)
+                own["showscale"] = not is_late and not any(trace["marker"].get("showscale") for trace in traces)
             traces.append(
                 {
                     "type": "scatter", "mode": "markers", "name": escaped(name), "legendgroup": escaped(name),
@@ -77,6 +81,9 @@ def points(
                     **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
                 }
             )  # fmt: skip
+            if is_late:
+                traces[-1] |= {"visible": False, "meta": "late", "hovertext": None, "showlegend": False,
+                               "hovertemplate": "trial %{customdata}: %{y:.4g}<extra></extra>"}  # fmt: skip
             if standing == "front":
                 traces[-1] |= {
                     "mode": "markers+text", "text": [labels.get(i, "") for i in chosen],

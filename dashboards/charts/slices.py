@@ -78,6 +78,7 @@ def _traces(
             "x": [_place(trial.values[name]) for trial in members],
             "y": [_metric(trial, metric) * metric_factor(metric) for trial in members],
             "text": [f"{escaped(trial.title)}: {escaped(shown_number(trial.values[name]))}" for trial in members],
+            "customdata": [trial.number for trial in members],
             "hovertemplate": "%{text}, %{y:.4g}<extra></extra>",
             "marker": {"size": 7.5, "line": {"width": 0.4, "color": theme.ink}, **marker},
         }

@@ -31,7 +31,7 @@ _COLUMNS: dict[ErrorKind, str] = {
     "test": "test_error",
 }
 _LABEL_WIDTH = 0.11  # of a published cell's name, as a share of the axis
-_MOST_OTHERS = 400  # points that are drawn beside the front
+_MOST_OTHERS = 400  # points beside the front that are drawn at first
 _PATTERNS = ("", "/", "x", ".", "-")  # of bars, an objective each
 
 
@@ -77,15 +77,12 @@ def front_chart(
     y = [100 * errors[trial.run.run_id] for trial in shown]
     results = [index for index, trial in enumerate(shown) if trial.is_result]
     front = _front(results, x, y)
-    drawn = _drawn(len(shown), front)
-    data = points(
-        [shown[i] for i in drawn], [x[i] for i in drawn], [y[i] for i in drawn],
-        [drawn.index(i) for i in front], theme, colour_by,
-    )  # fmt: skip
+    data = points(shown, x, y, front, theme, colour_by, late=_late(len(shown), front))
     data.insert(0, _stairs([x[index] for index in front], [y[index] for index in front], theme))
     ringed = [index for index, trial in enumerate(shown) if trial.number in tests] if error != "test" else []
     if ringed:
-        data.insert(1, _rings([x[index] for index in ringed], [y[index] for index in ringed], theme))
+        rings = _rings([x[index] for index in ringed], [y[index] for index in ringed], theme)
+        data.insert(1, {**rings, "customdata": [shown[index].number for index in ringed]})
     references = _references(published, cost, x, theme)
     figure = {
         "data": data,
@@ -114,7 +111,6 @@ def front_chart(
         ],
         note="Named points are on the front of the two axes shown; hollow ones are no results (yet)."
         + (" A ring: retrained." if ringed else "")
-        + (f" Drawn: {len(drawn)} of {len(shown)}, all of the front." if len(drawn) < len(shown) else "")
         + (" Dotted lines: cost of published cells at this search's size." if references[0] else ""),
     )  # fmt: skip
 
@@ -180,10 +176,10 @@ def _has(trial: Trial, metric: str) -> bool:
     return math.isfinite(trial.run.metrics.get(metric, math.nan))
 
 
-def _drawn(count: int, front: Sequence[int]) -> list[int]:
-    """Which points are drawn: all of the front, and an even selection of very many others, to spare the browser."""
+def _late(count: int, front: Sequence[int]) -> set[int]:
+    """Which points are drawn once the page is there: of very many beside the front, all but an even selection."""
     others = sorted(set(range(count)) - set(front))
-    return sorted([*front, *others[:: -(-len(others) // _MOST_OTHERS) or 1]])
+    return set(others) - set(others[:: -(-len(others) // _MOST_OTHERS) or 1])
 
 
 def _front(shown: Sequence[int], x: Sequence[float], y: Sequence[float]) -> list[int]:

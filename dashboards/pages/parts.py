@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dash import dcc, html
 
@@ -56,14 +56,36 @@ def prose(text: str) -> list[Component]:
     return [html.Code(part) if place % 2 else part for place, part in enumerate(text.split("`"))]
 
 
-def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: Sequence[Component] = ()) -> Component:
-    """A chart with its title, controls, downloads, and how to read it."""
+def chart_card(
+    chart: Chart,
+    request: Request,
+    *,
+    wide: bool = False,
+    controls: Sequence[Component] = (),
+    drag: Literal["lasso", "select"] | None = None,
+    below: Sequence[Component] = (),
+) -> Component:
+    """A chart with its title, controls, downloads, and how to read it.
+
+    Args:
+        chart: what is shown.
+        request: says where the downloads are.
+        wide: whether it takes the width of the page.
+        controls: beside its title.
+        drag: how dragging chooses trials; None: it does not.
+        below: what stands below it.
+    """
     identity = f"chart-{chart.key}"
+    figure, note = chart.figure, chart.note
+    if drag is not None and figure:
+        outline = {"line": {"color": request.theme.ink, "dash": "dot", "width": 1.4}}
+        figure = {**figure, "layout": {**figure["layout"], "dragmode": drag, "newselection": outline}}
+        note = f"Drag to choose trials, double-click to show all. {note}"
     body: Component
     if chart.figure:
         body = html.Div(
             dcc.Graph(
-                id=identity, figure=chart.figure, responsive=True, config={"displayModeBar": False},
+                id=identity, figure=figure, responsive=True, config={"displayModeBar": False},
                 style={"height": f"{chart.figure['layout'].get('height', 360)}px"},
             ),
             role="img", className="graph", **{"aria-label": chart.summary or chart.title},
@@ -80,9 +102,10 @@ def chart_card(chart: Chart, request: Request, *, wide: bool = False, controls: 
             html.Figcaption([html.H2(chart.title), *controls]),
             body,
             html.Div(
-                [html.P(chart.note, className="note"), html.Div(downloads if chart.figure else [], className="tools")],
+                [html.P(note, className="note"), html.Div(downloads if chart.figure else [], className="tools")],
                 className="below",
             ),
+            *below,
         ],
         id=f"card-{chart.key}",
         className="card wide" if wide else "card",

@@ -12,6 +12,7 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
 from dashboards.charts.slices import slices_chart
 from dashboards.charts.study_charts import front_chart, importance_chart, known_costs, known_errors
+from dashboards.charts.volume import volume_chart
 from dashboards.formatting import (
     MISSING,
     counted,
@@ -68,7 +69,7 @@ def study_view(store: Store, request: Request) -> View:
     answer = answer_of(study)
     penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by, answer=answer)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
-    slices = slices_chart(study, request.theme)
+    slices, volume = slices_chart(study, request.theme), volume_chart(study, request.theme)
     trials = trials_chart(study)
     controls = [
         choices("error", "Error", {str(kind): str(kind) for kind in errors}, error, request),
@@ -91,11 +92,19 @@ def study_view(store: Store, request: Request) -> View:
         slot(said),
         html.Div(
             [
-                chart_card(front, request, wide=True, controls=controls),
+                chart_card(
+                    front,
+                    request,
+                    wide=True,
+                    controls=controls,
+                    drag="lasso",
+                    below=[html.Div([], id="chosen-cells", className="strip")],
+                ),
                 chart_card(penalty, request, wide=True),
-                chart_card(parallel, request),
+                chart_card(parallel, request, drag="select"),
                 chart_card(importance, request),
                 chart_card(slices, request, wide=True),
+                *([chart_card(volume, request, wide=True)] if volume.figure else []),
             ],
             className="cards",
         ),
@@ -106,7 +115,7 @@ def study_view(store: Store, request: Request) -> View:
         name="study",
         title=study.overview.name,
         body=[html.Div(body, className="page")],
-        charts=(front, penalty, parallel, importance, slices, trials),
+        charts=(front, penalty, parallel, importance, slices, volume, trials),
         is_live=study.overview.state == "running",
         version=study.version,
     )

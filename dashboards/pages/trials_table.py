@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,11 @@ from dashboards.records import StudyRecord, Trial
 _METRICS = ("child_val_error", "child_madds", "child_params", "discretization_gap", "supernet_val_accuracy")
 #: Columns that are there but not shown at first: what a page of 1400 pixels has no room for.
 _HIDDEN = ("supernet_val_accuracy", "edges", "epochs", "reason")
+#: Filters that an address may hold; combined ones live in the browser alone.
+_FILTERS: Mapping[str, Sequence[str]] = {
+    "number": ("lessThanOrEqual", "greaterThanOrEqual", "equals", "inRange", "blank", "notBlank"),
+    "text": ("contains", "notContains", "equals", "notEqual", "startsWith", "endsWith", "blank", "notBlank"),
+}
 #: Whose filter begins with "at least", since more is better; all others begin with "at most".
 _AT_LEAST = ("supernet_val_accuracy",)
 _ROWS: Mapping[str, str] = {
@@ -73,6 +78,7 @@ def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component
         id="trials",
         columnDefs=[_trial_column(), *map(_definition, columns)],
         rowData=rows,
+        filterModel=_filters(request, columns),
         getRowId="params.data.run",
         defaultColDef={"sortable": True, "resizable": True, "floatingFilter": True,
                        "wrapHeaderText": True, "autoHeaderHeight": True},
@@ -80,6 +86,8 @@ def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component
             "rowSelection": {"mode": "multiRow", "enableClickSelection": False, "headerCheckbox": False},
             "theme": {"function": f"themeQuartz.withParams({json.dumps(_grid_colours(request.theme))})"},
             "selectionColumnDef": {"pinned": "left", "width": 46},
+            "isExternalFilterPresent": {"function": "true"},
+            "doesExternalFilterPass": {"function": "isChosen(params)"},
             "ensureDomOrder": True, "animateRows": False, "rowBuffer": 3, "enableCellTextSelection": True,
         },
         style={"height": f"{min(620, 140 + 42 * len(rows))}px"},
@@ -94,6 +102,7 @@ def trials_grid(study: StudyRecord, chart: Chart, request: Request) -> Component
         [
             html.Div(
                 [html.H2([counted(len(study.trials), "trial"), html.Span("", id="trials-count", className="muted")]),
+                 html.Button("Show all trials", id="show-all", type="button", hidden=True),
                  choices("rows", "Rows", _ROWS, chosen, request), _chooser(columns)], className="table-head",
             ),
             html.Div([compare, hint, html.Div([csv], className="tools")], className="below"),
@@ -153,6 +162,24 @@ def _columns(study: StudyRecord) -> list[_Column]:
 def _trial_column() -> dict[str, Any]:
     return {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left",
             "filter": "agNumberColumnFilter", "width": 96}  # fmt: skip
+
+
+def _filters(request: Request, columns: list[_Column]) -> dict[str, Any]:
+    """The filters that the browser wrote into the address, by column; what the grid could not take is left out."""
+    try:
+        given = json.loads(request.query.get("filter", ["{}"])[0])
+    except (ValueError, RecursionError):
+        given = {}
+    kinds = {column.key: "text" if column.text is None else "number" for column in columns} | {"trial": "number"}
+    asked = given.items() if isinstance(given, dict) else ()
+    return {key: value for key, value in asked if key in kinds and _is_filter(value, kinds[key])}
+
+
+def _is_filter(value: Any, kind: str) -> bool:
+    if not isinstance(value, dict) or value.get("filterType") != kind or value.get("type") not in _FILTERS[kind]:
+        return False
+    compared = [value[key] for key in ("filter", "filterTo") if value.get(key) is not None]
+    return all(isinstance(entry, str if kind == "text" else int | float) for entry in compared)
 
 
 def _definition(column: _Column) -> dict[str, Any]:

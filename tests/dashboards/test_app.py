@@ -1,7 +1,9 @@
 """Views of every address over generated studies, and what the callback makes of them."""
 
+import json
 from collections import Counter
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 
@@ -186,6 +188,19 @@ def test_table_of_trials_shows_the_starred_ones(store, study):
             for run in study.runs]  # fmt: skip
     (rows,) = props(plain(_render(MemoryStore([replace(study, runs=runs)]), page)), "rowData")
     assert [row["label"] for row in rows] == ["trial 4 ★"]
+
+
+def test_table_of_trials_takes_filters_from_the_address_and_leaves_out_what_is_none(store):
+    error = {"filterType": "number", "type": "lessThanOrEqual", "filter": 12.5}
+    others = {"state": {"filterType": "text", "type": "<b>", "filter": "x"}, "front": {"filterType": "number"},
+              "nonsense": error, "child_madds": {**error, "filter": "many"}, "edges": []}  # fmt: skip
+    for text, kept in (
+        (json.dumps({"child_val_error": error, **others}), {"child_val_error": error}),
+        ("{", {}),
+        ("3", {}),
+    ):
+        (found,) = props(plain(_render(store, f"/study/{_STUDY}?filter={quote(text)}")), "filterModel")
+        assert found == kept
 
 
 def test_a_trial_without_files_says_so(store):

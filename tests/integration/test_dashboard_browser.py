@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, Download, expect
+from playwright.sync_api import Browser, Download, Locator, expect
 
 from dashboards.analysis.answer_text import answer_words
 from dashboards.formatting import shown_metric
@@ -66,6 +66,11 @@ VIEWS = {
     "retrain": f"/study/{NAME}/retrain",
 }
 DRAWING = "#cells"
+#: Where on the page a graph shows values of its axes.
+PLACE = """(graph, [x, y]) => {
+    const { xaxis, yaxis } = graph._fullLayout, box = graph.getBoundingClientRect();
+    return [box.left + xaxis._offset + xaxis.d2p(x), box.top + yaxis._offset + yaxis.d2p(y)];
+}"""
 
 
 @dataclass
@@ -358,13 +363,78 @@ def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit
     page.get_by_role("spinbutton", name="child error Filter Input").fill(f"{errors[1] + 0.001:.3f}")
     few = sum(error <= errors[1] + 0.001 for error in errors)
     expect(page.locator("#trials-count")).to_have_text(f", {few} shown")
+    page.wait_for_url("**/*filter=*")
+    page.reload()
+    visit.shows("study")
+    expect(page.locator("#trials-count")).to_have_text(f", {few} shown")  # the filter is in the address
     page.get_by_role("link", name="failed or collapsed").click()
-    visit.shows("study", f"{VIEWS['study']}?rows=failed")
+    page.wait_for_url(re.compile("filter=.*rows=failed"))
     page.get_by_role("spinbutton", name="child error Filter Input").fill("")
     expect(page.locator("#trials .ag-center-cols-container .ag-row")).to_have_count(2)
+    assert visit.path == f"{VIEWS['study']}?rows=failed"
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("button", name="reason", exact=True).click()
     expect(page.locator("#trials").get_by_role("columnheader", name="reason")).to_be_attached()
+
+
+def test_trials_chosen_in_charts_are_those_of_table_and_charts(visit: Visit, done: Tracked) -> None:
+    page, complete = visit.page, [trial for trial in done.study.trials() if trial.state == "complete"]
+    visit.open(VIEWS["study"], "study")
+    visit.draw_all()
+    asked = len([url for url in visit.watched.requests if "_dash-update" in url])
+    costs = {trial.number: trial.metrics["child_madds"] / 1e6 for trial in complete}
+    *_, second, most = sorted(set(costs.values()))
+    costly = {number for number, cost in costs.items() if cost == most}
+    front, axes = (page.locator(f"#chart-{name} .js-plotly-plot") for name in ("front", "parallel"))
+    ends = "graph => graph._fullLayout.yaxis.range.map((end) => graph._fullLayout.yaxis.r2d(end))"
+    (low, high), left, right = front.evaluate(ends), (second + most) / 2, most * 1.001
+    around = [(left, low), (left, high), (right, high), (right, low)]
+    _drag(visit, front, around)
+    _lists(visit, costly)
+    visit.page.get_by_role("button", name="Show all trials").click()
+    expect(page.locator("#trials-count")).to_have_text("")
+    _drag(visit, axes, [(-0.2, 0.9), (0.2, 1.05)])  # on the first axis, of the penalty strength
+    penalised = {trial.number for trial in complete if trial.values["penalty.strength"] == 1e-2}
+    _lists(visit, penalised)
+    _drag(visit, front, around)
+    last = penalised & costly or costly  # a choice narrows the one before, or begins anew
+    _lists(visit, last)
+    assert len([url for url in visit.watched.requests if "_dash-update" in url]) == asked
+    page.reload()
+    visit.shows("study")
+    visit.draw_all()
+    _lists(visit, last)  # the choice is in the address
+    axes.scroll_into_view_if_needed()
+    page.mouse.dblclick(*axes.evaluate(PLACE, [0.5, 0.5]))
+    expect(page.locator("#trials-count")).to_have_text("")
+    assert visit.path == VIEWS["study"]
+
+
+def _drag(visit: Visit, graph: Locator, corners: list[tuple[float, float]]) -> None:
+    """Drag from corner to corner; they are values of the graph's axes."""
+    graph.scroll_into_view_if_needed()
+    first, *others = [graph.evaluate(PLACE, list(corner)) for corner in corners]
+    visit.page.mouse.move(*first)
+    visit.page.mouse.down()
+    for place in others:
+        visit.page.mouse.move(*place, steps=4)
+    visit.page.mouse.up()
+
+
+def _lists(visit: Visit, numbers: set[int]) -> None:
+    """The table, all charts and the strip of cells show these trials alone."""
+    expect(visit.page.locator("#trials-count")).to_have_text(f", {len(numbers)} shown")
+    expect(visit.page.locator("#chosen-cells img")).to_have_count(len(numbers))
+    titles = [title for title in visit.column("trial") if title]
+    assert {int(title.split()[1]) for title in titles} == numbers
+    visit.page.wait_for_function(
+        """numbers => [...document.querySelectorAll("#card-front, #card-penalty, #card-parallel, #card-slices")]
+            .map((card) => card.querySelector(".js-plotly-plot").data.flatMap(
+                ({ customdata = [], mode, y, selectedpoints }) => customdata.filter((number, i) =>
+                    number !== null && (mode === "lines" ? y[i] !== null : selectedpoints?.includes(i)))))
+            .every((shown) => [...new Set(shown)].sort().join() === numbers.sort().join())""",
+        arg=sorted(numbers),
+    )
 
 
 def test_table_shows_the_trials_that_have_a_star(visit: Visit, done: Tracked) -> None:
@@ -419,11 +489,7 @@ def test_line_of_the_search_that_is_pointed_at_is_heavy(visit: Visit, done: Trac
     heavy = "graph => graph.data.filter(trace => trace.meta === 'pointed').map(trace => [...trace.y])"
     assert graph.evaluate(heavy) == []
     errors = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(0).epochs]
-    place = """(graph, [x, y]) => {
-        const { xaxis, yaxis } = graph._fullLayout, box = graph.getBoundingClientRect();
-        return [box.left + xaxis._offset + xaxis.l2p(x), box.top + yaxis._offset + yaxis.l2p(y)];
-    }"""
-    visit.page.mouse.move(*graph.evaluate(place, [EPOCHS // 2, errors[EPOCHS // 2]]), steps=3)
+    visit.page.mouse.move(*graph.evaluate(PLACE, [EPOCHS // 2, errors[EPOCHS // 2]]), steps=3)
     label = visit.page.locator(".hoverlayer .hovertext")
     expect(label).to_contain_text("trial")
     number = int((label.text_content() or "").split("trial ")[1].split(",")[0])

@@ -23,6 +23,7 @@ from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.slices import slices_chart
 from dashboards.charts.study_charts import front_chart, importance_chart
 from dashboards.charts.theme import THEMES
+from dashboards.charts.volume import volume_chart
 from dashboards.history import History
 from dashboards.records import Objective
 from tests.dashboards.generated import generated_study, published_costs
@@ -51,6 +52,7 @@ CHARTS = {
     ),
     "importance": lambda of, curves, history, theme: importance_chart(of, theme),
     "parallel": lambda of, curves, history, theme: parallel_chart(of, theme),
+    "volume": lambda of, curves, history, theme: volume_chart(of, theme),
     "slices": lambda of, curves, history, theme: slices_chart(of, theme),
     "many": lambda of, curves, history, theme: many_curves(of.trials, curves, "child_val_error", theme),
     "retrain": lambda of, curves, history, theme: retrain_curves({str(k): v for k, v in curves.items()}, theme),
@@ -157,7 +159,7 @@ def test_chart_of_one_trial(name, eta):
     curves = {0: curve(temperature=[1.0], child_val_error=[0.5], val_accuracy=[0.5])}
     chart = CHARTS[name](of, curves, made_up_search(1), LIGHT)
     json.dumps(chart.figure, allow_nan=False)
-    assert bool(chart.figure) == (name != "importance")
+    assert bool(chart.figure) == (name not in ("importance", "volume"))
     assert "nan" not in chart.title + chart.summary
 
 
@@ -254,7 +256,7 @@ def test_time_of_a_thousand_trials_grows_with_their_number_and_traces_do_not(nam
     assert _seconds(CHARTS[name], many) < 40 * _seconds(CHARTS[name], few)  # 10 if linear, 100 if quadratic
     curves = {n: curve(child_val_error=[0.5]) for n in range(1000)}
     counts = [len(CHARTS[name](of, curves, _NOTHING, LIGHT).figure["data"]) for of in (few, many)]
-    assert max(counts) <= 12
+    assert max(counts) <= 13
 
 
 def test_csv_quotes_what_a_spreadsheet_would_run_and_leaves_numbers():

@@ -236,11 +236,14 @@ def test_penalty_of_zero_stands_left_on_the_logarithmic_axis(etas, places, ticks
 def test_penalty_of_many_is_a_band_with_the_median():
     draw = np.random.default_rng(0)
     chart = _penalty(_penalised(10 ** draw.uniform(-4, -1, 400), draw.uniform(1, 9, 400)))
-    assert len(chart.figure["data"]) == 12
-    low, high, middle = (np.array(trace["y"]) for trace in chart.figure["data"][3:6])
+    bands = [trace for trace in chart.figure["data"] if trace.get("meta") != "listed"]
+    assert len(bands) == 12
+    low, high, middle = (np.array(trace["y"]) for trace in bands[3:6])
     assert (low <= middle).all()
     assert (middle <= high).all()
     assert "median of 400 searches" in chart.note
+    (listed,) = [trace for trace in chart.figure["data"] if trace not in bands]
+    assert (listed["visible"], len(listed["customdata"])) == (False, 400)
     assert len(chart.rows) == 400
 
 
@@ -330,12 +333,16 @@ def test_parallel_says_why_there_is_nothing():
     assert parallel_chart(study([trial(0)]), LIGHT).empty == "This study sweeps nothing."
 
 
-def test_front_of_very_many_searches_draws_all_of_the_front_and_says_how_many_others():
+def test_front_of_very_many_searches_draws_the_front_and_some_others_first_and_all_late():
     trials = [_scored(n, 1 + n % 50, 90 - n % 7) for n in range(1000)] + [_scored(1000, 0.5, 1)]
     chart = _front(study(trials))
     _, *rest = chart.figure["data"]
-    drawn = {number for trace in rest for number in trace["customdata"]}
-    assert 1000 in drawn
-    assert 300 <= len(drawn) <= 401
-    assert f"Drawn: {len(drawn)} of 1001" in chart.note
+    first, late = (
+        {number for trace in rest if (trace.get("meta") == "late") is is_late for number in trace["customdata"]}
+        for is_late in (False, True)
+    )
+    assert 1000 in first
+    assert 300 <= len(first) <= 401
+    assert not first & late
+    assert len(first | late) == 1001
     assert len(chart.rows) == 1001
