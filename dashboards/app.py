@@ -22,6 +22,7 @@ from dashboards.pages.parts import link, message
 from dashboards.pages.retrain import retrain_view
 from dashboards.pages.studies import studies_view
 from dashboards.pages.study import study_view
+from dashboards.pages.timeline import timeline_view
 from dashboards.pages.trial import trial_view
 from dashboards.pages.view import Request, View, address, parse_query
 from dashboards.pictures.cell_svg import cell_difference_svg, small_cells_svg
@@ -150,6 +151,8 @@ def _page(parts: Sequence[str]) -> Callable[[Store, Request], View]:
             return curves_view
         case ["study", _, "retrain"]:
             return retrain_view
+        case ["study", _, "timeline"]:
+            return timeline_view
         case ["study", _, "trial" | "run", _]:
             return trial_view
     raise NotFoundError(f"there is no page /{'/'.join(parts)}; all studies are at /")

@@ -57,7 +57,7 @@ class History:
     """What one search or retraining reported; T epochs.
 
     Attributes:
-        epochs: 0-based epoch numbers, ascending, (T,).
+        epochs: their numbers as people count them, from 1, ascending, (T,); reports and MLflow's steps count from 0.
         metrics: by name, float64 (T,); NaN where an epoch did not report it.
         genotypes: JSON of the derived architecture per epoch, as `Genotype.to_json` writes it; empty for retrainings.
         cells: the distributions of a search; empty for retrainings.
@@ -74,9 +74,9 @@ class History:
 def history_table(records: Sequence[Mapping[str, Any]], primitives: Sequence[str]) -> pa.Table:
     """Reports of one search or retraining as a table.
 
-    Columns: `epoch`, every metric, and for searches `genotype` (JSON) and, per cell type, `alpha_*`, `probabilities_*`
-    (rows of edges by operations), `edge_entropy_*`, `credit_*` and `resource_credit_*` (per edge), the latter five in
-    single precision.
+    Columns: `epoch` from 0, every metric, and for searches `genotype` (JSON) and, per cell type, `alpha_*`,
+    `probabilities_*` (rows of edges by operations), `edge_entropy_*`, `credit_*` and `resource_credit_*` (per edge),
+    the latter five in single precision.
 
     Args:
         records: plain data of `EpochReport.to_dict` or `RetrainReport.to_dict`, one per epoch.
@@ -143,7 +143,7 @@ def read_history(content: bytes, place: str) -> History:
         skipped = {"epoch", "genotype"} | {name for name in table.column_names if pa.types.is_nested(table[name].type)}
         metrics = {name: _floats(table[name]) for name in table.column_names if name not in skipped}
         return History(
-            epochs=_whole(table["epoch"], "epoch"),
+            epochs=_whole(table["epoch"], "epoch") + 1,
             metrics=metrics,
             genotypes=_genotypes(table) if primitives else (),
             cells={cell_type: _cell(table, cell_type, len(primitives)) for cell_type in _cell_types(primitives)}
@@ -167,7 +167,7 @@ def read_curves(content: bytes, place: str) -> dict[int, History]:
     """
     try:
         table = pq.read_table(io.BytesIO(content))
-        trials, epochs = _whole(table["trial"], "trial"), _whole(table["epoch"], "epoch")
+        trials, epochs = _whole(table["trial"], "trial"), _whole(table["epoch"], "epoch") + 1
         metrics = {name: _floats(table[name]) for name in table.column_names if name not in ("trial", "epoch")}
     except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
         raise BrokenArtifactError(f"{place} must be curves of trials (Parquet), got: {error}") from error

@@ -191,6 +191,7 @@ def study_tabs(study: StudyRecord, chosen: str) -> Component:
         "Study": address("study", name),
         "Curves": address("study", name, "curves"),
         "Retrain": address("study", name, "retrain"),
+        "Timeline": address("study", name, "timeline"),
         "Compare": address("compare", study=name),
     }
     return html.Nav(

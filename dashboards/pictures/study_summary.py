@@ -40,7 +40,7 @@ class TrialPoint:
         error: validation error of the child, a fraction in [0, 1]; NaN where the child was not evaluated.
         madds: multiply-adds of the child, at least 0.
         on_front: whether no other trial is better in both error and multiply-adds.
-        epochs: epochs with a report, ascending.
+        epochs: epochs with a report, counted from 1, ascending.
         entropy: entropy of the whole architecture distribution per entry of `epochs`, nats.
         gap: supernet validation accuracy minus child validation accuracy per entry of `epochs`, a fraction.
         temperature: temperature of the concrete distribution per entry of `epochs`.

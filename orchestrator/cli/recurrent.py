@@ -54,4 +54,4 @@ def _print_perplexities(report: RecurrentReport | RecurrentRetrainReport) -> Non
         for name, value in metrics.items()
         if name.endswith("_perplexity")
     )
-    stdout.print(f"{report.epoch:5d}  perplexity: {shown}  {report.seconds:.1f} s", highlight=False, soft_wrap=True)
+    stdout.print(f"{report.epoch + 1:5d}  perplexity: {shown}  {report.seconds:.1f} s", highlight=False, soft_wrap=True)

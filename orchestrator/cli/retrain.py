@@ -91,7 +91,7 @@ def _small_recipe() -> RetrainConfig:
 
 def _print_epoch(seed: int, report: RetrainReport) -> None:
     stdout.print(
-        f"seed {seed}  epoch {report.epoch:3d}  loss {report.train_loss:.3f}  train {report.train_accuracy:6.2%}"
+        f"seed {seed}  epoch {report.epoch + 1:3d}  loss {report.train_loss:.3f}  train {report.train_accuracy:6.2%}"
         f"  validation {report.val_accuracy:6.2%}  {report.seconds:.1f} s",
         highlight=False,
     )

@@ -56,7 +56,7 @@ def _print_epoch(report: EpochReport) -> None:
         stdout.print(_HEAD, highlight=False, soft_wrap=True)
     edges, madds = f"{report.edges_normal}+{report.edges_reduce}", shown_metric("child_madds", report.child_madds)
     stdout.print(
-        f"{report.epoch:5d}  {report.supernet_val_accuracy:8.2%}  {report.child_val_accuracy:6.2%}"
+        f"{report.epoch + 1:5d}  {report.supernet_val_accuracy:8.2%}  {report.child_val_accuracy:6.2%}"
         f"  {report.child_val_accuracy_recalibrated:8.2%}  {report.train_loss:5.3f}  {report.entropy_total:7.2f}"
         f"  {report.temperature:5.3f}  {edges:>5}  {madds:>8}  {report.seconds:4.1f}",
         highlight=False,

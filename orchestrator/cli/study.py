@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -257,6 +258,7 @@ def _run(study: Study, address: str | None, settings: Sequence[str] = ()) -> Non
     from orchestrator.reports.relations import study_answer
     from orchestrator.study.records import front_rows
 
+    begin = time.monotonic()
     with ConsoleView(Console()) as view:
         view.step("loading PyTorch, Ray and MLflow")
         from orchestrator.driver.start import run_study  # readers need none of them, and they take seconds
@@ -272,20 +274,22 @@ def _run(study: Study, address: str | None, settings: Sequence[str] = ()) -> Non
     print_retrains(retrains)
     if (answer := study_answer(study, trials, retrains)) is not None:
         print_answer(answer)
+    overview, took = _overview(study), duration(time.monotonic() - begin)
+    retrained = f", {overview['retrained']} of {overview['retrainings']} retrained" if retrains else ""
     show, pages = study.runs.command("study", "show", study.spec.name), study.runs.command("dashboard")
-    stdout.print(
-        f"\nlook further:\n  {show}\n  {pages}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    line = f"\n{_state_words(overview)}{retrained}, after {took}; `{show}` and `{pages}` show more"
+    stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
+def _state_words(overview: dict[str, Any]) -> str:
     early = "".join(f", {overview[end]} {end}" for end in _EARLY_ENDS if overview[end])
     ends = f"{overview['complete']} of {overview['trials']} trials complete{early}"
     ending = f" ({overview['ending']})" if overview["ending"] else ""
-    stdout.print(f"study {overview['name']}: {overview['state']}{ending}, {ends}", soft_wrap=True)
+    return f"study {overview['name']}: {overview['state']}{ending}, {ends}"
+
+
+def _print_state(overview: dict[str, Any], facts: dict[str, Any]) -> None:
+    stdout.print(_state_words(overview), soft_wrap=True)
     parts = [f"best {metric_name(metric)} {shown_metric(metric, value)}" for metric, value in facts["best"].items()]
     if facts["hypervolume"] is not None:
         parts.append(f"hypervolume of the front {facts['hypervolume']:.3f}")

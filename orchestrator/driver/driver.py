@@ -379,7 +379,7 @@ class Driver:
             TrackingAwayError: if MLflow is away.
         """
         drop_fork_points(self._study)
-        self._view.step("logging to MLflow: what is left, models, summary")
+        self._view.step("writing results: what MLflow lacks, models, summary")
         missing, reasons = self._log.finish(self._study.retrain_jobs(), self._control.ending)
         if missing:
             self._view.warn(f"MLflow lacks something of {', '.join(missing)}; {self._study.resume_hint}")

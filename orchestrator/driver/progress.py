@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from dashboards.formatting import duration, epoch_text, metric_name, shown_metric
@@ -20,6 +20,7 @@ from orchestrator.files.journal import Journal
 #: The phase whose units are the trials of a study.
 SEARCHES = "searches"
 _SHOWN_UNITS = 12
+_COLUMNS = 6  # of the live table: label, bar, epoch, accuracy, gap, temperature
 
 
 class StudyView:
@@ -163,14 +164,15 @@ class ConsoleView(StudyView):
         if not self._total:  # a step, or nothing yet
             return Group(Text(f"{self._phase}  {time.monotonic() - self._begin:.0f} s") if self._phase else Text())
         done = self._done_before + self._ends.total()
-        head = Text(f"{self._phase}  {done}/{self._total} done")
+        head = Text(f"{self._phase}  {done} of {self._total} done")
         for end, style in (("stopped", "dim"), ("collapsed", "yellow"), ("cancelled", "dim"), ("failed", "red")):
             if self._ends[end]:
                 head.append(f", {self._ends[end]} {end}", style=style)
         if self._best is not None:
             head.append(f"   best accuracy {shown_metric('val_accuracy', self._best[0])} ({self._best[1]})")
-        head.append(f"   {self._left()}", style="dim")
-        table = Table.grid(padding=(0, 2))
+        if done < self._total:
+            head.append(f"   {self._left()}", style="dim")
+        table = Table.grid(*(Column(no_wrap=True) for _ in range(_COLUMNS)), padding=(0, 2))
         for label, (epochs, journal) in list(self._running.items())[:_SHOWN_UNITS]:
             bar = ProgressBar(total=epochs, completed=len(journal.epochs), width=24)
             table.add_row(label, bar, *_numbers(journal, epochs))
@@ -191,7 +193,7 @@ def _numbers(journal: Journal, epochs: int) -> list[str]:
     shown = [epoch_text(len(journal.epochs), epochs), f"accuracy {shown_metric('val_accuracy', _accuracy(journal))}"]
     if "child_madds" in metrics:
         shown += [
-            f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}",
+            f"gap {shown_metric('discretization_gap', metrics['discretization_gap'])}".replace("percentage ", ""),
             f"temperature {shown_metric('temperature', metrics['temperature'])}",
         ]
     return shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from dashboards.analysis.claims import Claim, Searched, claims
-from dashboards.formatting import shown_setting
+from dashboards.formatting import shown_number, shown_setting
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import trial_label
 from orchestrator.reports.regret import Judge, TruthFacts, truth_facts
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Of which strategy the claims speak, and with which one each is compared.
 _OURS = "snas"
+_ETA = "penalty.strength"
 _OTHERS = {"a": "darts", "b": "darts", "c": "darts", "d": "enas"}
 #: Strategies that choose at random: without one of them no other figure means much.
 CONTROLS = ("random_sampling", "random")
@@ -38,7 +38,8 @@ class StrategyRow:
 
     Attributes:
         kind: of the strategy.
-        settings: what else was swept, such as `penalty.strength 0.01`; empty if nothing was.
+        settings: what else was swept, such as `penalty.strength 0.01` or, where it was drawn from a range,
+            `penalty.strength 0.01 to 0.1`; empty if nothing was.
         num_searches: complete ones, of which all other numbers speak.
         failed: searches that are not among them because they failed, collapsed, were stopped or broke a hard limit.
         epochs: of a search.
@@ -119,6 +120,9 @@ def compare(study: Study) -> Comparison:
     truth = read_truth(study.spec, study.folder)
     trials, retrains = study.trials(), study.retrains()
     groups: dict[tuple[str, str], list[TrialRecord]] = {}
+    eta = study.spec.sweep.get(_ETA)
+    if eta is not None and not eta.is_finite:
+        trials = sorted(trials, key=lambda trial: _decade(trial.values.get(_ETA)))
     for trial in trials:
         groups.setdefault(_group(study, trial), []).append(trial)
     judge = Judge(study, truth) if truth is not None else None
@@ -134,10 +138,31 @@ def compare(study: Study) -> Comparison:
 
 
 def _group(study: Study, trial: TrialRecord) -> tuple[str, str]:
+    """Strategy and what else sets the row of a trial apart: what was swept, but for seeds and ranges of real numbers.
+
+    Of those, penalty strengths are put together by decade and all others entirely: no two trials share a value.
+    """
     kind = str(trial.values.get("strategy.kind", study.spec.search.strategy.kind))
     varied = {key for key, entry in study.spec.sweep.items() if len(entry.values) > 1} - {"strategy.kind", "seed"}
-    others = {key.removeprefix("strategy."): value for key, value in trial.values.items() if key in varied}
-    return kind, ", ".join(itertools.starmap(shown_setting, others.items()))
+    words = []
+    for key, value in trial.values.items():
+        if key in varied and study.spec.sweep[key].is_finite:
+            words.append(shown_setting(key.removeprefix("strategy."), value))
+        elif key in varied and key == _ETA:
+            words.append(f"{key} {_decade_text(value)}")
+    return kind, ", ".join(words)
+
+
+def _decade(value: object) -> float:
+    """The power of ten at or below a number; minus infinity for what has none."""
+    return math.floor(math.log10(value) + 1e-9) if isinstance(value, int | float) and value > 0 else -math.inf
+
+
+def _decade_text(value: object) -> str:
+    decade = _decade(value)
+    if math.isinf(decade):
+        return shown_number(value)
+    return f"{shown_number(10.0**decade)} to {shown_number(10.0 ** (decade + 1))}"
 
 
 def _row(
@@ -229,7 +254,7 @@ def _own(
     """
     rows = {_row_name(*group): of for group, of in searches.items() if group[0] == kind}
     own = study.spec.search.penalty.eta
-    same = {name: of for name, of in rows.items() if any(search.eta == own for search in of)}
+    same = {name: of for name, of in rows.items() if of and all(search.eta == own for search in of)}
     together = [replace(search, strategy=kind) for of in rows.values() for search in of]
     return dict(same) or {kind: together}
 

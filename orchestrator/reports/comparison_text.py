@@ -88,7 +88,7 @@ def pruned_text(comparison: Comparison) -> str:
     for row in (row for row in comparison.rows if row.pruned_kl):
         last = len(row.pruned_kl) - 1
         epochs = sorted({round(last * part / 5) for part in range(6)})
-        parts.append(f"{row.name} " + ", ".join(f"{row.pruned_kl[epoch]:.3g} ({epoch})" for epoch in epochs))
+        parts.append(f"{row.name} " + ", ".join(f"{row.pruned_kl[epoch]:.3g} ({epoch + 1})" for epoch in epochs))
     told = "Divergence of children drawn at random from the whole network, symmetrised KL in nats (epoch): "
     return told + "; ".join(parts) + "." if parts else ""
 
@@ -108,7 +108,8 @@ HOW_TO_READ = (
     "Mean ± sample standard deviation over seeds. Inherited: validation accuracy of the child with the weights of its "
     "search, untrained. Gap: supernet minus child, as they are and with batch norm statistics recalibrated in both. "
     "Retrained: test accuracy after training from scratch; nothing was chosen by it. Strategies that train each child "
-    "independently have no supernet, so no gap."
+    "independently have no supernet, so no gap. Settings drawn from a range are put together, penalty strengths by "
+    "decade."
 )
 
 

@@ -66,7 +66,7 @@ def trial_point(trial: TrialRecord, study: Study) -> TrialPoint:
         error=trial.metrics["child_val_error"],
         madds=trial.metrics["child_madds"],
         on_front=trial.on_front,
-        epochs=[record["epoch"] for record in epochs],
+        epochs=[record["epoch"] + 1 for record in epochs],
         entropy=[record["metrics"]["entropy_total"] for record in epochs],
         gap=[record["metrics"]["discretization_gap"] for record in epochs],
         temperature=[record["metrics"]["temperature"] for record in epochs],

@@ -62,7 +62,7 @@ class Scheduler:
         reduction_factor: for `asha` and `hyperband`, one of this many trials continues at each rung, at least 2.
         dominated_by: for `front`, how many others must be better in one objective and worse in none at the same epoch
             for a trial to be stopped, at least 1.
-        interval: for `pbt`, trials are compared after every so many epochs, at least 1.
+        interval: for `pbt`, epochs from one comparison of the trials to the next, at least 1.
         quantile: for `pbt`, the worst share of those that got so far, which is stopped, and the best, which is forked
             in its place; above 0, at most 0.5.
     """
@@ -334,8 +334,9 @@ class Keep:
     """Which checkpoints of a search stay; in a file, the bare kind is short for `{kind: ...}`.
 
     Attributes:
-        kind: of one that is over: the `last`, or the `newest` three as of one that runs.
-        every: and those after every so many epochs, at least 1, from which `snas trial fork` can begin; default: none.
+        kind: the `last` one of a search that is over, or its `newest` three, which a search that runs always has.
+        every: each multiple of this number of epochs, at least 1, keeps its checkpoint too, from which
+            `snas trial fork` can begin; default: none.
     """
 
     kind: Literal["last", "newest"] = "last"

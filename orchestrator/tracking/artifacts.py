@@ -35,7 +35,7 @@ def log_picture(client: MlflowClient, run_id: str, unit: Unit, record: Mapping[s
         Genotype.from_dict(record["genotype"]),
         probabilities=_probabilities(record),
         primitives=unit.primitives,
-        title=f"{unit.label}, epoch {record['epoch']}",
+        title=f"{unit.label}, epoch {record['epoch'] + 1}",
     )
     client.log_image(run_id, picture, key=_PICTURES, step=record["epoch"])
 

@@ -151,7 +151,7 @@ class RecurrentRetrainOptions(LanguageOptions):
 
     Attributes:
         average_after: epochs, at least 1: SGD turns into its average (ASGD) once the validation loss is above the best
-            of all epochs but the last so many.
+            of all epochs before the newest N, where this is N.
 
     Raises:
         OptionsError: if a value is out of range.

@@ -192,7 +192,7 @@ class RecurrentRetrain(Resumable[RecurrentRetrainReport]):
                 for name, weight in model.state_dict().items():
                     self._average[name].lerp_(weight, 1 / self._averaged_steps)
         total = torch.stack(losses).sum().item()
-        return finite(total / (len(self._train_LB) - 1), f"the training loss of epoch {self.epoch}")
+        return finite(total / (len(self._train_LB) - 1), f"the training loss of epoch {self.epoch + 1}")
 
     def _loss(self, weights: dict[str, Tensor], text: Tensor, number: int) -> float:
         """Loss on a text of the model with other weights; its own are as before afterwards."""

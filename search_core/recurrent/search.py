@@ -106,7 +106,9 @@ class RecurrentSearch(Resumable[RecurrentReport]):
             loss, hidden_BH = strategy.step(window, hidden_BH, self._generators["architecture"])
             losses.append(loss * len(window[0]))
         num_steps = len(self._train_LB) - 1
-        train_loss = finite(torch.stack(losses).sum().item() / num_steps, f"the training loss of epoch {self.epoch}")
+        train_loss = finite(
+            torch.stack(losses).sum().item() / num_steps, f"the training loss of epoch {self.epoch + 1}"
+        )
         train_seconds = time.perf_counter() - start
         genotype = strategy.genotype()
         report = RecurrentReport(

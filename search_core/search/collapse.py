@@ -65,8 +65,8 @@ def collapse_reason(options: StopOptions, history: Sequence[Record], epochs: int
         epochs: how many the search was asked for.
 
     Returns:
-        One sentence with the numbers, epochs counted from 0 as in the reports; None if the search should continue, also
-        after its last epoch, when there is nothing left to stop.
+        One sentence with the numbers, epochs counted from 1; None if the search should continue, also after its last
+        epoch, when there is nothing left to stop.
     """
     tail = [record for record in history[-options.patience - 1 :] if record["epoch"] >= options.grace_period]
     judged = tail[-options.patience :]
@@ -101,7 +101,7 @@ def _stalled(options: StopOptions, tail: Sequence[Record]) -> str | None:
 
 
 def _span(records: Sequence[Record]) -> str:
-    first, last = records[0]["epoch"], records[-1]["epoch"]
+    first, last = records[0]["epoch"] + 1, records[-1]["epoch"] + 1
     return f"epoch {last}" if first == last else f"epochs {first} to {last}"
 
 

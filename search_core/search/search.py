@@ -177,7 +177,7 @@ class Search(Resumable[EpochReport]):
         if not (math.isfinite(totals.loss.item()) and math.isfinite(totals.penalty.item())):
             raise NonFiniteLossError(
                 f"the training loss must stay finite, got loss {totals.loss.item()} and penalty "
-                f"{totals.penalty.item()} in epoch {self.epoch}; a lower theta.lr or penalty.strength may help"
+                f"{totals.penalty.item()} in epoch {self.epoch + 1}; a lower theta.lr or penalty.strength may help"
             )
         return totals, num_images
 
@@ -191,7 +191,7 @@ class Search(Resumable[EpochReport]):
             self.options.batch_size,  # one architecture sample per batch, as in training
         )
         if math.isnan(supernet.loss):  # the last step broke the weights; the loss before it was still finite
-            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
+            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch + 1}")
         child = strategy.child()
         inherited = evaluate(child, validation)
         self._context.images.recalibrate(child, self._generators["validation"])

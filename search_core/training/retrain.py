@@ -148,7 +148,7 @@ class Retrain(Resumable[RetrainReport]):
         self.child.eval()
         validation = evaluate(self.child, self.data.validation, ranks=self.ranks)
         if math.isnan(validation.loss):  # the last step broke the weights; the loss before it was still finite
-            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch}")
+            raise NonFiniteLossError(f"the validation loss must be a number, got NaN in epoch {self.epoch + 1}")
         report = RetrainReport(
             epoch=self.epoch,
             train_loss=training.loss,
@@ -237,7 +237,7 @@ class Retrain(Resumable[RetrainReport]):
         mean_loss = ranks.mean(torch.stack(losses).mean()).item()
         if not math.isfinite(mean_loss):
             raise NonFiniteLossError(
-                f"the training loss must stay finite, got {mean_loss} in epoch {self.epoch}; a lower lr may help"
+                f"the training loss must stay finite, got {mean_loss} in epoch {self.epoch + 1}; a lower lr may help"
             )
         return Evaluation(mean_loss, ranks.mean(torch.stack(corrects).sum()).item() / num_images)
 

@@ -130,7 +130,7 @@ def generated_study(
             planned=60,
             end="failed" if fails else "complete",
             reason=REASONS[2] if fails else "",
-            start_s=NOW_S - 9000,
+            start_s=60.0 + max(search.end_s or NOW_S for search in searches),
             tags={} if fails else {"snas.model": study.model},
         )
         for number in front

@@ -141,7 +141,7 @@ class GeneratedSearch:
 
     def curves(self) -> History:
         """Metrics alone."""
-        return History(epochs=np.arange(self.epochs), metrics=self.metrics)
+        return History(epochs=1 + np.arange(self.epochs), metrics=self.metrics)
 
     def _random(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.number, stream])

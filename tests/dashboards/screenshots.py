@@ -59,6 +59,7 @@ SHOTS = (
     Shot(name="heat", address=f"{STUDY}/trial/{{front}}", part=".cards:has(#chart-alpha-normal)"),
     Shot(name="compare", address="/compare?trial=two-strategies:0&trial=two-strategies:1", height=1500),
     Shot(name="claims", address="/compare?study=two-strategies", part="section:has(table):last-child"),
+    Shot(name="timeline", address=f"{STUDY}/timeline"),
     Shot(name="retrain", address=f"{STUDY}/retrain", height=1330),
 )
 

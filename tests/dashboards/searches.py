@@ -34,7 +34,7 @@ def made_up_search(num_epochs=150, num_nodes=4, *, primitives=PRIMITIVES, seed=0
         "child_val_accuracy": np.maximum(0.1, supernet - gap),
     }
     return History(
-        epochs=np.arange(num_epochs), metrics=metrics, genotypes=genotypes, cells=cells, primitives=primitives
+        epochs=1 + np.arange(num_epochs), metrics=metrics, genotypes=genotypes, cells=cells, primitives=primitives
     )
 
 

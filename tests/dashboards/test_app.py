@@ -38,6 +38,7 @@ ADDRESSES = {
     f"/study/{_STUDY}?cost=nonsense&colour=nonsense": "study",
     f"/study/{_STUDY}/": "study",
     f"/study/{_STUDY}/curves": "curves",
+    f"/study/{_STUDY}/timeline": "timeline",
     f"/study/{_STUDY}/curves?metric=temperature&trials=0-3,8,x,-1,9999999999999-": "curves",
     f"/study/{_STUDY}/retrain": "retrain",
     f"/study/{_STUDY}/trial/0": "trial",

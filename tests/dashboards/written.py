@@ -63,4 +63,4 @@ def study(trials=(), *, objectives=(ERROR, MADDS), swept=(), retrainings=()):
 def curve(**metrics):
     """A history of metrics alone."""
     arrays = {name: np.array(values, dtype=np.float64) for name, values in metrics.items()}
-    return History(epochs=np.arange(len(next(iter(arrays.values())))), metrics=arrays)
+    return History(epochs=1 + np.arange(len(next(iter(arrays.values())))), metrics=arrays)

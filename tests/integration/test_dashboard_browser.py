@@ -64,6 +64,7 @@ VIEWS = {
     "trial": f"/study/{NAME}/trial/0",
     "compare": f"/compare?trial={NAME}:0&trial={NAME}:1",
     "retrain": f"/study/{NAME}/retrain",
+    "timeline": f"/study/{NAME}/timeline",
 }
 DRAWING = "#cells"
 #: Where on the page a graph shows values of its axes.
@@ -196,7 +197,7 @@ def test_frame_of_a_live_trial_is_loaded_anew_only_when_there_is_more(visit: Vis
     facts = visit.page.locator("dl.facts")
     expect(facts).to_contain_text(f"{EPOCHS + 1} of", timeout=15_000)
     assert player.evaluate("window.snasMark === true"), "there is nothing new in its file"
-    assert player.locator("#epoch-number").inner_text() == "0", "the reader stays where they are"
+    assert player.locator("#epoch-number").inner_text() == "1", "the reader stays where they are"
     assert visit.is_marked
     client.set_tag(run_id, "snas.end", "complete")
     client.set_terminated(run_id)
@@ -292,9 +293,9 @@ def test_keyboard_alone_leads_to_a_trial_and_through_its_epochs(visit: Visit, do
     visit.tab_to(page.locator("iframe.player"))
     player = visit.player()
     keys.press("Home")
-    expect(player.locator("#epoch-number")).to_have_text("0")
-    keys.press("ArrowRight")
     expect(player.locator("#epoch-number")).to_have_text("1")
+    keys.press("ArrowRight")
+    expect(player.locator("#epoch-number")).to_have_text("2")
 
 
 def test_skip_link_leads_to_the_content(visit: Visit, done: Tracked) -> None:
@@ -311,17 +312,17 @@ def test_skip_link_leads_to_the_content(visit: Visit, done: Tracked) -> None:
 def test_player_in_its_frame_is_scrubbed(visit: Visit, done: Tracked) -> None:
     visit.open(VIEWS["trial"], "trial")
     player = visit.player()
-    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS))
     last = player.locator(DRAWING).inner_html()
     player.locator("#slider").fill("0")
-    expect(player.locator("#epoch-number")).to_have_text("0")
+    expect(player.locator("#epoch-number")).to_have_text("1")
     assert player.locator(DRAWING).inner_html() != last
     player.locator("#slider").press("End")
-    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS))
     assert player.locator(DRAWING).inner_html() == last
     player.get_by_role("button", name="First epoch").click()
     player.get_by_role("button", name="Play").click()
-    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1), timeout=30_000)
+    expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS), timeout=30_000)
     before = player.locator("#details-title").inner_text()
     player.locator("g.edge[tabindex='0']").nth(3).focus()
     assert player.locator("#details-title").inner_text() != before
@@ -462,10 +463,10 @@ def test_two_chosen_trials_are_compared(visit: Visit, done: Tracked) -> None:
     visit.shows("compare", VIEWS["compare"].replace(":", "%3A"))
     for place in (0, 1):
         player = visit.player(place)
-        expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS - 1))
+        expect(player.locator("#epoch-number")).to_have_text(str(EPOCHS))
         expect(visit.page.get_by_role("heading", name=f"trial {place}")).to_be_visible()
     visit.player(1).get_by_role("button", name="First epoch").click()
-    expect(visit.player(0).locator("#epoch-number")).to_have_text("0")  # in step
+    expect(visit.player(0).locator("#epoch-number")).to_have_text("1")  # in step
     differing = visit.page.get_by_role("table", name="Settings that differ")
     names = differing.get_by_role("rowheader").all_inner_texts()
     first, second = done.study.trials()[:2]
@@ -489,7 +490,7 @@ def test_line_of_the_search_that_is_pointed_at_is_heavy(visit: Visit, done: Trac
     heavy = "graph => graph.data.filter(trace => trace.meta === 'pointed').map(trace => [...trace.y])"
     assert graph.evaluate(heavy) == []
     errors = [100 * record["metrics"]["child_val_error"] for record in done.process.journal(0).epochs]
-    visit.page.mouse.move(*graph.evaluate(PLACE, [EPOCHS // 2, errors[EPOCHS // 2]]), steps=3)
+    visit.page.mouse.move(*graph.evaluate(PLACE, [EPOCHS // 2 + 1, errors[EPOCHS // 2]]), steps=3)
     label = visit.page.locator(".hoverlayer .hovertext")
     expect(label).to_contain_text("trial")
     number = int((label.text_content() or "").split("trial ")[1].split(",")[0])
@@ -499,6 +500,17 @@ def test_line_of_the_search_that_is_pointed_at_is_heavy(visit: Visit, done: Trac
     visit.page.mouse.move(2, 2)
     expect(label).to_have_count(0)
     assert graph.evaluate(heavy) == [[]]
+
+
+def test_timeline_has_a_bar_for_each_run_that_says_what_it_reserved(visit: Visit, done: Tracked) -> None:
+    study, page = done.study, visit.page
+    visit.open(VIEWS["timeline"], "timeline")
+    bars = page.locator("#chart-timeline .bars .point")
+    expect(bars).to_have_count(len(study.trials()) + len(study.retrains()))
+    graph = page.locator("#chart-timeline .js-plotly-plot")
+    middle = "({ data: [bar] }) => [Date.parse(bar.base[0] + 'Z') + bar.x[0] / 2, bar.y[0]]"
+    page.mouse.move(*graph.evaluate(PLACE, graph.evaluate(middle)), steps=3)
+    expect(page.locator(".hoverlayer .hovertext")).to_contain_text(re.compile(r"trial \d.*CPU core hours reserved"))
 
 
 def test_list_of_trials_to_compare_works_by_keyboard(visit: Visit, done: Tracked) -> None:

@@ -28,7 +28,7 @@ def test_compared_curves_state_the_ends_in_their_unit():
         {"a": curve(val_accuracy=[0.1, 0.5]), "b": curve(val_accuracy=[0.25, math.nan])}, "val_accuracy", LIGHT
     )
     assert chart.summary == "Validation accuracy per epoch; at the end a: 50.00%, b: 25.00%."
-    assert chart.rows[:2] == [("a", 0, 0.1), ("a", 1, 0.5)]
+    assert chart.rows[:2] == [("a", 1, 0.1), ("a", 2, 0.5)]
     first, second = chart.figure["data"]
     assert (first["y"], second["y"]) == ([10, 50], [25, None])
     assert (first["line"]["dash"], second["line"]["dash"]) == DASHES[:2]
@@ -58,7 +58,7 @@ def test_many_curves_group_by_penalty_and_mark_the_front(theme):
     assert lines[1, 1, None]["color"] == theme.sequential[0][1]
     assert lines[2, 2, None] == {"color": theme.sequential[-1][1], "width": 2.4, "dash": "solid"}
     assert chart.figure["data"][-1]["customdata"][0] == 2  # above all others
-    assert chart.rows[0] == (0, 0, 1.0)
+    assert chart.rows[0] == (0, 1, 1.0)
     assert len(chart.rows) == 8
     for trace in chart.figure["data"]:
         assert len(trace["x"]) == len(trace["y"]) == len(trace["customdata"])
@@ -72,7 +72,7 @@ def test_many_curves_over_time_smoothed_and_logarithmic_keep_the_numbers():
     assert line["x"] == [1.0, 1.5, 2.0, 3.0, None]
     assert line["y"] == [2.5, 2.5, None, 2.0, None]
     assert chart.figure["layout"]["yaxis"]["type"] == "log"
-    assert [row[:3] for row in chart.rows[:2]] == [(0, 0, 4.0), (0, 1, 1.0)]
+    assert [row[:3] for row in chart.rows[:2]] == [(0, 1, 4.0), (0, 2, 1.0)]
     assert smoothed(np.array([1.0, 3.0]), 15).tolist() == [2.0, 2.0]
 
 
@@ -110,7 +110,7 @@ def test_search_curves_have_a_panel_per_quantity_and_say_the_ends():
     assert chart.title == "The course of the search: 2 epochs"
     assert "supernet validation accuracy 80.00%, child validation accuracy 70.00%, temperature 0.5." in chart.summary
     assert chart.columns == ("epoch", "supernet_val_accuracy", "child_val_accuracy", "temperature", "own")
-    assert chart.rows[1] == (1, 0.8, 0.7, 0.5, 2.0)
+    assert chart.rows[1] == (2, 0.8, 0.7, 0.5, 2.0)
     supernet, child, temperature = chart.figure["data"]
     assert supernet["yaxis"] == child["yaxis"] == "y"
     assert temperature["yaxis"] == "y2"

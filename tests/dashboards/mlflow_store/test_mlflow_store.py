@@ -398,7 +398,7 @@ def test_curves_load_the_files_that_hold_them(server: MlflowServer, store: Mlflo
     curves = store.curves(record, [2, 1, 6, 11])
     assert sorted(curves) == [1, 2, 6]  # 11 failed before its first epoch
     np.testing.assert_array_equal(curves[6].metrics["eta"], written.study.searches[6].metrics["eta"])
-    assert curves[6].epochs.tolist() == list(range(EPOCHS))
+    assert curves[6].epochs.tolist() == list(range(1, EPOCHS + 1))
 
 
 def test_a_file_of_a_closed_run_is_fetched_once(server: MlflowServer, written: WrittenStudy, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_page_of_100_trials_is_small_offline_and_plays_the_cells(open_page, tmp_
     page.get_by_role("button", name=f"trial {other}", exact=True).click()
     player.get_by_role("heading", name=f"Trial {other}", exact=True).wait_for()
     player.get_by_role("button", name="First epoch").click()
-    assert player.locator("#epoch-number").inner_text() == "0"
+    assert player.locator("#epoch-number").inner_text() == "1"
     page.get_by_text("Settings: the study file").click()
     assert page.get_by_text(HOSTILE).count() == 2
     assert page.evaluate("window.hacked") is None

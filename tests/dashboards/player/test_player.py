@@ -261,8 +261,8 @@ def broken(**changes):
         (History(epochs=np.arange(2), metrics={}), r"must get a history with cells and at least one epoch"),
         (broken(epochs=np.arange(0)), r"must get a history with cells and at least one epoch"),
         (broken(genotypes=()), r"one genotype per epoch, got 0 for 2 epochs"),
-        (broken(genotypes=["{", "{"]), r"the genotype of epoch 0 must list edges"),
-        (broken(genotypes=["[]", "[]"]), r"the genotype of epoch 0 must list edges"),
+        (broken(genotypes=["{", "{"]), r"the genotype of epoch 1 must list edges"),
+        (broken(genotypes=["[]", "[]"]), r"the genotype of epoch 1 must list edges"),
         (broken(primitives=PRIMITIVES[:3]), r"`probabilities` of the normal cell must have the shape \(2, 5, 3\)"),
         (with_cells(broken(), credit=np.zeros((2, 4))), r"`credit` of the normal cell must have the shape \(2, 5\)"),
         (with_cells(broken(), probabilities=np.zeros((2, 6, 8))), r"must have 2, 5, 9, 14, 20, ... edges, got 6"),
@@ -279,9 +279,9 @@ def test_render_player_rejects(history, message):
     [
         ([["wat", 0, 2]], [2], r"keep candidates of the searchable cell's edges, got 'wat' from node 0 to 2"),
         ([["skip_connect", 0, 9]], [2], r"keep candidates .* from node 0 to 9"),
-        ([["skip_connect", 0, "2"]], [2], r"the genotype of epoch 0 must list edges"),
+        ([["skip_connect", 0, "2"]], [2], r"the genotype of epoch 1 must list edges"),
         ([], [7], r"the output must join nodes 2 to 3, got 7"),
-        ([], ["2"], r"the genotype of epoch 0 must list edges"),
+        ([], ["2"], r"the genotype of epoch 1 must list edges"),
     ],
 )
 def test_render_player_rejects_genotype(edges, concat, message):

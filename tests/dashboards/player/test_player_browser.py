@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 
 EPOCHS = 24
 SEARCH = made_up_search(EPOCHS)
-LATER = re.compile(r"^[1-9]")  # any epoch but the first
+LATER = re.compile(r"^([2-9]|1\d)")  # any epoch but the first
 HOSTILE = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>"
 
 #: What every edge looks like: its classes, its width and its name.
@@ -54,12 +54,12 @@ def address(page_file):
 
 @pytest.fixture
 def player(open_page, address):
-    """The player at epoch 5; afterwards, nothing may have complained and nothing else may have been fetched."""
+    """The player at epoch 6; afterwards, nothing may have complained and nothing else may have been fetched."""
     page, watched = open_page()
-    page.goto(f"{address}#epoch=5&theme=light")
+    page.goto(f"{address}#epoch=6&theme=light")
     yield page
     assert watched.complaints == []
-    assert watched.requests == [f"{address}#epoch=5&theme=light"] or watched.requests == [address]
+    assert watched.requests == [f"{address}#epoch=6&theme=light"] or watched.requests == [address]
 
 
 def epoch_of(page):
@@ -72,7 +72,7 @@ def wait_for(page, epoch):
 
 
 def wait_for_end(page):
-    wait_for(page, EPOCHS - 1)
+    wait_for(page, EPOCHS)
     sync_api.expect(page.locator("#play")).to_have_attribute("aria-label", "Play")
 
 
@@ -81,24 +81,24 @@ def wait_for_end(page):
 
 def test_player_keys_go_through_the_epochs(player):
     steps = [
-        ("ArrowRight", 6), ("ArrowRight", 7), ("ArrowLeft", 6), ("End", 23), ("ArrowRight", 23), ("Home", 0),
-        ("ArrowLeft", 0),
+        ("ArrowRight", 7), ("ArrowRight", 8), ("ArrowLeft", 7), ("End", 24), ("ArrowRight", 24), ("Home", 1),
+        ("ArrowLeft", 1),
     ]  # fmt: skip
     for key, expected in steps:
         player.keyboard.press(key)
         assert epoch_of(player) == expected
-        assert player.locator("#slider").input_value() == str(expected)
+        assert player.locator("#slider").input_value() == str(expected - 1)
 
 
 @pytest.mark.slow
 def test_player_keys_do_the_same_while_the_slider_has_the_focus(player):
     player.locator("#slider").focus()
     player.keyboard.press("ArrowRight")
-    assert epoch_of(player) == 6  # one step, not the slider's own and ours
+    assert epoch_of(player) == 7  # one step, not the slider's own and ours
     before = player.locator("#speed").inner_text()
     player.keyboard.press("ArrowUp")
     assert player.locator("#speed").inner_text() != before
-    assert epoch_of(player) == 6
+    assert epoch_of(player) == 7
 
 
 @pytest.mark.slow
@@ -112,13 +112,13 @@ def test_player_says_what_changes_and_goes_from_change_to_change(player):
     assert player.locator("#change").inner_text() == "The first epoch."
     for epoch in changed:
         player.get_by_role("button", name="Next change").click()
-        assert epoch_of(player) == epoch
+        assert epoch_of(player) == epoch + 1
         assert re.search("vanished|came back as|became", player.locator("#change").inner_text())
     assert player.get_by_role("button", name="Next change").is_disabled()
     player.keyboard.press("n")
-    assert epoch_of(player) == changed[-1]
+    assert epoch_of(player) == changed[-1] + 1
     gone = sum(2 * len(cell_edges(4)) - sum(map(len, edges)) for edges in looks[-1:])
-    said = f"{gone} of 28 edges have vanished at the end; the last change came in epoch {changed[-1]} of 23."
+    said = f"{gone} of 28 edges have vanished at the end; the last change came in epoch {changed[-1] + 1} of 24."
     assert player.locator("#story").inner_text() == said
 
 
@@ -141,12 +141,12 @@ def test_player_space_plays_pauses_and_stops_at_the_end(player):
         player.keyboard.press("-")
     player.keyboard.press(" ")  # at the end, it begins again
     wait_for(player, LATER)
-    assert epoch_of(player) < EPOCHS - 1
+    assert epoch_of(player) < EPOCHS
 
 
 @pytest.mark.slow
 def test_player_buttons(player):
-    for name, expected in [("Next epoch", 6), ("Previous epoch", 5), ("First epoch", 0), ("Last epoch", 23)]:
+    for name, expected in [("Next epoch", 7), ("Previous epoch", 6), ("First epoch", 1), ("Last epoch", 24)]:
         player.get_by_role("button", name=name, exact=True).click()
         assert epoch_of(player) == expected
     while player.get_by_role("button", name="Faster").is_enabled():
@@ -160,7 +160,7 @@ def test_player_buttons(player):
 def test_player_space_on_a_button_presses_that_button_only(player):
     player.get_by_role("button", name="Next epoch").focus()
     player.keyboard.press(" ")
-    assert epoch_of(player) == 6
+    assert epoch_of(player) == 7
     assert player.get_by_role("button", name="Play").is_visible()
 
 
@@ -173,7 +173,7 @@ def test_player_speed_changes_how_fast_epochs_pass(player):
     player.keyboard.press("Home")
     start = time.perf_counter()
     player.keyboard.press(" ")
-    wait_for(player, 1)
+    wait_for(player, 2)
     assert time.perf_counter() - start > 0.8  # a second, less what the key took on its way
     for _ in range(6):
         player.keyboard.press("ArrowUp")
@@ -186,9 +186,9 @@ def test_player_speed_changes_how_fast_epochs_pass(player):
 def test_player_slider_scrubs_by_mouse(player):
     box = player.locator("#slider").bounding_box()
     player.mouse.click(box["x"] + box["width"] - 4, box["y"] + box["height"] / 2)
-    assert epoch_of(player) == 23
+    assert epoch_of(player) == 24
     player.mouse.click(box["x"] + 4, box["y"] + box["height"] / 2)
-    assert epoch_of(player) == 0
+    assert epoch_of(player) == 1
 
 
 @pytest.mark.slow
@@ -202,15 +202,15 @@ def test_player_curve_scrubs_by_click_and_drag_and_stops_playing(player):
     player.mouse.move(box["x"] + 44, y)
     player.mouse.down()
     assert player.get_by_role("button", name="Play").is_visible()
-    assert epoch_of(player) == 0
+    assert epoch_of(player) == 1
     middle = box["x"] + 44 + (box["width"] - 54) / 2
     player.mouse.move(middle, y)
-    assert epoch_of(player) in (11, 12)
+    assert epoch_of(player) in (12, 13)
     player.mouse.move(box["x"] + box["width"] + 200, y)  # still held, beyond the panel
-    assert epoch_of(player) == 23
+    assert epoch_of(player) == 24
     player.mouse.up()
     player.mouse.move(middle, y)
-    assert epoch_of(player) == 23
+    assert epoch_of(player) == 24
 
 
 # The picture
@@ -243,7 +243,7 @@ def test_player_picture_changes_between_epochs_and_nothing_moves(player):
 def test_player_edges_are_those_of_the_history(open_page, page_file, edges_per_node):
     search = made_up_search(3, edges_per_node=edges_per_node, seed=4)
     page, _ = open_page()
-    page.goto(page_file(search) + "#epoch=2")
+    page.goto(page_file(search) + "#epoch=3")
     for cell_type in CELL_TYPES:
         kept = {(source, target): name for name, source, target in json.loads(search.genotypes[2])[cell_type]}
         for edge, shares in zip(cell_edges(4), search.cells[cell_type].probabilities[2], strict=True):
@@ -286,11 +286,11 @@ def test_player_other_sizes(open_page, page_file, num_nodes, num_epochs):
     page, watched = open_page()
     page.goto(page_file(made_up_search(num_epochs, num_nodes)))
     assert page.locator("[data-edge]").count() == 2 * len(cell_edges(num_nodes))
-    assert epoch_of(page) == num_epochs - 1
+    assert epoch_of(page) == num_epochs
     assert page.get_by_role("button", name="Play").is_disabled() == (num_epochs == 1)
     page.keyboard.press(" ")
     page.keyboard.press("Home")
-    assert epoch_of(page) == 0
+    assert epoch_of(page) == 1
     assert watched.complaints == []
 
 
@@ -307,7 +307,7 @@ def test_player_shows_unknown_numbers_as_gaps(open_page, page_file):
     genotypes[4] = json.dumps({"normal": [], "normal_concat": [2], "reduce": [], "reduce_concat": [2]})
     history = replace(SEARCH, metrics=SEARCH.metrics | {"discretization_gap": gap}, cells=cells, genotypes=genotypes)
     page, watched = open_page()
-    page.goto(page_file(history) + "#epoch=4")
+    page.goto(page_file(history) + "#epoch=5")
     panel = page.locator("figure", has_text="Discretization gap")
     assert panel.locator("b").inner_text() == "\N{EN DASH}"
     assert panel.locator(".curve").get_attribute("d").count("M") == 2
@@ -378,12 +378,12 @@ def test_player_pinned_edge_stays_under_the_mouse(player):
 @pytest.mark.slow
 def test_player_says_the_epoch_once_it_stands_still(player):
     words = player.locator("#words")
-    assert words.inner_text().startswith(f"epoch 5 of {EPOCHS - 1}. Normal cell: ")
+    assert words.inner_text().startswith(f"epoch 6 of {EPOCHS}. Normal cell: ")
     player.keyboard.press("Home")
-    assert words.inner_text().startswith("epoch 0 of")
+    assert words.inner_text().startswith("epoch 1 of")
     player.keyboard.press(" ")
     wait_for(player, LATER)
-    assert words.inner_text().startswith("epoch 0 of")
+    assert words.inner_text().startswith("epoch 1 of")
     player.keyboard.press(" ")
     assert words.inner_text().startswith(f"epoch {epoch_of(player)} of")
 
@@ -416,12 +416,12 @@ def test_player_theme_follows_the_reader_unless_the_address_says_otherwise(open_
     page.keyboard.press("Home")
     page.evaluate("location.hash = 'theme=light'")
     sync_api.expect(page.locator(".cell").first).to_have_css("background-color", light)
-    assert epoch_of(page) == 0  # another theme is no reason to leave the epoch
+    assert epoch_of(page) == 1  # another theme is no reason to leave the epoch
     page.evaluate("location.hash = 'epoch=7'")
     wait_for(page, 7)
 
 
-@pytest.mark.parametrize(("fragment", "epoch"), [("", 23), ("#epoch=last", 23), ("#epoch=0", 0), ("#epoch=99", 23)])
+@pytest.mark.parametrize(("fragment", "epoch"), [("", 24), ("#epoch=last", 24), ("#epoch=1", 1), ("#epoch=99", 24)])
 @pytest.mark.slow
 def test_player_address_chooses_the_epoch(open_page, address, fragment, epoch):
     page, _ = open_page()

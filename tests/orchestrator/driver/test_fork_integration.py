@@ -121,7 +121,7 @@ def test_collapsed_trial_states_its_cause(process: StudyProcess) -> None:
     journal = process.journal(2)
     assert journal.end == "collapsed"
     assert SHARED < len(journal.epochs) < EPOCHS
-    assert journal.reason == f"every edge chose `none` in epoch {len(journal.epochs) - 1}"
+    assert journal.reason == f"every edge chose `none` in epoch {len(journal.epochs)}"
     tags = mlflow_of(process)[1]["trial-0002"].data.tags
     assert tags["snas.end"] == "collapsed"
     assert tags["snas.reason"] == journal.reason

@@ -55,7 +55,7 @@ def test_pipe_has_a_line_per_step_phase_begin_and_end(tmp_path: Path, out: io.St
         tested.append_epoch(record(0, val_accuracy=0.972, test_accuracy=0.981, params=1.0))
         tested.finish("complete")
         view.ended("0001-seed0", tested)
-        view.step("logging to MLflow")
+        view.step("writing results")
     lines = re.sub(r"about \d+ s left", "about N s left", out.getvalue()).splitlines()
     assert lines == [
         "loading the images of digits",
@@ -70,7 +70,7 @@ def test_pipe_has_a_line_per_step_phase_begin_and_end(tmp_path: Path, out: io.St
         "retrainings: 1 to do; workers load images and kernels first",
         "  0001-seed0 starts",
         "  0001-seed0 complete: validation accuracy 97.20%, test accuracy 98.10%  [retrainings 1 of 1]",
-        "logging to MLflow",
+        "writing results",
     ]
 
 
@@ -82,10 +82,10 @@ def test_terminal_has_a_table_that_goes_and_lines_that_stay(tmp_path: Path, out:
         assert "starting Ray on this machine  0 s" in drawn(view)
         view.phase("searches", 0, 2, ["child_val_error"])
         view.started("0001", EPOCHS, journal, "penalty.strength 0.01")
-        assert "searches  0/2 done" in drawn(view)
+        assert "searches  0 of 2 done" in drawn(view)
         assert "epoch 0 of 2  loading images and kernels" in drawn(view)
         searched(view, journal, "0001", 0.07)
-        assert "searches  1/2 done   best accuracy 93.00% (0001)" in drawn(view)
+        assert "searches  1 of 2 done   best accuracy 93.00% (0001)" in drawn(view)
     said = out.getvalue()
     assert "  0001 complete: child validation error 7.00%  [searches 1 of 2" in said
     assert "0001 starts" not in said, "the table shows it"

@@ -72,7 +72,7 @@ def test_study_prints_progress_the_front_and_what_to_do_next(front: Done) -> Non
         "0002 complete",
         "[searches 3 of 3]",
         "retrainings: ",
-        "logging to MLflow",
+        "writing results: ",
         "front: the best trade-offs",
     ):
         assert line in front.outcome.said

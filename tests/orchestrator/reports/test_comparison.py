@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from statistics import mean, stdev
@@ -183,32 +184,54 @@ class TestStudy:
         assert micro.counts() == before
 
 
+def journaled(
+    runs: Path,
+    points: Sequence[dict[str, Any]],
+    extra: Callable[[int, int], dict[str, float]] = lambda number, epoch: {},
+    **spec: Any,
+) -> Study:
+    """A study whose searches are complete, one a point; `extra` adds metrics to what a trial reports after an epoch."""
+    of = tiny_spec(objectives=ONE_OBJECTIVE, trials=len(points), **spec)
+    study = Study(of, Runs(runs))
+    study.folder.path.mkdir(parents=True)
+    study.folder.spec_file.write_text(dump_yaml(of.resolved()), encoding="utf-8")
+    stored = opened_study(of, study.runs.optuna_url())
+    assert pruned_text(compare(study)) == ""
+    figures = {**dict.fromkeys(FRONT_METRICS, 0.5), "discretization_gap": 0.0, "entropy_total": 0.0}
+    figures |= {"supernet_val_accuracy": 0.5, "child_val_error": 0.5}
+    for number, point in enumerate(points):
+        stored.enqueue_trial(point)
+        assert suggest(stored.ask(), of.sweep) == point
+        records = [made_up_record(e, **figures, **extra(number, e)) for e in range(8)]
+        journal = Journal(written_journal(study.folder.journal("search", f"{number:04d}"), records, "complete"))
+        tell(stored, of, number, journal)
+    return study
+
+
 def test_report_has_the_divergence_of_pruned_networks_over_the_epochs(tmp_path: Path) -> None:
     kinds = {"strategy.kind": {"choice": ["snas", "one_shot"]}, "seed": {"int": [0, 1]}}
-    spec = tiny_spec(objectives=ONE_OBJECTIVE, sweep=kinds, sampler="grid", trials=4)
-    study = Study(spec, Runs(tmp_path))
-    study.folder.path.mkdir(parents=True)
-    study.folder.spec_file.write_text(dump_yaml(spec.resolved()), encoding="utf-8")
-    stored, courses = opened_study(spec, study.runs.optuna_url()), list[list[float]]()
-    assert pruned_text(compare(study)) == ""
-    for number, (kind, seed) in enumerate(product(("snas", "one_shot"), (0, 1))):
-        stored.enqueue_trial({"strategy.kind": kind, "seed": seed})
-        assert suggest(stored.ask(), spec.sweep) == {"strategy.kind": kind, "seed": seed}
-        figures = {**dict.fromkeys(FRONT_METRICS, 0.5), "discretization_gap": 0.0, "entropy_total": 0.0}
-        figures |= {"supernet_val_accuracy": 0.5, "child_val_error": 0.5}
-        records = [made_up_record(epoch, **figures) for epoch in range(8)]
-        if kind == "one_shot":
-            courses.append([(number + 1) / 2**epoch for epoch in range(8)])
-            for record, value in zip(records, courses[-1], strict=True):
-                record["metrics"]["pruned_kl"] = value
-        journal = Journal(written_journal(study.folder.journal("search", f"{number:04d}"), records, "complete"))
-        tell(stored, spec, number, journal)
-    comparison, expected = compare(study), [mean(values) for values in zip(*courses, strict=True)]
+    points = [{"strategy.kind": kind, "seed": seed} for kind, seed in product(("snas", "one_shot"), (0, 1))]
+    courses = {number: [(number + 1) / 2**epoch for epoch in range(8)] for number in (2, 3)}
+
+    def divergence(number: int, epoch: int) -> dict[str, float]:
+        return {"pruned_kl": courses[number][epoch]} if number in courses else {}
+
+    study = journaled(tmp_path, points, divergence, sweep=kinds, sampler="grid")
+    comparison, expected = compare(study), [mean(values) for values in zip(*courses.values(), strict=True)]
     assert {row.kind: list(row.pruned_kl) for row in comparison.rows} == {"snas": [], "one_shot": expected}
-    shown = ", ".join(f"{expected[epoch]:.3g} ({epoch})" for epoch in (0, 1, 3, 4, 6, 7))
+    shown = ", ".join(f"{expected[epoch]:.3g} ({epoch + 1})" for epoch in (0, 1, 3, 4, 6, 7))
     assert pruned_text(comparison).endswith(f"symmetrised KL in nats (epoch): one_shot {shown}.")
     assert pruned_text(comparison) in comparison_markdown(comparison)
     assert shown in snas("study", "report", "tiny", "--runs", tmp_path).said
+
+
+def test_report_puts_penalty_strengths_of_a_range_together_by_decade(tmp_path: Path) -> None:
+    sweep = {"penalty.strength": {"log_uniform": [1e-4, 1e-1]}, "temperature.end": {"log_uniform": [0.03, 0.5]}}
+    etas = (0.05, 0.0002, 0.004, 0.001, 0.02)
+    study = journaled(tmp_path, [{"penalty.strength": eta, "temperature.end": 0.03 + eta} for eta in etas], sweep=sweep)
+    rows = {row.settings.removeprefix("penalty.strength "): row.num_searches for row in compare(study).rows}
+    assert rows == {"0.0001 to 0.001": 1, "0.001 to 0.01": 2, "0.01 to 0.1": 2}
+    assert list(rows) == sorted(rows), "from weak to strong"
 
 
 def micro_with(**changes: Any) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_search_ends_where_the_loss_is_no_number(data: TextData) -> None:
     search = RecurrentSearch(tiny_search(), data)
     with torch.no_grad():
         search.strategy.model.bias.fill_(math.nan)
-    with pytest.raises(NonFiniteLossError, match="the training loss of epoch 0 must stay finite, got nan"):
+    with pytest.raises(NonFiniteLossError, match="the training loss of epoch 1 must stay finite, got nan"):
         search.run_epoch()
 
 

@@ -42,7 +42,7 @@ def test_search_that_a_penalty_empties_is_stopped_and_says_when() -> None:
     assert set(range(2, 8)) <= set(empty), "the penalty must have emptied both cells"
     reasons = [collapse_reason(options, history[: epoch + 1], 8) for epoch in range(8)]
     first = next(epoch for epoch, reason in enumerate(reasons) if reason)
-    assert reasons[first] == f"every edge chose `none` in epochs {first - 1} to {first}"
+    assert reasons[first] == f"every edge chose `none` in epochs {first} to {first + 1}"
     assert reasons[-1] is None, "a search that is over needs no stop"
 
 
@@ -59,7 +59,7 @@ def test_defaults_leave_all_rules_but_empty_cells_off() -> None:
     assert collapse_reason(options, skips, 100) is None
     nothing = [record(epoch) for epoch in range(10)]
     assert collapse_reason(options, nothing[:9], 100) is None, "the grace period does not count"
-    assert collapse_reason(options, nothing, 100) == "every edge chose `none` in epochs 5 to 9"
+    assert collapse_reason(options, nothing, 100) == "every edge chose `none` in epochs 6 to 10"
     assert collapse_reason(NEVER, nothing, 100) is None
 
 
@@ -67,13 +67,13 @@ def test_empty_cells_must_be_consecutive() -> None:
     options = StopOptions(patience=3, grace_period=0)
     history = [record(0), record(1, ["max_pool_3x3"]), record(2), record(3)]
     assert collapse_reason(options, history, 20) is None
-    assert collapse_reason(options, [*history, record(4)], 20) == "every edge chose `none` in epochs 2 to 4"
+    assert collapse_reason(options, [*history, record(4)], 20) == "every edge chose `none` in epochs 3 to 5"
 
 
 def test_empty_cells_of_an_undecided_search_may_still_fill() -> None:
     options = StopOptions(patience=1, grace_period=0)
     assert collapse_reason(options, [record(0, row=UNSURE)], 20) is None
-    assert collapse_reason(options, [record(0, row=SURE)], 20) == "every edge chose `none` in epoch 0"
+    assert collapse_reason(options, [record(0, row=SURE)], 20) == "every edge chose `none` in epoch 1"
 
 
 def test_skip_share_counts_the_kept_edges_of_both_cells() -> None:
@@ -82,7 +82,7 @@ def test_skip_share_counts_the_kept_edges_of_both_cells() -> None:
     more = record(7, ["skip_connect", "skip_connect", "skip_connect", "max_pool_3x3"])
     assert collapse_reason(options, [half], 20) is None, "the share must be above the threshold"
     assert collapse_reason(options, [more], 20) == (
-        "`skip_connect` took 75% or more of the kept edges in epoch 7, above `stop.skip_share` 0.5"
+        "`skip_connect` took 75% or more of the kept edges in epoch 8, above `stop.skip_share` 0.5"
     )
     assert collapse_reason(NEVER, [more], 20) is None
 
@@ -93,7 +93,7 @@ def test_skip_share_must_hold_in_consecutive_epochs() -> None:
     assert collapse_reason(options, [record(0, half), record(1, all_skips)], 20) is None
     reason = collapse_reason(options, [record(1, all_skips), record(2, all_skips)], 20)
     assert reason is not None
-    assert "100% or more of the kept edges in epochs 1 to 2" in reason
+    assert "100% or more of the kept edges in epochs 2 to 3" in reason
 
 
 def test_skip_share_of_empty_cells_is_none() -> None:
@@ -106,7 +106,7 @@ def test_entropy_that_stalls_in_the_last_quarter_stops_the_search() -> None:
     flat = [record(epoch, ["max_pool_3x3"], entropy=0.9) for epoch in range(20)]
     assert collapse_reason(options, flat[:15], 20) is None, "annealing is not near its end"
     assert collapse_reason(options, flat[:16], 20) == (
-        "the entropy of an edge stalled at 90.0% of its maximum in epochs 13 to 15 of 16, "
+        "the entropy of an edge stalled at 90.0% of its maximum in epochs 14 to 16 of 16, "
         "above `stop.stalled_entropy` 0.8"
     )
     low = [record(epoch, ["max_pool_3x3"], entropy=0.7) for epoch in range(16)]

@@ -496,7 +496,7 @@ def test_non_finite_loss_ends_the_search() -> None:
 
 
 def test_non_finite_loss_is_noticed_in_its_own_epoch() -> None:
-    with pytest.raises(NonFiniteLossError, match="in epoch 0;"):
+    with pytest.raises(NonFiniteLossError, match="in epoch 1;"):
         make(tiny_options(theta=ThetaOptions(lr=1e38))).run_epoch()
 
 
