@@ -62,7 +62,7 @@ def timeline_chart(study: StudyRecord, theme: Theme) -> Chart:
     figure_layout = layout(
         theme, x="time (UTC)", y="lane", height=min(_MOST_PX, 130 + _LANE_PX * lanes), showlegend=True,
         barmode="overlay", hovermode="closest", margin={"l": 52, "r": 16, "t": 44, "b": 52},
-        xaxis={"type": "date", "range": [_date(begin), _date(end + 0.01 * (end - begin))]},
+        xaxis={"type": "date", "nticks": 6, "tickangle": 0, "range": [_date(begin), _date(end + 0.01 * (end - begin))]},
         yaxis={"range": [lanes + 0.6, 0.4], "dtick": max(1, lanes // 8), "tick0": 1, "showgrid": False},
     )  # fmt: skip
     return Chart(
