@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from statistics import median
 from typing import Any, NamedTuple
 
 from dashboards.charts.chart import Chart
@@ -69,7 +68,7 @@ def timeline_chart(study: StudyRecord, theme: Theme) -> Chart:
         key=key,
         title=title,
         summary=f"{title}, from {moment(begin)} to {moment(end)}, {lanes} at most at the same time.",
-        figure={"data": _traces(bars, theme, is_coarse=_is_coarse(bars, end - begin)), "layout": figure_layout},
+        figure={"data": _traces(bars, theme, _LEAST_SHARE * (end - begin)), "layout": figure_layout},
         columns=("run", "trial", "state", "start (UTC)", "seconds", *_HOURS),
         rows=[
             (bar.run.label, bar.trial, bar.run.state, _date(bar.start_s), round(bar.end_s - bar.start_s, 3),
@@ -100,21 +99,17 @@ def _end(run: RunRecord) -> float:
     return min((known for known in (run.last_report_s, run.end_s) if known is not None), default=run.start_s)
 
 
-def _is_coarse(bars: Sequence[_Bar], span_s: float) -> bool:
-    """Whether most bars are wide enough for a rim; the others would be nothing but rim."""
-    return median(bar.end_s - bar.start_s for bar in bars) > _LEAST_SHARE * span_s
-
-
-def _traces(bars: Sequence[_Bar], theme: Theme, *, is_coarse: bool) -> list[dict[str, Any]]:
-    """One trace for each state, whatever the number of runs."""
+def _traces(bars: Sequence[_Bar], theme: Theme, short_s: float) -> list[dict[str, Any]]:
+    """One trace for each state, whatever the number of runs; short bars have a rim of their own colour, to be seen."""
     traces = []
     for state, (colour, pattern) in _LOOKS.items():
         members = [bar for bar in bars if bar.run.state == state]
         if not members:
             continue
         own = theme.categories[colour]
+        rims = [own if bar.end_s - bar.start_s < short_s else theme.surface for bar in members]
         marker = {
-            "color": own, "line": {"width": 0.6, "color": theme.surface if is_coarse else own},
+            "color": own, "line": {"width": 0.6, "color": rims},
             "pattern": {"shape": pattern, "fgcolor": theme.surface, "fillmode": "overlay", "size": 6},
         }  # fmt: skip
         traces.append(
