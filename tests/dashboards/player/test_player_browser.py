@@ -452,7 +452,7 @@ def test_player_works_in_a_sandboxed_frame(open_page):
     content = html.escape(render_player(SEARCH, title="t"), quote=True)
     page.set_content(f'<iframe title="player" sandbox="allow-scripts" width="1200" height="800" srcdoc="{content}">')
     frame = page.frame_locator("iframe")
-    assert frame.locator("#epoch-number").inner_text() == "23"
+    assert frame.locator("#epoch-number").inner_text() == "24"
     frame.locator("#title").click()
     page.keyboard.press("ArrowLeft")
     assert frame.locator("#epoch-number").inner_text() == "22"
