@@ -455,7 +455,7 @@ def test_player_works_in_a_sandboxed_frame(open_page):
     assert frame.locator("#epoch-number").inner_text() == "24"
     frame.locator("#title").click()
     page.keyboard.press("ArrowLeft")
-    assert frame.locator("#epoch-number").inner_text() == "22"
+    assert frame.locator("#epoch-number").inner_text() == "23"
     assert watched.complaints == []
     assert [address for address in watched.requests if not re.match("about:|data:", address)] == []
 
