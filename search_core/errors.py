@@ -125,7 +125,8 @@ def is_permanent(error: Exception) -> bool:
 def literal_rules(options: object) -> tuple[Rule, ...]:
     """Rules for `require`: every `Literal` field of an options class holds one of its values."""
     rules = []
-    for name, allowed in _literal_fields(type(options)).items():
+    kind: Any = type(options)  # mypy does not know that classes have a hash
+    for name, allowed in _literal_fields(kind).items():
         value = getattr(options, name)
         rules.append((name, value in allowed, f"must be one of {', '.join(map(str, allowed))}, got {value!r}"))
     return tuple(rules)

@@ -161,13 +161,13 @@ def _require_trusted(source: str, reference: str) -> None:
 
 
 def _points(group: str) -> EntryPoints:
-    """Entry points of a group; all metadata is read again (30 ms) only after a package came or went."""
-    return _all_points(tuple((place, _modified(place)) for place in sys.path)).select(group=group)
+    """Entry points of a group; the metadata of all packages is read again (30 ms) only after one came or went."""
+    return _points_as_of(group, tuple((place, _modified(place)) for place in sys.path))
 
 
-@lru_cache(maxsize=1)
-def _all_points(_: tuple[tuple[str, int], ...]) -> EntryPoints:
-    return entry_points()
+@lru_cache(maxsize=8)
+def _points_as_of(group: str, _: tuple[tuple[str, int], ...]) -> EntryPoints:
+    return entry_points(group=group)
 
 
 def _modified(place: str) -> int:
