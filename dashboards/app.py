@@ -238,7 +238,6 @@ def _add_callback(app: Dash, store: Store) -> None:
         Output("chosen-cells", "children"),
         Input("trials", "virtualRowData"),
         State("trials", "rowData"),
-        State("trials", "filterModel"),
         prevent_initial_call=True,
     )
     app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))

@@ -107,9 +107,10 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     choice: {
-      listed(shown, all, filters) {
+      listed(shown, all) {
         if (!shown) return Array(3).fill(window.dash_clientside.no_update);
-        keep("filter", Object.keys(filters || {}).length ? JSON.stringify(filters) : null);
+        const filters = window.dash_ag_grid.getApi("trials").getFilterModel();
+        keep("filter", Object.keys(filters).length ? JSON.stringify(filters) : null);
         listed = new Set(shown.map((row) => row.trial));
         const graphs = document.querySelectorAll("main .js-plotly-plot:has(.main-svg)");
         graphs.forEach((graph) => soon(() => show(graph)));  // one after the other: the page stays quick

@@ -371,7 +371,7 @@ def test_table_begins_with_the_front_and_its_test_errors_and_takes_at_most(visit
     page.wait_for_url(re.compile("filter=.*rows=failed"))
     page.get_by_role("spinbutton", name="child error Filter Input").fill("")
     expect(page.locator("#trials .ag-center-cols-container .ag-row")).to_have_count(2)
-    assert visit.path == f"{VIEWS['study']}?rows=failed"
+    page.wait_for_url(f"**{VIEWS['study']}?rows=failed")
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("button", name="reason", exact=True).click()
     expect(page.locator("#trials").get_by_role("columnheader", name="reason")).to_be_attached()
