@@ -237,6 +237,7 @@ def _add_callback(app: Dash, store: Store) -> None:
         Output("show-all", "hidden"),
         Output("chosen-cells", "children"),
         Input("trials", "virtualRowData"),
+        Input("trials", "filterModel"),  # it may change without a change of rows
         State("trials", "rowData"),
         prevent_initial_call=True,
     )

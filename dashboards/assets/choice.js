@@ -108,7 +108,7 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     choice: {
-      listed(shown, all) {
+      listed(shown, _, all) {
         if (!shown) return Array(3).fill(window.dash_clientside.no_update);
         const filters = window.dash_ag_grid.getApi("trials").getFilterModel();
         keep("filter", Object.keys(filters).length ? JSON.stringify(filters) : null);
