@@ -240,8 +240,8 @@ def _add_callback(app: Dash, store: Store) -> None:
         Output("show-all", "hidden"),
         Output("chosen-cells", "children"),
         Input("trials", "virtualRowData"),
+        Input("trials", "filterModel"),  # it may change without a change of rows
         State("trials", "rowData"),
-        State("trials", "filterModel"),
         prevent_initial_call=True,
     )
     app.clientside_callback(in_browser["theme"], Output("theme", "data"), Input("theme-button", "n_clicks"))

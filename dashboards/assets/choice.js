@@ -54,10 +54,11 @@
   /* Trials whose points or lines are within what was drawn: on the axes of parallel coordinates, on those that it crosses. */
   function within(graph, { points, range }) {
     const axes = graph.layout.meta;
-    if (!axes) return points.map((point) => point.customdata).filter((number) => typeof number === "number");
+    const isNumber = (found) => typeof found === "number";  // not null, as of what has no number
+    if (!axes) return points.map((point) => point.customdata).filter(isNumber);
     const crossed = axes.places.filter((_, axis) => range.x[0] <= axis && axis <= range.x[1]);
-    if (!crossed.length) return [];
-    return axes.trials.filter((_, i) => crossed.every((places) => range.y[0] <= places[i] && places[i] <= range.y[1]));
+    const isWithin = (place) => isNumber(place) && range.y[0] <= place && place <= range.y[1];
+    return axes.trials.filter((number, i) => isNumber(number) && crossed.length && crossed.every((of) => isWithin(of[i])));
   }
 
   function listen(graph) {
@@ -107,9 +108,10 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     choice: {
-      listed(shown, all, filters) {
+      listed(shown, _, all) {
         if (!shown) return Array(3).fill(window.dash_clientside.no_update);
-        keep("filter", Object.keys(filters || {}).length ? JSON.stringify(filters) : null);
+        const filters = window.dash_ag_grid.getApi("trials").getFilterModel();
+        keep("filter", Object.keys(filters).length ? JSON.stringify(filters) : null);
         listed = new Set(shown.map((row) => row.trial));
         const graphs = document.querySelectorAll("main .js-plotly-plot:has(.main-svg)");
         graphs.forEach((graph) => soon(() => show(graph)));  // one after the other: the page stays quick
@@ -130,8 +132,8 @@
     },
     /* A view was shown, of the same page as before or of another. */
     moved(isSame) {
-      if (isSame) filterAnew();
-      else listed = null;
+      if (!isSame) listed = null;
+      else if (parsed.search !== window.location.search) filterAnew();
     },
   };
 

@@ -34,6 +34,10 @@ class _Look(NamedTuple):
 _LOOKS = {"early": _Look(7, 1.2, "-open"), "complete": _Look(7.5, 0.4), "front": _Look(12, 1.4)}
 
 
+#: What is not there at first: invisible, and with few words, since there may be thousands.
+_LATE = {"visible": False, "meta": "late", "hovertemplate": "trial %{customdata}: %{y:.4g}<extra></extra>"}
+
+
 def points(
     trials: Sequence[Trial],
     x: Sequence[float],
@@ -77,13 +81,9 @@ def points(
                     "showlegend": not any(trace["name"] == escaped(name) for trace in traces), "marker": own,
                     "x": [x[i] for i in chosen], "y": [finite(y[i]) for i in chosen],
                     "customdata": [trials[i].number for i in chosen],
-                    "hovertext": [_brief(trials[i]) if brief else _hover(trials[i]) for i in chosen],
-                    **({"hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"} if brief else {"hoverinfo": "text"}),
+                    **(_LATE if is_late else _words([trials[i] for i in chosen], brief=brief)),
                 }
             )  # fmt: skip
-            if is_late:
-                traces[-1] |= {"visible": False, "meta": "late", "hovertext": None, "showlegend": False,
-                               "hovertemplate": "trial %{customdata}: %{y:.4g}<extra></extra>"}  # fmt: skip
             if standing == "front":
                 traces[-1] |= {
                     "mode": "markers+text", "text": [labels.get(i, "") for i in chosen],
@@ -153,6 +153,12 @@ def eta_scale(logarithms: Sequence[float], theme: Theme) -> dict[str, Any]:
             "outlinewidth": 0, "tickfont": {"color": theme.muted, "size": 11},
         },
     }  # fmt: skip
+
+
+def _words(trials: Sequence[Trial], *, brief: bool) -> dict[str, Any]:
+    if brief:
+        return {"hovertext": list(map(_brief, trials)), "hovertemplate": "%{hovertext}: %{y:.4g}<extra></extra>"}
+    return {"hovertext": list(map(_hover, trials)), "hoverinfo": "text"}
 
 
 def _brief(trial: Trial) -> str:

@@ -16,11 +16,12 @@ _COLUMNS = ("run", "epochs", "validation accuracy", "multiply-adds", "time left"
 def running_runs(study: StudyRecord) -> list[Component]:
     """A row for each search and retraining that runs; nothing if none does."""
     name = study.overview.name
-    known: list[tuple[Component, RunRecord]] = [
-        (link(trial.title, trial_address(name, trial.number, trial.run.run_id)), trial.run) for trial in study.trials
+    rows = [
+        _row(link(trial.title, trial_address(name, trial.number, trial.run.run_id)), trial.run)
+        for trial in study.trials
+        if trial.run.state == "running"
     ]
-    known += [(retraining.run.label, retraining.run) for retraining in study.retrainings]
-    rows = [_row(title, run) for title, run in known if run.state == "running"]
+    rows += [_row(one.run.label, one.run) for one in study.retrainings if one.run.state == "running"]
     if not rows or study.overview.state != "running":
         return []
     title = f"{counted(len(rows), 'run')} at work" + (f"; {_MOST} of them" if len(rows) > _MOST else "")
