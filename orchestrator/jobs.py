@@ -180,6 +180,7 @@ class JobReport:
         reason: of the fault, for people.
         kind: of the fault: the class of the error if it is refused; `gpu` or `host` by the memory that ran out.
         checkpoint_fault: why the checkpoint of the epoch could not be written; empty if it was.
+        machine: where the epoch was computed (`machine.machine_facts`); None if it is reported again.
     """
 
     record: Mapping[str, Any] | None = None
@@ -188,6 +189,7 @@ class JobReport:
     reason: str = ""
     kind: str = ""
     checkpoint_fault: str = ""
+    machine: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def to_result(self) -> dict[str, Any]:
         """The result of a Tune trial: Ray and its schedulers want every metric of a search in every one."""

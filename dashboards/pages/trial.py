@@ -44,7 +44,7 @@ FACTS = (
     "child_madds",
     "child_params",
 )
-_ORIGINS = ("version.", "dataset", "git.")
+_ORIGINS = ("version.", "dataset", "git.", "machine.")
 _HOURS = ("gpu_hours", "cpu_core_hours")
 
 

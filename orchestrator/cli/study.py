@@ -17,6 +17,7 @@ from orchestrator.cli import steering
 from orchestrator.cli.common import JsonOption, RunsOption, SetOption, make_table, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.cli.plan import plan
+from orchestrator.cli.verify import verify
 from orchestrator.cli.views.study_tables import print_answer, print_facts, print_front, print_retrains, print_trials
 from orchestrator.errors import OrchestratorError, StudyPaused
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
@@ -245,6 +246,7 @@ def doctor(name: NameArgument, as_json: JsonOption = False, runs: RunsOption = D
 
 
 app.command()(plan)
+app.command()(verify)
 app.command()(steering.extend)
 app.command()(steering.enqueue)
 app.command()(steering.pause)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.connection import Node, nodes
 from orchestrator.errors import OrchestratorError, last_line
+from orchestrator.machine import with_threads
 from orchestrator.study_file.validation import from_plain
 from search_core.cost.latency_measure import TimingOptions, compare, measure_table
 from search_core.cost.latency_table import LatencyTable, Place
@@ -44,7 +44,7 @@ class LatencyRequest:
 def measure_on_device(request: LatencyRequest, device: torch.device) -> LatencyTable:
     """Measure the table of a device of this machine, and how well it predicts whole children."""
     asked = (request.size, request.timing, device)
-    with _threads(request.threads):
+    with with_threads(request.threads):
         return compare(measure_table(*asked), *asked, children=request.children)
 
 
@@ -103,13 +103,3 @@ def _measured(request: dict[str, Any]) -> dict[str, Any]:
     """The table of the device that Ray gave this task, as plain data."""
     device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
     return measure_on_device(from_plain(LatencyRequest, request), device).to_dict()
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

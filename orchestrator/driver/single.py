@@ -19,6 +19,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
 from orchestrator.files.plugin_copies import with_copies, write_copies
 from orchestrator.files.relocation import relocate
+from orchestrator.machine import machine_facts
 from orchestrator.sampling.bayesian import build_proposer
 from orchestrator.stores import store_error
 from orchestrator.study.hours import with_hours
@@ -113,7 +114,7 @@ def run_search(
     journal = Journal(folder / "history.jsonl")
     with _stoppable(tracker, unit, folder), _recorded(tracker, unit, journal):
         for report in search:
-            journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)))
+            journal.append_epoch(with_hours(report.to_dict(), journal, **_whole(device)), machine_facts(device))
             sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.genotype()
@@ -182,7 +183,7 @@ def run_retrain(
                     record = report.to_dict()
                     if retrain.epoch >= section.epochs:
                         record["metrics"] |= retrain.final_metrics()
-                    journal.append_epoch(with_hours(record, journal, **_whole(device)))
+                    journal.append_epoch(with_hours(record, journal, **_whole(device)), machine_facts(device))
                     sync_now(tracker, unit, journal)
                     on_epoch(seed, report)
             log_child(

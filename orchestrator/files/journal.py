@@ -37,15 +37,17 @@ class Journal:
         self.epochs: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self._num_survived = 0  # events with an epoch after them
+        self._machines: list[tuple[int, dict[str, Any]]] = []  # from which epoch on
         self.end: End | None = None
         self.reason = ""
         self._read()
 
-    def append_epoch(self, record: Mapping[str, Any]) -> bool:
+    def append_epoch(self, record: Mapping[str, Any], machine: Mapping[str, Any] | None = None) -> bool:
         """Record the report of the next epoch, with the time (unix seconds) at which it came in.
 
         Args:
             record: plain data with the key `epoch`; with a `time`, if it comes from another journal.
+            machine: where it was computed (`machine.machine_facts`); it is written where it changes. None if not known.
 
         Returns:
             False if this epoch is recorded already: a resumed trial repeats what came after its checkpoint.
@@ -54,9 +56,14 @@ class Journal:
             return False
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
         entry = {"time": time.time(), **record}
-        self._file.append(entry)
-        self._add_epoch(entry)
+        is_other = machine is not None and machine != self.machine_of(record["epoch"])
+        self._file.append({**entry, "machine": machine} if is_other else entry)
+        self._add_epoch(entry, machine if is_other else None)
         return True
+
+    def machine_of(self, epoch: int) -> dict[str, Any] | None:
+        """Where an epoch was computed (`machine.machine_facts`), 0-based; None if it is not known."""
+        return next((machine for first, machine in reversed(self._machines) if first <= epoch), None)
 
     def finish(self, end: End, reason: str = "") -> None:
         """Record how it ended; the first end stays."""
@@ -89,7 +96,9 @@ class Journal:
         """Metric of the last epoch; NaN if there is none."""
         return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
 
-    def _add_epoch(self, entry: dict[str, Any]) -> None:
+    def _add_epoch(self, entry: dict[str, Any], machine: Mapping[str, Any] | None) -> None:
+        if machine is not None:
+            self._machines.append((len(self.epochs), dict(machine)))
         self.epochs.append(entry)
         self._num_survived = len(self.events)
 
@@ -111,4 +120,4 @@ class Journal:
                     f"{self._path}:{number}: a journal line must be the JSON report of epoch {len(self.epochs)}, "
                     f"got {line[:60]!r}; the file is damaged: restore it, or run the study under another name"
                 )
-            self._add_epoch(entry)
+            self._add_epoch(entry, entry.pop("machine", None))

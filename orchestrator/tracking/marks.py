@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
-from dashboards.mlflow_store.mlflow_access import run_of
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import trial_label, unit_label
-from orchestrator.stores import store_error
 from orchestrator.study.study import Study
-from orchestrator.tracking.stored import existing_store
+from orchestrator.tracking.stored import unit_run
 
 NOTE, STAR = "snas.note", "snas.star"
 #: Names that tags of people must not have: those that tracking sets, and MLflow.
-_OURS = ("snas.", "mlflow.", "dataset", "version.", "git.")
+_OURS = ("snas.", "mlflow.", "dataset", "version.", "git.", "machine.")
 
 
 def mark(study: Study, number: int, **tags: str) -> None:
@@ -34,21 +30,12 @@ def mark(study: Study, number: int, **tags: str) -> None:
         if name.startswith(_OURS) and name not in (NOTE, STAR):
             raise OrchestratorError(f"a tag must not begin with {', '.join(_OURS)}, which tracking sets, got `{name}`")
     unit = unit_label("search", trial_label(number))
-    try:
-        client = existing_store(study.tracking_uri)
-        found = client.get_experiment_by_name(study.spec.name)
-        run = None if found is None else run_of(client, found.experiment_id, unit)
-        if run is None:
-            raise OrchestratorError(
-                f"trial {number} of study `{study.spec.name}` must have a run in MLflow, it has none"
-            )
+    with unit_run(study, unit) as (client, run):
         for name, text in tags.items():
             if text:
                 client.set_tag(run.info.run_id, name, text)
             elif name in run.data.tags:
                 client.delete_tag(run.info.run_id, name)
-    except (MlflowException, OSError) as error:
-        raise store_error(f"the MLflow store {study.tracking_uri}", error) from error
 
 
 def marks_of(tags: Mapping[str, str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from dashboards.formatting import shown_number, shown_setting
 from orchestrator.credentials import masked
+from orchestrator.files.journal import Journal
 from orchestrator.study.hours import HOURS
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData
@@ -176,10 +177,16 @@ def user_tags() -> dict[str, str]:
 
 
 def environment_tags() -> dict[str, str]:
-    """Versions and git commit, as tags of every run."""
+    """Versions, git commit and whether the code differs from it, as tags of every run."""
     packages = ("snas-orchestrator", "torch", "ray", "optuna", "mlflow", "numpy")
     tags = {f"version.{package}": version(package) for package in packages}
-    return {**tags, "version.python": platform.python_version(), "git.commit": _git_commit()}
+    return {**tags, "version.python": platform.python_version(), **_git_facts()}
+
+
+def machine_tags(journal: Journal) -> dict[str, str]:
+    """Where the last epoch was computed: processor, threads, PyTorch, GPU."""
+    machine = journal.machine_of(len(journal.epochs)) or {}
+    return {f"machine.{name}": str(fact) for name, fact in machine.items() if fact is not None}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
@@ -193,9 +200,13 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _git_commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
+def _git_facts() -> dict[str, str]:
+    def said(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        is_dirty = said("status", "--porcelain", "--untracked-files=no") != ""
+        return {"git.commit": said("rev-parse", "HEAD"), "git.dirty": str(is_dirty).lower()}
     except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
+        return {"git.commit": "not a git checkout"}

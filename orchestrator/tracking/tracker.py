@@ -31,7 +31,7 @@ from orchestrator.tracking.artifacts import log_history, log_picture, log_result
 from orchestrator.tracking.descriptions import describe_run
 from orchestrator.tracking.markdown import RUN_LIMIT, RunAddress, plain
 from orchestrator.tracking.model_versions import existing_run
-from orchestrator.tracking.run_spec import Unit, UnitKind
+from orchestrator.tracking.run_spec import Unit, UnitKind, machine_tags
 
 #: Metric of every epoch that shows how far a run has been logged.
 _MARKERS: dict[UnitKind, str] = {"search": "child_val_error", "retrain": "val_accuracy"}
@@ -350,6 +350,7 @@ class Tracker:
         tags = [RunTag("snas.end", str(journal.end))]
         if _is_ours(self.client.get_run(run.run_id).data.tags):
             tags += _described(note)
+        tags += [RunTag(name, fact) for name, fact in machine_tags(journal).items()]
         if journal.reason:
             tags.append(RunTag("snas.reason", journal.reason[:RUN_LIMIT]))
         self.client.log_batch(run.run_id, tags=tags)

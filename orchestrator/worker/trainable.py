@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ray import tune
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.jobs import ChildJob, Job, JobReport, RetrainJob, SearchJob, TruthJob
+from orchestrator.machine import machine_facts
 from orchestrator.worker.permanent import PERMANENT, refusal
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData, load_data
@@ -66,6 +68,7 @@ class EpochTrainable(tune.Trainable):
         self._folder = self.checkpoints(job)
         self._last_epoch = job.epochs
         self._unsent: Mapping[str, Any] | None = None
+        self._machine = machine_facts(self.device)
         self.work = self.build(job)
         found = self._folder.newest_whole()
         if found is not None:
@@ -120,12 +123,12 @@ class EpochTrainable(tune.Trainable):
             self._folder.save(self.work.epoch, state, record)
         except OSError as error:
             fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
-            return self._of_epoch(record, fault)
-        return self._of_epoch(record)
+            return replace(self._of_epoch(record), checkpoint_fault=fault, machine=self._machine)
+        return replace(self._of_epoch(record), machine=self._machine)
 
-    def _of_epoch(self, record: Mapping[str, Any], checkpoint_fault: str = "") -> JobReport:
+    def _of_epoch(self, record: Mapping[str, Any]) -> JobReport:
         is_last = self.work.epoch >= self._last_epoch or "stopped" in record
-        return JobReport(record=record, done=is_last, checkpoint_fault=checkpoint_fault)
+        return JobReport(record=record, done=is_last)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial in this process: starting one costs seconds."""

@@ -41,6 +41,19 @@ def test_journal_reads_back_what_it_recorded(tmp_path: Path) -> None:
     ]
 
 
+def test_journal_knows_where_each_epoch_was_computed(tmp_path: Path) -> None:
+    file = tmp_path / "0000.jsonl"
+    one, other = {"cpu": "one", "threads": 1}, {"cpu": "other", "threads": 1}
+    journal = Journal(file)
+    for epoch, machine in enumerate([None, one, one, None, other]):  # None: reported again, by another worker
+        assert journal.append_epoch(made_up_record(epoch), machine)
+    assert not journal.append_epoch(made_up_record(2), other), "a repeat says nothing"
+    assert file.read_text().count('"machine"') == 2
+    for known in (journal, Journal(file)):
+        assert [known.machine_of(epoch) for epoch in range(5)] == [None, one, one, one, other]
+        assert all(set(record) == {"time", *made_up_record(0)} for record in known.epochs)
+
+
 def test_journal_keeps_the_faults_that_a_trial_survived(tmp_path: Path) -> None:
     file = two_epochs(tmp_path)
     Journal(file).note("restart", "the worker died")

@@ -569,6 +569,7 @@ def test_environment_tags_name_versions_and_commit() -> None:
     for package in ("torch", "ray", "optuna", "mlflow", "numpy", "python"):
         assert tags[f"version.{package}"][0].isdigit()
     assert len(tags["git.commit"]) in (40, len("not a git checkout"))
+    assert (tags.get("git.dirty") in ("true", "false")) == (len(tags["git.commit"]) == 40)
 
 
 def test_images_and_user_are_logged_once_with_every_run(runs: Runs, experiment: str, tmp_path: Path) -> None:
