@@ -15,6 +15,7 @@ runs/<study>/ground_truth.json        its table, when it is whole
 runs/<study>/requests/              what commands ask of a study, until it is done
 runs/<study>/decisions.jsonl        what was decided on it: more trials, pauses, budgets that were spent
 runs/<study>/comparison.md, .json     how the strategies of a study compare, when it is over
+runs/<study>/verification.json        what `snas study verify` found last
 runs/<study>/trunk.jsonl              journal of the epochs that forked trials share
 runs/<study>/checkpoints/trial-0003/  checkpoints, unless `storage.path` names another folder
 runs/<study>/checkpoints/fork-0003-0010/  that of trial 3 after 10 epochs, while trials that are forked there are open
