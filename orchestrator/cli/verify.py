@@ -11,6 +11,7 @@ from dashboards.formatting import counted
 from orchestrator.cli.common import JsonOption, RunsOption, filled_table, note, stdout
 from orchestrator.cli.completion import study_names
 from orchestrator.files.layout import DEFAULT_RUNS, Runs
+from orchestrator.files.relocation import relocate
 
 if TYPE_CHECKING:
     from orchestrator.doctor.verification import Certificate
@@ -36,6 +37,8 @@ def verify(
     from orchestrator.study.study import Study
 
     study = Study.load(name, Runs(runs))
+    if relocate(study.runs, study.spec.tracking.uri, note):  # else the certificate would go to where the folder was
+        study = Study.load(name, Runs(runs))
     from orchestrator.doctor.verification import CERTIFICATE, verify  # an unknown study needs no PyTorch
 
     found = verify(study, trials=trials, epochs=epochs, seed=seed, say=note)

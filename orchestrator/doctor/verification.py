@@ -159,12 +159,12 @@ def verify(
 
 def _sampled(study: Study, trials: int, epochs: int, seed: int) -> list[tuple[TrialRecord, int]]:
     generator = torch.Generator().manual_seed(seed)
-    all_trials = study.trials()
-    kept = {trial.number: _kept(study, trial) for trial in all_trials}
+    all_trials = {trial.number: trial for trial in study.trials()}
+    kept = {number: _kept(study, trial) for number, trial in all_trials.items()}
     usable = {number: [epoch for epoch in kept[number] or () if epoch < all_trials[number].epochs] for number in kept}
     numbers = [number for number, found in usable.items() if found]
     if not numbers:
-        lines = [f"trial {trial.number} of {trial.epochs} epochs {_words(kept[trial.number])}" for trial in all_trials]
+        lines = [f"trial {number} of {all_trials[number].epochs} epochs {_words(kept[number])}" for number in kept]
         more = [f"{len(lines) - _MOST_NAMED} more"] if len(lines) > _MOST_NAMED else []
         raise OrchestratorError(
             f"a trial of study `{study.spec.name}` must keep a checkpoint with an epoch after it: "
