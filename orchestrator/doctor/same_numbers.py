@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,9 +71,10 @@ def _without_times(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _values(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
     """All values by dotted name; what is empty counts as one."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    if not parts or not value:
+    if not isinstance(value, dict | list) or not value:
         yield name, value
+        return
+    parts: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else enumerate(value)
     for key, part in parts:
         yield from _values(part, f"{name}.{key}" if name else str(key))
 
