@@ -80,12 +80,6 @@ def _values(value: Any, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _is_same(a: object, b: object, tolerance: float | None) -> bool:
-    if tolerance is not None and _is_number(a) and _is_number(b):
-        assert isinstance(a, int | float)
-        assert isinstance(b, int | float)
+    if tolerance is not None and isinstance(a, int | float) and isinstance(b, int | float):
         return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) or (math.isnan(a) and math.isnan(b))
     return json.dumps(a) == json.dumps(b)  # digits enough for every bit; NaN is NaN
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""Recomputes epochs of a study from its checkpoints and compares them with its journals.
+"""Recomputes epochs of a study, first ones and those after a checkpoint, and compares them with its journals.
 
 Nothing of the study is changed, so a driver may run it meanwhile. What was found is kept as a certificate: a file in
 the folder of the study, and an artifact of its run in MLflow.
@@ -7,14 +7,16 @@ the folder of the study, and an artifact of its run in MLflow.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
+from dashboards.formatting import counted
 from orchestrator.doctor.same_numbers import Difference, differing
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.checkpoint import CheckpointFolder, DamagedCheckpointError, epoch_of, load
@@ -25,8 +27,8 @@ from orchestrator.machine import machine_facts, with_threads
 from orchestrator.study.records import TrialRecord
 from orchestrator.study.study import Study
 from orchestrator.study_file.spec import search_options
-from orchestrator.tracking.run_spec import environment_tags
-from orchestrator.tracking.stored import unit_run
+from orchestrator.tracking.run_spec import environment_tags, user_tags
+from orchestrator.tracking.stored import opened_run, store_file
 from search_core.data.datasets import ImageData, load_data
 from search_core.errors import NonFiniteLossError, StateError
 from search_core.search.search import Search
@@ -46,7 +48,7 @@ class Recomputed:
 
     Attributes:
         trial: its number.
-        epoch: 0-based; it was recomputed from the checkpoint after so many epochs.
+        epoch: 0-based; it was recomputed from the checkpoint after so many epochs, the first one from the seed.
         machine: where it was computed before (`machine.machine_facts`); None if the journal does not say.
         is_exact: whether it must be the same bit for bit: on an equal machine without a GPU.
         values: how many were compared.
@@ -79,6 +81,7 @@ class Certificate:
     Attributes:
         study: its name.
         time: unix seconds at the end.
+        user: who asked for it; empty if the system has no name for them.
         seed: by which trials and epochs were sampled.
         epochs: the recomputed ones.
         machine: where (`machine.machine_facts`); threads are those of each epoch's `machine`.
@@ -88,6 +91,7 @@ class Certificate:
 
     study: str
     time: float
+    user: str
     seed: int
     epochs: tuple[Recomputed, ...]
     machine: Mapping[str, Any]
@@ -120,7 +124,7 @@ def verify(
 
     Args:
         study: running or not.
-        trials: how many at most, of those that keep a checkpoint with an epoch after it.
+        trials: how many at most, of those that have an epoch that can be recomputed.
         epochs: how many of each at most.
         seed: of the sample.
         say: is called before each epoch.
@@ -128,7 +132,7 @@ def verify(
     Raises:
         OrchestratorError: if no epoch can be recomputed here, or MLflow does not answer.
     """
-    with unit_run(study, "study") as (_, run):
+    with opened_run(study, "study") as (_, run):
         origins = {name: text for name, text in run.data.tags.items() if name.startswith(("version.", "git."))}
     if study.spec.resources.uses_gpu and not torch.cuda.is_available():
         raise OrchestratorError(f"study `{study.spec.name}` must be verified where there is a GPU: its trials had one")
@@ -136,7 +140,8 @@ def verify(
     images = lru_cache(maxsize=1)(lambda options: load_data(options, device))
     found = []
     for trial, epoch in _sampled(study, trials, epochs, seed):
-        say(f"trial {trial.number}: epoch {epoch} from the checkpoint after {epoch} epochs")
+        start = f"the checkpoint after {counted(epoch, 'epoch')}" if epoch else "the seed"
+        say(f"trial {trial.number}: epoch {epoch} from {start}")
         if (of_epoch := _recompute(study, trial, epoch, device, images)) is not None:
             found.append(of_epoch)
     if not found:
@@ -144,57 +149,62 @@ def verify(
     certificate = Certificate(
         study=study.spec.name,
         time=time.time(),
+        user=user_tags().get("mlflow.user", ""),
         seed=seed,
         epochs=tuple(found),
         machine=machine_facts(device),
         code=environment_tags(),
         recorded_code=origins,
     )
-    text = json.dumps(certificate.to_dict(), indent=1)
-    write_whole(study.folder.path / CERTIFICATE, text.encode())
-    with unit_run(study, "study") as (client, run):
-        client.log_text(run.info.run_id, text, CERTIFICATE)
+    file = study.folder.path / CERTIFICATE
+    draft = file.with_suffix(f".{os.getpid()}.tmp")  # another may be written at once
+    write_whole(file, json.dumps(certificate.to_dict(), indent=1).encode(), draft)
+    with opened_run(study, "study") as (_, run):
+        store_file(study.tracking_uri, run.info.artifact_uri, file)
     return certificate
 
 
 def _sampled(study: Study, trials: int, epochs: int, seed: int) -> list[tuple[TrialRecord, int]]:
     generator = torch.Generator().manual_seed(seed)
-    all_trials = {trial.number: trial for trial in study.trials()}
-    kept = {number: _kept(study, trial) for number, trial in all_trials.items()}
-    usable = {number: [epoch for epoch in kept[number] or () if epoch < all_trials[number].epochs] for number in kept}
-    numbers = [number for number, found in usable.items() if found]
-    if not numbers:
-        lines = [f"trial {number} of {all_trials[number].epochs} epochs {_words(kept[number])}" for number in kept]
-        more = [f"{len(lines) - _MOST_NAMED} more"] if len(lines) > _MOST_NAMED else []
+    usable, others = dict[int, tuple[TrialRecord, list[int]]](), list[str]()
+    for trial in study.trials():
+        fault, found = _recomputable(study, trial)
+        if found:
+            usable[trial.number] = trial, found
+        else:
+            others.append(f"trial {trial.number} {fault}")
+    if not usable:
+        more = [f"{len(others) - _MOST_NAMED} more"] if len(others) > _MOST_NAMED else []
         raise OrchestratorError(
-            f"a trial of study `{study.spec.name}` must keep a checkpoint with an epoch after it: "
-            f"{'; '.join([*lines[:_MOST_NAMED], *more]) or 'none has begun'}. `storage.keep: {{every: 10}}` keeps more"
+            f"a trial of study `{study.spec.name}` must have an epoch that can be recomputed: "
+            f"{'; '.join([*others[:_MOST_NAMED], *more]) or 'none has begun'}"
         )
     return [
-        (all_trials[number], epoch)
-        for number in _some(numbers, trials, generator)
-        for epoch in _some(usable[number], epochs, generator)
+        (usable[number][0], epoch)
+        for number in _some(usable, trials, generator)
+        for epoch in _some(usable[number][1], epochs, generator)
     ]
 
 
-def _kept(study: Study, trial: TrialRecord) -> list[int] | None:
-    """After which epochs a trial keeps a checkpoint; None if its numbers differ whenever it is run."""
-    files = CheckpointFolder(study.folder.checkpoints(study.spec, "search", trial_label(trial.number))).files()
-    if files:
-        options = search_options(study.spec, trial.values)
-        if options.penalty.cost == "child_latency" and options.latency.table is None:
-            return None
-    return sorted(map(epoch_of, files))
+def _recomputable(study: Study, trial: TrialRecord) -> tuple[str, list[int]]:
+    """Epochs of a trial that can be recomputed, and why there are none if so."""
+    label = trial_label(trial.number)
+    if trial.epochs == 0:
+        return "has no epoch yet", []
+    if study.folder.order_log(label).is_file():
+        return "trains its children one by one", []
+    options = search_options(study.spec, trial.values)
+    if options.penalty.cost == "child_latency" and options.latency.table is None:
+        return "measures latencies, which differ from run to run", []
+    kept = map(epoch_of, CheckpointFolder(study.folder.checkpoints(study.spec, "search", label)).files())
+    begun = [0] if trial.parent is None and study.spec.fork is None else []  # else another computed it
+    found = [epoch for epoch in {*begun, *kept} if epoch < trial.epochs]
+    return "took over its first epochs, and later ones need `storage.keep: {every: 10}`", found
 
 
-def _words(kept: Sequence[int] | None) -> str:
-    if kept is None:
-        return "measures latencies, which differ from run to run"
-    return f"keeps those after {', '.join(map(str, kept))}" if kept else "keeps none"
-
-
-def _some(items: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
-    return sorted(items[index] for index in torch.randperm(len(items), generator=generator)[:count].tolist())
+def _some(items: Iterable[int], count: int, generator: torch.Generator) -> list[int]:
+    ordered = sorted(items)
+    return sorted(ordered[index] for index in torch.randperm(len(ordered), generator=generator)[:count].tolist())
 
 
 def _recompute(
@@ -210,12 +220,13 @@ def _recompute(
         file = CheckpointFolder(study.folder.checkpoints(study.spec, "search", label)).file(epoch)
         options = search_options(study.spec, trial.values)
         try:
-            state = load(file).state
+            state = dict(load(file).state) if epoch else None
             search = Search(options, images(options.dataset), device)
-            search.load_state_dict(dict(state))
+            if state is not None:
+                search.load_state_dict(state)
             record = search.run_epoch().to_dict()
         except (DamagedCheckpointError, StateError, NonFiniteLossError) as error:
-            return replace(of_epoch, fault=str(error)) if file.is_file() else None
+            return replace(of_epoch, fault=str(error)) if epoch == 0 or file.is_file() else None
         if search.is_over and study.spec.ground_truth is not None:
             record["scores"] = search.scores()
     values, differences = differing(journal.epochs[epoch], record, None if is_exact else TOLERANCE)

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.layout import trial_label, unit_label
 from orchestrator.study.study import Study
-from orchestrator.tracking.stored import unit_run
+from orchestrator.tracking.stored import opened_run
 
 NOTE, STAR = "snas.note", "snas.star"
 #: Names that tags of people must not have: those that tracking sets, and MLflow.
@@ -30,7 +30,7 @@ def mark(study: Study, number: int, **tags: str) -> None:
         if name.startswith(_OURS) and name not in (NOTE, STAR):
             raise OrchestratorError(f"a tag must not begin with {', '.join(_OURS)}, which tracking sets, got `{name}`")
     unit = unit_label("search", trial_label(number))
-    with unit_run(study, unit) as (client, run):
+    with opened_run(study, unit) as (client, run):
         for name, text in tags.items():
             if text:
                 client.set_tag(run.info.run_id, name, text)

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from dashboards.mlflow_store.databases import current_address, sqlite_file
 from dashboards.mlflow_store.mlflow_access import run_of
@@ -34,7 +35,7 @@ def existing_store(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def unit_run(study: Study, unit: str) -> Iterator[tuple[MlflowClient, Run]]:
+def opened_run(study: Study, unit: str) -> Iterator[tuple[MlflowClient, Run]]:
     """The run of a unit of a study, to read it or to add to it.
 
     Args:
@@ -69,3 +70,9 @@ def stored_file(uri: str, folder: str, name: str) -> Path:
     """
     address = f"{current_address(folder, uri)}/{name}"
     return Path(download_artifacts(artifact_uri=address, tracking_uri=uri))
+
+
+def store_file(uri: str, folder: str, file: Path) -> None:
+    """Add a file to those of a run, where they are now; the rest is as of `stored_file`."""
+    files = get_artifact_repository(current_address(folder, uri), uri)
+    files.log_artifact(str(file))  # type: ignore[no-untyped-call]

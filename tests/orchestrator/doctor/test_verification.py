@@ -53,15 +53,23 @@ def verified(runs: Path, *words: object) -> Outcome:
     return snas("study", "verify", "verified", "--runs", runs, *words)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != CERTIFICATE}
+
+
 def test_whole_study_is_certified_in_its_folder_and_in_mlflow(runs: Path) -> None:
+    before = contents(runs / "verified")
     done = verified(runs)
     assert done.code == 0, done.said
-    assert "2 epochs, " in done.said
+    assert contents(runs / "verified") == before
+    assert "4 epochs, " in done.said
     assert "values: identical" in done.said
     written = (runs / "verified" / CERTIFICATE).read_text()
     certificate = json.loads(written)
     assert [(epoch["trial"], epoch["epoch"], epoch["is_exact"]) for epoch in certificate["epochs"]] == [
+        (0, 0, True),
         (0, 1, True),
+        (1, 0, True),
         (1, 1, True),
     ]
     assert certificate["code"] == certificate["recorded_code"]
@@ -71,7 +79,7 @@ def test_whole_study_is_certified_in_its_folder_and_in_mlflow(runs: Path) -> Non
     (artifact,) = (runs / "mlartifacts").rglob(CERTIFICATE)
     assert run.info.run_id in artifact.parts
     assert artifact.read_text() == written
-    assert len(json.loads(verified(runs, "--trials", 1, "--json").out)["epochs"]) == 1
+    assert len(json.loads(verified(runs, "--trials", 1, "--epochs", 1, "--json").out)["epochs"]) == 1
 
 
 def replaced(old: str, new: str) -> Callable[[Path], object]:
@@ -96,21 +104,19 @@ def later_cost(file: Path) -> None:
         ("study.yaml", replaced("batch_size: 32", "batch_size: 16"), 1, "they differ in batch_size"),
         ("checkpoints/trial-0000/epoch-0001.pt", lambda file: file.write_bytes(b"damaged"), 1, "it is damaged"),
         ("trials/0000.jsonl", replaced('"cpu": "', '"cpu": "another '), 0, "values: within tolerance"),
-        (
-            "checkpoints",
-            lambda folder: [file.unlink() for file in folder.glob("*/epoch-0001.pt")],
-            2,
-            "trial 0 of 2 epochs keeps those after 2; trial 1 of 2 epochs keeps those after 2. `storage.keep",
-        ),
-        ("checkpoints", shutil.rmtree, 2, "trial 0 of 2 epochs keeps none"),
+        ("checkpoints", shutil.rmtree, 0, "2 epochs, "),
+        ("trials", shutil.rmtree, 2, "trial 0 has no epoch yet; trial 1 has no epoch yet"),
     ],
-    ids=["value", "setting", "checkpoint", "machine", "none after", "none"],
+    ids=["value", "setting", "checkpoint", "machine", "no checkpoint", "no epoch"],
 )
 def test_what_was_changed_is_found(
     runs: Path, tmp_path: Path, file: str, edit: Callable[[Path], object], code: int, said: str
 ) -> None:
     copy = tmp_path / "runs"
-    shutil.copytree(runs, copy)
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns(CERTIFICATE))
     edit(copy / "verified" / file)
+    before = sorted(runs.rglob("*"))
     done = verified(copy)
     assert (done.code, said in done.said) == (code, True), done.said
+    assert len(list(copy.rglob(CERTIFICATE))) == (0 if code == 2 else 2), "beside the study, and in its copied store"
+    assert sorted(runs.rglob("*")) == before
