@@ -21,7 +21,7 @@ from orchestrator.driver.launch import CollapseStopper, OwnFault, PhaseStopper, 
 from orchestrator.driver.progress import SEARCHES, StudyView
 from orchestrator.driver.schedulers import make_scheduler
 from orchestrator.driver.searcher import StudySearcher
-from orchestrator.errors import OrchestratorError, StudyFailed, last_line
+from orchestrator.errors import OrchestratorError, StudyFailed, StudyPaused, last_line
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, Phase, split_child_label, trial_label
@@ -104,6 +104,9 @@ class Driver:
                         self._search()
                         self._retrain()
             self._finish()
+        except StudyPaused:
+            self._log.drain()
+            raise
         finally:
             self._log.stop()
 

@@ -183,6 +183,14 @@ class StudyLog:
             return False
         return not is_there and _last_checkpoint(job) is None
 
+    def drain(self) -> None:
+        """Wait until MLflow has all that was pushed.
+
+        Raises:
+            TrackingAwayError: if MLflow is away.
+        """
+        self._delivery.drain(_PATIENCE_S)
+
     def stop(self) -> None:
         """Stop after what is being logged; the rest stays in the journals."""
         self._delivery.stop()

@@ -74,6 +74,9 @@ def test_while_it_runs(steered: Steered) -> None:
     assert (cancelled.end, cancelled.reason) == ("cancelled", "cancelled by a user")
     assert "3 trials" in steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.05")
     steered.wait_until(lambda: steered.journal(2).epochs != [])
+    (other := steered._worker(2)).suspend()  # nor must this one
+    assert "values: identical" in steered.said("study", "verify", "steered", "--epochs", 1)
+    other.resume()
     assert steered.study.trials()[2].values == {"penalty.strength": 0.05}
     assert "4 trials" in steered.said("study", "extend", "steered", "--trials", "+1")
     assert "must have failed or been stopped" in steered.said("trial", "retry", "steered", 0, code=2)
@@ -163,6 +166,10 @@ def test_forks_continue_their_parents_exactly(steered: Steered) -> None:
 
 
 def test_all_agree_at_the_end(steered: Steered) -> None:
+    verified = steered.said("study", "verify", "steered", "--trials", 7, "--epochs", 4)
+    assert "23 epochs, " in verified
+    assert "values: identical" in verified
+    assert run_named(steered, "trial-0006").data.tags["machine.threads"] == "1"
     assert "the study is whole" in steered.said("study", "doctor", "steered")
     records = steered.study.trials()
     assert [record.state for record in records] == [
