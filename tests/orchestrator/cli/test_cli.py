@@ -485,7 +485,7 @@ def test_search_writes_its_folder(found: Found) -> None:
 def test_search_prints_an_epoch_a_line_and_what_to_do_next(found: Found) -> None:
     lines = found.search.out.splitlines()
     assert lines[0].split()[:2] == ["epoch", "supernet"]
-    assert [line.split()[0] for line in lines[1:3]] == ["0", "1"]
+    assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
     assert all(len(line) <= 80 for line in lines[:3]), "fits a terminal"
     assert f"snas retrain --genotype {found.folder / 'genotype.json'}" in found.search.out
     assert found.search.err == ""
