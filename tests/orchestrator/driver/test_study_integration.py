@@ -168,7 +168,7 @@ def test_trials_have_the_player_and_history_of_their_cells(front: Done) -> None:
     run_id = front.mlflow_runs["trial-0000"].info.run_id
     file = Path(front.client.download_artifacts(run_id, "history.parquet"))
     history = read_history(file.read_bytes(), file.name)
-    assert history.epochs.tolist() == [0, 1]
+    assert history.epochs.tolist() == [1, 2]
     assert history.cells["normal"].probabilities.shape == (2, 5, len(history.primitives))
     player = Path(front.client.download_artifacts(run_id, "player.html")).read_text(encoding="utf-8")
     assert "trial-0000" in player
