@@ -82,8 +82,9 @@
   /* Points beyond a few hundred come once the view is there. */
   function drawLate(graph) {
     deferred.set(graph, () => {
+      if (!graph.data) return;  // another view was shown meanwhile
       const late = graph.data.map((_, place) => place).filter((place) => graph.data[place].meta === "late");
-      if (graph.isConnected) plotly.restyle(graph, { visible: true }, late);
+      plotly.restyle(graph, { visible: true }, late);
     });
     if (document.getElementById("main").dataset.drawn === "true") drawRest(waiting);
   }

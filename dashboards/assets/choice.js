@@ -76,9 +76,10 @@
   /* In a chart that is drawn, points of trials that are not listed are faint, their lines hidden; some traces are there
      only while some trials are not listed. */
   function show(graph) {
+    if (!listed || !graph.data) return;  // another view was shown meanwhile
     const data = graph.data, isListed = (number) => typeof number !== "number" || listed.has(number);
     const ofTrials = data.map((_, place) => place).filter((place) => Array.isArray(data[place].customdata));
-    if (!listed || !ofTrials.length) return;
+    if (!ofTrials.length) return;
     const isWhole = ofTrials.every((place) => data[place].customdata.every(isListed));
     if (isWhole && !graph.snasIsPart) return;
     graph.snasIsPart = !isWhole;
