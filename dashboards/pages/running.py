@@ -1,4 +1,4 @@
-"""What of a study runs now: how far each search and retraining is, and how long it will take."""
+"""What of a study runs now: how far each search and retraining is, how long it will take, and what was said."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def running_runs(study: StudyRecord) -> list[Component]:
     title = f"{counted(len(rows), 'run')} at work" + (f"; {_MOST} of them" if len(rows) > _MOST else "")
     note = "Time left: epochs to go x mean time of an epoch so far, in which a pause of the study counts."
     content = [html.H2(title), table("Runs at work", _COLUMNS, rows[:_MOST]), html.P(note, className="note")]
+    parent = study.overview.run
+    if parent is not None and (lines := parent.tags.get("snas.lines")):
+        content += [html.H3("Latest lines of the terminal (UTC)"), html.Pre(lines, className="lines", tabIndex=0)]
     return [html.Section(content, className="card wide at-work")]
 
 

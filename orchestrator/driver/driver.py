@@ -69,6 +69,7 @@ class Driver:
         self._repeated: set[str] = set()  # trainings that are over and whose model was lost, tried once more
         self._truth_jobs = truth_jobs(self._spec, self._folder)
         self._log = StudyLog(study, tracker, view.warn, parent, data, self._journal)
+        view.hear = self._log.said
         self._control = Control(study, self._trial_journal, view, lambda: self._log.grown())
 
     def run(self, address: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +24,13 @@ _COLUMNS = 6  # of the live table: label, bar, epoch, accuracy, gap, temperature
 
 
 class StudyView:
-    """Is called with how a study goes; shows nothing of it."""
+    """Is called with how a study goes; shows nothing of it.
+
+    Attributes:
+        hear: is called with each line that is said, from whatever thread says it.
+    """
+
+    hear: Callable[[str], None] = staticmethod(lambda line: None)
 
     def step(self, name: str) -> None:
         """Something without units begins, such as loading the images."""
@@ -46,9 +52,11 @@ class StudyView:
 
     def note(self, message: str) -> None:
         """Something that was decided for the user."""
+        self.hear(message)
 
     def warn(self, message: str) -> None:
         """Something the user should know."""
+        self.hear(f"warning: {message}")
 
 
 class ConsoleView(StudyView):
@@ -127,12 +135,14 @@ class ConsoleView(StudyView):
 
     def note(self, message: str) -> None:
         """Print a line."""
+        super().note(message)
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning, each once."""
         if message not in self._warned:
             self._warned.add(message)
+            super().warn(message)
             self._console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
     def _begin_phase(self, name: str, done: int, total: int, metrics: Sequence[str] = ()) -> None:

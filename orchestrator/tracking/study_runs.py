@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 #: How long the end of a study waits for MLflow.
 _PATIENCE_S = 600.0
+_LINES, _LINE_CHARS = 12, 300
 
 
 class StudyLog:
@@ -70,6 +73,7 @@ class StudyLog:
         self._trial_runs: dict[int, str] = {}
         self._curves = CurveFiles(tracker.client, parent, self._folder, partial(open_journal, "search"))
         self._rows: dict[str, int] = {}  # of the files of curves that were written from here
+        self._lines: deque[str] = deque(maxlen=_LINES)
         self.tally = Tally(self._spec)
         self.tally.images = data.sizes
         self._progress = StudyProgress(self._spec, self.tally, tracker, parent)
@@ -88,6 +92,11 @@ class StudyLog:
     def log_reservation(self, explanation: str) -> None:
         """Log where measured reservations come from."""
         self._push("reservation", lambda: self._tracker.client.set_tag(self._parent, "snas.share", explanation))
+
+    def said(self, line: str) -> None:
+        """Log the latest lines of the terminal, for pages."""
+        self._lines.append(f"{datetime.now(UTC):%H:%M:%S}  {line.strip()}"[:_LINE_CHARS])
+        self._push("latest lines", self._log_lines)
 
     def track(self, job: SearchJob | RetrainJob) -> None:
         """Have the MLflow run of a job brought up to its journal."""
@@ -253,6 +262,9 @@ class StudyLog:
         if self._spec.fork is not None and not self.tally.shared_seconds:
             shared = shared_of(Journal(self._folder.journal("trunk", TRUNK)))
             self.tally.shared_seconds, self.tally.shared_hours = shared
+
+    def _log_lines(self) -> None:
+        self._tracker.client.set_tag(self._parent, "snas.lines", "\n".join(self._lines))
 
     def _log_summary(self) -> None:
         self._progress.has_picture = log_summary(self._tracker, self._parent, self._study)

@@ -122,6 +122,8 @@ def test_studies_say_how_far_they_are(store):
 
 def test_a_live_study_says_how_far_its_runs_are_and_how_long_they_will_take(store):
     live = generated_study("live", trials=10, epochs=4, running=2)
+    parent = replace(live.parent, tags={**live.parent.tags, "snas.lines": "11:02:09  warning: trial 9 is behind"})
+    live = replace(live, runs=[parent, *(run for run in live.runs if run.kind != "study")])
     said = " ".join(words(plain(render(MemoryStore([live]), "/study/live", "", "light"))).split())
     run = live.record().trials[9].run
     left = duration((run.last_report_s - run.start_s) / 2 * 2)  # 2 of 4 epochs are over
@@ -129,6 +131,7 @@ def test_a_live_study_says_how_far_its_runs_are_and_how_long_they_will_take(stor
     assert "2 runs at work" in said
     assert f"trial 9 epoch 2 of 4 {accuracy} " in said
     assert f"about {left}" in said
+    assert "11:02:09 warning: trial 9 is behind" in said
     assert "at work" not in words(plain(_render(store, f"/study/{_STUDY}")))
 
 

@@ -38,7 +38,9 @@ def searched(view: ConsoleView, journal: Journal, label: str, error: float) -> N
 
 def test_pipe_has_a_line_per_step_phase_begin_and_end(tmp_path: Path, out: io.StringIO) -> None:
     first, second, failed, tested = (Journal(tmp_path / f"{name}.jsonl") for name in "abcd")
+    heard: list[str] = []
     with ConsoleView(Console(file=out, width=40)) as view:
+        view.hear = heard.append
         view.step("loading the images of digits")
         view.phase("searches", 1, 4, ["child_val_error", "child_madds"])
         view.started("0001", EPOCHS, first, "penalty.strength 0.01, temperature.kind linear")
@@ -72,6 +74,7 @@ def test_pipe_has_a_line_per_step_phase_begin_and_end(tmp_path: Path, out: io.St
         "  0001-seed0 complete: validation accuracy 97.20%, test accuracy 98.10%  [retrainings 1 of 1]",
         "writing results",
     ]
+    assert heard == out.getvalue().splitlines()
 
 
 def test_terminal_has_a_table_that_goes_and_lines_that_stay(tmp_path: Path, out: io.StringIO) -> None:
