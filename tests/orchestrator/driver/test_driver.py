@@ -21,7 +21,8 @@ def test_training_whose_model_was_lost_is_repeated_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_lost: bool
 ) -> None:
     """Its last checkpoint could not be written; a disk that is still full must not repeat it forever."""
-    monkeypatch.setattr(driver_module, "StudyLog", lambda *_: SimpleNamespace(lacks_model=lambda job: is_lost))
+    log = SimpleNamespace(lacks_model=lambda job: is_lost, said=None)
+    monkeypatch.setattr(driver_module, "StudyLog", lambda *_: log)
     job = retrain_job()
     folder = Runs(tmp_path).study("tiny")
     written_journal(folder.journal("retrain", job.label), retrain_records(1), "complete")

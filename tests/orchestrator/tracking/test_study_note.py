@@ -185,7 +185,7 @@ def test_curves_hold_all_epochs_of_32_trials(tracker: Tracker, parent: str, runs
     assert artifact_paths(tracker.client, parent, FOLDER) == [f"{FOLDER}/{file_of(0)}", f"{FOLDER}/{file_of(32)}"]
     file = Path(tracker.client.download_artifacts(parent, f"{FOLDER}/{file_of(0)}"))
     written = read_curves(file.read_bytes(), file.name)
-    assert {number: history.epochs.tolist() for number, history in written.items()} == {0: [0, 1], 31: [0, 1, 2]}
+    assert {number: history.epochs.tolist() for number, history in written.items()} == {0: [1, 2], 31: [1, 2, 3]}
     assert written[31].metrics["child_val_error"].tolist() == [0.0, 0.1, 0.2]
     wanted = [file_of(0), file_of(32), file_of(64)]
     assert logged_rows(tracker.client, parent, wanted) == {file_of(0): 5, file_of(32): 1}
@@ -236,7 +236,7 @@ def test_trial_that_is_over_is_read_once_for_curves(tracker: Tracker, parent: st
     written = read_curves(file.read_bytes(), file.name)
     assert math.isnan(written[0].metrics["child_madds"][0])
     assert written[1].metrics["child_madds"].tolist() == [0.5]
-    assert written[31].epochs.tolist() == [0, 1]
+    assert written[31].epochs.tolist() == [1, 2]
     again = list[str]()
     assert curve_files(tracker, parent, folder, again).write(file_of(0)) == 4, "another driver reads them again"
     assert again == ["0000", "0001", "0031"]
