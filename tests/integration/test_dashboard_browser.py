@@ -179,7 +179,7 @@ def test_page_of_an_empty_store_shows_the_study_as_it_runs(
                 row = at_work.filter(has=visit.page.get_by_role("link", name=f"trial {trial}"))
                 expect(row).to_contain_text(f"epoch {reported()[trial]} of {EPOCHS}")
                 expect(row).to_contain_text("about")
-            expect(visit.page.locator(".at-work pre")).to_contain_text("searches: 2 to do")
+            expect(visit.page.locator(".at-work pre")).to_contain_text("searches: 6 to do")
     expect(visit.page.get_by_label("state Filter Input")).to_have_value("run")
     assert abs(visit.page.evaluate(place) - before) < 2, "what the reader looks at stays where it is"
     assert visit.is_marked
