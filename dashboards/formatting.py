@@ -167,6 +167,10 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+#: Metrics of every epoch that its driver adds to the report; a unit has one of them.
+HOURS: tuple[str, str] = ("gpu_hours", "cpu_core_hours")
+
+
 def hours_text(metric: str, hours: float) -> str:
     """Reserved hours, by the name of their metric."""
     return f"{hours:.3g} {metric_unit(metric)}"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from dashboards.charts.chart import Chart
 from dashboards.charts.points import escaped
 from dashboards.charts.theme import Theme, layout
-from dashboards.formatting import counted, duration, hours_text, moment
+from dashboards.formatting import HOURS, counted, duration, hours_text, moment
 from dashboards.records import RunRecord, State, StudyRecord
 
 #: Colour (place in the theme's categories) and pattern of each state, so that bars can be told apart without colour.
@@ -26,7 +26,6 @@ _LOOKS: dict[State, tuple[int, str]] = {
 _WIDTHS = {"search": 0.84, "retrain": 0.4}  # of a lane
 _LANE_PX, _MOST_PX = 24, 420
 _LEAST_SHARE = 0.008  # of the whole time
-_HOURS = ("gpu_hours", "cpu_core_hours")
 
 
 class _Bar(NamedTuple):
@@ -42,7 +41,7 @@ class _Bar(NamedTuple):
     @property
     def hours(self) -> str:
         """What it reserved, in words; empty if it is not known."""
-        metric = next((name for name in _HOURS if name in self.run.metrics), None)
+        metric = next((name for name in HOURS if name in self.run.metrics), None)
         return "" if metric is None else f"{hours_text(metric, self.run.metrics[metric])} reserved"
 
 
@@ -69,10 +68,10 @@ def timeline_chart(study: StudyRecord, theme: Theme) -> Chart:
         title=title,
         summary=f"{title}, from {moment(begin)} to {moment(end)}, {lanes} at most at the same time.",
         figure={"data": _traces(bars, theme, _LEAST_SHARE * (end - begin)), "layout": figure_layout},
-        columns=("run", "trial", "state", "start (UTC)", "seconds", *_HOURS),
+        columns=("run", "trial", "state", "start (UTC)", "seconds", *HOURS),
         rows=[
             (bar.run.label, bar.trial, bar.run.state, _date(bar.start_s), round(bar.end_s - bar.start_s, 3),
-             *(bar.run.metrics.get(name) for name in _HOURS))
+             *(bar.run.metrics.get(name) for name in HOURS))
             for bar in bars
         ],
         note="Thick: searches, thin: retrainings, each from its begin to its last report. What ran at the same time "

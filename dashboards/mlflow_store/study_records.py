@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dashboards.analysis.front import front_mask
+from dashboards.formatting import HOURS
 from dashboards.records import Objective, Retraining, RunRecord, State, StudyOverview, StudyRecord, Trial
 
 #: What studies optimise that were made before they noted their objectives.
@@ -124,10 +125,7 @@ def _overview_of_all(
 def _overview_of_singles(name: str, trials: Sequence[Trial], retrainings: Sequence[Retraining]) -> StudyOverview:
     """The line about single searches and retrainings, without what `_overview_of_all` counts."""
     is_running = any(run.state == "running" for run in _runs(trials, retrainings))
-    hours = {
-        key: [trial.run.metrics[key] for trial in trials if key in trial.run.metrics]
-        for key in ("gpu_hours", "cpu_core_hours")
-    }
+    hours = {key: [trial.run.metrics[key] for trial in trials if key in trial.run.metrics] for key in HOURS}
     used = hours["gpu_hours"] or hours["cpu_core_hours"]
     return StudyOverview(
         name=name,

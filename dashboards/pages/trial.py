@@ -12,7 +12,7 @@ from dashboards.charts.chart import Chart
 from dashboards.charts.curve_charts import search_curves
 from dashboards.charts.heat_charts import Quantity, alpha_chart, credit_chart
 from dashboards.errors import NotFoundError
-from dashboards.formatting import MISSING, counted, duration, hours_text, metric_name, shown_metric, shown_number
+from dashboards.formatting import HOURS, MISSING, counted, duration, hours_text, metric_name, shown_metric, shown_number
 from dashboards.history import History
 from dashboards.mlflow_store.databases import snas_command
 from dashboards.pages.asked import asked
@@ -45,7 +45,6 @@ FACTS = (
     "child_params",
 )
 _ORIGINS = ("version.", "dataset", "git.", "machine.")
-_HOURS = ("gpu_hours", "cpu_core_hours")
 
 
 def trial_view(store: Store, request: Request) -> View:
@@ -150,7 +149,7 @@ def _head(study: StudyRecord, trial: Trial) -> list[Component]:
         *([("forked from", _parent(name, run.tags))] if "snas.fork.trial" in run.tags else []),
         *([] if tested is None else [("test error, retrained", said_test(study, tested))]),
         *((metric_name(key), shown_metric(key, run.metrics[key])) for key in FACTS if key in run.metrics),
-        *(("reserved", hours_text(key, run.metrics[key])) for key in _HOURS if key in run.metrics),
+        *(("reserved", hours_text(key, run.metrics[key])) for key in HOURS if key in run.metrics),
         ("took", duration(run.end_s - run.start_s if run.end_s else None)),
     ]  # fmt: skip
     numbers = [known.number for known in study.trials if known.number is not None]

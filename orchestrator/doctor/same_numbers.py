@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.study.hours import HOURS
+from dashboards.formatting import HOURS
 
 #: What differs from run to run: when a report came in, and metrics that are times.
 _TIME, _CLOCKS = "time", ("seconds", "images_per_s", *HOURS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
+from dashboards.formatting import HOURS
 from orchestrator.doctor.case import Case, Recorded
 from orchestrator.doctor.report import Notes
 from orchestrator.files.checkpoint import CheckpointFolder, is_whole
 from orchestrator.files.layout import TRUNK, trial_label
 from orchestrator.sampling.samplers import patiently
-from orchestrator.study.hours import HOURS
 from orchestrator.study.lineage import parent_of
 
 SHARED, FORKS = "shared epochs", "forked trials"

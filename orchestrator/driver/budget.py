@@ -6,13 +6,13 @@ import time
 
 from optuna.trial import TrialState
 
-from dashboards.formatting import shown_metric
+from dashboards.formatting import HOURS, shown_metric
 from orchestrator.files.decisions import Decisions, Ending
 from orchestrator.files.journal import Journal
 from orchestrator.files.layout import TRUNK, trial_label
 from orchestrator.sampling.constraints import violations
 from orchestrator.sampling.samplers import patiently
-from orchestrator.study.hours import HOURS, shared_of
+from orchestrator.study.hours import shared_of
 from orchestrator.study.standing import reserved_hours
 from orchestrator.study.study import Study
 

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dashboards.formatting import HOURS
 from orchestrator.files.journal import Journal
 from orchestrator.jobs import Job
-
-#: Metrics of every epoch that its driver adds to the report; a unit has one of them.
-HOURS: tuple[str, str] = ("gpu_hours", "cpu_core_hours")
 
 
 def with_hours(record: Mapping[str, Any], journal: Journal, *, gpus: float, cores: float) -> dict[str, Any]:

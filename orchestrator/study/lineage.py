@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from dashboards.formatting import HOURS
 from orchestrator.files.journal import Journal
 from orchestrator.jobs import Parent
-from orchestrator.study.hours import HOURS
 
 #: User attribute of a trial that was forked, as `jobs.Parent`; the tags of its MLflow run begin with it.
 FORK = "snas.fork"

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboards.analysis.answer import READ_METRICS, Answer, Candidate, find_answer, measured
+from dashboards.formatting import HOURS
 from orchestrator.files.journal import End, Journal
 from orchestrator.sampling.constraints import broken_limits, excesses, plain_limits
 from orchestrator.sampling.ranking import is_result
-from orchestrator.study.hours import HOURS, hours_of
+from orchestrator.study.hours import hours_of
 from orchestrator.study.records import described, reported_cell
 from orchestrator.study_file.spec import StudySpec
 from search_core.cost.penalty_options import final_strength

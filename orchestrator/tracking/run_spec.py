@@ -14,10 +14,9 @@ from typing import Any, Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from dashboards.formatting import shown_number, shown_setting
+from dashboards.formatting import HOURS, shown_number, shown_setting
 from orchestrator.credentials import masked
 from orchestrator.files.journal import Journal
-from orchestrator.study.hours import HOURS
 from search_core.data.dataset_options import DatasetOptions
 from search_core.data.datasets import ImageData
 from search_core.errors import printable

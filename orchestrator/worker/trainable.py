@@ -119,12 +119,12 @@ class EpochTrainable(tune.Trainable):
             if not is_out_of_gpu_memory(error):
                 raise
             return JobReport(fault="out_of_memory", reason=str(error), kind="gpu")
+        fault = ""
         try:
             self._folder.save(self.work.epoch, state, record)
         except OSError as error:
             fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
-            return replace(self._of_epoch(record), checkpoint_fault=fault, machine=self._machine)
-        return replace(self._of_epoch(record), machine=self._machine)
+        return replace(self._of_epoch(record), checkpoint_fault=fault, machine=self._machine)
 
     def _of_epoch(self, record: Mapping[str, Any]) -> JobReport:
         is_last = self.work.epoch >= self._last_epoch or "stopped" in record

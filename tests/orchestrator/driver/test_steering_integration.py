@@ -10,12 +10,12 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
+from dashboards.formatting import HOURS
 from dashboards.mlflow_store.mlflow_store import MlflowStore
 from orchestrator.files.checkpoint import CheckpointFolder
 from orchestrator.files.decisions import Decisions, pending, post
 from orchestrator.files.layout import Runs
 from orchestrator.jobs import Parent
-from orchestrator.study.hours import HOURS
 from orchestrator.study.study import Study
 from tests.integration.studies import CLOCKS, StudyProcess
 from tests.orchestrator.tiny import ONE_OBJECTIVE, SEARCH, Outcome, runs_of, snas, study_data
