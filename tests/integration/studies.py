@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class StudyProcess:
         self.wait_until(lambda: all(len(journal.epochs) >= number for journal in self._all_journals()))
 
     @contextmanager
-    def held(self, number: int) -> Iterator[dict[int, psutil.Process]]:
+    def held(self, number: int, trials: Collection[int] = (0, 1)) -> Iterator[dict[int, psutil.Process]]:
         """Stop each trial (SIGSTOP) when it has that many epochs, so that a fault cannot come after the end of any.
 
         Yields:
@@ -149,16 +149,16 @@ class StudyProcess:
         stopped: dict[int, psutil.Process] = {}
 
         def all_are() -> bool:
-            for trial in {0, 1} - stopped.keys():
+            for trial in set(trials) - stopped.keys():
                 if len(self.journal(trial).epochs) >= number:
                     stopped[trial] = self._worker(trial)
                     stopped[trial].suspend()
-            return len(stopped) == 2
+            return len(stopped) == len(trials)
 
         try:
             self.wait_until(all_are)
             # One more report may be on its way: a worker begins no epoch before the driver has the one before.
-            found = [len(journal.epochs) for journal in self._all_journals()]
+            found = [len(self.journal(trial).epochs) for trial in trials]
             assert max(found) < self._epochs - 1, f"a trial may end although it was stopped: {found} of {self._epochs}"
             yield stopped
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,6 +39,20 @@ STEERED: dict[str, Any] = study_data(
 class Steered(StudyProcess):
     """A study, and commands on it."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, STEERED)
+        self._stopped: list[psutil.Process] = []
+
+    def hold(self, trial: int) -> None:
+        """Stop it (SIGSTOP), since it must not end while commands are tried."""
+        (worker := self._worker(trial)).suspend()
+        self._stopped.append(worker)
+
+    def let_go(self) -> None:
+        while self._stopped:
+            with suppress(psutil.NoSuchProcess):
+                self._stopped.pop().resume()
+
     def said(self, *words: object, code: int = 0) -> str:
         done: Outcome = snas(*words, "--runs", self.runs)
         assert done.code == code, done.said
@@ -54,17 +69,14 @@ class Steered(StudyProcess):
 
 @pytest.fixture(scope="module")
 def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
-    process, held = Steered(tmp_path_factory.mktemp("steered"), STEERED), None
+    process = Steered(tmp_path_factory.mktemp("steered"))
     try:
         process.start()
         process.wait_until(lambda: min(len(process.journal(number).epochs) for number in (0, 1)) > 0)
-        held = process._worker(0)
-        held.suspend()  # it must not end while commands are tried
+        process.hold(0)
         yield process
     finally:
-        if held is not None:
-            with suppress(psutil.NoSuchProcess):
-                held.resume()
+        process.let_go()
         process.kill()
 
 
@@ -74,9 +86,8 @@ def test_while_it_runs(steered: Steered) -> None:
     assert (cancelled.end, cancelled.reason) == ("cancelled", "cancelled by a user")
     assert "3 trials" in steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.05")
     steered.wait_until(lambda: steered.journal(2).epochs != [])
-    (other := steered._worker(2)).suspend()  # nor must this one
+    steered.hold(2)
     assert "values: identical" in steered.said("study", "verify", "steered", "--epochs", 1)
-    other.resume()
     assert steered.study.trials()[2].values == {"penalty.strength": 0.05}
     assert "4 trials" in steered.said("study", "extend", "steered", "--trials", "+1")
     assert "must have failed or been stopped" in steered.said("trial", "retry", "steered", 0, code=2)
@@ -93,7 +104,7 @@ def test_notes_and_marks_of_people(steered: Steered) -> None:
 
 
 def test_paused_and_whole(steered: Steered) -> None:
-    steered._worker(0).resume()
+    steered.let_go()
     steered.said("study", "pause", "steered")
     steered.finish()
     assert "paused by a user" in steered.log
@@ -106,13 +117,15 @@ def test_paused_and_whole(steered: Steered) -> None:
 def test_killed_with_requests_underway(steered: Steered) -> None:
     before = [list(steered.journal(number).epochs) for number in (0, 2)]
     steered.resume()
-    steered.wait_until(lambda: len(steered.journal(0).epochs) > max(len(before[0]), 5))
-    eta = steered.study.trials()[0].values["penalty.strength"]
-    fork = ("trial", "fork", "steered", 0, "--set", f"penalty.strength={eta!r}", "--epoch")
-    assert "must have a whole checkpoint after epoch 1, kept are those after 5" in steered.said(*fork, 1, code=2)
-    assert "1 trial forked from trial 0 after 5 epochs" in steered.said(*fork, 5)
-    post(steered.study.folder.requests, "retry", trial=1)
-    steered.kill()
+    with steered.held(max(len(before[0]), 5) + 1, (0, 2)):
+        eta = steered.study.trials()[0].values["penalty.strength"]
+        fork = ("trial", "fork", "steered", 0, "--set", f"penalty.strength={eta!r}", "--epoch")
+        refused = steered.said(*fork, 1, code=2)
+        assert "must have a whole checkpoint after epoch 1, kept are those after" in refused
+        assert "5" in refused, "and the latest, of which the worker may not have thinned out any"
+        assert "1 trial forked from trial 0 after 5 epochs" in steered.said(*fork, 5)
+        post(steered.study.folder.requests, "retry", trial=1)
+        steered.kill()
     assert "steered" in steered.said("study", "doctor", "steered", code=1), "trials are unfinished, nothing else"
     steered.said("study", "enqueue", "steered", "--set", "penalty.strength=0.01")
     assert pending(steered.study.folder.requests) == []
