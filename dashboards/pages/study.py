@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from dash import html
 
 from dashboards.analysis.study_answer import answer_of
+from dashboards.charts.chart import Chart
 from dashboards.charts.parallel import parallel_chart
 from dashboards.charts.penalty import penalty_chart
 from dashboards.charts.points import ColourBy
@@ -53,19 +57,55 @@ _SILENT_S = 1800.0  # a study that runs and has not reported for so long may hav
 def study_view(store: Store, request: Request) -> View:
     """The study named in the path."""
     study = store.study(request.path[1])
+    said: list[Component] = []
+    published = None
+    if request.option("published", ("hide", "show")) == "show":
+        published = asked(lambda: store.published(study), "The published cells cannot be shown", said)
+    options = tuple((name, tuple(values)) for name, values in request.query.items())
+    key = (study.overview.name, study.version, study.notice, request.location, request.theme.name, options)
+    drawn = _drawn(_Shown(key=(*key, published is None), study=study, request=request, published=published or {}))
+    *above, numbers = head(study, "Study", store.location)
+    body = [*above, drawn.answer, numbers, slot(running_runs(study)), slot(said), *drawn.below]
+    return View(
+        name="study",
+        title=study.overview.name,
+        body=[html.Div(body, className="page")],
+        charts=drawn.charts,
+        is_live=study.overview.state == "running",
+        version=study.version,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What is drawn of a study; equal as long as it would look the same."""
+
+    key: tuple[Hashable, ...]
+    study: StudyRecord = field(compare=False)
+    request: Request = field(compare=False)
+    published: Mapping[str, Mapping[str, float]] = field(compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """The parts of the page that take long."""
+
+    answer: Component
+    below: Sequence[Component]
+    charts: Sequence[Chart]
+
+
+@lru_cache(maxsize=4)  # a live page asks every few seconds, mostly for what it has
+def _drawn(shown: _Shown) -> _Drawn:
+    study, request = shown.study, shown.request
     costs = known_costs(study) or ["child_madds"]
     colours: dict[ColourBy, str] = {"eta": "penalty strength", "schedule": "schedule"}
     if len({trial.strategy for trial in study.trials}) > 1:
         colours = {"strategy": "strategy", **colours}
     cost, colour_by = request.option("cost", costs), request.option("colour", list(colours))
-    said: list[Component] = []
-    is_published = request.option("published", ("hide", "show")) == "show"
-    published = (
-        asked(lambda: store.published(study), "The published cells cannot be shown", said) if is_published else {}
-    )
     errors = known_errors(study)
     error = request.option("error", list(errors))
-    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=published or {}, error=error)  # type: ignore[arg-type]  # of ColourBy and ErrorKind
+    front = front_chart(study, request.theme, cost=cost, colour_by=colour_by, published=shown.published, error=error)  # type: ignore[arg-type]  # of ColourBy and ErrorKind
     answer = answer_of(study)
     penalty = penalty_chart(study, request.theme, cost=cost, colour_by=colour_by, answer=answer)  # type: ignore[arg-type]  # as above
     parallel, importance = parallel_chart(study, request.theme), importance_chart(study, request.theme)
@@ -78,18 +118,12 @@ def study_view(store: Store, request: Request) -> View:
             "published",
             "Published cells",
             {"hide": "hide", "show": "show"},
-            "show" if is_published else "hide",
+            request.option("published", ("hide", "show")),
             request,
         ),
         choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),
     ]
-    *above, numbers = head(study, "Study", store.location)
-    body = [
-        *above,
-        slot([] if answer is None else [answer_card(study, answer, request)]),
-        numbers,
-        slot(running_runs(study)),
-        slot(said),
+    below = [
         html.Div(
             [
                 chart_card(
@@ -111,13 +145,9 @@ def study_view(store: Store, request: Request) -> View:
         trials_grid(study, trials, request),
         slot(_failures(study)),
     ]
-    return View(
-        name="study",
-        title=study.overview.name,
-        body=[html.Div(body, className="page")],
-        charts=(front, penalty, parallel, importance, slices, volume, trials),
-        is_live=study.overview.state == "running",
-        version=study.version,
+    charts = (front, penalty, parallel, importance, slices, volume, trials)
+    return _Drawn(
+        answer=slot([] if answer is None else [answer_card(study, answer, request)]), below=below, charts=charts
     )
 
 

@@ -187,7 +187,7 @@ def _definition(column: _Column) -> dict[str, Any]:
     common = {"field": column.key, "headerName": column.heading, "width": column.width,
               "hide": column.key in _HIDDEN}  # fmt: skip
     if column.text is None:
-        return {**common, "filter": "agTextColumnFilter"}
+        return {**common, "filter": "agTextColumnFilter", "filterParams": {"maxNumConditions": 1}}
     order = sorted(("lessThanOrEqual", "greaterThanOrEqual"), reverse=column.key not in _AT_LEAST)
     return {
         **common, "filter": "agNumberColumnFilter", "type": "rightAligned",
