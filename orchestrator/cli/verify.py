@@ -50,13 +50,13 @@ def verify(
 
 def _print(found: Certificate) -> None:
     rows = [
-        [str(epoch.trial), str(epoch.epoch), f"{epoch.values:,}", f"{epoch.differing:,}", epoch.verdict]
+        [str(epoch.trial), str(epoch.epoch + 1), f"{epoch.values:,}", f"{epoch.differing:,}", epoch.verdict]
         for epoch in found.epochs
     ]
     columns = ["trial", "epoch", "values", "differ", "result"]
     stdout.print(filled_table(f"study {found.study}, recomputed", columns, rows, left=["result"]))
     for epoch in found.epochs:
         for said in filter(None, (epoch.fault, *epoch.differences)):
-            line = f"trial {epoch.trial}, epoch {epoch.epoch}: {said}"
+            line = f"trial {epoch.trial}, epoch {epoch.epoch + 1}: {said}"
             stdout.print(line, markup=False, highlight=False, soft_wrap=True)
     stdout.print(f"{counted(len(found.epochs), 'epoch')}, {counted(found.values, 'value')}: {found.verdict}")

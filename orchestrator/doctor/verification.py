@@ -141,7 +141,7 @@ def verify(
     found = []
     for trial, epoch in _sampled(study, trials, epochs, seed):
         start = f"the checkpoint after {counted(epoch, 'epoch')}" if epoch else "the seed"
-        say(f"trial {trial.number}: epoch {epoch} from {start}")
+        say(f"trial {trial.number}: epoch {epoch + 1} from {start}")
         if (of_epoch := _recompute(study, trial, epoch, device, images)) is not None:
             found.append(of_epoch)
     if not found:

@@ -100,7 +100,7 @@ def later_cost(file: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "edit", "code", "said"),
     [
-        ("trials/0001.jsonl", later_cost, 1, "trial 1, epoch 1: metrics.child_madds is"),
+        ("trials/0001.jsonl", later_cost, 1, "trial 1, epoch 2: metrics.child_madds is"),
         ("study.yaml", replaced("batch_size: 32", "batch_size: 16"), 1, "they differ in batch_size"),
         ("checkpoints/trial-0000/epoch-0001.pt", lambda file: file.write_bytes(b"damaged"), 1, "it is damaged"),
         ("trials/0000.jsonl", replaced('"cpu": "', '"cpu": "another '), 0, "values: within tolerance"),
