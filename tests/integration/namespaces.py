@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.preloaded.processes import server_variables
+
 HEAD_IP, SECOND_IP = "10.77.0.1", "10.77.0.2"
 RAY_ADDRESS = f"{HEAD_IP}:6379"
-_RAY = (Path(sys.executable).with_name("ray"), "start", "--block", "--disable-usage-stats")
+_RAY = Path(sys.executable).with_name("ray")
+_RAY_START = Path(__file__).parents[1] / "preloaded" / "ray_start.py"
 _OBJECT_STORE, _START_S, _LOSS_S = 100_000_000, 90.0, 180.0  # bytes, seconds, seconds
 #: Returns when the alive nodes of the cluster are those with the given addresses, and each once.
 _WAIT_FOR_NODES = """
@@ -68,6 +71,12 @@ class Machine:
     cable: str
     own_folders: tuple[Path, ...] = ()
 
+    @property
+    def namespaces(self) -> list[Path]:
+        """Of a machine without folders of its own, those that a ready process takes."""
+        assert not self.own_folders, "mounts have no name"
+        return [Path("/run/netns") / self.name]
+
     def command(self, *words: object) -> list[str]:
         """The command line that runs a command on this machine."""
         inside = ["sh", "-c", _WITH_OWN_FOLDERS, "sh", *self.own_folders, "--", *words]
@@ -88,14 +97,19 @@ class Machine:
         self._start_ray([*words, "--include-dashboard=false"], folder / "first.log", num_cpus)
 
     def join_ray(self, folder: Path, environment: Mapping[str, str] | None = None, num_cpus: int = 1) -> None:
-        """Start a node of the cluster at `RAY_ADDRESS`, with its log in a folder."""
+        """Start a node of the cluster at `RAY_ADDRESS`, with its log in a folder.
+
+        With an environment of its own it starts as a user does, for what is read when Python starts.
+        """
         self._start_ray(["--address", RAY_ADDRESS], folder / "second.log", num_cpus, environment)
 
     def _start_ray(
         self, words: Sequence[object], log: Path, num_cpus: int, environment: Mapping[str, str] | None = None
     ) -> None:
+        program = [sys.executable, _RAY_START] if environment is None else [_RAY, "start"]
         options = ["--node-ip-address", self.ip, "--object-store-memory", _OBJECT_STORE, "--num-cpus", num_cpus]
-        self.start([*_RAY, *words, *options], log, {"RAY_AUTH_MODE": "disabled", **(environment or {})})
+        words = [*program, "--block", "--disable-usage-stats", *words, *options]
+        self.start(words, log, {"RAY_AUTH_MODE": "disabled", **(environment or server_variables())})
         deadline = time.monotonic() + _START_S
         while "Ray runtime started" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
@@ -114,7 +128,7 @@ class Machine:
 
     def end_processes(self) -> None:
         """End what runs on this machine: politely, then by force."""
-        for sign, patience_s in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        for sign, patience_s in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
             end = time.monotonic() + patience_s
             for pid in self.pids():
                 _signal(pid, sign)

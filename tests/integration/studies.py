@@ -64,9 +64,9 @@ class StudyProcess:
         spec: the study file.
         address: Ray cluster; None has the process start one.
         environment: further variables of the process.
-        machine: where it runs; None has it run on this one.
+        machine: where it runs, one without folders of its own; None has it run on this one.
         runs: folder of runs; default: in `folder`.
-        is_preloaded: whether it need not import anything first, which takes 9 CPU seconds; on another machine it must.
+        is_preloaded: whether it need not import anything first, which takes 9 CPU seconds.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class StudyProcess:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
         self._address = [] if address is None else ["--address", address]
-        self._environment, self._machine = {**os.environ, **(environment or {})}, machine
-        self._is_preloaded = is_preloaded and machine is None
+        self._environment, self._is_preloaded = {**os.environ, **(environment or {})}, is_preloaded
+        self._namespaces = [] if machine is None else machine.namespaces
         self._process: subprocess.Popen[bytes] | ReadyProcess | None = None
         if "MLFLOW_TRACKING_URI" not in self._environment and "uri" not in spec.get("tracking", {}):
             with_empty_store(self.runs)
@@ -97,11 +97,11 @@ class StudyProcess:
         command = ["study", *words, "--runs", str(self.runs), *self._address]
         with self._log.open("ab") as log:
             if self._is_preloaded:
-                self._process = ReadyProcess(["snas", *command], out=log, err=log, environment=self._environment)
+                self._process = ReadyProcess(
+                    ["snas", *command], out=log, err=log, environment=self._environment, namespaces=self._namespaces
+                )
                 return
             command = [sys.executable, "-c", _SNAS, *command]
-            if self._machine is not None:
-                command = self._machine.command(*command)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 
     def resume(self) -> None:

@@ -29,6 +29,7 @@ from orchestrator.study.study import Study
 from orchestrator.study_file.loading import parse_study
 from tests.integration.namespaces import HEAD_IP, RAY_ADDRESS, SECOND_IP, Machine, two_machines
 from tests.orchestrator.tiny import ETA, SEARCH, snas
+from tests.preloaded.processes import ready_ray_workers, run_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.cluster]
 
@@ -100,7 +101,7 @@ def test_cluster_check_shows_every_node(two_nodes: str, tmp_path: Path) -> None:
 
 
 def test_node_that_is_lost_while_it_is_checked_is_left_out(tmp_path: Path) -> None:
-    with without_idle_services():
+    with without_idle_services(), ready_ray_workers():
         three = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
         kept, lost = (three.add_node(num_cpus=1, object_store_memory=SMALL) for _ in range(2))
     needs = Needs(storage=tmp_path / "shared", tracking_uri="sqlite:///m.db", optuna_url="sqlite:///o.db")
@@ -205,7 +206,12 @@ def machines(network_namespaces: None, socket_folder: Callable[[], Path]) -> Ite
 
 def test_machine_that_is_no_node_is_asked_to_join(machines: tuple[Path, Machine, Machine]) -> None:
     folder, _, second = machines
-    done = _snas_on(second, "cluster", "check", "--address", RAY_ADDRESS, "--runs", folder / "runs")
+    script = "from orchestrator.cli import main; main()"
+    words = ("cluster", "check", "--address", RAY_ADDRESS, "--runs", folder / "runs")
+    done = subprocess.run(
+        second.command(sys.executable, "-c", script, *words),
+        cwd=ROOT, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert f"this machine is none of its nodes ({HEAD_IP})" in done.stderr
     assert f"`ray start --address {RAY_ADDRESS} --num-cpus 0`" in done.stderr
@@ -222,7 +228,9 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
     file.write_text(yaml.safe_dump({**STUDY, "storage": {"path": str(folder / "local")}}))
     options = (file, "--address", RAY_ADDRESS, "--runs", folder / "runs")
 
-    checked = _snas_on(first, "cluster", "check", *options, "--json")
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    words = ["snas", "cluster", "check", *options, "--json"]
+    checked = run_ready(words, environment, first.namespaces)
     report = json.loads(checked.stdout)
     assert (checked.returncode, checked.stderr, report["ok"]) == (2, "", False)
     assert [node["ip"] for node in report["nodes"]] == [HEAD_IP, SECOND_IP]
@@ -230,7 +238,7 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
     refused = {("versions", SECOND_IP), ("storage", SECOND_IP), ("optuna", "driver"), ("tracking", "driver")}
     assert failed == refused
 
-    run = _snas_on(first, "study", "run", *options)
+    run = run_ready(["snas", "study", "run", *options], environment, first.namespaces)
     assert run.returncode == 2
     assert "4 checks failed" in run.stderr
     assert "torch must be " in run.stderr
@@ -240,13 +248,6 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
     assert "Traceback" not in run.stderr
     assert not (folder / "runs").exists(), "a refused study leaves nothing behind"
     assert list((folder / "local").iterdir()) == []
-
-
-def _snas_on(machine: Machine, *words: object) -> subprocess.CompletedProcess[str]:
-    script = "from orchestrator.cli import main; main()"
-    command = machine.command(sys.executable, "-c", script, *words)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def _wait_for(log: Path, line: str) -> None:

@@ -19,6 +19,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
 from orchestrator.study.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
+from tests.preloaded.processes import server_variables
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -36,7 +37,7 @@ while [[ "$1" == --* ]]; do [[ "$1" == --nodelist ]] && { node="$2"; shift; }; s
 echo "$node: $*" >> "$SRUN_LOG"
 [[ "$1" == hostname ]] && { echo "fe80::1 $THIS_IP"; exit; }
 shift 2
-exec ray start --num-cpus 1 "$@"
+exec python "$RAY_START" --num-cpus 1 "$@"
 """
 
 
@@ -68,6 +69,8 @@ def test_job_at_its_time_limit_is_queued_again_and_resumes_with_its_study(
         "THIS_IP": get_node_ip_address(),
         "PORT": str(port),
         "OMP_NUM_THREADS": "1",
+        "RAY_START": str(ROOT / "tests" / "preloaded" / "ray_start.py"),
+        **server_variables(),
     }
 
     command = [ROOT / "studies" / "cluster" / "slurm.sh", study]

@@ -6,13 +6,14 @@ import atexit
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +32,7 @@ class ReadyProcess:
         err: takes what it writes to the standard error.
         environment: all its variables.
         folder: that it works in; default: this process's.
+        namespaces: files of Linux that name those in which it runs; default: the ones of this process.
     """
 
     def __init__(
@@ -41,12 +43,15 @@ class ReadyProcess:
         err: IO[Any],
         environment: Mapping[str, str],
         folder: Path | None = None,
+        namespaces: Sequence[Path] = (),
     ) -> None:
         self._words = list(words)
         place = str(folder or Path.cwd())
         asked = {"words": self._words, "environment": dict(environment), "folder": place, "is_waited_for": True}
         self.returncode: int | None = None
-        self.pid: int = _ask(asked, out.fileno(), err.fileno())
+        with ExitStack() as opened:
+            handles = [opened.enter_context(file.open("rb")).fileno() for file in namespaces]
+            self.pid: int = _ask(asked, out.fileno(), err.fileno(), *handles)
         self._handle = os.pidfd_open(self.pid)
 
     def poll(self) -> int | None:
@@ -83,11 +88,14 @@ class ReadyProcess:
         return self.returncode
 
 
-def run_ready(words: Sequence[object], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+def run_ready(
+    words: Sequence[object], environment: Mapping[str, str], namespaces: Sequence[Path] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run a command of `snas` or `mlflow` to its end, and keep what it wrote, as `subprocess.run` does."""
     command = [str(word) for word in words]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = ReadyProcess(command, out=out, err=err, environment=environment).wait(600)
+        process = ReadyProcess(command, out=out, err=err, environment=environment, namespaces=namespaces)
+        code = process.wait(600)
         texts = []
         for output in (out, err):
             output.seek(0)
@@ -111,7 +119,12 @@ def ready_programs(folder: Path) -> dict[str, str]:
             "sys.exit(ReadyProcess(command, out=sys.stdout, err=sys.stderr, environment=os.environ).wait(600))\n"
         )
         (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", _ADDRESS: _server()[1:].decode()}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", **server_variables()}
+
+
+def server_variables() -> dict[str, str]:
+    """Variables by which programs that are started find the server of this process."""
+    return {_ADDRESS: _server()}
 
 
 @contextmanager
@@ -123,26 +136,28 @@ def ready_ray_workers() -> Iterator[None]:
 
     with (
         mock.patch.object(ray_constants, "SETUP_WORKER_FILENAME", setup_worker()),
-        mock.patch.dict(os.environ, {WORKERS: _server()[1:].decode()}),
+        mock.patch.dict(os.environ, {WORKERS: _server()}),
     ):
         yield
 
 
-def _ask(asked: Mapping[str, Any], *outputs: int) -> int:
+def _ask(asked: Mapping[str, Any], *handles: int) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(_server())
-        socket.send_fds(connection, [json.dumps(asked).encode()], outputs)
+        socket.send_fds(connection, [json.dumps(asked).encode()], handles)
         answer: int = json.loads(connection.recv(100))
         return answer
 
 
 @cache
-def _server() -> bytes:
+def _server() -> str:
     """Address of the server of this process, which ends with it, or of the one that it was given."""
     if _ADDRESS in os.environ:
-        return b"\0" + os.environ[_ADDRESS].encode()
+        return os.environ[_ADDRESS]
+    folder = tempfile.mkdtemp(prefix="snas-")
+    atexit.register(shutil.rmtree, folder)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
-        listening.bind("")  # a name of the kernel's choice, which vanishes with the socket
+        listening.bind(address := f"{folder}/server")  # a file, which other namespaces of networks see too
         listening.listen()
         number = listening.fileno()
         command = [sys.executable, "-m", "tests.preloaded.server", str(number)]
@@ -151,5 +166,4 @@ def _server() -> bytes:
         )
         assert server.stdin is not None
         atexit.register(server.stdin.close)
-        address: bytes = listening.getsockname()
         return address

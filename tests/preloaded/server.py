@@ -6,6 +6,7 @@ server of its own for the workers of its Ray, so that they are its children as t
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import json
@@ -79,7 +80,7 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
             continue
         connection, _ = listening.accept()
         with connection, suppress(ConnectionError):  # who asked may be gone
-            message, outputs, _, _ = socket.recv_fds(connection, 2**20, 2)
+            message, handles, _, _ = socket.recv_fds(connection, 2**20, 4)
             asked = json.loads(message or "null")
             if asked is None:
                 continue
@@ -90,17 +91,18 @@ def serve(listening: socket.socket, lifeline: int) -> Request | None:
             if (pid := os.fork()) == 0:
                 listening.close()
                 os.close(lifeline)
-                _become(request, outputs)
+                _become(request, handles)
                 return request
-            for output in outputs:
-                os.close(output)
+            for handle in handles:
+                os.close(handle)
             if not request.is_waited_for:
                 others.add(pid)
             connection.sendall(json.dumps(pid).encode())
 
 
-def _become(request: Request, outputs: list[int]) -> None:
-    """Take what a new process would have."""
+def _become(request: Request, handles: list[int]) -> None:
+    """Take what a new process would have: its two outputs, and its namespaces if it is on another machine."""
+    outputs, namespaces = handles[:2], handles[2:]
     if not request.is_waited_for:
         os.setpgid(0, 0)  # Ray kills a worker that does not answer by its group, as long as that is not Ray's own
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -108,6 +110,12 @@ def _become(request: Request, outputs: list[int]) -> None:
     for number, output in enumerate(outputs, start=1):
         os.dup2(output, number)
         os.close(output)
+    for number in namespaces:
+        own = (os.stat(f"/proc/self/ns/{kind}") for kind in ("net", "mnt"))
+        is_other = not any(os.path.samestat(os.fstat(number), known) for known in own)  # only root may go there
+        if is_other and ctypes.CDLL(None, use_errno=True).setns(number, 0):
+            raise OSError(ctypes.get_errno(), "setns")
+        os.close(number)
     os.environ.clear()
     os.environ.update(request.environment)
     tempfile.tempdir = None
