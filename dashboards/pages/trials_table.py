@@ -23,7 +23,7 @@ from dashboards.records import StudyRecord, Trial
 _METRICS = ("child_val_error", "child_madds", "child_params", "discretization_gap", "supernet_val_accuracy")
 #: Columns that are there but not shown at first: what a page of 1400 pixels has no room for.
 _HIDDEN = ("supernet_val_accuracy", "edges", "epochs", "reason")
-#: Filters that an address may hold; combined ones live in the browser alone.
+#: Conditions of a filter, of which it takes one, so that an address can hold them all.
 _FILTERS: Mapping[str, Sequence[str]] = {
     "number": ("lessThanOrEqual", "greaterThanOrEqual", "equals", "inRange", "blank", "notBlank"),
     "text": ("contains", "notContains", "equals", "notEqual", "startsWith", "endsWith", "blank", "notBlank"),
@@ -161,7 +161,14 @@ def _columns(study: StudyRecord) -> list[_Column]:
 
 def _trial_column() -> dict[str, Any]:
     return {"field": "trial", "headerName": "trial", "cellRenderer": "TrialLink", "pinned": "left",
-            "filter": "agNumberColumnFilter", "width": 96}  # fmt: skip
+            "width": 96, **_filter("number", "equals")}  # fmt: skip
+
+
+def _filter(kind: str, first: str) -> dict[str, Any]:
+    """A column's filter; it begins with the first condition."""
+    conditions = sorted(_FILTERS[kind], key=lambda condition: condition != first)
+    params = {"filterOptions": conditions, "maxNumConditions": 1}
+    return {"filter": f"ag{kind.title()}ColumnFilter", "filterParams": params}
 
 
 def _filters(request: Request, columns: list[_Column]) -> dict[str, Any]:
@@ -187,11 +194,10 @@ def _definition(column: _Column) -> dict[str, Any]:
     common = {"field": column.key, "headerName": column.heading, "width": column.width,
               "hide": column.key in _HIDDEN}  # fmt: skip
     if column.text is None:
-        return {**common, "filter": "agTextColumnFilter", "filterParams": {"maxNumConditions": 1}}
-    order = sorted(("lessThanOrEqual", "greaterThanOrEqual"), reverse=column.key not in _AT_LEAST)
+        return {**common, **_filter("text", "contains")}
+    first = "greaterThanOrEqual" if column.key in _AT_LEAST else "lessThanOrEqual"
     return {
-        **common, "filter": "agNumberColumnFilter", "type": "rightAligned",
-        "filterParams": {"filterOptions": [*order, "equals", "inRange", "blank", "notBlank"], "maxNumConditions": 1},
+        **common, **_filter("number", first), "type": "rightAligned",
         "valueFormatter": {"function": f"params.data.shown['{column.key}']"},
     }  # fmt: skip
 

@@ -207,6 +207,21 @@ def test_table_of_trials_takes_filters_from_the_address_and_leaves_out_what_is_n
         assert found == kept
 
 
+def test_every_filter_that_a_column_offers_can_be_in_the_address(store):
+    (columns,) = props(plain(_render(store, f"/study/{_STUDY}")), "columnDefs")
+    assert {column["filterParams"]["maxNumConditions"] for column in columns} == {1}
+    value = {"agTextColumnFilter": ("text", "a"), "agNumberColumnFilter": ("number", 1)}
+    for place in range(8):
+        asked = {}
+        for column in columns:
+            kind, compared = value[column["filter"]]
+            if place < len(offered := column["filterParams"]["filterOptions"]):
+                asked[column["field"]] = {"filterType": kind, "type": offered[place], "filter": compared}
+        assert asked
+        (kept,) = props(plain(_render(store, f"/study/{_STUDY}?filter={quote(json.dumps(asked))}")), "filterModel")
+        assert kept == asked
+
+
 def test_a_trial_without_files_says_so(store):
     store.without_files = frozenset({"trial-0000"})
     view = render(store, f"/study/{_STUDY}/trial/0", "", "light")
