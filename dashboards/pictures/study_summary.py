@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, to_hex
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -83,12 +82,10 @@ def render_study(trials: Sequence[TrialPoint], *, title: str, columns: Literal[1
     """
     if not trials:
         raise ValueError("`trials` must hold at least one trial, got none")
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1, wspace=0.03, hspace=0.03)
-    size = (11.0, 7.8) if columns == 2 else (8.0, 13.0)
-    figure = Figure(figsize=size, dpi=110, facecolor="white", layout=layout)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK, family=_FONT, parse_math=False)
-    front, entropy, gap, temperature = figure.subplots(4 // columns, columns).flat
     scale = _EtaScale(trials)
+    figure = Figure(figsize=(11.0, 7.8) if columns == 2 else (8.0, 13.0), dpi=110, facecolor="white")
+    figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK, family=_FONT, parse_math=False)
+    front, entropy, gap, temperature = _panels(figure, 4 // columns, columns, scale, title_inches=0.4)
     _draw_front(front, trials, scale)
     _draw_curves(entropy, trials, scale, [trial.entropy for trial in trials])
     _label(entropy, "Entropy of the architecture distribution, all edges", "epoch", "entropy (nats)")
@@ -97,22 +94,29 @@ def render_study(trials: Sequence[TrialPoint], *, title: str, columns: Literal[1
     _label(gap, "Discretization gap: supernet minus child accuracy", "epoch", "gap (percentage points)")
     _draw_curves(temperature, trials, scale, [trial.temperature for trial in trials])
     _label(temperature, "Temperature of the concrete distribution", "epoch", "temperature")
-    scale.draw_key(figure, [front, entropy, gap, temperature])
-    # Arranged once and for all: the engine would shift the panels a little every time that the figure is saved.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    scale.draw_key(figure, front, temperature)
     return figure
 
 
 def render_front(trials: Sequence[TrialPoint]) -> Figure:
     """Draw the first panel of the summary alone, with its colours; at least one trial."""
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.1)
-    figure = Figure(figsize=(8.0, 4.6), dpi=110, facecolor="white", layout=layout)
-    axes = figure.subplots()
     scale = _EtaScale(trials)
+    figure = Figure(figsize=(8.0, 4.6), dpi=110, facecolor="white")
+    (axes,) = _panels(figure, 1, 1, scale)
     _draw_front(axes, trials, scale)
-    scale.draw_key(figure, [axes])
+    scale.draw_key(figure, axes, axes)
     return figure
+
+
+def _panels(figure: Figure, rows: int, columns: int, scale: _EtaScale, *, title_inches: float = 0.0) -> list[Axes]:
+    """Panels with fixed room for their texts: an engine that arranges them takes as long as all drawing."""
+    width, height = figure.get_size_inches()
+    left, right, low, top = 0.87, 1.05 if scale.has_key else 0.25, 0.5, 0.4 + title_inches
+    panel_width = (width - right - left * columns) / columns
+    panel_height = (height - top - low - 0.85 * (rows - 1)) / rows
+    room = {"left": left / width, "right": 1 - right / width, "bottom": low / height, "top": 1 - top / height}
+    gaps = {"wspace": left / panel_width, "hspace": 0.85 / panel_height}
+    return list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={**room, **gaps}).flat)
 
 
 class _EtaScale:
@@ -140,12 +144,18 @@ class _EtaScale:
         """Marker of a trial."""
         return "s" if eta == 0 else "o"
 
-    def draw_key(self, figure: Figure, axes: Sequence[Axes]) -> None:
-        """Colour bar for positive strengths, legend entry for zero."""
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a colour bar."""
+        return self._norm is not None
+
+    def draw_key(self, figure: Figure, first: Axes, last: Axes) -> None:
+        """Colour bar for positive strengths beside the panels, legend entry for zero in the first."""
         if self._norm is not None:
-            bar = figure.colorbar(
-                ScalarMappable(self._norm, self._colours), ax=axes, aspect=45, pad=0.015, fraction=0.03
-            )
+            (_, low), (right, _) = last.get_position().get_points()
+            width, top = figure.get_size_inches()[0], first.get_position().y1
+            place = figure.add_axes((right + 0.15 / width, low, 0.16 / width, top - low))
+            bar = figure.colorbar(ScalarMappable(self._norm, self._colours), cax=place)
             bar.set_label("penalty strength η (log scale)", fontsize=9, color=INK)
             bar.ax.tick_params(labelsize=8, colors=INK)
             bar.ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -154,7 +164,7 @@ class _EtaScale:
             bar.outline.set_visible(False)
         if self._has_zero:
             zero = Line2D([], [], color=_UNPENALISED, marker="s", markersize=5, linestyle=(0, (5, 2)), label="η = 0")
-            axes[0].legend(handles=[zero], loc="upper right", fontsize=8, frameon=False)
+            first.legend(handles=[zero], loc="upper right", fontsize=8, frameon=False)
 
 
 def _draw_front(axes: Axes, trials: Sequence[TrialPoint], scale: _EtaScale) -> None:

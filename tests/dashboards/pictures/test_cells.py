@@ -26,7 +26,7 @@ from dashboards.pictures.cell_svg import cell_difference_svg, cells_text, small_
 from dashboards.pictures.cells import drawable_edges, render_cells, render_cells_svg, render_recurrent_svg
 from dashboards.pictures.figure_text import text_width
 from dashboards.pictures.figures import figure_png, figure_svg
-from dashboards.pictures.study_summary import TrialPoint, _spread, render_study
+from dashboards.pictures.study_summary import TrialPoint, _spread, render_front, render_study
 from search_core.space import plan as cell
 from search_core.space.chain import Layer
 from search_core.space.genotype import CELL_TYPES, KNOWN_PRIMITIVES, PRIMITIVES, PUBLISHED, Edge, Genotype
@@ -552,10 +552,26 @@ def test_render_study_labels_only_the_front():
 
 def test_labels_of_points_close_together_on_the_front_do_not_touch():
     near = [trial(n, error=0.2 - 0.0001 * n, madds=1e7 + 1e4 * n, on_front=True) for n in (400, 401)]
-    panel = render_study([*many_trials(200), *near], title="t").axes[0]
+    figure = render_study([*many_trials(200), *near], title="t")
+    figure.draw_without_rendering()
+    panel = figure.axes[0]
     boxes = {text.get_text(): Text.get_window_extent(text) for text in panel.texts}
     assert set(boxes) == {"400, 401", *(str(n) for n in range(0, 200, 10))}
     assert not [(a, b) for a, b in combinations(boxes, 2) if boxes[a].overlaps(boxes[b])]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_panels_have_room_for_long_numbers(columns):
+    one = trial(0, error=0.12345, madds=1.2345e13, eta=1.25e-5)
+    long = replace(one, gap=[-0.12270 + 1e-5 * n for n in range(len(one.gap))])
+    for figure in (
+        render_study([long, replace(long, number=1, error=0.12346)], title="t", columns=columns),
+        render_front([long]),
+    ):
+        figure.draw_without_rendering()
+        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        assert all(figure.bbox.contains(*corner) for box in boxes for corner in box.corners())
+        assert not [pair for pair in combinations(boxes, 2) if pair[0].overlaps(pair[1])]
 
 
 def test_render_study_points_are_in_percent_and_millions():
