@@ -50,6 +50,7 @@ from dashboards.store import Store
 
 #: States of searches that ended early.
 _EARLY = ("failed", "collapsed", "cancelled", "stopped")
+_PUBLISHED = ("hide", "show")
 _MOST_FAILURES = 20
 _SILENT_S = 1800.0  # a study that runs and has not reported for so long may have lost its driver
 
@@ -59,10 +60,10 @@ def study_view(store: Store, request: Request) -> View:
     study = store.study(request.path[1])
     said: list[Component] = []
     published = None
-    if request.option("published", ("hide", "show")) == "show":
+    if request.option("published", _PUBLISHED) == "show":
         published = asked(lambda: store.published(study), "The published cells cannot be shown", said)
     options = tuple((name, tuple(values)) for name, values in request.query.items())
-    key = (study.overview.name, study.version, study.notice, request.location, request.theme.name, options)
+    key = (study.overview.name, study.version, request.location, request.theme.name, options)
     drawn = _drawn(_Shown(key=(*key, published is None), study=study, request=request, published=published or {}))
     *above, numbers = head(study, "Study", store.location)
     body = [*above, drawn.answer, numbers, slot(running_runs(study)), slot(said), *drawn.below]
@@ -117,8 +118,8 @@ def _drawn(shown: _Shown) -> _Drawn:
         choices(
             "published",
             "Published cells",
-            {"hide": "hide", "show": "show"},
-            request.option("published", ("hide", "show")),
+            {name: name for name in _PUBLISHED},
+            request.option("published", _PUBLISHED),
             request,
         ),
         choices("colour", "Colour", {str(key): name for key, name in colours.items()}, colour_by, request),

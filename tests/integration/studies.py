@@ -86,6 +86,7 @@ class StudyProcess:
         self._file.write_text(dump_yaml(dict(spec)), encoding="utf-8")
         self._address = [] if address is None else ["--address", address]
         self._environment, self._is_preloaded = {**os.environ, **(environment or {})}, is_preloaded
+        assert is_preloaded or machine is None, "only ready processes go to another machine"
         self._namespaces = [] if machine is None else machine.namespaces
         self._process: subprocess.Popen[bytes] | ReadyProcess | None = None
         if "MLFLOW_TRACKING_URI" not in self._environment and "uri" not in spec.get("tracking", {}):

@@ -17,7 +17,7 @@ def main() -> None:
     contexts = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith(_NAMES[0])]
     variables = json.loads(contexts[0]).get("env_vars", {}) if contexts else {}
     asked = {"words": words, "environment": {**os.environ, **variables}, "folder": os.getcwd(), "is_waited_for": False}
-    address = os.environ["SNAS_TESTS_WORKERS"]
+    address = os.environ["SNAS_TESTS_WORKERS"]  # a file, or a name that only this namespace of networks knows
     place = [os.open(f"/proc/self/ns/{kind}", os.O_RDONLY) for kind in ("net", "mnt")]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(address if address[0] == "/" else f"\0{address}")
