@@ -6,6 +6,7 @@ wait for that.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -86,6 +87,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
         raise Stopped
     if now - _received[1] > _SAME_WISH_S:
         _end_at_once(128 + number)
+
+
+@atexit.register
+def _keep_exit_code() -> None:
+    """Ignore what an impatient user still sends: Python, ending, puts back handlers that end by the signal itself.
+
+    What is registered first runs last: the libraries that a command imports put themselves in order before this.
+    """
+    if _received is not None:
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end_at_once(code: int) -> None:

@@ -24,12 +24,17 @@ def headless_chromium():
 
 
 @pytest.fixture(scope="module")  # not the session: its event loop would be in the way of tests that start their own
-def browser(chromium):
-    from playwright.sync_api import expect
+def browser(chromium, tmp_path_factory):
+    """Chromium with one profile for the tests of a module: it keeps the compiled scripts of their pages."""
+    from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=_PATIENCE_MS)
-    with headless_chromium() as launched:
-        yield launched
+    folder = tmp_path_factory.mktemp("profile")
+    with sync_playwright() as playwright:
+        launch = playwright.chromium.launch_persistent_context
+        with launch(folder, executable_path=chromium_path(), args=["--no-sandbox"]) as context:
+            context.set_default_timeout(_PATIENCE_MS)
+            yield context
 
 
 @dataclass
@@ -42,22 +47,31 @@ class Watched:
 
 @pytest.fixture
 def open_page(browser):
-    """Function (width, height) that gives a fresh page and what it does; pages close at the end of the test."""
-    contexts = []
+    """Function (width, height) that gives a fresh page and what it does.
 
-    def opened(width=1280, height=900, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(_PATIENCE_MS)
-        contexts.append(context)
-        page, watched = context.new_page(), Watched()
+    At the end of the test pages close, and what they stored and were permitted is gone.
+    """
+
+    def opened(width=1280, height=900, *, color_scheme=None, permissions=()):
+        page, watched = browser.new_page(), Watched()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
+        browser.grant_permissions(permissions)
         page.on("console", lambda m: watched.complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: watched.complaints.append(str(error)))
         page.on("request", lambda request: watched.requests.append(request.url))
         return page, watched
 
     yield opened
-    for context in contexts:
-        context.close()
+    empty, *pages = browser.pages
+    for page in pages:
+        page.close()
+    storage = browser.new_cdp_session(empty)
+    for stored in browser.storage_state()["origins"]:
+        storage.send("Storage.clearDataForOrigin", {"origin": stored["origin"], "storageTypes": "local_storage"})
+    storage.detach()
+    browser.clear_cookies()
+    browser.clear_permissions()
 
 
 def serious_faults(page):

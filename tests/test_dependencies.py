@@ -165,8 +165,9 @@ def test_private_interfaces_are_used_by_the_adapters_alone_and_their_libraries_h
     for path in (path for package in ("search_core", "orchestrator", "dashboards") for path in sources(package)):
         uses = private_uses(ast.parse(path.read_text(encoding="utf-8")))
         if path.parent.name == "adapters":
-            library = path.stem.removesuffix("_internals")
-            assert uses or path.stem == "__init__", f"{path.name} has nothing to adapt"
+            library = path.stem.removesuffix("_internals").removesuffix("_agent")
+            has_program = path.stem == "ray_agent"  # Ray's own, whose path it is given
+            assert uses or has_program or library == "__init__", f"{path.name} has nothing to adapt"
             assert {use.split(".")[0] for use in uses} & {"ray", "optuna", "mlflow"} <= {library}
             libraries |= {library} - {"__init__"}
         else:

@@ -16,6 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from orchestrator.adapters.ray_internals import without_environments
 from orchestrator.cluster.connection import check_resources
 from orchestrator.errors import OrchestratorError
 from orchestrator.files.journal import Journal
@@ -105,7 +106,8 @@ def run_phase(
             ),
         )
         try:
-            tuner.fit()
+            with without_environments():
+                tuner.fit()
         except (RayError, TuneError, RuntimeError) as error:
             if fault.error is None:
                 raise RayGaveUpError(str(error)) from error

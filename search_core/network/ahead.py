@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from multiprocessing import get_context
+from multiprocessing import Pool
 
 import torch
 
@@ -40,5 +40,5 @@ if __name__ == "__main__":
         print(f"error: a precision must be {' or '.join(_CHANNELS)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
         sys.exit(2)
     jobs = [(dtype, channels) for dtype in wanted for channels in _CHANNELS[dtype]]
-    with get_context("spawn").Pool(min(len(jobs), os.cpu_count() or 1)) as processes:
+    with Pool(min(len(jobs), os.cpu_count() or 1)) as processes:
         processes.starmap(compile_for, jobs, chunksize=1)

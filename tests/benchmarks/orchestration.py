@@ -29,7 +29,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -355,7 +354,6 @@ def parsed() -> argparse.Namespace:
         "--concurrent", type=int, default=concurrent, help="trials at a time; default: all cores but one"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # measures the one part itself
     given = parser.parse_args()
     given.parts = given.parts.split(",")
     if unknown := set(given.parts) - set(PARTS):
@@ -370,12 +368,10 @@ def measure(part: str, given: argparse.Namespace) -> dict[str, Any]:
         return parts[part](given, Path(folder))
 
 
-def measure_apart(part: str) -> dict[str, Any]:
-    """One part in a process of its own, with the options of this one: what was measured before leaves no memory."""
-    command = [sys.executable, "-m", "tests.benchmarks.orchestration", *sys.argv[1:]]
-    done = subprocess.run([*command, "--inside", "--json", "--parts", part], stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def measure_apart(part: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One part in a process of its own: what was measured before leaves no memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+        return process.submit(measure, part, given).result()
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -390,9 +386,8 @@ def main() -> None:
     given = parsed()
     result: dict[str, Any] = {}
     for part in given.parts:
-        result |= measure(part, given) if given.inside else measure_apart(part)
-    if not given.inside:
-        result |= {"cores": os.cpu_count(), "options": {name: vars(given)[name] for name in SHOWN}}
+        result |= measure_apart(part, given)
+    result |= {"cores": os.cpu_count(), "options": {name: vars(given)[name] for name in SHOWN}}
     print(json.dumps(result) if given.json else text(result))
 
 

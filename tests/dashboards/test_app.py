@@ -310,6 +310,7 @@ def test_table_of_trials_has_the_front_first_and_presets_in_the_address(store, s
     assert "±" in first["shown"]["test_error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _ODD_NAMES)
 def test_addresses_of_odd_names_lead_where_they_say(name):
     """All inner links of all pages of a study, followed."""

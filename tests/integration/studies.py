@@ -30,7 +30,7 @@ STUDY: dict[str, Any] = {
     "name": "faulty",
     "seed": 3,
     "search": {
-        "dataset": {"name": "digits", "train_images": 128, "validation_images": 64},
+        "dataset": {"name": "digits", "train_images": 64, "validation_images": 32},
         "network": {"nodes": 2, "cells": 3, "init_channels": 4, "primitives": list(FEW_PRIMITIVES)},
         "temperature": {"kind": "linear", "start": 1.0, "end": 0.1},
         "alpha": {"lr": 0.05},

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import yaml
@@ -69,6 +70,33 @@ def test_driver_takes_its_code_to_every_node(two_nodes: str) -> None:
         found = ray.get([shipped.remote(), shipped.remote()])
     assert len({node for node, _ in found}) == 2
     assert all(packages == set(PACKAGES) for _, packages in found)
+
+
+def test_agents_of_a_node_import_nothing_before_they_are_asked_and_end_with_it() -> None:
+    """The one of environments then is Ray's own, and who asked first is answered."""
+
+    @ray.remote
+    def read(name: str) -> str | None:
+        return os.environ.get(name)
+
+    with without_idle_services(), ready_ray_workers():
+        node = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": SMALL})
+    (started,) = node.head_node.all_processes["raylet"]
+    raylet = psutil.Process(started.process.pid)
+    programs = ("dashboard/agent.py", "runtime_env/agent/main.py")
+    agents = [next(child for child in raylet.children() if program in str(child.cmdline())) for program in programs]
+    ray.init(address=node.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        assert ray.get(read.remote("WORD")) is None
+        assert not any("/ray/" in library.path for agent in agents for library in agent.memory_maps())
+        asked = read.options(runtime_env={"env_vars": {"WORD": "said"}})
+        assert ray.get(asked.remote("WORD")) == "said"
+        assert [agent.name() for agent in agents] == ["python", "ray::RuntimeEnvAgent"]
+    finally:
+        ray.shutdown()
+        raylet.kill()
+    assert psutil.wait_procs(agents, timeout=60)[1] == []
+    node.shutdown()
 
 
 def test_cluster_that_does_not_answer_is_a_clear_error() -> None:
@@ -230,7 +258,7 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
 
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     words = ["snas", "cluster", "check", *options, "--json"]
-    checked = run_ready(words, environment, first.namespaces)
+    checked = run_ready(words, environment, namespaces=first.namespaces)
     report = json.loads(checked.stdout)
     assert (checked.returncode, checked.stderr, report["ok"]) == (2, "", False)
     assert [node["ip"] for node in report["nodes"]] == [HEAD_IP, SECOND_IP]
@@ -238,7 +266,7 @@ def test_unfit_second_machine_is_refused_with_all_that_fails(machines: tuple[Pat
     refused = {("versions", SECOND_IP), ("storage", SECOND_IP), ("optuna", "driver"), ("tracking", "driver")}
     assert failed == refused
 
-    run = run_ready(["snas", "study", "run", *options], environment, first.namespaces)
+    run = run_ready(["snas", "study", "run", *options], environment, namespaces=first.namespaces)
     assert run.returncode == 2
     assert "4 checks failed" in run.stderr
     assert "torch must be " in run.stderr

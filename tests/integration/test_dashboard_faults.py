@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import BrowserContext, expect
 
 from dashboards.history import history_table, parquet_bytes
 from tests.dashboards.generated import generated_study
@@ -38,7 +38,7 @@ document.getElementById("said").textContent = JSON.stringify(said);
 
 
 @pytest.fixture(scope="module")
-def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+def server(browser: BrowserContext, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     with MlflowServer(tmp_path_factory.mktemp("evil") / "mlflow") as running:
         plant(MlflowClient(running.uri))
         yield running

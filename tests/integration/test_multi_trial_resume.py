@@ -22,7 +22,7 @@ STUDY: dict[str, Any] = {
     "name": "children",
     "seed": 3,
     "search": {
-        "dataset": {"name": "digits", "train_images": 128, "validation_images": 64},
+        "dataset": {"name": "digits", "train_images": 64, "validation_images": 32},
         "network": {"nodes": 2, "cells": 3, "init_channels": 4, "primitives": list(FEW_PRIMITIVES)},
         "batch_size": 32,
         "recalibration_batches": 2,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 
 import pytest
+
+from tests.preloaded.processes import run_ready
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -32,8 +33,7 @@ SMALL = [
 
 
 def test_benchmark_prints_its_figures_and_loses_no_report() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.orchestration", *SMALL]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    done = run_ready(["python", "-m", "tests.benchmarks.orchestration", *SMALL], os.environ)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     figures = ("overhead_percent", "next_trial_start_s", "driver_growth_mb", "events_per_s")

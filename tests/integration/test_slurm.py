@@ -19,7 +19,7 @@ from orchestrator.files.journal import Journal
 from orchestrator.files.layout import Runs
 from orchestrator.study.study import Study
 from tests.orchestrator.tiny import ETA, SEARCH
-from tests.preloaded.processes import server_variables
+from tests.preloaded.processes import ready_programs, server_variables
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -51,7 +51,7 @@ def test_job_at_its_time_limit_is_queued_again_and_resumes_with_its_study(
         (tools / name).chmod(0o755)
     study = tmp_path / "study.yaml"
     network = {**SEARCH["network"], "primitives": ["none", "max_pool_3x3", "skip_connect"]}  # few kernels to compile
-    search = {**SEARCH, "network": network, "epochs": 60}
+    search = {**SEARCH, "network": network, "epochs": 40}
     study.write_text(yaml.safe_dump({"name": "slurm", "search": search, "sweep": ETA, "trials": 1}))
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
@@ -106,8 +106,5 @@ def _environment(folder: Path) -> Path:
     """What SNAS_VENV names: here, the environment of the tests."""
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "activate").write_text(f'export PATH="{folder}/bin:{Path(sys.executable).parent}:$PATH"\n')
-    (folder / "bin" / "snas").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -c "from orchestrator.cli import main; main()" "$@"\n'
-    )
-    (folder / "bin" / "snas").chmod(0o755)
+    ready_programs(folder / "bin")
     return folder

@@ -27,6 +27,25 @@ with stopping():
         print("puts things in order", flush=True)
         time.sleep(60)
 """
+#: Is stopped, and takes a second to end: so long is the one object alive that Python deletes last.
+_SLOW_END = """
+import os, time
+from orchestrator.stop_signals import exit_code, stopping
+
+class Last:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"ends\\n")
+        sleep(1)
+
+last = Last()
+last.itself = last
+try:
+    with stopping():
+        print("works", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    raise SystemExit(exit_code())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +88,17 @@ def test_second_signal_ends_at_once_without_a_traceback() -> None:
     worker.send_signal(signal.SIGTERM)
     said = worker.communicate(timeout=30)
     assert (worker.returncode, said) == (143, ("", ""))
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_signal_while_python_ends_changes_no_exit_code(number: signal.Signals) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", _SLOW_END], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "works\n"
+    worker.send_signal(signal.SIGTERM)
+    assert worker.stdout.readline() == "ends\n"
+    worker.send_signal(number)
+    assert worker.wait(30) == 143
 
 
 def test_ignored_signals_stay_ignored() -> None:

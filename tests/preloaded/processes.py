@@ -27,7 +27,7 @@ class ReadyProcess:
     """A running command; its methods are those of `subprocess.Popen`.
 
     Args:
-        words: the command line, of `snas` or `mlflow`.
+        words: the command line, of `snas`, `mlflow` or `python -m`.
         out: takes what it writes.
         err: takes what it writes to the standard error.
         environment: all its variables.
@@ -89,12 +89,16 @@ class ReadyProcess:
 
 
 def run_ready(
-    words: Sequence[object], environment: Mapping[str, str], namespaces: Sequence[Path] = ()
+    words: Sequence[object],
+    environment: Mapping[str, str],
+    *,
+    folder: Path | None = None,
+    namespaces: Sequence[Path] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of `snas` or `mlflow` to its end, and keep what it wrote, as `subprocess.run` does."""
+    """Run such a command to its end, and keep what it wrote, as `subprocess.run` does."""
     command = [str(word) for word in words]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = ReadyProcess(command, out=out, err=err, environment=environment, namespaces=namespaces)
+        process = ReadyProcess(command, out=out, err=err, environment=environment, folder=folder, namespaces=namespaces)
         code = process.wait(600)
         texts = []
         for output in (out, err):
@@ -104,7 +108,7 @@ def run_ready(
 
 
 def ready_programs(folder: Path) -> dict[str, str]:
-    """Put programs `snas` and `mlflow` that need not import anything into a folder.
+    """Put programs `snas` and `mlflow` that need not import anything into a folder; they pass SIGTERM on.
 
     Returns:
         The variables by which a shell finds them.
@@ -112,11 +116,13 @@ def ready_programs(folder: Path) -> dict[str, str]:
     for name in ("snas", "mlflow"):
         (folder / name).write_text(
             f"#!{sys.executable}\n"
-            "import os, sys\n"
+            "import os, signal, sys\n"
             f"sys.path.insert(0, {str(_ROOT)!r})\n"
             "from tests.preloaded.processes import ReadyProcess\n"
             f"command = [{name!r}, *sys.argv[1:]]\n"
-            "sys.exit(ReadyProcess(command, out=sys.stdout, err=sys.stderr, environment=os.environ).wait(600))\n"
+            "process = ReadyProcess(command, out=sys.stdout, err=sys.stderr, environment=os.environ)\n"
+            "signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))\n"
+            "sys.exit(process.wait(600) % 256)\n"
         )
         (folder / name).chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}", **server_variables()}

@@ -26,6 +26,9 @@ from search_core.network import ahead
 #: What drivers and workers import for the most part.
 _MODULES = (
     "dashboards.pictures.study_summary",
+    "filelock",
+    "fsspec",
+    "jsonschema",
     "mlflow.cli",
     "mlflow.pyfunc",
     "mlflow.store.model_registry.sqlalchemy_store",
@@ -45,6 +48,8 @@ _MODULES = (
 )
 #: Variable with the address at which `ray_worker.py` asks.
 WORKERS = "SNAS_TESTS_WORKERS"
+#: Commands that start a Ray of their own, whose workers are to be ready too.
+_START_RAY = ("snas study", "python -m tests.benchmarks.orchestration")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Request:
     """A process that is wanted.
 
     Attributes:
-        words: the command line: of `snas`, `mlflow` or the file of a script.
+        words: the command line: of `snas`, `mlflow`, `python -m` or the file of a script.
         environment: all its variables.
         folder: that it works in.
         is_waited_for: whether somebody will ask how it ended.
@@ -131,6 +136,9 @@ def _run(request: Request) -> None:
         main()
     elif request.words[0] == "mlflow":
         _run_mlflow()
+    elif request.words[:2] == ["python", "-m"]:
+        sys.argv = request.words[2:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
         runpy.run_path(request.words[0], run_name="__main__")
 
@@ -187,14 +195,16 @@ def main() -> None:
     for module in _MODULES:
         importlib.import_module(module)
     sys.modules["sqlalchemy.orm"].configure_mappers()
-    ahead.compile_for("float32", 4)  # loads the kernels
+    for channels in (8, 4, 2):
+        ahead.compile_for("float32", channels)  # loads the kernels
     assert "ray" not in sys.modules, "its settings are those of a process"
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
     lifeline = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     request = serve(socket.socket(fileno=int(sys.argv[1])), lifeline)
-    if request is not None and request.words[:2] == ["snas", "study"]:
+    if request is not None and " ".join(request.words).startswith(_START_RAY):
         request = _ready_ray_workers() or request
     if request is not None:
         _run(request)

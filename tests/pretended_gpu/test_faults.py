@@ -22,6 +22,8 @@ from tests.pretended_gpu.runs import ONE_CELL, options_of, stepped
 from tests.pretended_gpu.test_graphs import one_by_one, reads_a_number
 from tests.search_core.tiny import differences
 
+pytestmark = pytest.mark.slow
+
 _OPTIONS = options_of("snas", network=ONE_CELL, cuda_graph=True, penalty=PenaltyOptions(estimator="score_function"))
 _MODULES = "search_core.strategies.weight_sharing"
 _score, _relax, _noise = Snas._score, Snas._relax, Snas._noise

@@ -21,6 +21,8 @@ from tests.pretended_gpu.cuda import pretended_gpu
 from tests.pretended_gpu.runs import IMAGES, NETWORK, ONE_CELL, from_file, options_of, record, search_on, stepped
 from tests.search_core.tiny import differences
 
+pytestmark = pytest.mark.slow
+
 _VARIANTS: dict[str, SearchOptions] = {
     "one sample a batch": options_of("snas"),
     "one a cell, score function": options_of(

@@ -24,6 +24,7 @@ _WAITS = {name: 0 if name.startswith(("snas", "darts", "one_shot")) else 1 for n
 _STRATEGIES = [pytest.param(name, marks=[pytest.mark.slow] if "-" in name else []) for name in CASES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _STRATEGIES)
 def test_strategy_computes_and_resumes_on_a_gpu_as_on_the_cpu_and_does_not_wait(name: str) -> None:
     """The second epoch is run by another search, from the state of the first one."""

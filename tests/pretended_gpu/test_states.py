@@ -24,6 +24,8 @@ from tests.pretended_gpu.cuda import pretended_gpu
 from tests.pretended_gpu.runs import NETWORK, data_on, from_file, options_of, record, search_on
 from tests.search_core.tiny import differences, seeded
 
+pytestmark = pytest.mark.slow
+
 _SPACE = genotype_space(NETWORK)
 _CODE = _SPACE.sample(seeded(1))
 _RECIPE = RetrainOptions(

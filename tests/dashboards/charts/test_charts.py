@@ -250,6 +250,7 @@ def _seconds(draw, of):
     return min(timer.repeat(repeat=5, number=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["front", "front by schedule", "penalty", "parallel", "many"])
 def test_time_of_a_thousand_trials_grows_with_their_number_and_traces_do_not(name):
     few, many = _many(100), _many(1000)

@@ -531,6 +531,7 @@ def test_search_whose_loss_is_not_finite_fails_with_the_reason(found: Found) -> 
     assert Journal(found.runs / "searches" / "diverging" / "history.jsonl").end == "failed"
 
 
+@pytest.mark.slow
 def test_search_refuses_limits_that_no_genotype_keeps(found: Found) -> None:
     limits = ["--set", "strategy.kind=one_shot", "--set", "constraints.params.max=1", "--set", "batch_size=8"]
     outcome = snas("search", found.config, *limits, "--name", "tight", "--runs", found.runs)

@@ -35,7 +35,8 @@ def written(folder: Path, space: str, strategy: dict[str, Any], **search: Any) -
 @pytest.mark.parametrize(
     ("space", "strategy"),
     [
-        *STRATEGIES.items(),
+        ("nasnet", STRATEGIES["nasnet"]),
+        pytest.param("enas", STRATEGIES["enas"], marks=pytest.mark.slow),
         pytest.param("enas", SHARING, marks=pytest.mark.slow),
         pytest.param("choice_blocks", {"kind": "one_shot", "samples": 2}, marks=pytest.mark.slow),
     ],

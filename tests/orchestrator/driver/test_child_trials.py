@@ -422,6 +422,7 @@ def test_checkpoints_are_kept_of_possible_parents_and_in_the_end_of_the_best_onl
     assert driver.states == ["COMPLETE"]
 
 
+@pytest.mark.slow
 def test_search_that_cannot_begin_fails_with_the_reason(start: Callable[..., Driver]) -> None:
     driver = start(sweep={"constraints.params.max": {"choice": [1.0, 1e6]}}, sampler="grid", trials=2)
     assert {label[:4] for label in driver.run()} == {"0001"}

@@ -25,6 +25,7 @@ from search_core.data.datasets import DatasetOptions, load_data
 from search_core.plugins import trust
 from tests.orchestrator.studies import Done, run_to_its_end
 from tests.orchestrator.tiny import snas
+from tests.preloaded.processes import run_ready
 
 PAGE = Path(__file__).parents[3] / "docs" / "own-data.md"
 
@@ -125,9 +126,8 @@ def test_child_is_exported_with_its_classes(shapes: Done, tmp_path: Path) -> Non
 @pytest.mark.integration
 def test_data_that_a_store_names_are_not_loaded_in_another_process(shapes: Done, tmp_path: Path) -> None:
     run = next(run for run in shapes.mlflow_runs.values() if run.data.tags["snas.unit"].startswith("retrain"))
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "export", "--run", run.info.run_id]
-    command += ["--runs", str(shapes.runs), "--to", str(tmp_path / "child")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    words = ["snas", "export", "--run", run.info.run_id, "--runs", shapes.runs, "--to", tmp_path / "child"]
+    done = run_ready(words, os.environ)
     assert done.returncode == 2
     assert "shapes.py must be named by the study file or by --plugin before its code runs" in done.stderr
 

@@ -15,11 +15,13 @@ from tests.integration.studies import CLOCKS, STUDY, StudyProcess
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EPOCHS = 4
+#: As many that errors differ, else none is worse.
+IMAGES: dict[str, Any] = {"name": "digits", "train_images": 128, "validation_images": 64}
 #: One at a time, so that it is known who has got how far.
 SPEC: dict[str, Any] = {
     **STUDY,
     "name": "population",
-    "search": {**STUDY["search"], "epochs": EPOCHS},
+    "search": {**STUDY["search"], "dataset": IMAGES, "epochs": EPOCHS},
     "sweep": {"penalty.strength": {"log_uniform": [1.0e-5, 1.0e-1]}},
     "sampler": "random",
     "trials": 4,

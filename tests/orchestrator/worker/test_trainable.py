@@ -227,6 +227,7 @@ def test_trunk_continues_its_checkpoint() -> None:
     assert trunk().report().done
 
 
+@pytest.mark.slow
 def test_fork_resumes_from_the_trunk_as_one_search() -> None:
     whole = records(search(epochs=3, checkpoints="undisturbed"))
     grown_trunk()
@@ -375,6 +376,7 @@ def test_collection_before_the_next_trial_is_quick() -> None:
     assert gc.get_freeze_count() > 100_000
 
 
+@pytest.mark.slow
 def test_reset_serves_another_trial_as_a_fresh_process_would() -> None:
     fresh = records(search(epochs=2, seed=4, checkpoints="fresh"))
     used = search(epochs=3, seed=1)

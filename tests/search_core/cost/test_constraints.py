@@ -45,6 +45,7 @@ def test_samples_keep_the_limits() -> None:
     assert not all(tight.admits(SPACE.decode(SPACE.sample(generator))) for _ in range(20))
 
 
+@pytest.mark.slow
 def test_limits_that_nothing_keeps_are_reported_by_name() -> None:
     with pytest.raises(ConstraintsError, match="at most madds 5, params 3"):
         limits(params=3, madds=5).sample(SPACE, seeded())

@@ -106,7 +106,7 @@ def test_supernet_meets_published_parameters(position: int) -> None:
         ((3, 32, 32), 5, 6, "cifar"),
         ((1, 7, 9), 4, 4, "cifar"),
         ((3, 17, 33), 6, 8, "imagenet"),
-        ((3, 224, 224), 14, 48, "imagenet"),
+        pytest.param((3, 224, 224), 14, 48, "imagenet", marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("name", list(PUBLISHED))

@@ -79,7 +79,9 @@ def trained(name: str) -> tuple[ChildNetwork, torch.Tensor]:
     return child.eval(), images
 
 
-@pytest.mark.parametrize("name", CHILDREN)
+@pytest.mark.parametrize(
+    "name", [name if name == "gaps" else pytest.param(name, marks=pytest.mark.slow) for name in CHILDREN]
+)
 def test_python_weights_and_program_give_the_logits_of_the_child(name: str, tmp_path: Path) -> None:
     child, images = trained(name)
     wanted = ("python", "state-dict", *(["pt2"] if name == "gaps" else []))

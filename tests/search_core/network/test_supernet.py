@@ -153,6 +153,7 @@ def test_a_discretised_pass_and_one_of_the_whole_can_share_a_backward() -> None:
 # Half precision
 
 
+@pytest.mark.slow
 def test_autocast_keeps_logits_and_gradients_close_and_nodes_and_statistics_in_float32() -> None:
     """On torch's code, as on GPUs. bfloat16 has 8 bits, so single values are off by 4e-3 and sums by a few percent."""
     options = NetworkOptions(nodes=3, cells=3, init_channels=8)

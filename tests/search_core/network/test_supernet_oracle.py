@@ -105,7 +105,7 @@ LONGER_CASES = (
 )
 
 
-@pytest.fixture(params=["numba", "torch"], autouse=True)
+@pytest.fixture(params=["numba", pytest.param("torch", marks=pytest.mark.slow)], autouse=True)
 def backend(request: pytest.FixtureRequest) -> Iterator[None]:
     with torch_only() if request.param == "torch" else nullcontext():
         yield

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.preloaded.processes import run_ready
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "own-operations.md").read_text(encoding="utf-8")
@@ -18,9 +18,8 @@ TEXT = (ROOT / "docs" / "own-operations.md").read_text(encoding="utf-8")
 
 
 def snas(folder: Path, *words: str, code: int = 0) -> str:
-    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SNAS_RUNS": str(folder / "runs")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SNAS_RUNS": str(folder / "runs")}
+    done = run_ready(["snas", *words], environment, folder=folder)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 

@@ -24,6 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TextData:
     return small_text(tmp_path_factory.mktemp("text"))
 
 
+@pytest.mark.slow
 def test_retraining_resumes_bit_for_bit_while_it_averages(data: TextData) -> None:
     options = tiny_retrain(epochs=6, lr=60.0, grad_clip=5.0)  # too fast, so that the loss soon rises
     whole = RecurrentRetrain(CELL, options, data)

@@ -45,6 +45,7 @@ def through_file(state: dict[str, Any]) -> dict[str, Any]:
     return dict(torch.load(buffer, weights_only=True))
 
 
+@pytest.mark.slow
 @each_strategy
 def test_search_resumes_bit_for_bit(strategy: SnasOptions | DartsOptions, data: TextData) -> None:
     options = tiny_search(strategy=strategy)

@@ -45,8 +45,8 @@ CASES: dict[str, MultiTrialOptions] = {
         estimate=replace(ESTIMATE, epochs=4, stop=CurveStop(kind="regression", startup=5, margin=1.0)),
     ),
 }
-#: A regression needs five children of four epochs each before the one that is predicted.
-_SLOW = ("predicting",)
+#: What others cover but for a part; a regression needs five children of four epochs each before the one it predicts.
+_SLOW = ("inheriting", "predicting")
 every_case = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in CASES]
 )
@@ -96,6 +96,7 @@ def _without_clock(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "children": {**state["children"], "best": metrics}}
 
 
+@pytest.mark.slow
 @every_case
 def test_seeds_decide(name: str) -> None:
     first, again, other = (list(search_of(name, seed=seed)) for seed in (0, 0, 1))
@@ -103,6 +104,7 @@ def test_seeds_decide(name: str) -> None:
     assert [timeless(report) for report in first] != [timeless(report) for report in other]
 
 
+@pytest.mark.slow
 def test_final_accuracies_are_predicted_without_a_look_at_the_validation_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the laws that the last of six children gets: those of the first five, whose curves are of held-out images."""
     orders: list[ChildOrder] = []

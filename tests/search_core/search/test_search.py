@@ -95,7 +95,7 @@ def test_another_seed_gives_other_reports() -> None:
     assert report.cells["normal"].alpha != first.cells["normal"].alpha
 
 
-@pytest.mark.parametrize("stop", range(1, EPOCHS + 1))
+@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=pytest.mark.slow) for stop in range(2, EPOCHS + 1))])
 @pytest.mark.parametrize("name", list(SEARCHES))
 def test_search_resumed_from_a_file_equals_one_never_stopped(name: str, stop: int) -> None:
     reports, state = whole(name)
@@ -231,6 +231,7 @@ def test_what_steers_eta_is_resumed_and_forked() -> None:
     assert forked(penalty=PenaltyOptions(strength=0.5, target=target)).run_epoch().eta == 0.5, "nothing steered before"
 
 
+@pytest.mark.slow
 def test_spos_chooses_under_other_limits_from_one_supernet() -> None:
     """The limit is below the child that was chosen without one; theta is trained alike, bit for bit."""
     strategy = SposOptions(population=6, generations=2, top_k=2, held_out=0.5)

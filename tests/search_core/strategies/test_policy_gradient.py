@@ -41,6 +41,7 @@ def play(learner: Learner, generator: torch.Generator, updates: int) -> None:
         learner.update(Experience(codes=rollout.codes, log_probs=rollout.log_probs, rewards=rewards))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # Measured over these seeds: 44 updates at most with REINFORCE, 29 with PPO, which takes 4 steps in each.
     ("build", "lr", "updates"),

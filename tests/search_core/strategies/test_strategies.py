@@ -78,13 +78,16 @@ CASES: dict[str, dict[str, Any]] = {
 # In the middle of a search, where everything that grows with it is there.
 SETTINGS = EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.05, progress=0.5)
 
-every_strategy = pytest.mark.parametrize("name", list(CASES))
-differentiable = pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if "alpha" in case["strategy"].uses]
-)
-choosing = pytest.mark.parametrize(
-    "name", [name for name, case in CASES.items() if "constraints" in case["strategy"].uses]
-)
+
+def cases(uses: str = "") -> pytest.MarkDecorator:
+    """Every strategy, or those that use something; those with other settings are slow."""
+    names = [name for name, case in CASES.items() if not uses or uses in case["strategy"].uses]
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in names]
+    )
+
+
+every_strategy, differentiable, choosing = cases(), cases("alpha"), cases("constraints")
 
 
 def build(name: str, seed: int = 0, **changes: Any) -> Strategy:
@@ -173,7 +176,7 @@ def test_steps_lower_the_loss_on_a_batch_that_is_learnt_by_heart(name: str) -> N
     strategy = build(name)
     strategy.begin_epoch(EpochSettings(temperature=0.7, eta=0.01, theta_lr=0.1), seeded())
     batch = next(iter(images_of().train.batches(16)))
-    losses = [strategy.step(*batch, seeded(step)).loss.item() for step in range(80)]
+    losses = [strategy.step(*batch, seeded(step)).loss.item() for step in range(60)]
     # From ln 10 = 2.3 at random; the mean of 20 takes the noise of the samples out.
     assert sum(losses[-20:]) / 20 < sum(losses[:20]) / 20 - 0.2
 

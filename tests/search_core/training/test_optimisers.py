@@ -21,6 +21,7 @@ print(*{name.partition(".")[0] if name != "torch._dynamo" else name for name in 
 """
 
 
+@pytest.mark.slow
 def test_training_imports_neither_a_compiler_nor_scikit_learn() -> None:
     """They take 6 CPU seconds of every trial."""
     done = subprocess.run([sys.executable, "-c", _SEARCH], capture_output=True, text=True, check=True)

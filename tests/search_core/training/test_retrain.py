@@ -165,7 +165,7 @@ def test_another_seed_gives_other_reports() -> None:
     assert make(seed=1).run_epoch().train_loss != whole("default")[0][0].train_loss
 
 
-@pytest.mark.parametrize("stop", range(1, EPOCHS + 1))
+@pytest.mark.parametrize("stop", [1, *(pytest.param(stop, marks=pytest.mark.slow) for stop in range(2, EPOCHS + 1))])
 @pytest.mark.parametrize("name", list(RETRAINS))
 def test_retraining_resumed_from_a_file_equals_one_never_stopped(name: str, stop: int) -> None:
     reports, state = whole(name)

@@ -74,6 +74,7 @@ def test_controller_finds_children_that_random_search_does_not(
     assert shares.mean() > 0.5
 
 
+@pytest.mark.slow
 @both
 def test_limits_are_learnt_so_that_few_draws_are_wasted(options: RlNasOptions | NasnetOptions) -> None:
     """Though the scores praise the expensive primitive, which 4 of the 10 edges may have."""

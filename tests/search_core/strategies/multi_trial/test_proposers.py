@@ -154,6 +154,7 @@ def test_failed_child_is_never_the_best_and_the_search_continues(name: str) -> N
         assert probabilities_EO.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "name"),
     [
@@ -200,7 +201,7 @@ def test_chains_grow_by_the_number_of_the_child_and_are_learnt_from_together() -
 
 
 @every_proposer
-@pytest.mark.parametrize("num_open", [0, 1, 4])
+@pytest.mark.parametrize("num_open", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 4))])
 def test_state_round_trip_resumes_exactly(name: str, num_open: int) -> None:
     proposer, other = build(name), build(name, seed=1)
     run(proposer, 8)

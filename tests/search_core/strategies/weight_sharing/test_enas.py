@@ -199,6 +199,7 @@ def test_no_choice_becomes_impossible() -> None:
     assert controller.marginals().min() >= 1 / (1 + 3 * 148.42) - 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "shape"),
     [

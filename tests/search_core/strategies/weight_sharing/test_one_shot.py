@@ -47,6 +47,7 @@ def test_drop_rates_are_the_root_of_the_number_of_paths(paths: Literal["edges", 
     torch.testing.assert_close(rates, torch.tensor(expected))
 
 
+@pytest.mark.slow
 def test_node_loses_all_paths_with_the_rate_of_the_paper() -> None:
     """Nodes of 2 x 4 and 3 x 4 paths, two cells, 20,000 draws each: three standard errors of 0.05 are 0.0033."""
     one_shot, generator, num = build(1.0, rate=0.05, paths="operations"), seeded(8), 20_000

@@ -48,6 +48,7 @@ def test_best_of_the_draws_is_that_of_the_highest_score(options: RankedDrawsOpti
     assert strategy._best == codes[scores.index(max(scores))]
 
 
+@pytest.mark.slow
 @each
 def test_scores_are_of_as_many_batches_as_the_ranking_has(options: RankedDrawsOptions) -> None:
     strategy, fewer = build(options), build(replace(options, batches=1))

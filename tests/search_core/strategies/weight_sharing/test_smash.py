@@ -346,6 +346,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @each_setting
 @pytest.mark.parametrize("name", list(ODD))
 def test_odd_configurations_are_trained_ranked_and_inherited(name: str, setting: dict[str, Any]) -> None:

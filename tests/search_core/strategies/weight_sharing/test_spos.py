@@ -277,6 +277,7 @@ def test_crossing_takes_channels_and_bits_from_either_parent() -> None:
 # Limits
 
 
+@pytest.mark.slow
 def test_limits_count_the_narrow_child() -> None:
     def madds_of(strategy: Spos, code: Code) -> int:
         channels = strategy.paths.channels(code)
