@@ -173,14 +173,13 @@ class JobReport:
     """What a step of a trial reports: an epoch, or why there is none.
 
     Attributes:
-        record: the epoch as plain data; None with a fault.
+        record: the epoch as plain data, with the `machine` that computed it; None with a fault.
         done: whether the trial ends with it.
         fault: `failed`; `refused` by an error that another attempt would meet again; `out_of_memory`; `died`: a worker
             of a group, whose trial is tried again.
         reason: of the fault, for people.
         kind: of the fault: the class of the error if it is refused; `gpu` or `host` by the memory that ran out.
         checkpoint_fault: why the checkpoint of the epoch could not be written; empty if it was.
-        machine: where the epoch was computed (`machine.machine_facts`); None if it is reported again.
     """
 
     record: Mapping[str, Any] | None = None
@@ -189,7 +188,6 @@ class JobReport:
     reason: str = ""
     kind: str = ""
     checkpoint_fault: str = ""
-    machine: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def to_result(self) -> dict[str, Any]:
         """The result of a Tune trial: Ray and its schedulers want every metric of a search in every one."""

@@ -23,7 +23,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
         "cpu": cpu.name,  # virtual machines may hide the model
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": cpu.threads,
-        "torch": cpu.torch_version,
+        "torch": str(cpu.torch_version),  # what PyTorch says is a class of its own, which no checkpoint may hold
         "gpu": None if gpu is None else gpu.name,
         "cuda": None if gpu is None else gpu.cuda_version,
     }

@@ -113,7 +113,7 @@ class PhaseCallback(Callback):
         elif report.fault is not None:
             journal.finish("failed", report.reason)
         elif report.record is not None:
-            self.num_steps += journal.append_epoch(with_hours(report.record, journal, **reserved(job)), report.machine)
+            self.num_steps += journal.append_epoch(with_hours(report.record, journal, **reserved(job)))
         if report.checkpoint_fault:
             journal.note("checkpoint", report.checkpoint_fault)
             self._view.warn(f"{label}: {report.checkpoint_fault}")

@@ -42,12 +42,12 @@ class Journal:
         self.reason = ""
         self._read()
 
-    def append_epoch(self, record: Mapping[str, Any], machine: Mapping[str, Any] | None = None) -> bool:
+    def append_epoch(self, record: Mapping[str, Any]) -> bool:
         """Record the report of the next epoch, with the time (unix seconds) at which it came in.
 
         Args:
-            record: plain data with the key `epoch`; with a `time`, if it comes from another journal.
-            machine: where it was computed (`machine.machine_facts`); it is written where it changes. None if not known.
+            record: plain data with the key `epoch`; with a `time`, if it comes from another journal; with `machine`,
+                if it is known where it was computed (`machine.machine_facts`), which is written where it changes.
 
         Returns:
             False if this epoch is recorded already: a resumed trial repeats what came after its checkpoint.
@@ -56,9 +56,10 @@ class Journal:
             return False
         assert record["epoch"] == len(self.epochs), f"hole before epoch {record['epoch']} in {self._path}"
         entry = {"time": time.time(), **record}
-        is_other = machine is not None and machine != self.machine_of(record["epoch"])
-        self._file.append({**entry, "machine": machine} if is_other else entry)
-        self._add_epoch(entry, machine if is_other else None)
+        if entry.get("machine") == self.machine_of(record["epoch"]):
+            entry.pop("machine", None)
+        self._file.append(entry)
+        self._add_epoch(entry)
         return True
 
     def machine_of(self, epoch: int) -> dict[str, Any] | None:
@@ -96,9 +97,9 @@ class Journal:
         """Metric of the last epoch; NaN if there is none."""
         return float(self.epochs[-1]["metrics"].get(name, math.nan)) if self.epochs else math.nan
 
-    def _add_epoch(self, entry: dict[str, Any], machine: Mapping[str, Any] | None) -> None:
-        if machine is not None:
-            self._machines.append((len(self.epochs), dict(machine)))
+    def _add_epoch(self, entry: dict[str, Any]) -> None:
+        if "machine" in entry:
+            self._machines.append((len(self.epochs), entry.pop("machine")))
         self.epochs.append(entry)
         self._num_survived = len(self.events)
 
@@ -120,4 +121,4 @@ class Journal:
                     f"{self._path}:{number}: a journal line must be the JSON report of epoch {len(self.epochs)}, "
                     f"got {line[:60]!r}; the file is damaged: restore it, or run the study under another name"
                 )
-            self._add_epoch(entry, entry.pop("machine", None))
+            self._add_epoch(entry)

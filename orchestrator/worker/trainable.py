@@ -109,7 +109,7 @@ class EpochTrainable(tune.Trainable):
             if self._unsent is not None:
                 record, self._unsent = self._unsent, None
                 return self._of_epoch(record)
-            record = self.run_epoch()
+            record = {**self.run_epoch(), "machine": self._machine}
             state = self.work.state_dict()  # copies, for which there must be room as well
         except (NonFiniteLossError, ConstraintsError, MissingParentError) as error:
             return JobReport(fault="failed", reason=str(error))
@@ -124,7 +124,7 @@ class EpochTrainable(tune.Trainable):
             self._folder.save(self.work.epoch, state, record)
         except OSError as error:
             fault = f"the checkpoint of epoch {self.work.epoch} could not be written: {error.strerror or error}"
-        return replace(self._of_epoch(record), checkpoint_fault=fault, machine=self._machine)
+        return replace(self._of_epoch(record), checkpoint_fault=fault)
 
     def _of_epoch(self, record: Mapping[str, Any]) -> JobReport:
         is_last = self.work.epoch >= self._last_epoch or "stopped" in record

@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         journal = Journal(study.folder.journal("search", label))
         kept = CheckpointFolder(study.folder.checkpoints(study.spec, "search", label))
         for report in (search := Search(search_options(study.spec, values), data)):
-            journal.append_epoch(report.to_dict(), machine_facts(cpu))
+            journal.append_epoch({**report.to_dict(), "machine": machine_facts(cpu)})
             kept.save(search.epoch, search.state_dict(), report.to_dict())
         journal.finish("complete")
         tell(study.optuna_study, study.spec, number, journal)

@@ -45,9 +45,9 @@ def test_journal_knows_where_each_epoch_was_computed(tmp_path: Path) -> None:
     file = tmp_path / "0000.jsonl"
     one, other = {"cpu": "one", "threads": 1}, {"cpu": "other", "threads": 1}
     journal = Journal(file)
-    for epoch, machine in enumerate([None, one, one, None, other]):  # None: reported again, by another worker
-        assert journal.append_epoch(made_up_record(epoch), machine)
-    assert not journal.append_epoch(made_up_record(2), other), "a repeat says nothing"
+    for epoch, where in enumerate([{}, {"machine": one}, {"machine": one}, {}, {"machine": other}]):
+        assert journal.append_epoch({**made_up_record(epoch), **where})
+    assert not journal.append_epoch({**made_up_record(2), "machine": other}), "a repeat says nothing"
     assert file.read_text().count('"machine"') == 2
     for known in (journal, Journal(file)):
         assert [known.machine_of(epoch) for epoch in range(5)] == [None, one, one, one, other]

@@ -103,12 +103,13 @@ def test_search_steps_epoch_by_epoch_until_done() -> None:
         assert report.record is not None
         assert result["epochs"] == report.record["epoch"] + 1 == epoch + 1
         assert result["child_val_error"] == report.record["metrics"]["child_val_error"]
-        assert set(report.record) == {"epoch", "metrics", "genotype", "cells"}
+        assert set(report.record) == {"epoch", "metrics", "genotype", "cells", "machine"}
 
 
-def test_search_that_is_complete_sends_its_last_report_again() -> None:
-    """It cannot know whether the report arrived before its worker was killed."""
+def test_search_that_is_complete_sends_its_last_report_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot know whether the report arrived before its worker was killed, and says which machine computed it."""
     *_, last = steps(search(epochs=2))
+    monkeypatch.setattr("orchestrator.worker.trainable.machine_facts", lambda device: {"cpu": "another"})
     again = search(epochs=2).report()
     assert again == last
     assert again.done
