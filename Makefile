@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) uv
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(call INSTALL,.)

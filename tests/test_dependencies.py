@@ -30,6 +30,7 @@ NOT_IMPORTED = {
     "scikit-learn": "its digits, whose file is read",
     "onnx": "torch.onnx",
     "onnxscript": "torch.onnx",
+    "optuna-dashboard": "a test starts it",
     "psycopg": "SQLAlchemy's driver for PostgreSQL",
     "pytest-timeout": "plug-in of pytest, set in pyproject.toml",
     "pytest-xdist": "plug-in of pytest, `-n` in the Makefile",
