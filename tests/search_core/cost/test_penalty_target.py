@@ -104,27 +104,27 @@ def test_strength_of_a_search_is_the_last_one_where_it_was_steered() -> None:
 
 
 @pytest.mark.slow
-def test_children_of_digits_meet_their_targets() -> None:
+@pytest.mark.parametrize("target", [150_000, 200_000, 250_000])
+def test_children_of_digits_meet_the_target_within_10_percent(target: int) -> None:
     """Children of this search cost 100,800 to 310,464 multiply-adds, one operation of the normal cell 11,648 or so.
 
-    What is chosen differs with the rounding of a machine as it does with the seed: of eight seeds, 22 children of 24
-    ended within 10 % and all within 14 %.
+    What is chosen differs with the rounding of a machine as it does with the seed: of twelve seeds, 33 children of 36
+    ended within 10 %, so it is the median of three that is asked for.
     """
     operations = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
     options = SearchOptions(
-        dataset=DatasetOptions(name="digits", train_images=480, validation_images=120),
+        dataset=DatasetOptions(name="digits", train_images=240, validation_images=60),
         network=NetworkOptions(nodes=3, cells=2, init_channels=8, primitives=operations),
         temperature=TemperatureOptions(end=0.1),
+        penalty=PenaltyOptions(target=CostTarget(madds=target)),
         theta=ThetaOptions(lr=0.1),
         alpha=AlphaOptions(lr=0.2),
         epochs=25,
-        batch_size=160,
+        batch_size=80,
         recalibration_batches=1,
     )
     errors = []
-    for target in (150_000, 200_000, 250_000):
-        penalty = PenaltyOptions(target=CostTarget(madds=target))
-        *_, last = Search(replace(options, penalty=penalty), images_of(options.dataset))
+    for seed in range(3):
+        *_, last = Search(replace(options, seed=seed), images_of(options.dataset))
         errors.append(abs(last.child_madds / target - 1))
     assert statistics.median(errors) < 0.1
-    assert max(errors) < 0.2
