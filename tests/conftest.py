@@ -86,7 +86,7 @@ def _fixture(name: str) -> Callable[..., None]:
 
 
 #: One fixture per tool: its name as an argument of a test or of a fixture says that it is needed.
-chromium, postgres_programs, network_namespaces, shellcheck, fashion_mnist = map(_fixture, TOOLS)
+chromium, postgres_programs, network_namespaces, small_disks, shellcheck, fashion_mnist = map(_fixture, TOOLS)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,6 +6,8 @@ A test that needs one uses the fixture of its name (`tests/conftest.py`) and is 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,15 @@ def _not_in_path(*names: str) -> str:
     return "" if any(map(shutil.which, names)) else f"no {' or '.join(names)} in PATH"
 
 
+def _no_small_disk() -> str:
+    with tempfile.TemporaryDirectory() as place:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            subprocess.run(["umount", place], check=True)
+        return done.stderr.strip()
+
+
 #: By the name of the fixture.
 TOOLS = {
     "chromium": Tool("Chromium", "apt-get install chromium-headless-shell", lambda: _not_in_path(*_CHROMIUM)),
@@ -59,6 +70,7 @@ TOOLS = {
     "network_namespaces": Tool(
         "network namespaces", "apt-get install iproute2, and the rights of root", namespaces.why_not
     ),
+    "small_disks": Tool("disks of any size", "the rights of root", _no_small_disk),
     "shellcheck": Tool("shellcheck", "apt-get install shellcheck", lambda: _not_in_path("shellcheck")),
     "fashion_mnist": Tool(
         "Fashion-MNIST",

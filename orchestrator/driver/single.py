@@ -111,10 +111,11 @@ def run_search(
         histories=picture_epochs(None, options.epochs),
         about=about_search(asdict(options)),
     )
-    journal, machine = Journal(folder / "history.jsonl"), {"machine": machine_facts(device)}
+    journal, machine = Journal(folder / "history.jsonl"), machine_facts(device)
     with _stoppable(tracker, unit, folder), _recorded(tracker, unit, journal):
         for report in search:
-            journal.append_epoch(with_hours({**report.to_dict(), **machine}, journal, **_whole(device)))
+            record = {**report.to_dict(), "machine": machine}
+            journal.append_epoch(with_hours(record, journal, **_whole(device)))
             sync_now(tracker, unit, journal)
             on_epoch(report)
     genotype = search.genotype()
@@ -166,7 +167,7 @@ def run_retrain(
     dataset = section.dataset_for(config.dataset)
     data = _load(dataset, device, warn)
     tracker = open_tracker(runs, RETRAINS, dataset, data, parent_run)
-    results, machine = [], {"machine": machine_facts(device)}
+    results, machine = [], machine_facts(device)
     for seed, suffix in seeds.items():
         retrain = Retrain(genotype, section, data, device, seed=seed, choices=choices)
         label = f"{name}{suffix}"
@@ -180,10 +181,10 @@ def run_retrain(
         with _stoppable(tracker, unit, folder):
             with _recorded(tracker, unit, journal):
                 for report in retrain:
-                    record = report.to_dict()
+                    record = {**report.to_dict(), "machine": machine}
                     if retrain.epoch >= section.epochs:
                         record["metrics"] |= retrain.final_metrics()
-                    journal.append_epoch(with_hours({**record, **machine}, journal, **_whole(device)))
+                    journal.append_epoch(with_hours(record, journal, **_whole(device)))
                     sync_now(tracker, unit, journal)
                     on_epoch(seed, report)
             log_child(
