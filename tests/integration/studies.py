@@ -151,9 +151,10 @@ class StudyProcess:
 
         def all_are() -> bool:
             for trial in set(trials) - stopped.keys():
-                if len(self.journal(trial).epochs) >= number:
-                    stopped[trial] = self._worker(trial)
-                    stopped[trial].suspend()
+                # One that is resumed may have the epochs before it has a worker.
+                if len(self.journal(trial).epochs) >= number and (worker := self._worker(trial)):
+                    stopped[trial] = worker
+                    worker.suspend()
             return len(stopped) == len(trials)
 
         try:
@@ -206,11 +207,11 @@ class StudyProcess:
                     del record["metrics"][clock]
         return found
 
-    def _worker(self, trial: int) -> psutil.Process:
+    def _worker(self, trial: int) -> psutil.Process | None:
         """The process in which a trial runs: Tune has each work in its own folder, `STUDY/working_dirs/TRIAL`."""
         place = (self.name, "working_dirs", f"{trial:04d}")
         found = [worker for worker in self.workers() if Path(worker.cwd()).parts[-3:] == place]
-        return max(found, key=psutil.Process.create_time)  # others may be left of a study before
+        return max(found, key=psutil.Process.create_time, default=None)  # others may be left of a study before
 
     def _all_journals(self) -> list[Journal]:
         return [self.journal(0), self.journal(1)]

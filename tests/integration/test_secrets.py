@@ -24,7 +24,6 @@ USER = "alice"
 SPEC: dict[str, Any] = {
     **STUDY,
     "name": "guarded",
-    "search": {**STUDY["search"], "epochs": 6},
     "retrain": {**RETRAIN, "top": 1},
 }
 
